@@ -1,0 +1,43 @@
+# make quickstart   an environment in .venv, negguide in it, and the first pictures in out/
+# make test         the same environment with the development tools, then lint, types and all tests
+#
+# A second call reinstalls nothing unless pyproject.toml or constraints.txt changed.
+
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= out
+# On Linux, PyPI's torch is a build of several GB for NVIDIA GPUs; a machine without one takes the build for CPUs.
+# Only torch is looked up there. TORCH_INDEX= (empty) takes PyPI's build.
+TORCH_INDEX ?= $(if $(shell command -v nvidia-smi 2>/dev/null),,https://download.pytorch.org/whl/cpu)
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+WANTED := negguide needs Python 3.11, 3.12 or 3.13
+
+.PHONY: quickstart test
+
+quickstart: $(VENV)/.installed
+	$(BIN)/negguide quickstart --out "$(OUT)"
+
+test: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy negguide
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+$(VENV)/.created:
+	@command -v "$(PYTHON)" >/dev/null || \
+	  { echo "$(WANTED); there is no '$(PYTHON)'. Name yours: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "$(WANTED); '$(PYTHON)' is $$("$(PYTHON)" -V 2>&1). Name another: make PYTHON=python3.12" >&2; exit 1; }
+	"$(PYTHON)" -m venv "$(VENV)"
+	touch $@
+
+$(VENV)/.installed: pyproject.toml constraints.txt $(VENV)/.created
+	$(PIP) install --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) "$$(grep '^torch==' constraints.txt)"
+	$(PIP) install -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) install -c constraints.txt -e ".[dev]"
+	touch $@
