@@ -1,0 +1,108 @@
+"""Compare what was asked for with what the judge sees, and say how sure the numbers are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from negguide.toyworld.scene import ACCESSORIES, ANY_COLOR, Scene
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A measured value with its 95% interval; ``n`` is the number of judged images."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:.1f}% [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+    def to_dict(self) -> dict[str, float | int]:
+        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+
+
+def share(outcomes: Sequence[bool]) -> Rate:
+    """Share of ``True`` with Wilson's score interval.
+
+    Raises:
+        ValueError: when ``outcomes`` is empty.
+    """
+    n = len(outcomes)
+    if n == 0:
+        raise ValueError("outcomes is empty; a share needs at least one judged image")
+    z = 1.959964
+    p = sum(outcomes) / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return Rate(p, max(0.0, centre - half), min(1.0, centre + half), n)
+
+
+def mean(values: Sequence[float], *, samples: int = 2000, seed: int = 0) -> Rate:
+    """Mean with a bootstrap interval over ``values`` (percentiles of ``samples`` resamplings).
+
+    Raises:
+        ValueError: when ``values`` is empty.
+    """
+    if not len(values):
+        raise ValueError("values is empty; a mean needs at least one value")
+    data = np.asarray(values, dtype=np.float64)
+    draws = np.random.default_rng(seed).integers(0, len(data), (samples, len(data)))
+    low, high = np.percentile(data[draws].mean(axis=1), (2.5, 97.5))
+    return Rate(float(data.mean()), float(low), float(high), len(data))
+
+
+def agreement(said: Scene, seen: Scene) -> Mapping[str, bool]:
+    """For everything that ``said`` fixes: is it so in ``seen``?
+
+    Keys are "count", "background", and for every character from the left "kind", "fur", "view" and the
+    accessories, with the place appended ("kind0", "hat1"). An accessory is right when it is worn in the colour that
+    was said. With another number of characters than said, everything about the characters counts as wrong.
+    """
+    facts: dict[str, bool] = {}
+    if said.background is not None:
+        facts["background"] = seen.background == said.background
+    if said.characters:
+        facts["count"] = seen.count == said.count
+    for place, wanted in enumerate(said.left_to_right):
+        found = seen.left_to_right[place] if seen.count == said.count else None
+        for name in ("kind", "fur", "view", *ACCESSORIES):
+            value = getattr(wanted, name)
+            if value is None:
+                continue
+            got = getattr(found, name) if found is not None else None
+            facts[f"{name}{place}"] = got is not None if value == ANY_COLOR else got == value
+    return facts
+
+
+def draw(
+    pipe: DiffusionPipeline,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    batch_size: int = 50,
+    steps: int = 25,
+    guidance_scale: float = 4.0,
+    **arguments: object,
+) -> list[Image.Image]:
+    """One image for every prompt; image i starts from ``seeds[i]`` alone, so it does not depend on the batch."""
+    images: list[Image.Image] = []
+    for start in range(0, len(prompts), batch_size):
+        chosen = slice(start, start + batch_size)
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds[chosen]]
+        images += pipe(
+            list(prompts[chosen]),
+            generator=generators,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            **arguments,
+        ).images
+    return images

@@ -1,0 +1,1 @@
+"""Training of the embedded models from nothing: on CPU or GPU, seeded, resumable."""

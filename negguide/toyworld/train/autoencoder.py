@@ -1,0 +1,68 @@
+"""Train the autoencoder: 64x64 pixels to 16x16 latents and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderTiny
+from torch import Tensor
+
+from negguide.toyworld.train.data import batch_of_scenes, pixels
+from negguide.toyworld.train.loop import Settings, train
+
+LATENT_CHANNELS = 8
+"""Three hold a flat colour; the others hold what happens inside a patch of 4x4 pixels."""
+LATENT_NOISE = 0.1
+"""Noise on the latents in training, so that a slightly wrong latent still decodes to a clean picture."""
+
+
+def new_autoencoder() -> AutoencoderTiny:
+    """A fresh `AutoencoderTiny` with a reduction of four."""
+    return AutoencoderTiny(
+        latent_channels=LATENT_CHANNELS,
+        encoder_block_out_channels=(32, 32, 32),
+        decoder_block_out_channels=(32, 32, 32),
+        num_encoder_blocks=(0, 1, 3),
+        num_decoder_blocks=(3, 2, 1),
+        scaling_factor=1.0,
+    )
+
+
+def train_autoencoder(folder: Path, settings: Settings) -> AutoencoderTiny:
+    """Minimise L1 + squared error + the error of image gradients; latents are held near mean 0 and deviation 1."""
+    torch.manual_seed(settings.seed)
+    device = torch.device(settings.device)
+    model = new_autoencoder().to(device, memory_format=torch.channels_last)
+
+    def loss(step: int) -> dict[str, Tensor]:
+        scenes, rng = batch_of_scenes(settings.seed, step, settings.batch_size)
+        # Quarters of pictures: the network is convolutional, and more pictures a step teach it more.
+        top, left = (4 * rng.randrange(9) for _ in range(2))
+        x = pixels(scenes, rng)[:, :, top : top + 32, left : left + 32]
+        x = x.to(device, memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16):
+            latents = model.encoder(x).float()
+            noisy = latents + LATENT_NOISE * torch.randn_like(latents)
+            y = model.decoder(noisy).float()
+        mean = latents.mean(dim=(0, 2, 3))
+        deviation = latents.std(dim=(0, 2, 3))
+        error = y - x
+        return {
+            "l1": error.abs().mean(),
+            "l2": 2 * error.square().mean(),
+            "edges": error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean(),
+            "latents": 0.02 * (mean.square().mean() + (deviation - 1).square().mean()),
+        }
+
+    train({"model": model}, loss, settings, folder, name="autoencoder")
+    return model
+
+
+def psnr(model: AutoencoderTiny, x: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of the reconstruction in dB, one value an image; ``x`` [B, 3, H, W] in [-1, 1]."""
+    with torch.no_grad():
+        y = model.decode(model.encode(x).latents).sample.clamp(-1, 1)
+    error = F.mse_loss(y, x, reduction="none").mean(dim=(1, 2, 3))
+    return 10 * torch.log10(4.0 / error.clamp(min=1e-12))

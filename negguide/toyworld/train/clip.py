@@ -1,0 +1,65 @@
+"""Train the embedded CLIP: ordinary in-batch contrastive learning (arXiv 2103.00020) and nothing more.
+
+It is the baseline that hard negatives must later improve, so it never sees one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+
+from negguide.toyworld.language import training_caption
+from negguide.toyworld.train.data import batch_of_scenes, pixels
+from negguide.toyworld.train.loop import Settings, train
+from negguide.toyworld.words import MAX_TOKENS, new_tokenizer, tokens_of
+
+WIDTH = 128
+
+
+def new_clip(tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
+    """A `CLIPModel` for 64x64 images: patches of 8, four layers for images and three for text."""
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": WIDTH,
+        "intermediate_size": 4 * WIDTH,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": MAX_TOKENS,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {
+        "hidden_size": WIDTH,
+        "intermediate_size": 4 * WIDTH,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "image_size": 64,
+        "patch_size": 8,
+    }
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH))
+
+
+def train_clip(folder: Path, settings: Settings) -> CLIPModel:
+    """Minimise the symmetric InfoNCE of a batch of image-caption pairs."""
+    torch.manual_seed(settings.seed)
+    device = torch.device(settings.device)
+    tokenizer = new_tokenizer()
+    model = new_clip(tokenizer).to(device)
+
+    def loss(step: int) -> dict[str, Tensor]:
+        scenes, rng = batch_of_scenes(settings.seed, step, settings.batch_size)
+        captions = [training_caption(scene, rng) for scene in scenes]
+        ids = tokens_of(tokenizer, captions, device)
+        with torch.autocast(device.type, torch.bfloat16):
+            out = model(input_ids=ids, pixel_values=pixels(scenes, rng).to(device))
+        logits = out.logits_per_image.float()
+        target = torch.arange(len(logits), device=device)
+        return {"loss": (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2}
+
+    train({"clip": model}, loss, settings, folder, name="clip")
+    return model.eval()

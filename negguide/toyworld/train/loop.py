@@ -1,0 +1,206 @@
+"""One resumable training loop for every embedded model."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+SAVE_EVERY_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how fast to train.
+
+    Attributes:
+        steps: optimiser steps in all; a later run with more steps goes on from the checkpoint.
+        batch_size: images per step.
+        lr: peak learning rate of AdamW, reached after ``warmup`` steps, held, and lowered linearly to zero over the
+            last ``decay`` share of the steps.
+        ema: decay of the running average of the weights that is kept as the result; 0 keeps the weights themselves.
+        seed: of the weights and of every batch; batch number i is a function of (seed, i), so a resumed run
+            sees what an uninterrupted one would have seen.
+        device: where to train.
+    """
+
+    steps: int
+    batch_size: int = 64
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: int = 100
+    decay: float = 0.25
+    ema: float = 0.0
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema={self.ema} must be in [0, 1)")
+
+    def lr_at(self, step: int) -> float:
+        rise = min(1.0, (step + 1) / self.warmup)
+        fall = min(1.0, (self.steps - step) / max(1.0, self.decay * self.steps))
+        return self.lr * rise * fall
+
+
+class Checkpoint:
+    """Weights, running averages and optimiser state in one folder of safetensors, replaced atomically."""
+
+    def __init__(self, folder: Path, modules: Mapping[str, nn.Module], ema: float) -> None:
+        self.folder = folder
+        self.modules = modules
+        self.ema = ema
+        self.averages: dict[str, dict[str, Tensor]] = {}
+        if ema:
+            for name, module in modules.items():
+                self.averages[name] = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        self.step = 0
+
+    def update_averages(self) -> None:
+        # The usual warm-up of the average, so that the first random weights are soon forgotten.
+        decay = min(self.ema, (1 + self.step) / (10 + self.step))
+        for name, module in self.modules.items():
+            for key, value in module.state_dict().items():
+                average = self.averages[name][key]
+                if average.is_floating_point():
+                    average.lerp_(value.detach(), 1 - decay)
+                else:
+                    average.copy_(value)
+
+    def save(self, optimizer: torch.optim.Optimizer) -> None:
+        tensors: dict[str, Tensor] = {}
+        for name, module in self.modules.items():
+            tensors |= {f"weights.{name}.{k}": v.contiguous().clone() for k, v in module.state_dict().items()}
+        for name, averages in self.averages.items():
+            tensors |= {f"average.{name}.{k}": v.contiguous() for k, v in averages.items()}
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v).contiguous() for k, v in state.items()}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / "checkpoint.partial"
+        save_file(tensors, partial, metadata={"step": str(self.step)})
+        partial.replace(self.folder / "checkpoint.safetensors")
+
+    def restore(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Load what an earlier run left behind; False when there is nothing."""
+        path = self.folder / "checkpoint.safetensors"
+        if not path.exists():
+            return False
+        tensors = load_file(path)
+        state: dict[int, dict[str, Tensor]] = {}
+        weights: dict[str, dict[str, Tensor]] = {name: {} for name in self.modules}
+        for key, value in tensors.items():
+            part, name, rest = key.split(".", 2)
+            if part == "weights":
+                weights[name][rest] = value
+            elif part == "average":
+                self.averages[name][rest].copy_(value)
+            else:
+                state.setdefault(int(name), {})[rest] = value
+        for name, module in self.modules.items():
+            module.load_state_dict(weights[name])
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.step = int(next(iter(state.values()))["step"].item())
+        return True
+
+    def finish(self) -> None:
+        """Put the running averages into the modules."""
+        for name, averages in self.averages.items():
+            self.modules[name].load_state_dict(averages)
+
+
+def result(folder: Path, name: str) -> dict[str, Tensor]:
+    """The weights of module ``name`` that a training left in ``folder``: the running average where one is kept.
+
+    Raises:
+        ValueError: when nothing was trained there.
+    """
+    path = folder / "checkpoint.safetensors"
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; train {folder.name!r} first")
+    tensors = load_file(path)
+    part = "average" if any(key.startswith("average.") for key in tensors) else "weights"
+    prefix = f"{part}.{name}."
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def train(
+    modules: Mapping[str, nn.Module],
+    loss: Callable[[int], Mapping[str, Tensor]],
+    settings: Settings,
+    folder: Path,
+    *,
+    name: str,
+    preview: Callable[[int], None] | None = None,
+    preview_every: int = 0,
+) -> Path:
+    """Minimise the sum of ``loss(step)`` and leave the trained weights in ``modules``.
+
+    Args:
+        modules: what is trained, by name; already on the device.
+        loss: makes batch number ``step`` and returns its loss terms.
+        settings: see ``Settings``.
+        folder: holds ``checkpoint.safetensors`` and ``log.jsonl``; an earlier run found here is continued.
+        name: shown on the progress bar.
+        preview: called every ``preview_every`` steps, e.g. to draw samples.
+
+    Raises:
+        FloatingPointError: when the loss is not finite; the last checkpoint stays as it is.
+    """
+    optimizer = torch.optim.AdamW(
+        [p for m in modules.values() for p in m.parameters() if p.requires_grad],
+        lr=settings.lr,
+        betas=(0.9, 0.99),
+        weight_decay=settings.weight_decay,
+    )
+    checkpoint = Checkpoint(folder, modules, settings.ema)
+    checkpoint.restore(optimizer)
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = time.monotonic()
+    bar = tqdm(
+        range(checkpoint.step, settings.steps), initial=checkpoint.step, total=settings.steps, desc=name
+    )
+    with (folder / "log.jsonl").open("a") as log:
+        for step in bar:
+            for group in optimizer.param_groups:
+                group["lr"] = settings.lr_at(step)
+            terms = loss(step)
+            total = _sum(terms.values())
+            if not torch.isfinite(total):
+                raise FloatingPointError(
+                    f"{name}: the loss of step {step} is {total.item()}; last checkpoint kept"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
+            optimizer.step()
+            checkpoint.step = step + 1
+            if settings.ema:
+                checkpoint.update_averages()
+            if step % 20 == 0 or step + 1 == settings.steps:
+                values = {key: round(float(value), 5) for key, value in terms.items()}
+                bar.set_postfix(values)
+                log.write(json.dumps({"step": step, **values}) + "\n")
+                log.flush()
+            if time.monotonic() - saved > SAVE_EVERY_SECONDS or step + 1 == settings.steps:
+                checkpoint.save(optimizer)
+                saved = time.monotonic()
+            if preview is not None and preview_every and (step + 1) % preview_every == 0:
+                preview(step + 1)
+    checkpoint.finish()
+    return folder / "checkpoint.safetensors"
+
+
+def _sum(terms: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(terms)).sum()

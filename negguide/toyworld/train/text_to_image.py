@@ -1,0 +1,160 @@
+"""Train the text-to-image model: a text encoder that has learned to read, then a latent diffusion UNet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+
+from negguide.toyworld.labels import encode, fields
+from negguide.toyworld.language import parse, training_caption
+from negguide.toyworld.train.autoencoder import LATENT_CHANNELS
+from negguide.toyworld.train.data import batch_of_scenes, pixels
+from negguide.toyworld.train.loop import Settings, train
+from negguide.toyworld.words import MAX_TOKENS, new_tokenizer, tokens_of
+
+TEXT_WIDTH = 192
+NO_CAPTION = 0.1
+"""Share of pictures trained with the empty caption, for classifier-free guidance."""
+MAX_SNR = 5.0
+"""Cap on (signal-to-noise ratio + 1) in the weight of the loss, after arXiv 2303.09556."""
+
+
+def new_text_encoder(tokenizer: PreTrainedTokenizerFast) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=512,
+            projection_dim=TEXT_WIDTH,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def new_unet() -> UNet2DConditionModel:
+    """A UNet with self-attention at both of its feature maps, 16x16 and 8x8."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        layers_per_block=1,
+        block_out_channels=(80, 160),
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=2,
+        norm_num_groups=16,
+    )
+
+
+def new_scheduler() -> DDIMScheduler:
+    """Cosine noise whose last step holds no signal, so that flat colours are not tied to the mean grey."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=1,
+        timestep_spacing="trailing",
+    )
+
+
+def train_text_encoder(folder: Path, settings: Settings) -> CLIPTextModel:
+    """Teach the text encoder to read: from the end token, every field of the scene that the caption describes.
+
+    Binding words to the right character is the slow part of learning to draw from text, and text alone teaches it
+    thousands of times cheaper than pictures do.
+    """
+    torch.manual_seed(settings.seed)
+    device = torch.device(settings.device)
+    tokenizer = new_tokenizer()
+    model = new_text_encoder(tokenizer).to(device)
+    rows = fields(words=True)
+    sizes = [len(row.options) for row in rows]
+    head = nn.Linear(TEXT_WIDTH, sum(sizes)).to(device)
+
+    def loss(step: int) -> dict[str, Tensor]:
+        scenes, rng = batch_of_scenes(settings.seed, step, settings.batch_size)
+        captions = [training_caption(scene, rng) for scene in scenes]
+        ids = tokens_of(tokenizer, captions, device)
+        labels = encode([parse(caption) for caption in captions], rows).to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            hidden = model(input_ids=ids).last_hidden_state.float()
+        ends = (ids == tokenizer.eos_token_id).int().argmax(dim=1)
+        # The padding behind the end also sees the whole caption, and the UNet attends to it: it learns to hold it too.
+        after = torch.clamp(ends + 1, max=MAX_TOKENS - 1)
+        index = torch.arange(len(ids), device=device)
+        terms = {}
+        for name, at in (("end", ends), ("after", after)):
+            parts = head(hidden[index, at]).split(sizes, dim=1)
+            terms[name] = torch.stack([F.cross_entropy(p, labels[:, i]) for i, p in enumerate(parts)]).mean()
+        return terms
+
+    train({"text_encoder": model, "head": head}, loss, settings, folder, name="text encoder")
+    return model
+
+
+def train_unet(
+    folder: Path,
+    settings: Settings,
+    vae: AutoencoderTiny,
+    text_encoder: CLIPTextModel,
+    *,
+    compile: bool = False,
+    preview: Callable[[int], None] | None = None,
+    preview_every: int = 0,
+) -> UNet2DConditionModel:
+    """Train UNet and text encoder together on v-prediction with capped weights (arXiv 2202.00512, 2303.09556)."""
+    torch.manual_seed(settings.seed)
+    device = torch.device(settings.device)
+    tokenizer = new_tokenizer()
+    unet = new_unet().to(device, memory_format=torch.channels_last)
+    text_encoder.to(device).train()
+    vae.to(device).eval().requires_grad_(False)
+    scheduler = new_scheduler()
+    alphas = scheduler.alphas_cumprod.to(device)
+    predict = torch.compile(unet) if compile else unet
+
+    def loss(step: int) -> dict[str, Tensor]:
+        scenes, rng = batch_of_scenes(settings.seed, step, settings.batch_size)
+        captions = ["" if rng.random() < NO_CAPTION else training_caption(scene, rng) for scene in scenes]
+        x = pixels(scenes, rng).to(device, memory_format=torch.channels_last)
+        generator = torch.Generator(device).manual_seed(settings.seed * 1_000_003 + step)
+        with torch.autocast(device.type, torch.bfloat16):
+            with torch.no_grad():
+                latents = vae.encode(x).latents.float() * vae.config.scaling_factor
+            text = text_encoder(input_ids=tokens_of(tokenizer, captions, device)).last_hidden_state
+            noise = torch.randn(latents.shape, generator=generator, device=device)
+            t = torch.randint(0, len(alphas), (len(latents),), generator=generator, device=device)
+            alpha = alphas[t].view(-1, 1, 1, 1)
+            noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+            target = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+            prediction = predict(noisy.contiguous(memory_format=torch.channels_last), t, text).sample.float()
+        snr = alphas[t] / (1 - alphas[t]).clamp(min=1e-8)
+        # Down-weights only the nearly clean steps: what is in the picture is decided in the noisy ones.
+        weight = (snr + 1).clamp(max=MAX_SNR) / (snr + 1)
+        error = (prediction - target).square().mean(dim=(1, 2, 3))
+        return {"loss": (weight * error).mean()}
+
+    train(
+        {"unet": unet, "text_encoder": text_encoder},
+        loss,
+        settings,
+        folder,
+        name="text-to-image",
+        preview=preview,
+        preview_every=preview_every,
+    )
+    return unet
