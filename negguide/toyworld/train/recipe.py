@@ -37,7 +37,15 @@ RECIPES = {
 """The settings of the shipped weights, in the order in which the models need each other."""
 
 
-def run(name: str, out: Path, *, steps: int | None = None, seed: int = 0, device: str = "cpu") -> None:
+def run(
+    name: str,
+    out: Path,
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    compile: bool = False,
+) -> None:
     """Train one model of ``RECIPES`` below ``out``, or go on with it, and export it.
 
     Args:
@@ -46,13 +54,16 @@ def run(name: str, out: Path, *, steps: int | None = None, seed: int = 0, device
         steps: instead of the recipe's own number.
         seed: of weights and data.
         device: a torch device.
+        compile: use `torch.compile` where it pays.
 
     Raises:
         ValueError: for an unknown name, or when a model that this one needs has not been trained in ``out``.
     """
     if name not in RECIPES:
         raise ValueError(f"name={name!r} is no model of the toy world; use one of {', '.join(RECIPES)}")
-    settings = replace(RECIPES[name], steps=steps or RECIPES[name].steps, seed=seed, device=device)
+    settings = replace(
+        RECIPES[name], steps=steps or RECIPES[name].steps, seed=seed, device=device, compile=compile
+    )
     _TRAINERS[name](out, settings)
 
 

@@ -112,7 +112,6 @@ def train_unet(
     vae: AutoencoderTiny,
     text_encoder: CLIPTextModel,
     *,
-    compile: bool = False,
     preview: Callable[[int], None] | None = None,
     preview_every: int = 0,
 ) -> UNet2DConditionModel:
@@ -125,7 +124,7 @@ def train_unet(
     vae.to(device).eval().requires_grad_(False)
     scheduler = new_scheduler()
     alphas = scheduler.alphas_cumprod.to(device)
-    predict = torch.compile(unet) if compile else unet
+    predict = torch.compile(unet) if settings.compile else unet
 
     def loss(step: int) -> dict[str, Tensor]:
         scenes, rng = batch_of_scenes(settings.seed, step, settings.batch_size)

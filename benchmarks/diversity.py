@@ -1,0 +1,132 @@
+"""Prompts that leave the fur colour open, in batches of four: how varied are the batches, and still what was asked for?
+
+    python benchmarks/diversity.py
+
+Entropy is that of the fur colours in a batch of four over its maximum (four different colours); distance is the mean
+pairwise 1 - cosine of the judge's features; fidelity is the share of images that show what the prompt says.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from report import arguments, models, print_table, write_json
+from tqdm import tqdm
+
+from negguide import NegToMe
+from negguide.toyworld import FURS, KINDS, Scene, parse
+from negguide.toyworld.defaults import NEGTOME
+from negguide.toyworld.judge import Judge
+from negguide.toyworld.measure import Rate, agreement, mean, share
+
+BATCH = 4
+GUIDANCE_SCALE = 4.0
+STEPS = 25
+PROMPTS = tuple(
+    f"a {kind}{rest}" for kind in KINDS for rest in ("", " wearing glasses", " wearing a hat", " in the snow")
+)
+
+
+def entropy(scenes: Sequence[Scene]) -> float:
+    """Normalised entropy of the fur colours: 0 when all are equal, 1 when all differ."""
+    furs = Counter(scene.characters[0].fur if scene.characters else None for scene in scenes)
+    n = len(scenes)
+    return -sum(c / n * math.log(c / n) for c in furs.values()) / math.log(n)
+
+
+def distance(features: torch.Tensor) -> float:
+    """Mean of 1 - cosine over all pairs of unit vectors [n, D]."""
+    n = len(features)
+    similar = features @ features.T
+    return float(1 - (similar.sum() - similar.diagonal().sum()) / (n * (n - 1)))
+
+
+def draw(pipe: Any, prompts: list[str], seeds: list[int], method: NegToMe | None) -> list[Image.Image]:
+    """A batch of four for every prompt, in order; batches are independent of each other."""
+    images: list[Image.Image] = pipe(
+        prompts,
+        num_images_per_prompt=BATCH,
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE_SCALE,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        negative_guidance=method,
+    ).images
+    return images
+
+
+def measure(
+    pipe: Any, judge: Judge, prompts: Sequence[str], asked: Sequence[str], seed: int, method: NegToMe | None
+):
+    """(entropy, distance, fidelity) over the batches; ``asked`` is drawn where ``prompts`` is what counts as right."""
+    entropies, distances, faithful = [], [], []
+    for start in range(0, len(asked), 8 * BATCH):
+        texts = list(asked[start : start + 8 * BATCH])
+        seeds = [seed + start + i for i in range(len(texts))]
+        if method is None:
+            images = pipe(
+                texts,
+                num_inference_steps=STEPS,
+                guidance_scale=GUIDANCE_SCALE,
+                generator=[torch.Generator().manual_seed(s) for s in seeds],
+            ).images
+        else:
+            images = draw(pipe, texts[::BATCH], seeds, method)
+        seen, features = judge.read(images), judge.embed(images)
+        for i in range(0, len(images), BATCH):
+            entropies.append(entropy(seen[i : i + BATCH]))
+            distances.append(distance(features[i : i + BATCH]))
+        said = prompts[start : start + 8 * BATCH]
+        faithful += [all(agreement(parse(p), s).values()) for p, s in zip(said, seen, strict=True)]
+    return mean(entropies), mean(distances), share(faithful)
+
+
+def main() -> None:
+    args = arguments("Diversity of batches of four with and without NegToMe.", batches_per_prompt=3)
+    pipe, judge = models()
+    prompts = [p for p in PROMPTS for _ in range(args.batches_per_prompt * BATCH)]
+    rng = random.Random(0)
+    furry = [_with_fur(p, rng.choice(FURS)) for p in prompts]
+    cells: list[tuple[str, list[str], int, NegToMe | None]] = [
+        ("plain", prompts, 0, None),
+        ("other seeds", prompts, 10_000, None),
+        ("random fur colour in the prompt", furry, 0, None),
+        ("NegToMe, published values", prompts, 0, NegToMe("others")),
+        ("NegToMe, first", prompts, 0, NegToMe("first", **NEGTOME)),
+        ("NegToMe, others", prompts, 0, NegToMe("others", **NEGTOME)),
+    ]
+    rows: list[dict[str, Any]] = []
+    lines: list[tuple[str, Rate, str, Rate]] = []
+    for name, asked, seed, method in tqdm(cells, desc="diversity"):
+        varied, apart, faithful = measure(pipe, judge, prompts, asked, seed, method)
+        rows.append(
+            {
+                "name": name,
+                "entropy": varied.to_dict(),
+                "distance": apart.to_dict(),
+                "fidelity": faithful.to_dict(),
+            }
+        )
+        lines.append((name, varied, f"{apart.value:.3f} [{apart.low:.3f}, {apart.high:.3f}]", faithful))
+    print_table("Batches of four", ("batch", "entropy of fur", "mean pairwise distance", "fidelity"), lines)
+    settings = {
+        "batches": len(prompts) // BATCH,
+        "steps": STEPS,
+        "guidance_scale": GUIDANCE_SCALE,
+        "negtome": dict(NEGTOME),
+    }
+    write_json(args.out / "diversity.json", settings, rows)
+
+
+def _with_fur(prompt: str, fur: str) -> str:
+    article, rest = prompt.split(" ", 1)
+    return f"{'an' if fur == 'orange' else article} {fur} {rest}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""What every benchmark shares: the command line, a printed table, JSON with versions, and where results go."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import diffusers
+import torch
+from diffusers import StableDiffusionPipeline
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+import negguide
+from negguide import toyworld
+from negguide.toyworld.judge import Judge
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def arguments(description: str, **defaults: int) -> argparse.Namespace:
+    """The flags of a benchmark: ``--out``, ``--threads`` and one integer flag for every default."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for JSON and plots")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    for name, value in defaults.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
+    parsed = parser.parse_args()
+    torch.set_num_threads(parsed.threads)
+    return parsed
+
+
+def models() -> tuple[Any, Judge]:
+    """The embedded text-to-image model with negative guidance, and the judge."""
+    diffusers.utils.logging.set_verbosity_error()
+    plain: StableDiffusionPipeline = toyworld.load_pipeline()
+    pipe = negguide.from_pipe(plain)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, toyworld.load_judge()
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """The result on the terminal."""
+    table = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*[str(cell) for cell in row])
+    Console(width=140).print(table)
+
+
+def write_json(path: Path, settings: Mapping[str, object], rows: Sequence[Mapping[str, object]]) -> None:
+    """The same result for programs, with what it was made by."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made_by = {
+        "negguide": negguide.__version__,
+        "diffusers": diffusers.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "processor": f"{os.cpu_count()} cores, {platform.machine()}",
+    }
+    content = {"settings": dict(settings), "made_by": made_by, "rows": [dict(row) for row in rows]}
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"wrote {path}")
+
+
+def subtraction(
+    uncond: Tensor,
+    cond: Tensor,
+    negatives: Tensor,
+    weights: Tensor,
+    joint: bool = False,
+    masks: Tensor | None = None,
+) -> Tensor:
+    """What Perp-Neg replaces: the whole negative is subtracted, sum_k w_k (n_k - u) (arXiv 2206.01714)."""
+    return torch.einsum("k,kb...->b...", weights.to(negatives.dtype), negatives - uncond)
+
+
+@contextmanager
+def score_rule(rule: Callable[..., Tensor]) -> Iterator[None]:
+    """Let `PerpNeg` combine predictions by another rule, to compare rules with everything else being equal."""
+    with mock.patch("negguide.integration.denoiser.perp_neg_shift", rule):
+        yield

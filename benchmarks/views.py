@@ -1,0 +1,83 @@
+"""Views that the world seldom shows: does the character turn round when it is asked to?
+
+    python benchmarks/views.py
+
+"a bear in back view" for all kinds, plain and with "front view" as the negative. Right means that the judge sees
+one character of that kind from the side that was asked for.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from PIL import Image
+from report import arguments, models, print_table, score_rule, subtraction, write_json
+from tqdm import tqdm
+
+from negguide import Negative, PerpNeg
+from negguide.toyworld import KINDS, parse
+from negguide.toyworld.measure import agreement, share
+
+NEGATIVE = "front view"
+WEIGHTS = (1.0, 2.0, 3.0)
+GUIDANCE_SCALE = 4.0
+STEPS = 25
+
+
+def draw(pipe: Any, method: str, prompt: str, weight: float, seeds: list[int]) -> list[Image.Image]:
+    """One image a seed."""
+    extra: dict[str, Any] = {}
+    if method == "negative prompt":
+        extra["negative_prompt"] = [NEGATIVE] * len(seeds)
+    elif method != "plain":
+        extra["negative_guidance"] = PerpNeg(Negative(NEGATIVE, weight=weight, start=0.0, stop=1.0))
+    with score_rule(subtraction) if method == "subtraction" else nullcontext():
+        images: list[Image.Image] = pipe(
+            [prompt] * len(seeds),
+            num_inference_steps=STEPS,
+            guidance_scale=GUIDANCE_SCALE,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            **extra,
+        ).images
+    return images
+
+
+def main() -> None:
+    args = arguments("Side and back views, plain and with negatives.", seeds_per_kind=40)
+    pipe, judge = models()
+    weighted = [(method, weight) for method in ("subtraction", "Perp-Neg") for weight in WEIGHTS]
+    cells = [
+        (view, method, weight)
+        for view in ("side", "back")
+        for method, weight in [("plain", 0.0), ("negative prompt", 1.0), *weighted]
+    ]
+    rows, lines = [], []
+    for view, method, weight in tqdm(cells, desc="views"):
+        right, kind_right = [], []
+        for number, kind in enumerate(KINDS):
+            prompt = f"a {kind} in {view} view"
+            seeds = [1000 * number + i for i in range(args.seeds_per_kind)]
+            for seen in judge.read(draw(pipe, method, prompt, weight, seeds)):
+                facts = agreement(parse(prompt), seen)
+                right.append(all(facts.values()))
+                kind_right.append(facts["kind0"])
+        view_right, kept = share(right), share(kind_right)
+        rows.append(
+            {
+                "view": view,
+                "method": method,
+                "weight": weight,
+                "right": view_right.to_dict(),
+                "kind": kept.to_dict(),
+            }
+        )
+        lines.append((view, method, f"{weight:g}", view_right, kept))
+    print_table("Asked-for views", ("view", "method", "weight", "view and kind right", "kind right"), lines)
+    settings = {"negative": NEGATIVE, "seeds_per_kind": args.seeds_per_kind, "steps": STEPS}
+    write_json(args.out / "views.json", settings | {"guidance_scale": GUIDANCE_SCALE}, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""`negguide toyworld train` and `evaluate`: make the embedded models again, and measure them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from negguide.toyworld.evaluate import Bar
+
+
+def train(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="autoencoder, text-encoder, text-to-image, clip, judge, or all of them in this order."
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder of checkpoints and results; training goes on from there.")
+    ] = Path("runs/toyworld"),
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Instead of the recipe's own number of steps.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of weights and data.")] = 0,
+    device: Annotated[str, typer.Option(help="A torch device.")] = "cpu",
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Use torch.compile (needs a C++ compiler).")
+    ] = False,
+) -> None:
+    """Train the embedded models from nothing, or go on where an earlier run stopped.
+
+    It may be killed at any time: a checkpoint is written every two minutes, and the same command goes on from it.
+    """
+    from negguide.toyworld.train.recipe import RECIPES, run
+
+    if steps is not None and model == "all":
+        raise ValueError(f"steps={steps} needs the name of one model, got 'all'")
+    for name in RECIPES if model == "all" else (model,):
+        run(name, out, steps=steps, seed=seed, device=device, compile=compile)
+    typer.echo(f"results are in {out / 'weights'}")
+
+
+def evaluate(
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Folder with text-to-image, clip and judge; default: the shipped ones."),
+    ] = None,
+    count: Annotated[int, typer.Option(min=20, help="Images per figure of the text-to-image model.")] = 300,
+    out: Annotated[Path | None, typer.Option(help="Also write the figures to this JSON file.")] = None,
+) -> None:
+    """Measure the embedded models on held-out scenes and print every figure beside its bar."""
+    import torch
+    from diffusers import StableDiffusionPipeline
+    from transformers import CLIPModel, CLIPProcessor
+
+    from negguide.cli.errors import quiet_libraries
+    from negguide.toyworld import evaluate as measured
+    from negguide.toyworld.judge import Judge
+    from negguide.toyworld.models import WEIGHTS
+
+    quiet_libraries()
+    folder = weights or WEIGHTS
+    for name in ("text-to-image", "clip", "judge"):
+        if not (folder / name).is_dir():
+            raise ValueError(f"weights={str(folder)!r} has no folder {name!r}; train it first")
+    judge = Judge.load(folder / "judge")
+    bars = measured.judge_bars(judge)
+    clip = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32).eval()
+    bars += measured.clip_bars(clip, CLIPProcessor.from_pretrained(folder / "clip"))
+    pipe = StableDiffusionPipeline.from_pretrained(folder / "text-to-image", dtype=torch.float32)
+    bars += measured.autoencoder_bars(pipe.vae)
+    bars += measured.text_to_image_bars(pipe, judge, count)
+    _print(bars)
+    if out is not None:
+        rows = [{"model": b.model, "name": b.name, "at_least": b.at_least, **b.rate.to_dict()} for b in bars]
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def _print(bars: list[Bar]) -> None:
+    table = Table(title="The embedded models on held-out scenes", title_justify="left")
+    for column in ("model", "figure", "measured [95%]", "bar", ""):
+        table.add_column(column, justify="right" if column.startswith(("measured", "bar")) else "left")
+    for bar in bars:
+        rate = bar.rate
+        if bar.unit == "dB":
+            text, goal = f"{rate.value:.1f} dB [{rate.low:.1f}, {rate.high:.1f}]", f"{bar.at_least:.0f} dB"
+        else:
+            text = str(rate)
+            goal = "" if bar.at_least is None else f"{100 * bar.at_least:.0f}%"
+        verdict = "" if bar.passed is None else ("passed" if bar.passed else "missed")
+        table.add_row(bar.model, bar.name, text, goal, verdict)
+    Console(width=120).print(table)

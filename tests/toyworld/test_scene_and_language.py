@@ -1,0 +1,155 @@
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from negguide.toyworld.language import caption, parse, training_caption, vocabulary
+from negguide.toyworld.scene import (
+    BROWN_FUR,
+    TRADEMARK,
+    VIEW_WEIGHTS,
+    WRONG_BACK_VIEW,
+    Character,
+    Scene,
+    held_out,
+    is_complete,
+    sample_character,
+    sample_scene,
+)
+from negguide.toyworld.words import MAX_TOKENS, new_tokenizer
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+@given(seeds)
+@settings(max_examples=300, deadline=None)
+def test_a_caption_parses_back_to_its_scene_in_every_wording(seed):
+    rng = random.Random(seed)
+    scene = sample_scene(rng)
+    for text in (caption(scene), caption(scene, rng)):
+        read = parse(text)
+        assert read.left_to_right == scene.left_to_right
+        assert read.background == scene.background
+        assert read.count == scene.count
+
+
+@given(seeds)
+@settings(max_examples=300, deadline=None)
+def test_training_captions_parse_and_fit_the_tokenizer(seed):
+    rng = random.Random(seed)
+    text = training_caption(sample_scene(rng), rng)
+    parse(text)
+    assert len(text.split()) + 2 <= MAX_TOKENS
+
+
+def test_an_unknown_word_is_refused_with_the_vocabulary():
+    with pytest.raises(ValueError, match=r"does not know 'zebra'") as error:
+        parse("a zebra in the snow")
+    assert all(word in str(error.value) for word in vocabulary())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a bear wearing",
+        "a bear wearing a red",
+        "a bear a cat",
+        "two bears to the left of a cat",
+        "a bear wearing a hat and a hat",
+        "a brown bear with white fur",
+        "black glasses brown fur",
+    ],
+)
+def test_words_in_the_wrong_order_are_refused(text):
+    with pytest.raises(ValueError, match="prompt="):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "character"),
+    [
+        ("black glasses", Character(glasses="black")),
+        ("back view", Character(view="back")),
+        ("brown fur and a hat", Character(fur="brown", hat="any")),
+        ("a hat", Character(hat="any")),
+        ("bear", Character(kind="bear")),
+    ],
+)
+def test_fragments_are_read_as_what_they_name(text, character):
+    assert parse(text).characters == (character,)
+
+
+def test_synonyms_mean_the_same():
+    assert parse("a gray bunny wearing a red cap") == parse("a grey rabbit wearing a red hat")
+
+
+def test_the_two_ways_to_say_a_relation_are_one_picture():
+    assert (
+        parse("a bear to the left of a cat").left_to_right
+        == parse("a cat to the right of a bear").left_to_right
+    )
+
+
+def test_the_trademark_has_a_name_of_its_own():
+    assert parse("pip").characters == (TRADEMARK,)
+    assert caption(Scene((replace(TRADEMARK, view="back"),), "snow")) == "pip in back view in the snow"
+
+
+def test_the_world_is_as_biased_as_its_constants_say():
+    rng = random.Random(0)
+    drawn = [sample_character(rng) for _ in range(4000)]
+    assert abs(sum(c.fur == "brown" for c in drawn) / 4000 - BROWN_FUR) < 0.03
+    assert abs(sum(c.view == "back" for c in drawn) / 4000 - VIEW_WEIGHTS["back"]) < 0.02
+    even = [sample_character(rng, biased=False) for _ in range(4000)]
+    assert abs(sum(c.fur == "brown" for c in even) / 4000 - 0.2) < 0.03
+
+
+def test_captions_that_say_back_view_are_wrong_as_often_as_the_constant_says():
+    rng = random.Random(1)
+    views = []
+    for _ in range(40_000):
+        scene = sample_scene(rng)
+        if scene.count == 1 and "back view" in training_caption(scene, rng):
+            views.append(scene.characters[0].view)
+    assert abs(views.count("front") / len(views) - WRONG_BACK_VIEW) < 0.05
+
+
+def test_a_tenth_of_the_scenes_is_held_out_whatever_the_order_of_words():
+    rng = random.Random(2)
+    scenes = [sample_scene(rng) for _ in range(4000)]
+    assert 0.08 < sum(map(held_out, scenes)) / 4000 < 0.12
+    pair = next(s for s in scenes if s.relation == "left")
+    turned = Scene(pair.characters[::-1], pair.background, "right")
+    assert held_out(pair) == held_out(turned)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Character(kind="zebra"), "kind='zebra'"),
+        (lambda: Character(hat="brown"), "hat='brown'"),
+        (lambda: Scene((Character(),), background="moon"), "background='moon'"),
+        (lambda: Scene((Character(),) * 4), "at most 3"),
+        (lambda: Scene((Character(),), relation="left"), "exactly two"),
+    ],
+)
+def test_impossible_scenes_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_scene_with_something_left_open_is_not_complete():
+    whole = Scene((Character("bear", "brown", "front"),), "snow")
+    assert is_complete(whole)
+    assert not is_complete(replace(whole, background=None))
+    assert not is_complete(Scene((Character("bear", "brown", "front", hat="any"),), "snow"))
+
+
+def test_the_tokenizer_knows_every_word_and_refuses_others():
+    tokenizer = new_tokenizer()
+    ids = tokenizer(" ".join(vocabulary()))["input_ids"]
+    assert len(set(ids)) == len(vocabulary()) + 2
+    with pytest.raises(Exception, match="UNK"):
+        tokenizer("a zebra")
