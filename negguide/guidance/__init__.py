@@ -1,0 +1,22 @@
+"""Guidance as pure tensor functions: score space, token space, attention space. Imports torch only."""
+
+from negguide.guidance.attention import nag, ong, vsf
+from negguide.guidance.matching import best_match
+from negguide.guidance.projection import perpendicular
+from negguide.guidance.score import alignment, perp_neg, perp_neg_shift
+from negguide.guidance.tokens import negtome, negtome_and_share
+from negguide.guidance.window import active
+
+__all__ = [
+    "active",
+    "alignment",
+    "best_match",
+    "nag",
+    "negtome",
+    "negtome_and_share",
+    "ong",
+    "perp_neg",
+    "perp_neg_shift",
+    "perpendicular",
+    "vsf",
+]

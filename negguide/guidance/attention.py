@@ -1,0 +1,139 @@
+"""Negatives in attention space, for few-step and guidance-distilled models: NAG, ONG, VSF."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from negguide.guidance.precision import norm_floor, reduction_dtype
+from negguide.guidance.projection import without_component
+
+
+def nag(positive: Tensor, negative: Tensor, scale: float, tau: float, alpha: float) -> Tensor:
+    """Normalized attention guidance: extrapolate from the negative's attention output, bounded in norm.
+
+    Formula, per token over the feature axis:
+        z = scale z+ - (scale - 1) z-
+        z <- z min(1, tau |z+|_1 / |z|_1)
+        result = alpha z + (1 - alpha) z+
+
+    Args:
+        positive: z+, [B, N, C], attention output for the prompt.
+        negative: z-, [B, N, C], attention output for the negative prompt.
+        scale: extrapolation; 1 is none.
+        tau: largest |z|_1 as a multiple of |z+|_1, > 0.
+        alpha: share of the extrapolated output in the result; 0 returns z+.
+
+    Returns:
+        [B, N, C] in the dtype of `positive`, computed in float32 (float64 for float64).
+
+    Raises:
+        ValueError: the shapes differ, or tau is not > 0.
+        TypeError: an integer tensor.
+
+    Source: arXiv 2505.21179.
+    """
+    if positive.ndim != 3 or negative.shape != positive.shape:
+        raise ValueError(
+            f"positive and negative must both be [B, N, C] of one shape, "
+            f"got {tuple(positive.shape)} and {tuple(negative.shape)}"
+        )
+    if not tau > 0:
+        raise ValueError(f"tau must be > 0, got {tau}")
+    dtype = reduction_dtype("positive", positive)
+    wanted, unwanted = positive.to(dtype), negative.to(dtype)
+    guided = scale * wanted - (scale - 1) * unwanted
+    bound = tau * torch.linalg.vector_norm(wanted, ord=1, dim=-1, keepdim=True)
+    length = torch.linalg.vector_norm(guided, ord=1, dim=-1, keepdim=True)
+    guided = guided * (bound / length.clamp_min(norm_floor(dtype))).clamp_max(1.0)
+    result: Tensor = alpha * guided + (1 - alpha) * wanted
+    return result.to(positive.dtype)
+
+
+def ong(positive: Tensor, negatives: Tensor, scale: float) -> Tensor:
+    """Orthogonal negative guidance: remove from the prompt's attention output what only negatives contain.
+
+    Formula, per token over the feature axis: z+ - scale sum_k perp(z-_k, z+), with
+    perp(n, p) = n - (<n,p> / max(|p|^2, eps^2)) p and eps the rounding unit of the dtype. Several negatives
+    are summed, each orthogonal to z+ but not to each other; perp is linear in n, so this is the part of their
+    sum that is orthogonal to z+.
+
+    Args:
+        positive: z+, [B, N, C], attention output for the prompt.
+        negatives: z-, [B, N, C] for one negative or [K, B, N, C] for K of them (K may be 0).
+        scale: strength; 0 returns z+.
+
+    Returns:
+        [B, N, C] in the dtype of `positive`; computed in float32 (float64 for float64).
+
+    Raises:
+        ValueError: a shape does not fit.
+        TypeError: an integer tensor.
+
+    Source: arXiv 2605.29390.
+    """
+    fits = negatives.shape == positive.shape or (
+        negatives.ndim == 4 and negatives.shape[1:] == positive.shape
+    )
+    if positive.ndim != 3 or not fits:
+        raise ValueError(
+            f"positive must be [B, N, C] and negatives of that shape or [K, B, N, C], "
+            f"got {tuple(positive.shape)} and {tuple(negatives.shape)}"
+        )
+    dtype = reduction_dtype("positive", positive)
+    total = negatives.to(dtype) if negatives.ndim == 3 else negatives.sum(dim=0, dtype=dtype)
+    wanted = positive.to(dtype)
+    unwanted = without_component(total, wanted, (-1,), norm_floor(positive.dtype))
+    return (wanted - scale * unwanted).to(positive.dtype)
+
+
+def vsf(
+    query: Tensor,
+    key_pos: Tensor,
+    value_pos: Tensor,
+    key_neg: Tensor,
+    value_neg: Tensor,
+    scale: float,
+    bias: float = 0.0,
+) -> Tensor:
+    """Value sign flip: attend to prompt and negative prompt at once, the negative's values turned round.
+
+    Formula: softmax(Q [K+; K-]^T / sqrt(D) + [0; bias]) [V+; -scale V-], with `bias` added to the logits of
+    the negative keys only.
+
+    Args:
+        query: [B, H, N, D].
+        key_pos, value_pos: [B, H, M, D], the prompt.
+        key_neg, value_neg: [B, H, L, D], the negative prompt.
+        scale: strength of the flipped values; at 0 the negative only draws attention away.
+        bias: shifts attention away from (< 0) or towards (> 0) the negative keys.
+
+    Returns:
+        [B, H, N, D] in the dtype of `query`.
+
+    Raises:
+        ValueError: a shape does not fit.
+        TypeError: an integer query.
+
+    Source: arXiv 2508.10931.
+    """
+    batch_and_heads = query.shape[:2]
+    for name, key, value in (("pos", key_pos, value_pos), ("neg", key_neg, value_neg)):
+        if key.ndim != 4 or key.shape[:2] != batch_and_heads or key.shape[3] != query.shape[3]:
+            raise ValueError(
+                f"key_{name} must be [B, H, M, D] to go with a query [B, H, N, D] of shape "
+                f"{tuple(query.shape)}, got {tuple(key.shape)}"
+            )
+        if value.shape != key.shape:
+            raise ValueError(
+                f"value_{name} must have the shape of key_{name}, {tuple(key.shape)}, "
+                f"got {tuple(value.shape)}"
+            )
+    reduction_dtype("query", query)
+    keys = torch.cat([key_pos, key_neg], dim=2)
+    values = torch.cat([value_pos, -scale * value_neg], dim=2)
+    # Without a bias there is no mask, which leaves the fused kernels that take none open to SDPA.
+    mask = None
+    if bias != 0.0:
+        mask = query.new_zeros(1, 1, 1, keys.shape[2])
+        mask[..., key_pos.shape[2] :] = bias
+    return scaled_dot_product_attention(query, keys, values, attn_mask=mask)

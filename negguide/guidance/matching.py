@@ -1,0 +1,116 @@
+"""The best match of every source token among reference tokens."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from negguide.guidance.precision import norm_floor, reduction_dtype
+
+# How many neighbouring similarities _first_maximum reduces together before it looks for an index.
+_GROUP = 32
+
+
+def check_tokens(
+    source: Tensor, reference: Tensor, reference_mask: Tensor | None, source_name: str
+) -> torch.dtype:
+    """Raise what `best_match` promises to raise; the dtype to reduce in otherwise."""
+    if source.ndim != 3 or 0 in source.shape:
+        raise ValueError(f"{source_name} must be [B, N, C] and not empty, got {tuple(source.shape)}")
+    batch, _, channels = source.shape
+    if (
+        reference.ndim != 3
+        or 0 in reference.shape
+        or reference.shape[0] not in (1, batch)
+        or reference.shape[2] != channels
+    ):
+        raise ValueError(
+            f"reference must be [{batch} or 1, M, {channels}] and not empty, to go with {source_name} of "
+            f"shape {tuple(source.shape)}, got {tuple(reference.shape)}"
+        )
+    if reference_mask is not None:
+        if reference_mask.dtype != torch.bool:
+            raise TypeError(f"reference_mask must be a bool tensor, got dtype {reference_mask.dtype}")
+        tokens = reference.shape[1]
+        if reference_mask.shape not in ((batch, tokens), (1, tokens)):
+            raise ValueError(
+                f"reference_mask must be [{batch} or 1, {tokens}], one entry a reference token, "
+                f"got {tuple(reference_mask.shape)}"
+            )
+    reduction_dtype("reference", reference)
+    return reduction_dtype(source_name, source)
+
+
+def best_match(
+    source: Tensor, reference: Tensor, reference_mask: Tensor | None = None, tile: int = 1024
+) -> tuple[Tensor, Tensor]:
+    """For every source token, the highest cosine to a reference token and the index of that token.
+
+    Formula: cosine_i = max_j <s_i,r_j> / (max(|s_i|, eps) max(|r_j|, eps)), index_i = the lowest j that
+    reaches it, eps the rounding unit of the dtype; a zero token has cosine 0 to everything.
+
+    The maximum is over the *reference* for each source token, as in the text of the paper; the code published
+    with it takes it over the source.
+
+    Memory: one [B, tile, tile] block of similarities at a time, beside copies of the size of the inputs.
+
+    Args:
+        source: [B, N, C].
+        reference: [B, M, C], or [1, M, C] for one set of tokens that all samples share.
+        reference_mask: bool, [B, M] or [1, M]; only tokens marked True can be matched.
+        tile: side of a block, in tokens, >= 1.
+
+    Returns:
+        (cosine, index): [B, N] in the dtype of `source`, and [B, N] int64. A sample whose every reference
+        token is masked has cosine -inf and index 0.
+
+    Raises:
+        ValueError: a shape does not fit, or tile < 1.
+        TypeError: integer tokens, or a mask that is not bool.
+
+    Source: NegToMe, arXiv 2412.01339.
+    """
+    dtype = check_tokens(source, reference, reference_mask, "source")
+    if tile < 1:
+        raise ValueError(f"tile must be at least 1 token, got {tile}")
+    floor = norm_floor(source.dtype)
+    rows = normalize(source.to(dtype), dim=-1, eps=floor)
+    columns = normalize(reference.to(dtype), dim=-1, eps=floor).transpose(1, 2)
+    penalty = None
+    if reference_mask is not None:
+        # Added, not filled in: a broadcast addition costs a tenth of a masked_fill of the block on CPU.
+        penalty = torch.zeros_like(reference_mask, dtype=dtype)
+        penalty = penalty.masked_fill(~reference_mask, -torch.inf).unsqueeze(1)
+
+    cosines, indices = [], []
+    for top in range(0, rows.shape[1], tile):
+        block = rows[:, top : top + tile]
+        cosine, index = _first_maximum(block, columns, penalty, 0, tile)
+        for left in range(tile, columns.shape[2], tile):
+            value, position = _first_maximum(block, columns, penalty, left, tile)
+            # Strictly greater, so that among equals the lowest index stays.
+            better = value > cosine
+            cosine = torch.where(better, value, cosine)
+            index = torch.where(better, position, index)
+        cosines.append(cosine)
+        indices.append(index)
+    # Rounding may lift the cosine of a token with itself above 1, and over a threshold of 1.
+    return torch.cat(cosines, dim=1).clamp_max(1.0).to(source.dtype), torch.cat(indices, dim=1)
+
+
+def _first_maximum(
+    block: Tensor, columns: Tensor, penalty: Tensor | None, left: int, tile: int
+) -> tuple[Tensor, Tensor]:
+    """Highest similarity of each row of `block` to the `tile` columns from `left` on, and its first index."""
+    similarity = torch.matmul(block, columns[:, :, left : left + tile])
+    if penalty is not None:
+        similarity += penalty[:, :, left : left + tile]
+    if similarity.shape[-1] % _GROUP == 0:
+        # On CPU amax is vectorised and a maximum with its index is not: find the best group by amax, then
+        # look for the index inside that group only. First group, first member: the lowest index wins a tie.
+        groups = similarity.reshape(*similarity.shape[:2], -1, _GROUP)
+        best = groups.amax(dim=-1).argmax(dim=-1)
+        members = groups.gather(2, best[..., None, None].expand(-1, -1, 1, _GROUP)).squeeze(2)
+        value, position = members.max(dim=-1)
+        return value, best * _GROUP + position + left
+    value, position = similarity.max(dim=-1)
+    return value, position + left
