@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from negguide import Negative, NegToMe, PerpNeg
-from negguide.toyworld.defaults import NEGTOME
+from negguide.models import TOYWORLD_DEFAULTS
 
 PROMPT = "a bear wearing glasses"
 NEGATIVES = ("black glasses", "brown fur", "a hat", "back view")
@@ -31,7 +31,7 @@ def cases() -> dict[str, Any]:
     for count in (1, 2, 4):
         rows[f"Perp-Neg K={count}, default window"] = PerpNeg(*NEGATIVES[:count])
         rows[f"Perp-Neg K={count}, whole run"] = PerpNeg(*(Negative(n, stop=1.0) for n in NEGATIVES[:count]))
-    rows["NegToMe others, embedded model's values"] = NegToMe("others", **NEGTOME)
+    rows["NegToMe others, embedded model's values"] = NegToMe("others", **TOYWORLD_DEFAULTS.negtome)
     rows["NegToMe others, published values"] = NegToMe("others")
     return rows
 
@@ -43,7 +43,7 @@ def run(pipe: Any, guidance: Any) -> float:
         PROMPT,
         num_images_per_prompt=IMAGES,
         num_inference_steps=STEPS,
-        guidance_scale=4.0,
+        guidance_scale=TOYWORLD_DEFAULTS.guidance_scale,
         generator=generators,
         negative_guidance=guidance,
     )

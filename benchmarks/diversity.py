@@ -20,13 +20,13 @@ from report import arguments, models, print_table, write_json
 from tqdm import tqdm
 
 from negguide import NegToMe
+from negguide.models import TOYWORLD_DEFAULTS
 from negguide.toyworld import FURS, KINDS, Scene, parse
-from negguide.toyworld.defaults import NEGTOME
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.measure import Rate, agreement, mean, share
 
 BATCH = 4
-GUIDANCE_SCALE = 4.0
+GUIDANCE_SCALE = TOYWORLD_DEFAULTS.guidance_scale
 STEPS = 25
 PROMPTS = tuple(
     f"a {kind}{rest}" for kind in KINDS for rest in ("", " wearing glasses", " wearing a hat", " in the snow")
@@ -97,8 +97,8 @@ def main() -> None:
         ("other seeds", prompts, 10_000, None),
         ("random fur colour in the prompt", furry, 0, None),
         ("NegToMe, published values", prompts, 0, NegToMe("others")),
-        ("NegToMe, first", prompts, 0, NegToMe("first", **NEGTOME)),
-        ("NegToMe, others", prompts, 0, NegToMe("others", **NEGTOME)),
+        ("NegToMe, first", prompts, 0, NegToMe("first", **TOYWORLD_DEFAULTS.negtome)),
+        ("NegToMe, others", prompts, 0, NegToMe("others", **TOYWORLD_DEFAULTS.negtome)),
     ]
     rows: list[dict[str, Any]] = []
     lines: list[tuple[str, Rate, str, Rate]] = []
@@ -118,7 +118,7 @@ def main() -> None:
         "batches": len(prompts) // BATCH,
         "steps": STEPS,
         "guidance_scale": GUIDANCE_SCALE,
-        "negtome": dict(NEGTOME),
+        "negtome": dict(TOYWORLD_DEFAULTS.negtome),
     }
     write_json(args.out / "diversity.json", settings, rows)
 

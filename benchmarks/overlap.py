@@ -23,6 +23,7 @@ from report import arguments, models, print_table, score_rule, subtraction, writ
 from tqdm import tqdm
 
 from negguide import Negative, PerpNeg
+from negguide.models import TOYWORLD_DEFAULTS
 from negguide.toyworld import KINDS, Scene, parse
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.measure import Rate, agreement, share
@@ -31,7 +32,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 WEIGHTS = (0.5, 1.0, 1.5, 2.0, 3.0)
-GUIDANCE_SCALE = 4.0
+GUIDANCE_SCALE = TOYWORLD_DEFAULTS.guidance_scale
 STEPS = 25
 METHODS = ("negative prompt", "subtraction", "Perp-Neg")
 

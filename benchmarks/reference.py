@@ -19,14 +19,14 @@ from report import arguments, models, print_table, write_json
 from tqdm import tqdm
 
 from negguide import NegToMe
+from negguide.models import TOYWORLD_DEFAULTS
 from negguide.toyworld import BACKGROUNDS, TRADEMARK, Scene, is_trademark, render
-from negguide.toyworld.defaults import NEGTOME_REFERENCE
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.language import PLACES
 from negguide.toyworld.measure import mean, share
 from negguide.toyworld.scene import sample_explorer
 
-GUIDANCE_SCALE = 4.0
+GUIDANCE_SCALE = TOYWORLD_DEFAULTS.guidance_scale
 STEPS = 25
 
 
@@ -62,7 +62,7 @@ def measure(pipe: Any, judge: Judge, name: str, seeds_per_place: int) -> dict[st
         target = render(reference(background))
         extra: dict[str, Any] = {}
         if name == "NegToMe, reference":
-            extra["negative_guidance"] = NegToMe(target, **NEGTOME_REFERENCE)
+            extra["negative_guidance"] = NegToMe(target, **TOYWORLD_DEFAULTS.negtome)
         elif name == "NegToMe, published values":
             extra["negative_guidance"] = NegToMe(target)
         elif name == "negative prompt":
@@ -103,7 +103,7 @@ def main() -> None:
     print_table("Away from the trademark character", columns, lines)
     settings = {"seeds_per_place": args.seeds_per_place, "steps": STEPS, "guidance_scale": GUIDANCE_SCALE}
     rows = [{k: v if isinstance(v, str) else v.to_dict() for k, v in r.items()} for r in results]
-    write_json(args.out / "reference.json", settings | {"negtome": dict(NEGTOME_REFERENCE)}, rows)
+    write_json(args.out / "reference.json", settings | {"negtome": dict(TOYWORLD_DEFAULTS.negtome)}, rows)
 
 
 if __name__ == "__main__":

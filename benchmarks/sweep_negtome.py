@@ -3,7 +3,7 @@
     python benchmarks/sweep_negtome.py
 
 Every row is a batch-mode setting; entropy and distance are to rise, fidelity to stay, time to stay near plain guidance.
-The values chosen stand in `negguide/toyworld/defaults.py`.
+The values chosen stand in `negguide/models.py`.
 """
 
 from __future__ import annotations

@@ -17,12 +17,13 @@ from report import arguments, models, print_table, score_rule, subtraction, writ
 from tqdm import tqdm
 
 from negguide import Negative, PerpNeg
+from negguide.models import TOYWORLD_DEFAULTS
 from negguide.toyworld import KINDS, parse
 from negguide.toyworld.measure import agreement, share
 
 NEGATIVE = "front view"
 WEIGHTS = (1.0, 2.0, 3.0)
-GUIDANCE_SCALE = 4.0
+GUIDANCE_SCALE = TOYWORLD_DEFAULTS.guidance_scale
 STEPS = 25
 
 
