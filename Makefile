@@ -27,9 +27,9 @@ test: $(VENV)/.installed-dev
 
 $(VENV)/.created:
 	@command -v "$(PYTHON)" >/dev/null || \
-	  { echo "$(WANTED); there is no '$(PYTHON)'. Name yours: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	  { echo "$(WANTED); there is no '$(PYTHON)'. Name yours: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
-	  { echo "$(WANTED); '$(PYTHON)' is $$("$(PYTHON)" -V 2>&1). Name another: make PYTHON=python3.12" >&2; exit 1; }
+	  { echo "$(WANTED); '$(PYTHON)' is $$("$(PYTHON)" -V 2>&1). Name another: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	"$(PYTHON)" -m venv "$(VENV)"
 	touch $@
 

@@ -1,0 +1,203 @@
+"""`negguide compare`: the same seeds with several methods or weights, as one labelled picture."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from negguide.cli import options
+
+if TYPE_CHECKING:
+    from negguide.cli.job import Job
+    from negguide.methods import Method, NegToMe, PerpNeg
+
+LABELS = {
+    "plain": "plain",
+    "negative-prompt": "negative prompt",
+    "perp-neg": "Perp-Neg",
+    "negtome": "NegToMe",
+}
+"""What a column can be, and how it is labelled. Methods joined by + act together in one column."""
+
+
+def compare(
+    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    negative: options.NegativeOption = None,
+    joint: options.JointOption = False,
+    negtome: options.NegToMeOption = None,
+    reference: options.ReferenceOption = None,
+    alpha: options.AlphaOption = None,
+    threshold: options.ThresholdOption = None,
+    negtome_window: options.WindowOption = None,
+    blocks: options.BlocksOption = None,
+    center: options.CenterOption = None,
+    max_push: options.MaxPushOption = None,
+    mask: options.MaskOption = None,
+    reference_mask: options.ReferenceMaskOption = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME",
+            help=f"Columns: {', '.join(LABELS)}, or several joined by + (what the other options ask for).",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBER,NUMBER", help="Columns: plain, then Perp-Neg at each of these weights."),
+    ] = None,
+    model: options.ModelOption = "toyworld",
+    steps: options.StepsOption = 25,
+    guidance_scale: options.GuidanceScaleOption = None,
+    num_images: Annotated[int, typer.Option(help="How many rows; one seed each.")] = 4,
+    seed: options.SeedOption = 0,
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "auto",
+    out: options.OutOption = Path("out"),
+) -> None:
+    """Draw PROMPT with several methods on the same seeds: rows are seeds, columns methods or weights.
+
+    Writes one PNG with its settings inside.
+    """
+    from negguide.cli.attachments import Attachments
+    from negguide.cli.job import Job, choose_device, choose_dtype, describe, draw
+    from negguide.models import check_model, defaults, revision
+    from negguide.pictures import file_name, grid, save_png, versions
+
+    model = check_model(model)
+    suited = defaults(model)
+    attachments = Attachments()
+    numbers = {
+        "alpha": alpha,
+        "threshold": threshold,
+        "blocks": blocks,
+        "center": center,
+        "max_push": max_push,
+    }
+    minus = options.perp_neg(negative, joint)
+    wanted = _columns(methods, weights, minus is not None, negtome is not None or bool(reference))
+    apart = options.negtome(
+        "" if negtome is None and not reference and any("negtome" in name for name in wanted) else negtome,
+        reference,
+        numbers,
+        negtome_window,
+        mask,
+        reference_mask,
+        suited,
+        attachments,
+    )
+    device = choose_device(device)
+    plain = Job(
+        prompt=prompt,
+        model=model,
+        steps=steps,
+        guidance_scale=suited.guidance_scale if guidance_scale is None else guidance_scale,
+        seeds=tuple(range(seed, seed + num_images)),
+        device=device,
+        dtype=choose_dtype(dtype, device, model),
+    )
+    if weights is not None and minus is not None:
+        labels, jobs = _weighted(plain, minus, weights)
+    else:
+        labels = ["+".join(LABELS[part] for part in name.split("+")) for name in wanted]
+        jobs = [_with(plain, name.split("+"), minus, apart) for name in wanted]
+    _check_used(jobs, minus, apart)
+    pictures = draw(jobs)
+
+    title = f"“{prompt}”"
+    if minus is not None:
+        title += " minus " + " and ".join(f"“{n.prompt}”" for n in minus.negatives)
+    sheet = grid(
+        [[column[row] for column in pictures] for row in range(num_images)],
+        row_labels=[f"seed {s}" for s in plain.seeds],
+        column_labels=labels,
+        title=title,
+        footer=describe(replace(plain, methods=tuple(m for m in (minus, apart) if m is not None))),
+    )
+    columns = [{"label": a, **b.to_dict(attachments.save)} for a, b in zip(labels, jobs, strict=True)]
+    settings = {"command": "compare", "columns": columns, "revision": revision(model), "versions": versions()}
+    digest = hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()
+    path = out / f"compare-{file_name(prompt)}-{digest[:8]}.png"
+    attachments.write(out)
+    save_png(sheet, path, settings)
+    typer.echo(path)
+
+
+def _columns(methods: str | None, weights: str | None, minus: bool, apart: bool) -> list[str]:
+    if weights is not None:
+        if not minus:
+            raise ValueError("--weights are of the things to leave out; give at least one --negative")
+        if methods is not None or apart:
+            raise ValueError(
+                "--weights makes the columns itself; leave out --methods, --negtome and --reference"
+            )
+        return []
+    if methods is None:
+        wanted = ["plain"]
+        wanted += ["negative-prompt", "perp-neg"] if minus else []
+        wanted += ["negtome"] if apart or not minus else []
+        return wanted
+    wanted = [name.strip() for name in methods.split(",")]
+    for name in wanted:
+        parts = name.split("+")
+        if (
+            not set(parts) <= set(LABELS)
+            or len(set(parts)) < len(parts)
+            or ("plain" in parts and len(parts) > 1)
+        ):
+            raise ValueError(
+                f"--methods {methods!r}: {name!r} is no column; use {', '.join(LABELS)}, or several of the last "
+                "three joined by +"
+            )
+        if not minus and {"negative-prompt", "perp-neg"} & set(parts):
+            raise ValueError(f"--methods {methods!r}: {name!r} needs something to leave out; give --negative")
+    return wanted
+
+
+def _weighted(plain: Job, minus: PerpNeg, weights: str) -> tuple[list[str], list[Job]]:
+    labels, jobs = ["plain"], [plain]
+    for text in weights.split(","):
+        try:
+            weight = float(text)
+        except ValueError:
+            weight = math.nan
+        if not 0 <= weight < math.inf:
+            raise ValueError(
+                f"--weights must be numbers >= 0 with commas between, e.g. 0.5,1,2, got {weights!r}"
+            )
+        negatives = [replace(negative, weight=weight) for negative in minus.negatives]
+        labels.append(f"weight {weight:g}")
+        jobs.append(replace(plain, methods=(type(minus)(*negatives, joint=minus.joint),)))
+    return labels, jobs
+
+
+def _with(plain: Job, parts: list[str], minus: PerpNeg | None, apart: NegToMe | None) -> Job:
+    from negguide.models import TOYWORLD
+
+    found: list[Method] = []
+    changes: dict[str, Any] = {}
+    if "perp-neg" in parts and minus is not None:
+        found.append(minus)
+    if "negtome" in parts and apart is not None:
+        found.append(apart)
+    if "negative-prompt" in parts and minus is not None:
+        # the toy world's grammar has "and" between fragments
+        together = (" and " if plain.model == TOYWORLD else ", ").join(n.prompt for n in minus.negatives)
+        changes["negative_prompt"] = together
+    return replace(plain, methods=tuple(found), **changes)
+
+
+def _check_used(jobs: list[Job], minus: PerpNeg | None, apart: NegToMe | None) -> None:
+    """Refuse options that no column shows."""
+    from negguide.methods import NegToMe
+
+    shown = {type(method) for job in jobs for method in job.methods}
+    if apart is not None and NegToMe not in shown:
+        raise ValueError("--negtome and --reference are in no column; add negtome to --methods")
+    if minus is not None and not any(job.negatives or job.negative_prompt for job in jobs):
+        raise ValueError("--negative is in no column; add perp-neg or negative-prompt to --methods")

@@ -1,0 +1,50 @@
+"""What the user sees when something is wrong: one message, never a traceback."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+TRACEBACK = "NEGGUIDE_TRACEBACK"
+"""Set this environment variable to see where an error came from."""
+
+
+class WrongInput(typer.BadParameter):
+    """One message in a frame, and exit code 2."""
+
+    def format_message(self) -> str:
+        return self.message
+
+
+class CleanErrors(TyperGroup):
+    """Turns wrong input (ValueError, TypeError, OSError) into one message and exit code 2, and Ctrl-C into 130.
+
+    The package raises ValueError and TypeError for wrong input, with the argument, its value and what would be right.
+    """
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        # notes that these packages print while they are imported
+        os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("stopped", err=True)
+            raise typer.Exit(130) from None
+        except (ValueError, TypeError, OSError) as error:
+            if TRACEBACK in os.environ or isinstance(error, BrokenPipeError):
+                raise
+            raise WrongInput(str(error)) from error
+
+
+def quiet_libraries() -> None:
+    """Keep the notes of other packages off the terminal; their errors still arrive as exceptions."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()

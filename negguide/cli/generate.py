@@ -1,0 +1,182 @@
+"""`negguide generate`: images from a prompt, each with its settings inside; and the same images again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from negguide.cli import options
+from negguide.cli.output import remark
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from negguide.cli.attachments import Attachments
+    from negguide.cli.job import Job
+
+_FREE_AT_REPLAY = {"replay", "out"}
+
+
+def generate(
+    ctx: typer.Context,
+    prompt: Annotated[str | None, typer.Argument(help="What to draw.")] = None,
+    negative: options.NegativeOption = None,
+    joint: options.JointOption = False,
+    negative_prompt: Annotated[str, typer.Option(help="The classic negative prompt of diffusers.")] = "",
+    negtome: options.NegToMeOption = None,
+    reference: options.ReferenceOption = None,
+    alpha: options.AlphaOption = None,
+    threshold: options.ThresholdOption = None,
+    negtome_window: options.WindowOption = None,
+    blocks: options.BlocksOption = None,
+    center: options.CenterOption = None,
+    max_push: options.MaxPushOption = None,
+    mask: options.MaskOption = None,
+    reference_mask: options.ReferenceMaskOption = None,
+    model: options.ModelOption = "toyworld",
+    steps: options.StepsOption = 25,
+    guidance_scale: options.GuidanceScaleOption = None,
+    num_images: Annotated[int, typer.Option(help="How many images.")] = 1,
+    seed: options.SeedOption = 0,
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "auto",
+    out: options.OutOption = Path("out"),
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Make the images of a .json or .png of this command again, to the same bytes on the same machine.",
+        ),
+    ] = None,
+) -> None:
+    """Draw PROMPT, with things left out.
+
+    Writes one PNG per image with its settings inside, and a JSON file that --from replays.
+    """
+    if replay is not None:
+        _replay(ctx, replay, out)
+        return
+    if prompt is None:
+        raise ValueError("give a PROMPT, e.g. negguide generate 'a bear wearing glasses', or --from FILE")
+    from negguide.cli.attachments import Attachments
+    from negguide.cli.job import Job, choose_device, choose_dtype, draw
+    from negguide.models import check_model, defaults
+
+    model = check_model(model)
+    attachments = Attachments()
+    suited = defaults(model)
+    numbers = {
+        "alpha": alpha,
+        "threshold": threshold,
+        "blocks": blocks,
+        "center": center,
+        "max_push": max_push,
+    }
+    methods = (
+        options.perp_neg(negative, joint),
+        options.negtome(
+            negtome, reference, numbers, negtome_window, mask, reference_mask, suited, attachments
+        ),
+    )
+    device = choose_device(device)
+    job = Job(
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        methods=tuple(method for method in methods if method is not None),
+        model=model,
+        steps=steps,
+        guidance_scale=suited.guidance_scale if guidance_scale is None else guidance_scale,
+        seeds=tuple(range(seed, seed + num_images)),
+        device=device,
+        dtype=choose_dtype(dtype, device, model),
+    )
+    _write(job, draw([job])[0], attachments, out)
+
+
+def _replay(ctx: typer.Context, source: Path, out: Path) -> None:
+    given = [
+        parameter.opts[0] if parameter.opts[0].startswith("-") else "PROMPT"
+        for parameter in ctx.command.params
+        if parameter.name not in _FREE_AT_REPLAY
+        and getattr(ctx.get_parameter_source(parameter.name or ""), "name", "") == "COMMANDLINE"
+    ]
+    if given:
+        raise ValueError(
+            f"--from repeats what {source} says; it goes with --out only, not with {', '.join(given)}"
+        )
+    from negguide.cli.attachments import Attachments
+    from negguide.cli.job import Job, choose_device, choose_dtype, draw
+    from negguide.models import check_model
+    from negguide.pictures import read_settings
+
+    settings = read_settings(source)
+    attachments = Attachments(source.parent)
+    try:
+        if settings.get("command") != "generate":
+            raise ValueError(f"made by {settings.get('command', 'something else')!r}, not by 'generate'")
+        job = Job.from_dict(settings, attachments.load)
+        check_model(job.model)
+        device = choose_device(job.device)
+        job = dataclasses.replace(job, device=device, dtype=choose_dtype(job.dtype, device, job.model))
+        expected = _recorded(settings, source, len(job.seeds))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"--from {source}: {error}") from error
+    made = _write(job, draw([job])[0], attachments, out)
+    _compare(settings, made, expected)
+
+
+def _write(job: Job, images: Sequence[Image.Image], attachments: Attachments, out: Path) -> dict[str, Any]:
+    """Write all files; returns the content of the JSON file."""
+    from negguide.models import revision
+    from negguide.pictures import file_name, save_json, save_png, versions
+
+    stored = job.to_dict(attachments.save)
+    digest = hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
+    name = f"{file_name(job.prompt)}-{digest[:8]}"
+    settings = {"command": "generate", **stored, "revision": revision(job.model), "versions": versions()}
+    attachments.write(out)
+    records = []
+    for i, (image, seed) in enumerate(zip(images, job.seeds, strict=True)):
+        path = out / f"{name}-seed{seed}.png"
+        content = save_png(image, path, {**settings, "image": i})
+        records.append({"file": path.name, "seed": seed, "sha256": hashlib.sha256(content).hexdigest()})
+        typer.echo(path)
+    # last, so that it names only what is there
+    sidecar = out / f"{name}.json"
+    save_json({**settings, "images": records}, sidecar)
+    typer.echo(sidecar)
+    return {**settings, "images": records}
+
+
+def _recorded(settings: Mapping[str, Any], source: Path, count: int) -> dict[int, str]:
+    """The sha256 of the images that `source` knows, by their place among all `count`."""
+    if settings.get("image") in range(count):
+        return {settings["image"]: hashlib.sha256(source.read_bytes()).hexdigest()}
+    records = settings.get("images")
+    if not isinstance(records, list) or len(records) != count:
+        raise ValueError(f"the settings must list their {count} images")
+    return {
+        i: record.get("sha256", "") if isinstance(record, dict) else "" for i, record in enumerate(records)
+    }
+
+
+def _compare(old: Mapping[str, Any], new: Mapping[str, Any], expected: Mapping[int, str]) -> None:
+    changed = [i for i, sha256 in expected.items() if new["images"][i]["sha256"] != sha256]
+    if not changed:
+        remark("identical to the recorded images")
+        return
+    then, now = (
+        {"revision": settings.get("revision"), **settings.get("versions", {})} for settings in (old, new)
+    )
+    reasons = [f"{key} was {then.get(key)}, is {now[key]}" for key in now if then.get(key) != now[key]]
+    remark(
+        f"{len(changed)} of {len(expected)} images differ from the recorded ones: "
+        + ("; ".join(reasons) if reasons else "the versions are the same, so another machine made them")
+    )

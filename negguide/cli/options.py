@@ -1,0 +1,252 @@
+"""From the words of the command line to methods: what `generate` and `compare` share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from negguide.models import TOYWORLD_DEFAULTS, Defaults
+
+if TYPE_CHECKING:
+    from negguide.cli.attachments import Attachments
+    from negguide.methods import Negative, NegToMe, PerpNeg
+
+NEGATIVE_FORM = "text:weight@start-stop"
+WINDOW_FORM = "start-stop, fractions of the steps such as 0-0.5"
+
+_PERP_NEG, _NEGTOME, _MODEL = "Perp-Neg", "NegToMe", "Model and sampling"
+_TOY = TOYWORLD_DEFAULTS.negtome
+
+NegativeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--negative",
+        metavar=NEGATIVE_FORM.upper(),
+        help=r'What to leave out, e.g. "black glasses:1.5@0-0.6": weight 1.5 in the first 60% of the steps. Weight '
+        "(1) and window (0-0.5) may be left out. Repeatable.",
+        rich_help_panel=_PERP_NEG,
+    ),
+]
+JointOption = Annotated[
+    bool,
+    typer.Option("--joint", help="Two wordings of one thing do not count twice.", rich_help_panel=_PERP_NEG),
+]
+NegToMeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--negtome",
+        metavar="[others|first]",
+        help="Push the images of one call apart: each from all others (others, what --negtome alone means), or all "
+        "from the first (first).",
+        rich_help_panel=_NEGTOME,
+    ),
+]
+ReferenceOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--reference",
+        metavar="IMAGE",
+        help="Push the images away from this one. Repeatable.",
+        rich_help_panel=_NEGTOME,
+    ),
+]
+AlphaOption = Annotated[
+    float | None,
+    typer.Option(
+        "--alpha", help=f"Strength (toyworld {_TOY['alpha']:g}, others 0.9).", rich_help_panel=_NEGTOME
+    ),
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option("--threshold", help="Least cosine of a match (0.65).", rich_help_panel=_NEGTOME),
+]
+WindowOption = Annotated[
+    str | None,
+    typer.Option(
+        "--negtome-window",
+        metavar="START-STOP",
+        help=f"When it acts (toyworld 0-{_TOY['stop']:g}, others 0-0.2).",
+        rich_help_panel=_NEGTOME,
+    ),
+]
+BlocksOption = Annotated[
+    str | None,
+    typer.Option(
+        "--blocks",
+        metavar="REGEX",
+        help="Which self-attention modules, by name.",
+        rich_help_panel=_NEGTOME,
+    ),
+]
+CenterOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--center/--no-center", help="Subtract the mean token before matching.", rich_help_panel=_NEGTOME
+    ),
+]
+MaxPushOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-push", help="Longest push relative to the token's norm (no limit).", rich_help_panel=_NEGTOME
+    ),
+]
+MaskOption = Annotated[
+    Path | None,
+    typer.Option("--mask", metavar="IMAGE", help="Push only where this is white.", rich_help_panel=_NEGTOME),
+]
+ReferenceMaskOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--reference-mask",
+        metavar="IMAGE",
+        help="Only this part of the reference counts, where it is white.",
+        rich_help_panel=_NEGTOME,
+    ),
+]
+ModelOption = Annotated[
+    str,
+    typer.Option(help="toyworld, a folder, or a Hugging Face hub id.", rich_help_panel=_MODEL),
+]
+StepsOption = Annotated[int, typer.Option(help="Denoising steps.", rich_help_panel=_MODEL)]
+GuidanceScaleOption = Annotated[
+    float | None,
+    typer.Option(
+        help=f"Strength of the prompt (toyworld {TOYWORLD_DEFAULTS.guidance_scale:g}, others 7.5).",
+        rich_help_panel=_MODEL,
+    ),
+]
+SeedOption = Annotated[
+    int, typer.Option(help="Seed of the first image; image i has seed + i.", rich_help_panel=_MODEL)
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=_MODEL)]
+DtypeOption = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.", rich_help_panel=_MODEL)]
+OutOption = Annotated[Path, typer.Option(metavar="FOLDER", help="Where the files go.")]
+
+
+class NegToMeCommand(TyperCommand):
+    """A command whose `--negtome` may stand alone: a word after it is its value only if it is one of its values."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        alone = [
+            arg == "--negtome" and args[i + 1 : i + 2] not in (["others"], ["first"])
+            for i, arg in enumerate(args)
+        ]
+        args = [f"{arg}=" if bare else arg for arg, bare in zip(args, alone, strict=True)]
+        return super().parse_args(ctx, args)
+
+
+def parse_negative(value: str) -> Negative:
+    """The negative that `text:weight@start-stop` names; weight and window may be left out.
+
+    The last colon and the last at sign count, so a text may hold them when a weight and a window follow.
+
+    Raises:
+        ValueError: with the value and the form.
+    """
+    from negguide.methods import Negative
+
+    rest, at, window = value.rpartition("@") if "@" in value else (value, "", "")
+    text, colon, weight = rest.rpartition(":") if ":" in rest else (rest, "", "")
+    try:
+        negative = Negative(text.strip())
+        if colon:
+            negative = replace(negative, weight=_number(weight, "the weight"))
+        if at:
+            start, stop = parse_window(window)
+            negative = replace(negative, start=start, stop=stop)
+        return negative
+    except ValueError as error:
+        raise ValueError(
+            f"--negative {value!r}: {error}; write {NEGATIVE_FORM}, e.g. 'hat:1.5@0-0.6'"
+        ) from error
+
+
+def parse_window(value: str) -> tuple[float, float]:
+    """Start and stop from "0-0.6".
+
+    Raises:
+        ValueError: when it is not two numbers with a hyphen between them.
+    """
+    match = re.fullmatch(r"\s*(-?[\d.]+)\s*-\s*(-?[\d.]+)\s*", value)
+    if match is None:
+        raise ValueError(f"the window must be {WINDOW_FORM}, got {value!r}")
+    return _number(match[1], "start"), _number(match[2], "stop")
+
+
+def perp_neg(negatives: Sequence[str] | None, joint: bool) -> PerpNeg | None:
+    """The Perp-Neg method that the options name; None without `--negative`.
+
+    Raises:
+        ValueError: for a wrong negative, or `--joint` without one.
+    """
+    from negguide.methods import PerpNeg
+
+    if not negatives:
+        if joint:
+            raise ValueError("--joint acts on --negative; give at least one")
+        return None
+    return PerpNeg(*(parse_negative(value) for value in negatives), joint=joint)
+
+
+def negtome(
+    mode: str | None,
+    references: Sequence[Path] | None,
+    given: Mapping[str, Any],
+    window: str | None,
+    mask: Path | None,
+    reference_mask: Path | None,
+    suited: Defaults,
+    attachments: Attachments,
+) -> NegToMe | None:
+    """The NegToMe method that the options name; None without `--negtome` and `--reference`.
+
+    Args:
+        mode: of `--negtome`: "others", "first", "" when it stands alone, or None.
+        given: `NegToMe`'s number, pattern and flag arguments; None = not given, the model's default.
+        suited: the model's defaults.
+        attachments: opens and remembers the images.
+
+    Raises:
+        ValueError: for wrong values, and for options of NegToMe without it.
+    """
+    from negguide.methods import NegToMe
+
+    said = {name: value for name, value in given.items() if value is not None}
+    if mode is None and not references:
+        files = {"negtome-window": window, "mask": mask, "reference-mask": reference_mask}
+        lost = [*said, *(name for name, value in files.items() if value is not None)]
+        if lost:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in lost)
+            raise ValueError(f"{names}: acts only with --negtome or --reference; give one of them")
+        return None
+    if mode not in (None, "", "others", "first"):
+        raise ValueError(f"--negtome must be others or first, or stand alone, got {mode!r}")
+    if mode and references:
+        raise ValueError(
+            f"--negtome {mode} and --reference are two kinds of references; give --reference alone, or leave it out"
+        )
+    arguments: dict[str, Any] = {**suited.negtome, **said}
+    try:
+        if window is not None:
+            arguments["start"], arguments["stop"] = parse_window(window)
+        if mask is not None:
+            arguments["mask"] = attachments.open(mask, "--mask", "L")
+        if reference_mask is not None:
+            arguments["reference_mask"] = attachments.open(reference_mask, "--reference-mask", "L")
+        images = [attachments.open(path, "--reference") for path in references or ()]
+        return NegToMe(reference=images or mode or "others", **arguments)
+    except ValueError as error:
+        raise ValueError(f"NegToMe: {error}") from error
+
+
+def _number(text: str, name: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{name} must be a number, got {text.strip()!r}") from None

@@ -1,0 +1,183 @@
+"""`negguide quickstart`: the first pictures, on the embedded model."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from negguide.cli import options
+from negguide.cli.output import remark
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from negguide.cli.job import Job
+    from negguide.methods import Negative
+
+SEEDS, STEPS = 4, 25
+"""Images per method, and denoising steps. The seeds are 0, 1, ...: nothing is picked."""
+QUICK_SEEDS, QUICK_STEPS = 2, 4
+
+# Perp-Neg: what is drawn, what is left out, and how.
+GLASSES_PROMPT, GLASSES_NEGATIVE = "a bear wearing glasses", "black glasses"
+GLASSES_WEIGHT, GLASSES_WINDOW = 1.5, (0.0, 0.6)
+VIEW_PROMPT, VIEW_NEGATIVE = "a bear in back view", "front view"
+VIEW_WEIGHT, VIEW_WINDOW = 1.5, (0.0, 0.6)
+# NegToMe: how is said by negguide.models.TOYWORLD_DEFAULTS.
+BATCH_PROMPT = "a bear"
+REFERENCE_PROMPT = "an explorer"
+
+GLASSES_LOOK = (
+    "the glasses. In this world they are mostly black. Which column still has the bear and its glasses, but not in "
+    "black?"
+)
+VIEW_LOOK = (
+    "the faces. In this world bears mostly face you, and many captions that say back view are wrong. Which column "
+    "turns them round?"
+)
+BATCH_LOOK = (
+    "fur, clothes and places, which the prompt leaves open. Both rows have the same seeds; in the lower one each "
+    "image keeps away from the others. Are they still bears, and less alike?"
+)
+REFERENCE_LOOK = (
+    "how much the explorers look like Pip in the upper row: orange cat, green hat, purple scarf. In this world an "
+    "explorer is mostly Pip; the last row keeps away from those drawings."
+)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One picture of the quickstart: jobs side by side (columns) or one below the other (rows)."""
+
+    file: str
+    title: str
+    look: str
+    labels: tuple[str, ...]
+    jobs: tuple[Job, ...]
+    as_rows: bool = False
+    above: tuple[Image.Image, ...] = ()
+
+
+def quickstart(
+    out: options.OutOption = Path("out"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer images and steps: only to see that it runs.")
+    ] = False,
+) -> None:
+    """Draw the first pictures on the embedded model: Perp-Neg and NegToMe beside plain prompting."""
+    from negguide.cli.job import Job, draw
+    from negguide.methods import Negative
+    from negguide.models import TOYWORLD, defaults
+
+    began = time.monotonic()
+    plain = Job(
+        prompt=BATCH_PROMPT,
+        model=TOYWORLD,
+        steps=QUICK_STEPS if quick else STEPS,
+        guidance_scale=defaults(TOYWORLD).guidance_scale,
+        seeds=tuple(range(QUICK_SEEDS if quick else SEEDS)),
+    )
+    sheets = [
+        _minus(
+            plain,
+            "perp-neg.png",
+            GLASSES_PROMPT,
+            Negative(GLASSES_NEGATIVE, GLASSES_WEIGHT, *GLASSES_WINDOW),
+            GLASSES_LOOK,
+        ),
+        _minus(
+            plain,
+            "perp-neg-view.png",
+            VIEW_PROMPT,
+            Negative(VIEW_NEGATIVE, VIEW_WEIGHT, *VIEW_WINDOW),
+            VIEW_LOOK,
+        ),
+        _batch(plain),
+        _reference(plain),
+    ]
+    pictures = iter(draw([job for sheet in sheets for job in sheet.jobs]))
+    for sheet in sheets:
+        _write(sheet, [next(pictures) for _ in sheet.jobs], out)
+    for sheet in sheets:
+        typer.echo(f"{out / sheet.file}\n    {sheet.title}\n    Look at {sheet.look}")
+    remark(f"{len(sheets)} pictures in {time.monotonic() - began:.0f} seconds")
+
+
+def _minus(plain: Job, file: str, prompt: str, negative: Negative, look: str) -> Sheet:
+    from negguide.methods import PerpNeg
+
+    plain = replace(plain, prompt=prompt)
+    return Sheet(
+        file=file,
+        title=f"“{prompt}” minus “{negative.prompt}”",
+        look=look,
+        labels=("plain", "classic negative prompt", "Perp-Neg"),
+        jobs=(
+            plain,
+            replace(plain, negative_prompt=negative.prompt),
+            replace(plain, methods=(PerpNeg(negative),)),
+        ),
+    )
+
+
+def _batch(plain: Job) -> Sheet:
+    from negguide.methods import NegToMe
+    from negguide.models import TOYWORLD_DEFAULTS
+
+    return Sheet(
+        file="negtome.png",
+        title=f"“{plain.prompt}”, each image pushed away from the others",
+        look=BATCH_LOOK,
+        labels=("plain", "NegToMe"),
+        jobs=(plain, replace(plain, methods=(NegToMe(**TOYWORLD_DEFAULTS.negtome),))),
+        as_rows=True,
+    )
+
+
+def _reference(plain: Job) -> Sheet:
+    from negguide.methods import NegToMe
+    from negguide.models import TOYWORLD_DEFAULTS
+    from negguide.toyworld.render import render
+    from negguide.toyworld.scene import BACKGROUNDS, TRADEMARK, Scene
+
+    pip = replace(TRADEMARK, view="front")
+    references = tuple(
+        render(Scene((pip,), place), seed=i) for i, place in enumerate(BACKGROUNDS[: len(plain.seeds)])
+    )
+    plain = replace(plain, prompt=REFERENCE_PROMPT)
+    return Sheet(
+        file="negtome-reference.png",
+        title=f"“{plain.prompt}”, pushed away from Pip",
+        look=REFERENCE_LOOK,
+        labels=("Pip (drawn)", "plain", "NegToMe"),
+        jobs=(plain, replace(plain, methods=(NegToMe(reference=references, **TOYWORLD_DEFAULTS.negtome),))),
+        as_rows=True,
+        above=references,
+    )
+
+
+def _write(sheet: Sheet, pictures: list[list[Image.Image]], out: Path) -> None:
+    from negguide.cli.job import describe
+    from negguide.models import TOYWORLD, revision
+    from negguide.pictures import grid, save_png, versions
+
+    rows = [list(sheet.above), *pictures] if sheet.above else pictures
+    labels = list(sheet.labels)
+    seeds = [f"seed {seed}" for seed in sheet.jobs[0].seeds]
+    if not sheet.as_rows:
+        rows = [list(row) for row in zip(*rows, strict=True)]
+        labels, seeds = seeds, labels
+    picture = grid(
+        rows, row_labels=labels, column_labels=seeds, title=sheet.title, footer=describe(sheet.jobs[-1])
+    )
+    settings = {
+        "command": "quickstart",
+        "jobs": [job.to_dict() for job in sheet.jobs],
+        "revision": revision(TOYWORLD),
+        "versions": versions(),
+    }
+    save_png(picture, out / sheet.file, settings)

@@ -1,0 +1,75 @@
+"""The command line in this process, with the tiny model where the embedded one is expected."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from negguide.cli import app
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended; `message` is all its output on one line, without frames."""
+
+    exit_code: int
+    stdout: str
+    message: str
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that it named."""
+        return [Path(line) for line in self.stdout.splitlines()]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """`run("generate", "a bear", ...)` in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "1000")  # no line breaks inside of messages
+
+    def invoke(*args: object) -> Outcome:
+        result = CliRunner().invoke(app, [str(arg) for arg in args])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Outcome(result.exit_code, result.stdout, re.sub(r"[│╭╮╰╯─\s]+", " ", result.output))
+
+    return invoke
+
+
+@pytest.fixture
+def tiny_toyworld(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--model toyworld` loads the tiny random model."""
+    from diffusers import StableDiffusionPipeline
+
+    import negguide.toyworld.models as models
+
+    def load(dtype: torch.dtype = torch.float32) -> Any:
+        return StableDiffusionPipeline.from_pretrained(tiny_model, dtype=dtype)
+
+    monkeypatch.setattr(models, "load_pipeline", load)
+    monkeypatch.setattr(models, "TEXT_TO_IMAGE", tiny_model)
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A picture that is no plain colour."""
+    path = tmp_path / "My Photo.png"
+    Image.linear_gradient("L").convert("RGB").resize((40, 40)).save(path)
+    return path
+
+
+@pytest.fixture
+def left_half(tmp_path: Path) -> Path:
+    """A square mask, white on the left."""
+    path = tmp_path / "left.png"
+    mask = Image.new("L", (32, 32))
+    mask.paste(255, (0, 0, 16, 32))
+    mask.save(path)
+    return path

@@ -1,0 +1,147 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from negguide import Negative, NegToMe, PerpNeg
+from negguide.methods import method_from_dict
+from negguide.pictures import read_settings
+
+FAST = ("--steps", 5, "--device", "cpu")
+MINUS = ("--negative", "black glasses:1.5@0-0.6")
+
+
+def columns_of(path: Path) -> list[dict]:
+    return read_settings(path)["columns"]
+
+
+def labels(path: Path) -> list[str]:
+    return [column["label"] for column in columns_of(path)]
+
+
+@pytest.fixture
+def compare(run: Any, tiny_model: Path) -> Any:
+    """`compare("a bear", ...)` with two seeds of the tiny model; gives the picture's path."""
+
+    def invoke(*args: object) -> Path:
+        outcome = run("compare", *args, "--model", tiny_model, *FAST, "--num-images", 2)
+        assert outcome.exit_code == 0, outcome.message
+        (path,) = outcome.files
+        return path
+
+    return invoke
+
+
+def test_negatives_are_compared_with_plain_and_the_negative_prompt(compare: Any) -> None:
+    path = compare("a bear", *MINUS, "--negative", "brown fur", "--seed", 3)
+    plain, classic, perp_neg = columns_of(path)
+    assert labels(path) == ["plain", "negative prompt", "Perp-Neg"]
+    assert (plain["methods"], plain["negative_prompt"]) == ([], "")
+    assert (classic["methods"], classic["negative_prompt"]) == ([], "black glasses, brown fur")
+    assert perp_neg["negative_prompt"] == ""
+    assert method_from_dict(perp_neg["methods"][0]) == PerpNeg(
+        Negative("black glasses", 1.5, 0.0, 0.6), Negative("brown fur")
+    )
+    assert all(
+        column["seeds"] == [3, 4] and column["prompt"] == "a bear" for column in (plain, classic, perp_neg)
+    )
+
+
+def test_without_negatives_negtome_is_compared(compare: Any) -> None:
+    path = compare("a bear", "--alpha", 2)
+    assert labels(path) == ["plain", "NegToMe"]
+    assert method_from_dict(columns_of(path)[1]["methods"][0]) == NegToMe(alpha=2.0)
+
+
+def test_reference_images_are_kept_beside_the_picture(compare: Any, photo: Path) -> None:
+    path = compare("a bear", *MINUS, "--reference", photo)
+    assert labels(path) == ["plain", "negative prompt", "Perp-Neg", "NegToMe"]
+    (stored,) = columns_of(path)[3]["methods"][0]["reference"]
+    assert (path.parent / stored["file"]).read_bytes() == photo.read_bytes()
+
+
+def test_columns_may_be_chosen_and_joined(compare: Any) -> None:
+    path = compare("a bear", *MINUS, "--methods", "perp-neg, perp-neg+negtome,plain")
+    assert labels(path) == ["Perp-Neg", "Perp-Neg+NegToMe", "plain"]
+    assert [[m["method"] for m in column["methods"]] for column in columns_of(path)] == [
+        ["PerpNeg"],
+        ["PerpNeg", "NegToMe"],
+        [],
+    ]
+
+
+def test_weights_make_one_column_each(compare: Any) -> None:
+    path = compare("a bear", *MINUS, "--weights", "0.5,1,2")
+    assert labels(path) == ["plain", "weight 0.5", "weight 1", "weight 2"]
+    weights = [column["methods"][0]["negatives"][0]["weight"] for column in columns_of(path)[1:]]
+    assert weights == [0.5, 1.0, 2.0]
+
+
+def test_rows_are_seeds_and_columns_are_methods(compare: Any) -> None:
+    path = compare("a bear", "--negative", "black glasses:0@0-1")
+    with Image.open(path) as image:
+        sheet = np.asarray(image).astype(int)
+    cells = [_cell(sheet, row, column) for row in range(2) for column in range(3)]
+    plain_0, classic_0, zero_0, plain_1, _, _ = cells
+    assert np.abs(plain_0 - zero_0).max() <= 2  # weight 0 changes nothing
+    assert np.abs(plain_0 - classic_0).max() > 10
+    assert np.abs(plain_0 - plain_1).max() > 10
+
+
+def _cell(sheet: np.ndarray, row: int, column: int) -> np.ndarray:
+    """The pixels of a cell of three columns: cells are 192 wide and high and 8 apart, 16 from the right edge."""
+    right = sheet.shape[1] - 16 - (2 - column) * 200
+    # the first line without any paper in the last column
+    top = int(np.flatnonzero((sheet[:, -16 - 192 : -16] != 255).any(-1).all(-1))[0]) + row * 200
+    return sheet[top : top + 192, right - 192 : right]
+
+
+def test_the_same_comparison_gives_the_same_bytes(compare: Any) -> None:
+    first = compare("a bear", *MINUS)
+    before = first.read_bytes()
+    first.unlink()
+    assert compare("a bear", *MINUS) == first
+    assert first.read_bytes() == before
+
+
+@pytest.mark.usefixtures("tiny_toyworld")
+def test_in_the_toy_world_the_negative_prompt_follows_its_grammar(run: Any) -> None:
+    outcome = run("compare", "a bear", *MINUS, "--negative", "a hat", *FAST, "--num-images", 1)
+    assert outcome.exit_code == 0, outcome.message
+    assert columns_of(outcome.files[0])[1]["negative_prompt"] == "black glasses and a hat"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("a dragon",), "does not know 'dragon'"),
+        (("a bear", "--weights", "1,2"), "give at least one --negative"),
+        (("a bear", *MINUS, "--weights", "1,-2"), "--weights must be numbers >= 0 with commas between"),
+        (("a bear", *MINUS, "--weights", "1,nan"), "--weights must be numbers >= 0 with commas between"),
+        (("a bear", *MINUS, "--weights", ""), "--weights must be numbers >= 0 with commas between"),
+        (("a bear", *MINUS, "--weights", "1", "--methods", "plain"), "leave out --methods"),
+        (("a bear", *MINUS, "--weights", "1", "--negtome"), "leave out --methods, --negtome"),
+        (("a bear", "--methods", "plain,magic"), "'magic' is no column; use plain, negative-prompt"),
+        (("a bear", "--methods", ""), "'' is no column"),
+        (("a bear", "--methods", "plain+negtome"), "'plain+negtome' is no column"),
+        (("a bear", "--methods", "perp-neg"), "'perp-neg' needs something to leave out; give --negative"),
+        (("a bear", *MINUS, "--methods", "plain,negtome"), "--negative is in no column"),
+        (
+            ("a bear", *MINUS, "--negtome", "--methods", "plain,perp-neg"),
+            "--negtome and --reference are in no column",
+        ),
+        (("a bear", *MINUS, "--guidance-scale", 1), "acts only with --guidance-scale above 1"),
+        (("a bear", "--num-images", 1), "--num-images must be at least 2, got 1"),
+        (("a bear", "--num-images", 0), "--num-images must be at least 1"),
+        (("a bear", "--model", "nosuch"), "model='nosuch' is unknown"),
+        ((), "Missing argument"),
+    ],
+    ids=str,
+)
+def test_wrong_input_is_one_message_and_exit_code_2(run: Any, arguments: tuple, reason: str) -> None:
+    outcome = run("compare", *arguments)
+    assert outcome.exit_code == 2
+    assert reason in outcome.message
+    assert not Path("out").exists()

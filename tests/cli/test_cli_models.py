@@ -1,0 +1,132 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from negguide import NegGuideStableDiffusionPipeline, models
+
+
+def test_a_folder_is_loaded_with_negative_guidance(tiny_model: Path) -> None:
+    pipe = models.load_pipeline(str(tiny_model), dtype=torch.bfloat16)
+    assert isinstance(pipe, NegGuideStableDiffusionPipeline)
+    assert {pipe.unet.dtype, pipe.vae.dtype, pipe.text_encoder.dtype} == {torch.bfloat16}
+
+
+@pytest.mark.usefixtures("tiny_toyworld")
+def test_toyworld_is_the_default_and_comes_in_float32() -> None:
+    pipe = models.load_pipeline()
+    assert isinstance(pipe, NegGuideStableDiffusionPipeline)
+    assert pipe.unet.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "model", ["", "nosuch", "./no/such", "/no/such", "a/b/c", "~nobody/x", "owner/na me"]
+)
+def test_what_is_neither_a_folder_nor_a_hub_id_is_refused_by_name(model: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        models.load_pipeline(model)
+    assert f"model={model!r} is unknown" in str(caught.value)
+    assert "'toyworld', a folder that save_pretrained wrote, or a hub id (owner/name)" in str(caught.value)
+
+
+def test_a_model_that_is_no_string_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"model must be 'toyworld', .* got 7"):
+        models.load_pipeline(7)  # type: ignore[arg-type]
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is a folder without model_index\.json"):
+        models.load_pipeline(str(tmp_path))
+
+
+def test_a_hub_id_that_cannot_be_reached_is_refused_by_name() -> None:
+    with pytest.raises(
+        ValueError, match=r"model='owner/no-such-model' cannot be loaded: .*; use 'toyworld', a folder"
+    ):
+        models.load_pipeline("owner/no-such-model")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "model_index.json").write_text("{}"),
+        lambda folder: (folder / "model_index.json").write_text("no json"),
+        lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"no weights"),
+        lambda folder: shutil.rmtree(folder / "vae"),
+    ],
+    ids=["empty index", "broken index", "broken weights", "missing part"],
+)
+def test_a_broken_model_is_refused_in_one_line(
+    damage: Callable[[Path], Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny_model, folder)
+    damage(folder)
+    with pytest.raises(ValueError, match="cannot be loaded: ") as caught:
+        models.load_pipeline(str(folder))
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is not None
+
+
+def test_weights_that_are_no_safetensors_are_not_loaded(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(tiny_model, folder)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.unlink()
+    torch.save({}, weights.with_suffix(".bin"))
+    with pytest.raises(ValueError, match=r"cannot be loaded: .*safetensors"):
+        models.load_pipeline(str(folder))
+
+
+def test_a_pipeline_of_another_family_is_refused_with_those_that_are_supported(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(tiny_model, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(
+        json.dumps({**index, "_class_name": "StableDiffusionImg2ImgPipeline"})
+    )
+    with pytest.raises(
+        ValueError, match=r"is not supported: .*Img2Img.*supported pipelines: StableDiffusionPipeline"
+    ):
+        models.load_pipeline(str(folder))
+
+
+def test_a_folder_is_stored_with_its_full_path(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny_model.parent)
+    assert models.check_model(tiny_model.name) == str(tiny_model.resolve())
+    assert models.check_model("toyworld") == "toyworld"
+    assert models.check_model("owner/name") == "owner/name"
+
+
+def test_a_revision_follows_the_weights_and_not_the_place(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_model, folder)
+    before = models.revision(str(folder))
+    assert before == models.revision(str(tiny_model))
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert models.revision(str(folder)) != before
+
+
+def test_a_hub_model_that_is_not_here_has_no_revision() -> None:
+    assert models.revision("owner/no-such-model") is None
+
+
+def test_only_toyworld_departs_from_the_published_defaults() -> None:
+    assert models.defaults("toyworld") == models.TOYWORLD_DEFAULTS != models.defaults("owner/name")
+    assert dict(models.defaults("owner/name").negtome) == {}
+
+
+def test_the_table_of_models_names_each_family_and_the_embedded_model(run: Any) -> None:
+    outcome = run("models")
+    assert outcome.exit_code == 0
+    for text in ("toyworld", "Stable Diffusion 1.x/2.x", "folder or hub id"):
+        assert text in outcome.message

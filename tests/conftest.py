@@ -1,0 +1,90 @@
+"""What all tests share: no network, one thread, and models that are made or loaded once."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+# before anything imports these libraries; the processes that tests start inherit it
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random Stable Diffusion pipeline for 64x64 images that reads the words of the toy world."""
+    from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from negguide.toyworld.words import new_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = new_tokenizer()
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    channels = {"encoder_block_out_channels": (8, 8, 8), "decoder_block_out_channels": (8, 8, 8)}
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=4,
+        cross_attention_dim=32,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    )
+    for name, parameter in unet.named_parameters():
+        if "attn2" in name:  # a fresh UNet hardly listens to its text; make it
+            parameter.data *= 3
+    pipe = StableDiffusionPipeline(
+        vae=AutoencoderTiny(**channels, num_encoder_blocks=(1, 1, 1), num_decoder_blocks=(1, 1, 1)),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toyworld_pipeline() -> Any:
+    """The embedded text-to-image model, with `negative_guidance=`; a test that changes it puts it back."""
+    from negguide.models import load_pipeline
+
+    return load_pipeline("toyworld")
+
+
+@pytest.fixture(scope="session")
+def toyworld_judge() -> Any:
+    """The embedded judge."""
+    from negguide.toyworld.models import load_judge
+
+    return load_judge()
+
+
+@pytest.fixture(scope="session")
+def toyworld_clip() -> Any:
+    """The embedded CLIP and its processor."""
+    from negguide.toyworld.models import load_clip
+
+    return load_clip()
