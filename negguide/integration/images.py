@@ -1,0 +1,79 @@
+"""Images and masks as tensors of the size that a model works on."""
+
+import numpy as np
+import PIL.Image
+import torch
+from torch.nn.functional import interpolate
+
+from negguide.methods import ImageLike, MaskLike
+
+
+def image_tensor(image: ImageLike) -> torch.Tensor:
+    """[3, H, W] float32 in [0, 1]."""
+    if isinstance(image, torch.Tensor):
+        return image.detach().float().cpu()
+    return torch.from_numpy(np.array(image.convert("RGB"), dtype=np.float32) / 255).permute(2, 0, 1)
+
+
+def mask_tensor(mask: MaskLike) -> torch.Tensor:
+    """[H, W] float32 in [0, 1]."""
+    if isinstance(mask, torch.Tensor):
+        return mask.detach().float().cpu()
+    return torch.from_numpy(np.array(mask.convert("L"), dtype=np.float32) / 255)
+
+
+def image_size(image: ImageLike) -> tuple[int, int]:
+    """(height, width) in pixels."""
+    if isinstance(image, PIL.Image.Image):
+        return image.height, image.width
+    return image.shape[-2], image.shape[-1]
+
+
+def check_aspect(name: str, mask: MaskLike, size: tuple[int, int], what: str) -> None:
+    """Refuse a mask that would have to be stretched to lie over an image of (height, width) `size`.
+
+    One pixel of rounding is allowed, so that a mask may be of any resolution.
+
+    Raises:
+        ValueError: naming both sizes.
+    """
+    height, width = image_size(mask)
+    if abs(height * size[1] - width * size[0]) > max(size):
+        raise ValueError(
+            f"{name} is {width}x{height} (width x height) and {what} is {size[1]}x{size[0]}: "
+            "a mask must have the aspect ratio of what it covers"
+        )
+
+
+def cover(image: torch.Tensor, height: int, width: int, mode: str) -> torch.Tensor:
+    """[C, H, W] -> [1, C, height, width]: scaled to cover that size without distortion, the rest cut off evenly.
+
+    `mode` is of torch's interpolate: "bilinear" (antialiased) for pictures, "area" for masks.
+    """
+    scale = max(height / image.shape[-2], width / image.shape[-1])
+    size = (max(height, round(image.shape[-2] * scale)), max(width, round(image.shape[-1] * scale)))
+    scaled = interpolate(image[None], size=size, mode=mode, antialias=mode == "bilinear")
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    return scaled[..., top : top + height, left : left + width]
+
+
+def resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """[n, 1, H, W] -> [n, 1, *size], each cell the mean of the area it covers."""
+    return interpolate(mask, size=size, mode="area")
+
+
+def token_grid(tokens: int, latent_size: tuple[int, int]) -> tuple[int, int]:
+    """(rows, columns) of `tokens` image tokens: the latent size halved, rounding up, until the count fits.
+
+    Raises:
+        ValueError: when no number of halvings gives that count.
+    """
+    height, width = latent_size
+    while height * width > tokens and (height > 1 or width > 1):
+        height, width = (height + 1) // 2, (width + 1) // 2
+    if height * width != tokens:
+        raise ValueError(
+            f"blocks: a self-attention with {tokens} tokens is no halving of the {latent_size[0]}x{latent_size[1]} "
+            "latents; choose modules that attend over the image only"
+        )
+    return height, width

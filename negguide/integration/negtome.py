@@ -1,0 +1,201 @@
+"""NegToMe inside a denoiser: which self-attention outputs are pushed, and from what.
+
+The mathematics is `negguide.guidance.negtome`; here rows of a denoiser batch are told apart. A batch of self-attention
+outputs is [branches * B, N, C]: B images for each guidance branch, the images of one prompt next to each other.
+Tokens are matched inside one branch only.
+
+What runs inside the model's forward reads plain Python values that change only with the phase of a run (before, in,
+after the window), so that a compiled denoiser is compiled once for each phase and not at each step.
+"""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from diffusers.models.attention import AttentionModuleMixin
+from diffusers.models.attention_processor import Attention
+from torch import nn
+
+from negguide.guidance import active, negtome_and_share
+from negguide.integration.images import resize_mask, token_grid
+from negguide.methods import NegToMe
+
+
+class NegToMeRun:
+    """What all pushed modules of one denoiser share during a run.
+
+    Args:
+        method: what the user asked for.
+        images_per_prompt: how many consecutive images belong to one prompt; None = all of a branch.
+        min_side: least shorter side of a feature map that is pushed (see `Family.negtome_min_side`).
+        measure: also keep the share of tokens that each module pushes.
+        mask: [1, 1, h, w] float, or None. reference_mask: [R, 1, h, w] (R = 1 unless there are reference images).
+    """
+
+    def __init__(
+        self,
+        method: NegToMe,
+        images_per_prompt: int | None,
+        min_side: int = 0,
+        measure: bool = False,
+        mask: torch.Tensor | None = None,
+        reference_mask: torch.Tensor | None = None,
+    ) -> None:
+        self.method = method
+        self.images_per_prompt = images_per_prompt
+        self.min_side = min_side
+        self.measure = measure
+        self.mask = mask
+        self.reference_mask = reference_mask
+        self.modules: list[TokenPush] = []
+        self.pushing = False
+        self.capturing = False
+        self.branches = 1
+        self.latent_size = (0, 0)
+
+    def begin_step(self, step: int, num_steps: int, sample: torch.Tensor) -> None:
+        """Switch the modules on or off for step `step` of `num_steps`; `sample` is the denoiser's input [.., H, W]."""
+        self.pushing = active(self.method.start, self.method.stop, step, num_steps)
+        self.latent_size = (sample.shape[-2], sample.shape[-1])
+        self.mask = None if self.mask is None else self.mask.to(sample)
+        self.reference_mask = None if self.reference_mask is None else self.reference_mask.to(sample)
+
+    def check_reached(self) -> None:
+        """Refuse a run in which nothing is pushed.
+
+        Raises:
+            ValueError: after a forward with the modules on in which every feature map was too small.
+        """
+        largest = max(module.side for module in self.modules)
+        # 0: none was called, i.e. the attention processors are no longer there
+        if largest and not any(module.reached for module in self.modules):
+            raise ValueError(
+                f"blocks: no self-attention of the default blocks works on a feature map at least {self._least_side()} "
+                f"wide at this image size (the largest is {largest}); choose blocks yourself, e.g. blocks='attn1'"
+            )
+
+    def _least_side(self) -> int:
+        return min(self.min_side, min(self.latent_size) // 2)
+
+    def take_shares(self) -> torch.Tensor:
+        """[rows] share of tokens pushed in the last forward, averaged over the modules that pushed."""
+        shares = [module.share for module in self.modules if module.share is not None]
+        for module in self.modules:
+            module.share = None
+        return torch.stack(shares).mean(dim=0)
+
+
+class TokenPush:
+    """Applies a `NegToMeRun` to the output of one self-attention module."""
+
+    def __init__(self, run: NegToMeRun) -> None:
+        self.run = run
+        self.reference: torch.Tensor | None = None
+        self.share: torch.Tensor | None = None
+        self.reached = False
+        self.side = 0
+        run.modules.append(self)
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """[rows, N, C] -> the same, pushed where the run is in its window."""
+        run = self.run
+        if not (run.pushing or run.capturing):
+            return tokens
+        if tokens.ndim != 3:
+            raise ValueError(
+                f"blocks: a module gives {list(tokens.shape)} and not [rows, tokens, channels]; choose modules that do"
+            )
+        grid = token_grid(tokens.shape[1], run.latent_size)
+        self.side = min(grid)
+        if self.side < run._least_side():
+            return tokens
+        self.reached = True
+        if run.capturing:
+            self.reference = tokens
+            return tokens
+        pushed, share = self._push(tokens, grid)
+        if run.measure:
+            self.share = share
+        return pushed
+
+    def _push(self, tokens: torch.Tensor, grid: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        run, method = self.run, self.run.method
+        mask = reference_mask = None
+        if run.mask is not None:
+            mask = resize_mask(run.mask, grid).flatten(1)
+        if run.reference_mask is not None:
+            reference_mask = resize_mask(run.reference_mask, grid).reshape(1, -1) >= 0.5
+
+        def push(source: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            allowed = reference_mask
+            if allowed is not None:
+                allowed = allowed.repeat(1, reference.shape[1] // allowed.shape[1])
+            return negtome_and_share(
+                source,
+                reference,
+                method.alpha,
+                method.threshold,
+                source_mask=mask,
+                reference_mask=allowed,
+                center=method.center,
+                max_push=method.max_push,
+            )
+
+        if self.reference is not None:
+            return push(tokens, self.reference.to(tokens).reshape(1, -1, tokens.shape[2]))
+
+        rows = tokens.shape[0]
+        images = rows // run.branches if run.images_per_prompt is None else run.images_per_prompt
+        if images < 2 or rows % (run.branches * images):
+            raise ValueError(
+                f"num_images_per_prompt is {images} for {rows} rows in {run.branches} guidance branches: "
+                f"reference={method.reference!r} needs at least 2 images of each prompt; generate several, "
+                "or give reference images"
+            )
+        groups = tokens.unflatten(0, (-1, images))
+        if method.reference == "first":
+            first = groups[:, :1]
+            others = groups[:, 1:]
+            # one set of reference rows for each image, without copying
+            reference = first.expand_as(others)
+            pushed, share = push(others.flatten(0, 1), reference.flatten(0, 1))
+            shares = share.unflatten(0, (-1, images - 1))
+            unpushed = torch.zeros_like(shares[:, :1])
+            return (
+                torch.cat([first, pushed.unflatten(0, (-1, images - 1))], dim=1).flatten(0, 1),
+                torch.cat([unpushed, shares], dim=1).flatten(),
+            )
+        # image by image: the references of all at once would be images - 1 copies of the batch
+        results = []
+        for image in range(images):
+            rest = torch.cat([groups[:, :image], groups[:, image + 1 :]], dim=1)
+            results.append(push(groups[:, image], rest.flatten(1, 2)))
+        return (
+            torch.stack([pushed for pushed, _ in results], dim=1).flatten(0, 1),
+            torch.stack([share for _, share in results], dim=1).flatten(),
+        )
+
+
+def self_attention(model: nn.Module) -> dict[str, nn.Module]:
+    """The self-attention modules of a diffusers model by name."""
+    found = {}
+    for name, module in model.named_modules():
+        # classes that know self-attention only do not say so
+        is_cross_attention = getattr(module, "is_cross_attention", False)
+        if isinstance(module, Attention | AttentionModuleMixin) and not is_cross_attention:
+            found[name] = module
+    return found
+
+
+def choose_blocks(modules: Mapping[str, nn.Module], blocks: str) -> dict[str, nn.Module]:
+    """Those of `modules` in whose name the regular expression `blocks` is found.
+
+    Raises:
+        ValueError: when there is none, listing the names.
+    """
+    chosen = {name: module for name, module in modules.items() if re.search(blocks, name)}
+    if not chosen:
+        raise ValueError(
+            f"blocks={blocks!r} is found in no self-attention module of the model; they are: {', '.join(modules)}"
+        )
+    return chosen

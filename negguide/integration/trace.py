@@ -1,0 +1,152 @@
+"""What the negatives did during a run, and its picture."""
+
+import math
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import PIL.Image
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """How the negatives acted at each denoiser call of a run; NaN where one rested.
+
+    Attributes:
+        timesteps: [S] the calls' timesteps.
+        negatives: the K prompts of the PerpNeg negatives, in order.
+        cosine: [S, K, B] cosine between negative - uncond and cond - uncond: 1 = the negative says the same as the
+            prompt, 0 = unrelated.
+        kept: [S, K, B] |perpendicular part| / |negative - uncond|: the share of the negative that acts.
+        pushed: [S, B] share of the tokens that NegToMe pushed, mean over blocks and guidance branches; None without
+            NegToMe.
+    """
+
+    timesteps: torch.Tensor
+    negatives: tuple[str, ...]
+    cosine: torch.Tensor
+    kept: torch.Tensor
+    pushed: torch.Tensor | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The trace as JSON data; None stands for NaN."""
+        return {
+            "timesteps": self.timesteps.tolist(),
+            "negatives": list(self.negatives),
+            "cosine": _without_nan(self.cosine.tolist()),
+            "kept": _without_nan(self.kept.tolist()),
+            "pushed": None if self.pushed is None else _without_nan(self.pushed.tolist()),
+        }
+
+
+def _without_nan(values: Any) -> Any:
+    if isinstance(values, list):
+        return [_without_nan(value) for value in values]
+    return None if math.isnan(values) else values
+
+
+class TraceRecorder:
+    """Collects device tensors during the loop, without waiting for the device; `trace()` moves them at the end."""
+
+    def __init__(self, negatives: tuple[str, ...], negtome: bool) -> None:
+        self.negatives = negatives
+        self.negtome = negtome
+        self.timesteps: list[torch.Tensor] = []
+        self.cosine: list[torch.Tensor] = []
+        self.kept: list[torch.Tensor] = []
+        self.pushed: list[torch.Tensor] = []
+
+    def begin_call(self, timestep: torch.Tensor | float, batch: int, device: torch.device) -> None:
+        """Start a row, of NaN until something acts."""
+        self.timesteps.append(torch.as_tensor(timestep, device=device).flatten()[0].float())
+        resting = torch.full((len(self.negatives), batch), torch.nan, device=device)
+        self.cosine.append(resting)
+        self.kept.append(resting.clone())
+        self.pushed.append(torch.full((batch,), torch.nan, device=device))
+
+    def record_negatives(self, indices: list[int], cosine: torch.Tensor, kept: torch.Tensor) -> None:
+        """[len(indices), B] each, of the call begun last."""
+        for row, index in enumerate(indices):
+            self.cosine[-1][index] = cosine[row]
+            self.kept[-1][index] = kept[row]
+
+    def record_pushed(self, shares: torch.Tensor) -> None:
+        """[branches, B], of the call begun last."""
+        self.pushed[-1] = shares.mean(dim=0)
+
+    def trace(self) -> Trace:
+        """Everything, on the CPU."""
+        return Trace(
+            timesteps=torch.stack(self.timesteps).cpu(),
+            negatives=self.negatives,
+            cosine=torch.stack(self.cosine).cpu(),
+            kept=torch.stack(self.kept).cpu(),
+            pushed=torch.stack(self.pushed).cpu() if self.negtome else None,
+        )
+
+
+def plot_trace(trace: Trace, path: str | PathLike[str] | None = None) -> PIL.Image.Image:
+    """Curves over the denoiser calls: mean over the images, with a band from the least to the greatest.
+
+    One panel each for the cosine between negatives and prompt, the share of the negatives that was kept, and the
+    share of tokens that NegToMe pushed; panels of methods that were not used are left out.
+
+    Args:
+        trace: `pipe(..., trace=True).trace`.
+        path: where to save the PNG as well; None = nowhere.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # title, label of the y axis, limits, [S, B] curves with their names
+    panels: list[tuple[str, str, tuple[float, float], list[tuple[str, torch.Tensor]]]] = []
+    if trace.negatives:
+        for title, label, low, values in (
+            ("How far each negative agrees with the prompt", "cosine", -1.05, trace.cosine),
+            ("How much of each negative acts", "share kept", -0.05, trace.kept),
+        ):
+            curves = list(zip(trace.negatives, values.unbind(dim=1), strict=True))
+            panels.append((title, label, (low, 1.05), curves))
+    if trace.pushed is not None:
+        curve = ("NegToMe", trace.pushed)
+        panels.append(("How many tokens NegToMe pushes", "share pushed", (-0.05, 1.05), [curve]))
+
+    figure = Figure(figsize=(9, 0.7 + 3 * len(panels)), dpi=110, layout="constrained")
+    axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    steps = range(1, len(trace.timesteps) + 1)
+    for axis, (title, label, limits, curves) in zip(axes, panels, strict=True):
+        for name, values in curves:
+            mean, (lowest, highest) = values.nanmean(dim=1), torch.aminmax(values, dim=1)
+            color = "dimgray" if label == "share pushed" else None  # not that of a negative
+            (line,) = axis.plot(steps, mean, marker="o", markersize=4, color=color, label=_shortened(name))
+            axis.fill_between(steps, lowest, highest, color=line.get_color(), alpha=0.2, linewidth=0)
+        axis.set_title(title)
+        axis.set_ylabel(label)
+        axis.set_xlim(0.5, len(trace.timesteps) + 0.5)
+        axis.set_ylim(*limits)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+    first, last = trace.timesteps[0], trace.timesteps[-1]
+    axes[-1].set_xlabel(f"denoiser call (timestep {first:.0f} to {last:.0f}); line: mean, band: all images")
+    figure.align_ylabels(axes)
+    if trace.negatives:
+        lines = axes[0].get_lines()
+        figure.legend(handles=lines, loc="outside upper center", ncols=min(3, len(lines)), frameon=False)
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    image = PIL.Image.fromarray(_pixels(canvas)).convert("RGB")
+    if path is not None:
+        image.save(path)
+    return image
+
+
+def _pixels(canvas: Any) -> Any:
+    import numpy as np
+
+    return np.asarray(canvas.buffer_rgba())
+
+
+def _shortened(text: str, length: int = 28) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,347 @@
+"""NegToMe through the pipeline, against the formula written out token by token in attention processors of the test."""
+
+from typing import Any
+
+import PIL.Image
+import pytest
+import torch
+from diffusers import EulerDiscreteScheduler, HeunDiscreteScheduler
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from torch.nn.functional import adaptive_avg_pool2d, normalize
+
+from negguide import Negative, NegToMe, PerpNeg
+
+BLOCKS = "up_blocks"
+STRONG: dict[str, Any] = {"alpha": 3.0, "threshold": 0.2, "start": 0.0, "stop": 1.0}
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equal up to 1e-6 of the largest value."""
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6 * expected.abs().max().item())
+
+
+def naive(
+    x: torch.Tensor,
+    reference: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    allowed: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """STRONG NegToMe of one image's tokens [N, C] against [M, C]."""
+    cosine = normalize(x, dim=-1) @ normalize(reference, dim=-1).T
+    if allowed is not None:
+        cosine[:, ~allowed] = -2
+    best, index = cosine.max(dim=1)
+    strength = 3.0 * (best > 0.2) * (1 if mask is None else mask)
+    return x + strength[:, None] * (x - reference[index])
+
+
+class Naive(AttnProcessor2_0):
+    """Pushes rows of [branches * B]; `groups(row)` gives the rows that it is pushed from."""
+
+    def __init__(self, groups: Any, mask: torch.Tensor | None, reference_mask: torch.Tensor | None) -> None:
+        super().__init__()
+        self.groups, self.mask, self.reference_mask = groups, mask, reference_mask
+
+    def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        tokens = super().__call__(*args, **kwargs)
+        side = int(tokens.shape[1] ** 0.5)
+        mask = None if self.mask is None else adaptive_avg_pool2d(self.mask[None], side).flatten()
+        results = []
+        for row, x in enumerate(tokens):
+            rows = self.groups(row, len(tokens))
+            if not rows:
+                results.append(x)
+                continue
+            allowed = None
+            if self.reference_mask is not None:
+                allowed = adaptive_avg_pool2d(self.reference_mask[None], side).flatten() >= 0.5
+                allowed = allowed.repeat(len(rows))
+            results.append(naive(x, torch.cat([tokens[r] for r in rows]), mask, allowed))
+        return torch.stack(results)
+
+
+def others(row: int, rows: int, images: int = 3) -> list[int]:
+    first = row // images * images
+    return [r for r in range(first, first + images) if r != row]
+
+
+def first(row: int, rows: int, images: int = 3) -> list[int]:
+    return [row // images * images] if row % images else []
+
+
+@pytest.fixture
+def with_processors(base: Any) -> Any:
+    """Runs something while the base's chosen self-attention modules have these processors."""
+
+    def run(make: Any, call: Any, blocks: str = BLOCKS) -> Any:
+        before = base.unet.attn_processors
+        chosen = {n: make() if "attn1" in n and blocks in n else p for n, p in before.items()}
+        base.unet.set_attn_processor(chosen)
+        try:
+            return call()
+        finally:
+            base.unet.set_attn_processor(before)
+
+    return run
+
+
+HALF = torch.zeros(64, 64)
+HALF[:, :24] = 1
+
+
+@pytest.mark.parametrize("guidance_scale", [3.0, 1.0])
+@pytest.mark.parametrize(
+    ("reference", "groups", "mask", "reference_mask"),
+    [
+        ("others", others, None, None),
+        ("first", first, None, None),
+        ("others", others, HALF, HALF.T.contiguous()),
+        ("first", first, None, HALF),
+    ],
+)
+def test_it_equals_the_formula_inside_every_guidance_branch(
+    base: Any,
+    pipe: Any,
+    generate: Any,
+    with_processors: Any,
+    unchanged: Any,
+    guidance_scale: Any,
+    reference: Any,
+    groups: Any,
+    mask: Any,
+    reference_mask: Any,
+) -> None:
+    arguments = {"num_images_per_prompt": 3, "guidance_scale": guidance_scale, "num_inference_steps": 3}
+    expected = with_processors(
+        lambda: Naive(groups, mask, reference_mask), lambda: generate(base, **arguments).images
+    )
+    method = NegToMe(reference, mask=mask, reference_mask=reference_mask, **STRONG)
+    close(generate(pipe, negative_guidance=method, **arguments).images, expected)
+    plain = generate(base, **arguments).images
+    assert (plain - expected).abs().max() > 0.02 * plain.abs().max()
+
+
+def test_several_prompts_do_not_push_each_other(pipe: Any, generate: Any) -> None:
+    prompts = ["a bear wearing glasses", "a cat in snow"]
+    method = NegToMe(**STRONG)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(4)]
+    together = generate(
+        pipe, prompts, num_images_per_prompt=2, generator=generators, negative_guidance=method
+    ).images
+    for prompt in range(2):
+        alone = generate(
+            pipe,
+            prompts[prompt],
+            num_images_per_prompt=2,
+            generator=[torch.Generator().manual_seed(seed) for seed in (2 * prompt, 2 * prompt + 1)],
+            negative_guidance=method,
+        ).images
+        close(together[2 * prompt : 2 * prompt + 2], alone)
+
+
+def test_alpha_zero_is_bitwise_the_base_pipeline(base: Any, pipe: Any, generate: Any) -> None:
+    method = NegToMe(alpha=0, stop=1.0, threshold=-1)
+    guided = generate(pipe, num_images_per_prompt=2, negative_guidance=method).images
+    assert torch.equal(guided, generate(base, num_images_per_prompt=2).images)
+
+
+def test_it_rests_outside_its_window(base: Any, pipe: Any, generate: Any, with_processors: Any) -> None:
+    def latents_by_step(pipeline: Any, **arguments: Any) -> list[torch.Tensor]:
+        seen: list[torch.Tensor] = []
+
+        def keep(pipeline: Any, step: int, t: Any, values: dict[str, Any]) -> dict[str, Any]:
+            seen.append(values["latents"].clone())
+            return {}
+
+        generate(pipeline, num_images_per_prompt=2, callback_on_step_end=keep, **arguments)
+        return seen
+
+    plain = latents_by_step(base)
+    late = latents_by_step(pipe, negative_guidance=NegToMe(**{**STRONG, "start": 0.4}))
+    assert torch.equal(plain[1], late[1])
+    assert not torch.allclose(plain[2], late[2], atol=1e-3)
+
+
+@torch.no_grad()
+def reference_loop(
+    pipe: Any, pixels: torch.Tensor, steps: int, stop: int, reference_mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Reference mode written out: references through VAE, noise and UNet, their tokens kept, then each branch."""
+    unet, scheduler = pipe.unet, pipe.scheduler
+    scheduler.set_timesteps(steps)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn((1, 4, 8, 8), generator=generator, dtype=torch.float64) * scheduler.init_noise_sigma
+    encoded = pipe.vae.encode(pixels.double() * 2 - 1).latents * pipe.vae.config.scaling_factor
+    noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(0)).double()
+    empty, cond = (pipe.encode_prompt([text], "cpu", 1, False)[0] for text in ("", "a bear"))
+    kept: dict[str, torch.Tensor] = {}
+
+    class Keep(AttnProcessor2_0):
+        def __init__(self, name: str, push: bool) -> None:
+            super().__init__()
+            self.name, self.push = name, push
+
+        def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            tokens = super().__call__(*args, **kwargs)
+            if not self.push:
+                kept[self.name] = tokens.flatten(0, 1)
+                return tokens
+            allowed = None
+            if reference_mask is not None:
+                side = int(tokens.shape[1] ** 0.5)
+                allowed = adaptive_avg_pool2d(reference_mask[:, None], side).flatten() >= 0.5
+            return torch.stack([naive(x, kept[self.name], None, allowed) for x in tokens])
+
+    plain = unet.attn_processors
+
+    def predict(mode: str, sample: torch.Tensor, embedding: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        chosen = {
+            n: Keep(n, mode == "push") if "attn1" in n and BLOCKS in n and mode != "plain" else p
+            for n, p in plain.items()
+        }
+        unet.set_attn_processor(chosen)
+        try:
+            return unet(sample, t, embedding).sample
+        finally:
+            unet.set_attn_processor(dict(plain))
+
+    for step, t in enumerate(scheduler.timesteps):
+        sample = scheduler.scale_model_input(latents, t)
+        if step < stop:
+            noisy = scheduler.add_noise(encoded, noise.expand_as(encoded), t.expand(len(encoded)))
+            count = len(encoded)
+            predict("keep", scheduler.scale_model_input(noisy, t), empty.expand(count, -1, -1), t)
+        mode = "push" if step < stop else "plain"
+        u, c = predict(mode, sample, empty, t), predict(mode, sample, cond, t)
+        latents = scheduler.step(u + 3.0 * (c - u), t, latents, return_dict=False)[0]
+    return latents
+
+
+def test_reference_images_are_noised_run_and_pushed_from_in_their_window(
+    pipe: Any, generate: Any, unchanged: Any
+) -> None:
+    pipe.scheduler = EulerDiscreteScheduler()
+    pixels = torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(3))
+    masks = torch.stack([HALF, 1 - HALF])
+    expected = reference_loop(pipe, pixels, steps=5, stop=3, reference_mask=masks)
+    method = NegToMe(list(pixels), reference_mask=list(masks), **{**STRONG, "stop": 0.6})
+    actual = generate(pipe, "a bear", negative_guidance=method).images
+    close(actual, expected)
+    without_mask = generate(
+        pipe, "a bear", negative_guidance=NegToMe(list(pixels), **{**STRONG, "stop": 0.6})
+    )
+    assert (without_mask.images - expected).abs().max() > 0.01 * expected.abs().max()
+
+
+def test_a_pil_reference_is_scaled_to_cover_the_image_and_cut_in_the_middle(pipe: Any, generate: Any) -> None:
+    square = PIL.Image.effect_noise((64, 64), 90).convert("RGB")
+    wide = PIL.Image.new("RGB", (96, 64), "red")
+    wide.paste(square, (16, 0))
+    mask = PIL.Image.new("L", (96, 64), 0)
+    mask.paste(255, (16, 0, 48, 64))
+    left = torch.zeros(64, 64)
+    left[:, :32] = 1
+    methods = [
+        NegToMe(square, **STRONG),
+        NegToMe(wide, **STRONG),
+        NegToMe(square, reference_mask=left, **STRONG),
+        NegToMe(wide, reference_mask=mask, **STRONG),
+    ]
+    images = [generate(pipe, negative_guidance=method).images for method in methods]
+    close(images[1], images[0])
+    close(images[3], images[2])
+    assert not torch.allclose(images[0], images[2], atol=1e-3)
+
+
+def test_the_order_of_reference_images_does_not_matter(pipe: Any, generate: Any) -> None:
+    a, b = torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(3))
+    runs = [generate(pipe, negative_guidance=NegToMe(list(r), **STRONG)).images for r in ((a, b), (b, a))]
+    close(*runs)
+
+
+def test_a_latent_distribution_is_read_at_its_mode(make_pipeline: Any, generate: Any) -> None:
+    from negguide import from_pipe
+
+    pipe = from_pipe(make_pipeline(kl=True))
+    method = NegToMe(torch.rand(3, 64, 64), **STRONG)
+    first_run, second_run = (generate(pipe, negative_guidance=method).images for _ in range(2))
+    assert torch.equal(first_run, second_run)
+    assert not torch.allclose(first_run, generate(pipe).images, atol=1e-3)
+
+
+@pytest.mark.parametrize("reference", ["others", "image"])
+def test_with_perp_neg_any_max_branch_batch_gives_the_same(pipe: Any, generate: Any, reference: Any) -> None:
+    pipe.scheduler = HeunDiscreteScheduler()
+    image = torch.rand((3, 64, 64), generator=torch.Generator().manual_seed(3))
+    methods = [
+        NegToMe(image if reference == "image" else "others", **STRONG),
+        PerpNeg(Negative("black glasses", stop=1.0), Negative("a hat", stop=0.5)),
+    ]
+
+    def run(limit: int | None) -> torch.Tensor:
+        return generate(
+            pipe,
+            num_inference_steps=4,
+            num_images_per_prompt=2,
+            negative_guidance=methods,
+            max_branch_batch=limit,
+        ).images
+
+    whole = run(None)
+    for limit in (1, 2, 3):
+        close(run(limit), whole)
+
+
+def test_the_processors_that_are_there_stay(base: Any, pipe: Any, generate: Any) -> None:
+    method = NegToMe(**STRONG)
+    expected = generate(pipe, num_images_per_prompt=2, negative_guidance=method).images
+    before = base.unet.attn_processors
+    try:
+        base.unet.set_attn_processor(AttnProcessor())
+        vanilla = generate(pipe, num_images_per_prompt=2, negative_guidance=method).images
+        assert {type(p) for p in base.unet.attn_processors.values()} == {AttnProcessor}
+        pipe.enable_attention_slicing(1)
+        sliced = generate(pipe, num_images_per_prompt=2, negative_guidance=method).images
+    finally:
+        base.unet.set_attn_processor(before)
+    close(vanilla, expected)
+    close(sliced, expected)
+
+
+def test_blocks_choose_modules_by_name(base: Any, pipe: Any, generate: Any, with_processors: Any) -> None:
+    arguments = {"num_images_per_prompt": 3, "num_inference_steps": 3}
+    expected = with_processors(
+        lambda: Naive(others, None, None), lambda: generate(base, **arguments).images, blocks="down_blocks.1"
+    )
+    method = NegToMe(blocks=r"^down_blocks\.1\.", **STRONG)
+    close(generate(pipe, negative_guidance=method, **arguments).images, expected)
+
+
+def test_default_blocks_leave_out_feature_maps_under_half_the_latents(
+    make_unet: Any, make_pipeline: Any, generate: Any
+) -> None:
+    from negguide import from_pipe
+
+    three_levels = {
+        "block_out_channels": (8, 8, 8),
+        "down_block_types": ("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+    }
+    pipe = from_pipe(make_pipeline(make_unet(**three_levels)))
+    with pytest.raises(
+        ValueError, match=r"blocks: .*at least 4 wide.*the largest is 2.*choose blocks yourself"
+    ):
+        generate(pipe, num_images_per_prompt=2, negative_guidance=NegToMe(**STRONG))
+    chosen = generate(pipe, num_images_per_prompt=2, negative_guidance=NegToMe(blocks="up_blocks", **STRONG))
+    assert not torch.equal(chosen.images, generate(pipe, num_images_per_prompt=2).images)
+
+
+def test_images_that_are_not_square_have_grids_of_their_own(base: Any, pipe: Any, generate: Any) -> None:
+    mask = torch.zeros(72, 104)  # latents of 9x13, halved to 5x7
+    mask[:, :52] = 1
+    arguments = {"height": 72, "width": 104, "num_images_per_prompt": 2}
+    pushed = generate(pipe, negative_guidance=NegToMe(mask=mask, **STRONG), **arguments).images
+    everywhere = generate(pipe, negative_guidance=NegToMe(**STRONG), **arguments).images
+    plain = generate(base, **arguments).images
+    assert pushed.shape == (2, 4, 9, 13)
+    assert not torch.allclose(pushed, plain, atol=1e-3) and not torch.allclose(pushed, everywhere, atol=1e-3)

@@ -1,0 +1,204 @@
+import json
+from typing import Any
+
+import PIL.Image
+import pytest
+import torch
+
+from negguide import Negative, NegToMe, PerpNeg
+from negguide.methods import collect, digest, method_from_dict
+
+NAN, INF = float("nan"), float("inf")
+RED = PIL.Image.new("RGB", (6, 4), "red")
+LEFT = PIL.Image.new("L", (6, 4), 0)
+LEFT.paste(255, (0, 0, 3, 4))
+HALF = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+
+
+def test_a_string_is_a_negative_with_the_default_weight_and_window() -> None:
+    method = PerpNeg("hat", Negative("glasses", weight=2))
+    assert method.negatives == (Negative("hat", 1.0, 0.0, 0.5), Negative("glasses", 2.0, 0.0, 0.5))
+    assert isinstance(method.negatives[1].weight, float)
+
+
+def test_methods_cannot_be_changed() -> None:
+    for method, name in ((Negative("hat"), "weight"), (PerpNeg("hat"), "joint"), (NegToMe(), "alpha")):
+        with pytest.raises(AttributeError):
+            setattr(method, name, 3)
+
+
+def test_methods_with_images_compare_and_hash_by_what_they_hold() -> None:
+    one, same, other = (NegToMe(torch.full((3, 2, 2), v)) for v in (0.5, 0.5, 0.25))
+    assert one == same and hash(one) == hash(same)
+    assert one != other
+    assert Negative("hat", mask=LEFT) != Negative("hat")
+    assert PerpNeg("hat") == PerpNeg(Negative("hat")) != PerpNeg("hat", joint=True)
+    assert Negative("hat") != PerpNeg("hat")
+
+
+def test_reference_images_are_kept_as_a_tuple() -> None:
+    assert NegToMe(RED).images == (RED,)
+    assert NegToMe([RED, RED]).images == (RED, RED)
+    assert NegToMe("first").images == ()
+    assert NegToMe([RED, RED], reference_mask=LEFT).reference_masks == (LEFT, LEFT)
+    assert NegToMe([RED, RED], reference_mask=[LEFT, HALF]).reference_masks[1] is HALF
+    assert NegToMe("others", reference_mask=HALF).reference_masks == (HALF,)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "says"),
+    [
+        (lambda: Negative(""), ValueError, "prompt"),
+        (lambda: Negative("  "), ValueError, "prompt"),
+        (lambda: Negative(3), TypeError, "prompt must be a string, got 3"),
+        (lambda: Negative("hat", weight=-1), ValueError, r"weight .*>= 0, got -1"),
+        (lambda: Negative("hat", weight=NAN), ValueError, "weight .*nan"),
+        (lambda: Negative("hat", weight=INF), ValueError, "weight .*inf"),
+        (lambda: Negative("hat", weight="1"), TypeError, "weight must be a number, got '1'"),
+        (lambda: Negative("hat", weight=True), TypeError, "weight"),
+        (lambda: Negative("hat", start=0.5, stop=0.5), ValueError, r"start=0.5, stop=0.5"),
+        (lambda: Negative("hat", start=0.6), ValueError, "0 <= start < stop <= 1"),
+        (lambda: Negative("hat", stop=1.5), ValueError, "stop=1.5"),
+        (lambda: Negative("hat", start=-0.1), ValueError, "start=-0.1"),
+        (lambda: Negative("hat", start=NAN), ValueError, "start=nan"),
+        (lambda: Negative("hat", mask=RED), ValueError, "mask .*'L' or '1', got mode 'RGB'"),
+        (
+            lambda: Negative("hat", mask=torch.ones(1, 4, 4)),
+            ValueError,
+            r"mask .*\[H, W\], got .*\[1, 4, 4\]",
+        ),
+        (lambda: Negative("hat", mask=torch.full((2, 2), 255.0)), ValueError, r"mask .*\[0, 1\]"),
+        (lambda: Negative("hat", mask=torch.full((2, 2), NAN)), ValueError, r"mask .*\[0, 1\]"),
+        (lambda: Negative("hat", mask=torch.ones(2, 2, dtype=torch.uint8)), ValueError, "mask .*uint8"),
+        (lambda: Negative("hat", mask=torch.ones(0, 2)), ValueError, "mask"),
+        (lambda: Negative("hat", mask="left"), ValueError, "mask .*'left'"),
+        (lambda: PerpNeg(), ValueError, "at least one negative"),
+        (lambda: PerpNeg(["hat", "glasses"]), TypeError, r"PerpNeg\(\*negatives\)"),
+        (lambda: PerpNeg(NegToMe()), TypeError, "Negative objects or strings"),
+        (lambda: PerpNeg("hat", joint=1), TypeError, "joint"),
+        (lambda: PerpNeg("hat", ""), ValueError, "prompt"),
+        (lambda: NegToMe("cat.png"), ValueError, "reference .*'cat.png'.*PIL.Image.open"),
+        (lambda: NegToMe(7), ValueError, "reference .*got 7"),
+        (lambda: NegToMe([]), ValueError, "reference .*empty"),
+        (lambda: NegToMe([RED, "first"]), ValueError, "reference .*'first'"),
+        (lambda: NegToMe(torch.ones(4, 4)), ValueError, r"reference .*\[4, 4\]"),
+        (lambda: NegToMe(torch.ones(3, 4, 4) * 2), ValueError, r"reference .*\[0, 1\]"),
+        (lambda: NegToMe(torch.ones(3, 4, 4, dtype=torch.uint8)), ValueError, "reference .*uint8"),
+        (lambda: NegToMe(alpha=-1), ValueError, "alpha"),
+        (lambda: NegToMe(alpha=INF), ValueError, "alpha"),
+        (lambda: NegToMe(threshold=1.1), ValueError, r"threshold .*\[-1, 1\], got 1.1"),
+        (lambda: NegToMe(threshold=NAN), ValueError, "threshold"),
+        (lambda: NegToMe(start=0.3), ValueError, "start=0.3, stop=0.2"),
+        (lambda: NegToMe(max_push=0), ValueError, "max_push"),
+        (lambda: NegToMe(max_push=INF), ValueError, "max_push"),
+        (lambda: NegToMe(center=1), TypeError, "center"),
+        (lambda: NegToMe(blocks="up_(blocks"), ValueError, "blocks must be a regular expression"),
+        (lambda: NegToMe(blocks=3), TypeError, "blocks"),
+        (lambda: NegToMe(reference_mask=RED), ValueError, "reference_mask"),
+        (lambda: NegToMe(RED, reference_mask=[LEFT, LEFT]), ValueError, "2 masks for 1 reference images"),
+        (lambda: NegToMe("others", reference_mask=[LEFT]), ValueError, "1 masks for 0 reference images"),
+        (lambda: NegToMe(RED, reference_mask=[RED]), ValueError, "reference_mask"),
+    ],
+)
+def test_bad_input_is_named_with_its_value(make: Any, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        make()
+
+
+METHODS = [
+    PerpNeg(Negative("black glasses", 1.5, 0.1, 0.6), "hat", joint=True),
+    NegToMe(),
+    NegToMe("first", 10, -0.5, 0.1, 0.9, blocks="attn1", center=True, max_push=0.3),
+]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_without_images_survives_json(method: Any) -> None:
+    assert method_from_dict(json.loads(json.dumps(method.to_dict()))) == method
+
+
+def test_json_says_what_an_image_is_and_refuses_to_guess_it_back() -> None:
+    stored = json.loads(json.dumps(NegToMe([RED], mask=HALF).to_dict()))
+    assert stored["reference"] == [digest(RED)]
+    assert stored["reference"][0]["size"] == [6, 4] and len(stored["reference"][0]["sha256"]) == 64
+    assert stored["mask"]["size"] == [2, 2]
+    with pytest.raises(ValueError, match=r"is an image.*load="):
+        method_from_dict(stored)
+
+
+def test_the_digest_tells_pixels_shapes_and_types_apart() -> None:
+    images = [
+        RED,
+        RED.resize((4, 6)),
+        LEFT,
+        LEFT.convert("1"),
+        PIL.Image.new("RGB", (6, 4), "blue").convert("P"),
+    ]
+    tensors = [
+        torch.zeros(2, 3),
+        torch.zeros(3, 2),
+        torch.zeros(2, 3, dtype=torch.float16),
+        torch.ones(2, 3) > 0,
+    ]
+    hashes = [
+        digest(image)["sha256"] for image in [*images, *tensors, torch.zeros(2, 3, dtype=torch.bfloat16)]
+    ]
+    assert len(set(hashes)) == len(hashes)
+    assert digest(RED) == digest(RED.copy()) == digest(RED.convert("RGBA")) == digest(RED.convert("P"))
+
+
+def test_save_and_load_carry_images_through_json() -> None:
+    files: dict[str, Any] = {}
+
+    def save(image: Any) -> str:
+        files[f"{len(files)}.png"] = image
+        return f"{len(files) - 1}.png"
+
+    both = [
+        NegToMe([RED, torch.rand(3, 2, 2)], mask=LEFT, reference_mask=[HALF, LEFT]),
+        NegToMe([RED, RED], reference_mask=HALF),
+        PerpNeg(Negative("hat", mask=HALF), "glasses"),
+    ]
+    stored = json.loads(json.dumps([method.to_dict(save) for method in both]))
+    assert stored[0]["reference"] == ["0.png", "1.png"]
+    assert stored[1]["reference_mask"] == "7.png"
+    assert [method_from_dict(one, load=files.__getitem__) for one in stored] == both
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({"method": "Magic"}, "method must be one of PerpNeg, NegToMe, got 'Magic'"),
+        ({}, "got None"),
+        ({"method": "NegToMe", "strength": 3}, "NegToMe has no strength; its keys are .*alpha"),
+        ({"method": "PerpNeg", "negatives": [{"prompt": "hat", "mode": 1}]}, "Negative has no mode"),
+        ({"method": "PerpNeg", "negatives": []}, "at least one negative"),
+        ({"method": "NegToMe", "alpha": -1}, "alpha"),
+    ],
+)
+def test_bad_json_is_refused_by_name(data: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        method_from_dict(data)
+
+
+def test_collect_finds_one_of_each_in_any_order() -> None:
+    perp_neg, negtome = PerpNeg("hat"), NegToMe()
+    assert collect([negtome, perp_neg]) == (perp_neg, negtome)
+    assert collect(perp_neg) == (perp_neg, None)
+    assert collect((negtome,)) == (None, negtome)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "error", "says"),
+    [
+        ([], ValueError, "negative_guidance is empty"),
+        ([PerpNeg("a"), PerpNeg("b")], ValueError, "two PerpNeg.*put all negatives into one"),
+        ([NegToMe(), NegToMe("first")], ValueError, "two NegToMe"),
+        ("glasses", TypeError, r"PerpNeg\('glasses'\)"),
+        ([Negative("glasses")], TypeError, r"wrap it: PerpNeg\(Negative"),
+        ([None], TypeError, "got None"),
+    ],
+)
+def test_collect_refuses_what_is_no_set_of_methods(guidance: Any, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        collect(guidance)
