@@ -119,6 +119,11 @@ class DenoiserHook(ModelHook):
             self.steps = step_numbers(timesteps.tolist())
             methods = [part.method for part in (self.negatives, self.negtome) if part is not None]
             check_windows(methods, self.steps[-1] + 1)
+        if self.calls == len(self.steps):
+            raise ValueError(
+                f"the denoiser was called more often than the {self.calls} timesteps of the run; a callback must not "
+                "call it during a guided call"
+            )
         step = self.steps[self.calls]
         self.calls += 1
         return step, self.steps[-1] + 1

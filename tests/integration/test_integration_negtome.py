@@ -345,3 +345,14 @@ def test_images_that_are_not_square_have_grids_of_their_own(base: Any, pipe: Any
     plain = generate(base, **arguments).images
     assert pushed.shape == (2, 4, 9, 13)
     assert not torch.allclose(pushed, plain, atol=1e-3) and not torch.allclose(pushed, everywhere, atol=1e-3)
+
+
+def test_centering_and_the_bound_of_a_push_reach_the_mathematics(base: Any, pipe: Any, generate: Any) -> None:
+    def run(**changes: Any) -> torch.Tensor:
+        method = NegToMe(**{**STRONG, **changes})
+        return generate(pipe, num_images_per_prompt=2, negative_guidance=method).images
+
+    plain, strong = generate(base, num_images_per_prompt=2).images, run()
+    assert not torch.allclose(run(center=True), strong, atol=1e-3)
+    bounded = [(run(max_push=bound) - plain).abs().max() for bound in (1e-6, 1e-3)]
+    assert 0 < bounded[0] < bounded[1] < (strong - plain).abs().max()

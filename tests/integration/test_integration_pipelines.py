@@ -125,6 +125,27 @@ def test_a_guided_call_inside_another_is_refused(pipe: Any, generate: Any, uncha
 
     with pytest.raises(ValueError, match="Hook with name negguide already exists"):
         generate(pipe, negative_guidance=BOTH[0], callback_on_step_end=nest)
+    # as unet.compile() leaves it
+    pipe.unet._compiled_call_impl = pipe.unet._call_impl
+    try:
+        with pytest.raises(ValueError, match="in a guided call already"):
+            generate(pipe, negative_guidance=BOTH[0], callback_on_step_end=nest)
+        assert pipe.unet._compiled_call_impl == pipe.unet._call_impl
+    finally:
+        del pipe.unet._compiled_call_impl
+
+
+def test_a_callback_that_calls_the_denoiser_is_told_so(pipe: Any, generate: Any, unchanged: Any) -> None:
+    def call(pipeline: Any, step: int, t: Any, values: Any) -> Any:
+        pipeline.unet(values["latents"], t, torch.zeros(1, 12, 32, dtype=torch.float64))
+        return values
+
+    with pytest.raises(ValueError, match="more often than the 5 timesteps"):
+        generate(
+            pipe,
+            negative_guidance=PerpNeg(Negative("a hat", start=0.8, stop=1.0)),
+            callback_on_step_end=call,
+        )
 
 
 def test_hooks_and_processors_of_others_survive(make_pipeline: Any, generate: Any) -> None:
