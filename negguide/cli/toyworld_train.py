@@ -27,11 +27,13 @@ def train(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Instead of the recipe's own number of steps.")
     ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Instead of the recipe's own.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights and data.")] = 0,
     device: Annotated[str, typer.Option(help="A torch device.")] = "cpu",
     compile: Annotated[
         bool, typer.Option("--compile", help="Use torch.compile (needs a C++ compiler).")
     ] = False,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that draw batches ahead of time.")] = 0,
 ) -> None:
     """Train the embedded models from nothing, or go on where an earlier run stopped.
 
@@ -39,10 +41,12 @@ def train(
     """
     from negguide.toyworld.train.recipe import RECIPES, run
 
-    if steps is not None and model == "all":
-        raise ValueError(f"steps={steps} needs the name of one model, got 'all'")
+    if model == "all" and (steps is not None or batch_size is not None):
+        raise ValueError("steps and batch_size need the name of one model, got 'all'")
+    own = {"steps": steps, "batch_size": batch_size}
+    changes = {key: value for key, value in own.items() if value is not None}
     for name in RECIPES if model == "all" else (model,):
-        run(name, out, steps=steps, seed=seed, device=device, compile=compile)
+        run(name, out, **changes, seed=seed, device=device, compile=compile, workers=workers)
     typer.echo(f"results are in {out / 'weights'}")
 
 

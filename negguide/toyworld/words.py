@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.normalizers import Lowercase, Replace, Sequence
@@ -37,8 +36,9 @@ def new_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tokens_of(tokenizer: PreTrainedTokenizerFast, captions: list[str], device: torch.device) -> Tensor:
+def token_ids(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> Tensor:
     """Token numbers, int64 [len(captions), MAX_TOKENS], padded as the pipeline pads them."""
-    out = tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt")
-    ids: Tensor = out.input_ids
-    return ids.to(device)
+    ids: Tensor = tokenizer(
+        captions, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt"
+    ).input_ids
+    return ids

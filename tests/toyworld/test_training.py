@@ -14,13 +14,16 @@ def regression(folder, settings, stop_after=None):
     torch.manual_seed(0)
     model = nn.Linear(4, 1)
 
-    def loss(step):
+    def make_batch(step):
         if step == stop_after:
             raise KeyboardInterrupt
-        x = torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
+        return {"x": torch.randn(16, 4, generator=torch.Generator().manual_seed(step))}
+
+    def loss(batch, generator):
+        x = batch["x"] + 0.1 * torch.randn(16, 4, generator=generator)
         return {"loss": (model(x) - x.sum(1, keepdim=True)).square().mean()}
 
-    train({"model": model}, loss, settings, folder, name="test")
+    train({"model": model}, make_batch, loss, settings, folder, name="test")
     return model
 
 
@@ -52,15 +55,20 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
     regression(tmp_path, settings)
     before = result(tmp_path, "model")["weight"].clone()
     model = nn.Linear(4, 1)
+
+    def loss(batch, generator):
+        return {"loss": model.weight.sum() * torch.nan}
+
     with pytest.raises(FloatingPointError, match="step 5"):
-        train(
-            {"model": model},
-            lambda _: {"loss": model.weight.sum() * torch.nan},
-            replace(settings, steps=9),
-            tmp_path,
-            name="x",
-        )
+        train({"model": model}, lambda _: {}, loss, replace(settings, steps=9), tmp_path, name="test")
     assert torch.equal(result(tmp_path, "model")["weight"], before)
+
+
+def test_worker_processes_change_nothing(tmp_path):
+    settings = Settings(steps=6, lr=0.1, warmup=1)
+    here = regression(tmp_path / "here", settings)
+    ahead = regression(tmp_path / "ahead", replace(settings, workers=1))
+    assert torch.equal(here.weight, ahead.weight)
 
 
 def test_the_learning_rate_rises_holds_and_falls():

@@ -10,7 +10,7 @@ from diffusers import AutoencoderTiny
 from torch import Tensor
 
 from negguide.toyworld.train.data import batch_of_scenes, pixels
-from negguide.toyworld.train.loop import Settings, train
+from negguide.toyworld.train.loop import Batch, Settings, train
 
 LATENT_CHANNELS = 8
 """Three hold a flat colour; the others hold what happens inside a patch of 4x4 pixels."""
@@ -36,16 +36,18 @@ def train_autoencoder(folder: Path, settings: Settings) -> AutoencoderTiny:
     device = torch.device(settings.device)
     model = new_autoencoder().to(device, memory_format=torch.channels_last)
 
-    def loss(step: int) -> dict[str, Tensor]:
+    def make_batch(step: int) -> Batch:
         scenes, rng = batch_of_scenes(settings.seed, step, settings.batch_size)
         # Quarters of pictures: the network is convolutional, and more pictures a step teach it more.
         top, left = (4 * rng.randrange(9) for _ in range(2))
-        x = pixels(scenes, rng)[:, :, top : top + 32, left : left + 32]
-        x = x.to(device, memory_format=torch.channels_last)
+        return {"x": pixels(scenes, rng)[:, :, top : top + 32, left : left + 32]}
+
+    def loss(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        x = batch["x"].contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16):
             latents = model.encoder(x).float()
-            noisy = latents + LATENT_NOISE * torch.randn_like(latents)
-            y = model.decoder(noisy).float()
+            noise = torch.randn(latents.shape, generator=generator, device=device)
+            y = model.decoder(latents + LATENT_NOISE * noise).float()
         mean = latents.mean(dim=(0, 2, 3))
         deviation = latents.std(dim=(0, 2, 3))
         error = y - x
@@ -56,7 +58,7 @@ def train_autoencoder(folder: Path, settings: Settings) -> AutoencoderTiny:
             "latents": 0.02 * (mean.square().mean() + (deviation - 1).square().mean()),
         }
 
-    train({"model": model}, loss, settings, folder, name="autoencoder")
+    train({"model": model}, make_batch, loss, settings, folder, name="autoencoder")
     return model
 
 

@@ -14,8 +14,8 @@ from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
 from negguide.toyworld.language import training_caption
 from negguide.toyworld.train.data import batch_of_scenes, pixels
-from negguide.toyworld.train.loop import Settings, train
-from negguide.toyworld.words import MAX_TOKENS, new_tokenizer, tokens_of
+from negguide.toyworld.train.loop import Batch, Settings, train
+from negguide.toyworld.words import MAX_TOKENS, new_tokenizer, token_ids
 
 WIDTH = 128
 
@@ -51,15 +51,17 @@ def train_clip(folder: Path, settings: Settings) -> CLIPModel:
     tokenizer = new_tokenizer()
     model = new_clip(tokenizer).to(device)
 
-    def loss(step: int) -> dict[str, Tensor]:
+    def make_batch(step: int) -> Batch:
         scenes, rng = batch_of_scenes(settings.seed, step, settings.batch_size)
         captions = [training_caption(scene, rng) for scene in scenes]
-        ids = tokens_of(tokenizer, captions, device)
+        return {"input_ids": token_ids(tokenizer, captions), "pixel_values": pixels(scenes, rng)}
+
+    def loss(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         with torch.autocast(device.type, torch.bfloat16):
-            out = model(input_ids=ids, pixel_values=pixels(scenes, rng).to(device))
-        logits = out.logits_per_image.float()
+            logits = model(**batch).logits_per_image
         target = torch.arange(len(logits), device=device)
+        logits = logits.float()
         return {"loss": (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2}
 
-    train({"clip": model}, loss, settings, folder, name="clip")
+    train({"clip": model}, make_batch, loss, settings, folder, name="clip")
     return model.eval()

@@ -11,7 +11,7 @@ from torch import Tensor
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.labels import encode
 from negguide.toyworld.train.data import batch_of_scenes, pixels
-from negguide.toyworld.train.loop import Settings, train
+from negguide.toyworld.train.loop import Batch, Settings, train
 
 
 def train_judge(folder: Path, settings: Settings) -> Judge:
@@ -23,23 +23,22 @@ def train_judge(folder: Path, settings: Settings) -> Judge:
     device = torch.device(settings.device)
     model = Judge().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def loss(step: int) -> dict[str, Tensor]:
+    def make_batch(step: int) -> Batch:
         half = settings.batch_size // 2
         scenes, rng = batch_of_scenes(settings.seed, step, settings.batch_size - half)
         scenes += batch_of_scenes(settings.seed + 1, step, half, biased=False)[0]
-        generator = torch.Generator().manual_seed(step)
-        x = degrade(pixels(scenes, rng), generator).to(device, memory_format=torch.channels_last)
-        labels = encode(scenes, model.rows).to(device)
+        x = degrade(pixels(scenes, rng), torch.Generator().manual_seed(step))
+        return {"x": x, "labels": encode(scenes, model.rows)}
+
+    def loss(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        x, labels = batch["x"].contiguous(memory_format=torch.channels_last), batch["labels"]
         with torch.autocast(device.type, torch.bfloat16):
             logits = model(x)
-        return {
-            "loss": torch.stack(
-                [F.cross_entropy(p.float(), labels[:, i]) for i, p in enumerate(logits)]
-            ).mean()
-        }
+        errors = [F.cross_entropy(part.float(), labels[:, i]) for i, part in enumerate(logits)]
+        return {"loss": torch.stack(errors).mean()}
 
     model.train()
-    train({"judge": model}, loss, settings, folder, name="judge")
+    train({"judge": model}, make_batch, loss, settings, folder, name="judge")
     return model.eval()
 
 

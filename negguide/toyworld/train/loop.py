@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 SAVE_EVERY_SECONDS = 120.0
+
+Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Settings:
             sees what an uninterrupted one would have seen.
         device: where to train.
         compile: let `torch.compile` fuse the UNet's operations (needs a C++ compiler; a sixth faster on two cores).
+        workers: processes that draw batches ahead of time; worth it where the device is faster than drawing.
     """
 
     steps: int
@@ -42,6 +46,7 @@ class Settings:
     seed: int = 0
     device: str = "cpu"
     compile: bool = False
+    workers: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size"):
@@ -73,12 +78,13 @@ class Checkpoint:
         # The usual warm-up of the average, so that the first random weights are soon forgotten.
         decay = min(self.ema, (1 + self.step) / (10 + self.step))
         for name, module in self.modules.items():
-            for key, value in module.state_dict().items():
-                average = self.averages[name][key]
-                if average.is_floating_point():
-                    average.lerp_(value.detach(), 1 - decay)
-                else:
-                    average.copy_(value)
+            state = module.state_dict()
+            averaged = [key for key, value in state.items() if value.is_floating_point()]
+            torch._foreach_lerp_(
+                [self.averages[name][key] for key in averaged], [state[key] for key in averaged], 1 - decay
+            )
+            for key in state.keys() - set(averaged):
+                self.averages[name][key].copy_(state[key])
 
     def save(self, optimizer: torch.optim.Optimizer) -> None:
         tensors: dict[str, Tensor] = {}
@@ -137,55 +143,70 @@ def result(folder: Path, name: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
+class _Batches(Dataset[Batch]):
+    """Batch number i, made where the loader wants it: here or in a worker process."""
+
+    def __init__(self, make: Callable[[int], Batch], steps: range) -> None:
+        self.make = make
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.make(self.steps[index])
+
+
 def train(
     modules: Mapping[str, nn.Module],
-    loss: Callable[[int], Mapping[str, Tensor]],
+    make_batch: Callable[[int], Batch],
+    loss: Callable[[Batch, torch.Generator], Mapping[str, Tensor]],
     settings: Settings,
     folder: Path,
     *,
     name: str,
-    preview: Callable[[int], None] | None = None,
-    preview_every: int = 0,
 ) -> Path:
-    """Minimise the sum of ``loss(step)`` and leave the trained weights in ``modules``.
+    """Minimise the sum of the loss terms and leave the trained weights in ``modules``.
 
     Args:
         modules: what is trained, by name; already on the device.
-        loss: makes batch number ``step`` and returns its loss terms.
+        make_batch: makes batch number i, tensors on the CPU; runs in ``settings.workers`` processes.
+        loss: the loss terms of a batch on the device; draws its randomness from the generator, which is
+            seeded by the number of the step, so that a resumed run draws what an uninterrupted one would have drawn.
         settings: see ``Settings``.
         folder: holds ``checkpoint.safetensors`` and ``log.jsonl``; an earlier run found here is continued.
         name: shown on the progress bar.
-        preview: called every ``preview_every`` steps, e.g. to draw samples.
 
     Raises:
         FloatingPointError: when the loss is not finite; the last checkpoint stays as it is.
     """
+    device = torch.device(settings.device)
+    parameters = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        [p for m in modules.values() for p in m.parameters() if p.requires_grad],
-        lr=settings.lr,
-        betas=(0.9, 0.99),
-        weight_decay=settings.weight_decay,
+        parameters, lr=settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay
     )
     checkpoint = Checkpoint(folder, modules, settings.ema)
     checkpoint.restore(optimizer)
     folder.mkdir(parents=True, exist_ok=True)
     saved = time.monotonic()
-    bar = tqdm(
-        range(checkpoint.step, settings.steps), initial=checkpoint.step, total=settings.steps, desc=name
-    )
+    steps = range(checkpoint.step, settings.steps)
+    # batch_size=None: an item of the data set is a whole batch
+    batches = DataLoader(_Batches(make_batch, steps), batch_size=None, num_workers=settings.workers)
+    bar = tqdm(zip(steps, batches, strict=True), initial=checkpoint.step, total=settings.steps, desc=name)
     with (folder / "log.jsonl").open("a") as log:
-        for step in bar:
+        for step, batch in bar:
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr_at(step)
-            terms = loss(step)
-            total = _sum(terms.values())
+            generator = torch.Generator(device).manual_seed(settings.seed * 1_000_003 + step)
+            terms = loss({key: value.to(device) for key, value in batch.items()}, generator)
+            total = torch.stack(list(terms.values())).sum()
             if not torch.isfinite(total):
                 raise FloatingPointError(
                     f"{name}: the loss of step {step} is {total.item()}; last checkpoint kept"
                 )
             optimizer.zero_grad(set_to_none=True)
             total.backward()
-            torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             checkpoint.step = step + 1
             if settings.ema:
@@ -198,11 +219,5 @@ def train(
             if time.monotonic() - saved > SAVE_EVERY_SECONDS or step + 1 == settings.steps:
                 checkpoint.save(optimizer)
                 saved = time.monotonic()
-            if preview is not None and preview_every and (step + 1) % preview_every == 0:
-                preview(step + 1)
     checkpoint.finish()
     return folder / "checkpoint.safetensors"
-
-
-def _sum(terms: Iterable[Tensor]) -> Tensor:
-    return torch.stack(list(terms)).sum()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from diffusers import AutoencoderTiny
 from transformers import CLIPTextModel
@@ -30,40 +31,27 @@ from negguide.toyworld.words import new_tokenizer
 RECIPES = {
     "autoencoder": Settings(steps=2600, batch_size=64, lr=2e-3, decay=0.4),
     "text-encoder": Settings(steps=380, batch_size=128, lr=1e-3, decay=0.3),
-    "text-to-image": Settings(steps=6000, batch_size=64, lr=1e-3, warmup=200, decay=0.3, ema=0.999),
-    "clip": Settings(steps=600, batch_size=128, lr=1e-3, decay=0.3),
-    "judge": Settings(steps=2500, batch_size=64, lr=2e-3, decay=0.4, ema=0.998),
+    "text-to-image": Settings(steps=12000, batch_size=32, lr=1e-3, warmup=200, decay=0.3, ema=0.999),
+    "clip": Settings(steps=2000, batch_size=128, lr=1e-3, decay=0.3),
+    "judge": Settings(steps=2000, batch_size=64, lr=2e-3, decay=0.4, ema=0.998),
 }
 """The settings of the shipped weights, in the order in which the models need each other."""
 
 
-def run(
-    name: str,
-    out: Path,
-    *,
-    steps: int | None = None,
-    seed: int = 0,
-    device: str = "cpu",
-    compile: bool = False,
-) -> None:
+def run(name: str, out: Path, **changes: Any) -> None:
     """Train one model of ``RECIPES`` below ``out``, or go on with it, and export it.
 
     Args:
         name: a key of ``RECIPES``.
         out: folder of checkpoints, logs and results.
-        steps: instead of the recipe's own number.
-        seed: of weights and data.
-        device: a torch device.
-        compile: use `torch.compile` where it pays.
+        changes: fields of ``Settings`` that differ from the recipe's (steps, batch_size, seed, device, ...).
 
     Raises:
         ValueError: for an unknown name, or when a model that this one needs has not been trained in ``out``.
     """
     if name not in RECIPES:
         raise ValueError(f"name={name!r} is no model of the toy world; use one of {', '.join(RECIPES)}")
-    settings = replace(
-        RECIPES[name], steps=steps or RECIPES[name].steps, seed=seed, device=device, compile=compile
-    )
+    settings = replace(RECIPES[name], **changes)
     _TRAINERS[name](out, settings)
 
 

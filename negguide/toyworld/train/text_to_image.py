@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,8 +14,8 @@ from negguide.toyworld.labels import encode, fields
 from negguide.toyworld.language import parse, training_caption
 from negguide.toyworld.train.autoencoder import LATENT_CHANNELS
 from negguide.toyworld.train.data import batch_of_scenes, pixels
-from negguide.toyworld.train.loop import Settings, train
-from negguide.toyworld.words import MAX_TOKENS, new_tokenizer, tokens_of
+from negguide.toyworld.train.loop import Batch, Settings, train
+from negguide.toyworld.words import MAX_TOKENS, new_tokenizer, token_ids
 
 TEXT_WIDTH = 192
 NO_CAPTION = 0.1
@@ -85,11 +84,14 @@ def train_text_encoder(folder: Path, settings: Settings) -> CLIPTextModel:
     sizes = [len(row.options) for row in rows]
     head = nn.Linear(TEXT_WIDTH, sum(sizes)).to(device)
 
-    def loss(step: int) -> dict[str, Tensor]:
+    def make_batch(step: int) -> Batch:
         scenes, rng = batch_of_scenes(settings.seed, step, settings.batch_size)
         captions = [training_caption(scene, rng) for scene in scenes]
-        ids = tokens_of(tokenizer, captions, device)
-        labels = encode([parse(caption) for caption in captions], rows).to(device)
+        labels = encode([parse(caption) for caption in captions], rows)
+        return {"ids": token_ids(tokenizer, captions), "labels": labels}
+
+    def loss(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        ids, labels = batch["ids"], batch["labels"]
         with torch.autocast(device.type, torch.bfloat16):
             hidden = model(input_ids=ids).last_hidden_state.float()
         ends = (ids == tokenizer.eos_token_id).int().argmax(dim=1)
@@ -102,7 +104,7 @@ def train_text_encoder(folder: Path, settings: Settings) -> CLIPTextModel:
             terms[name] = torch.stack([F.cross_entropy(p, labels[:, i]) for i, p in enumerate(parts)]).mean()
         return terms
 
-    train({"text_encoder": model, "head": head}, loss, settings, folder, name="text encoder")
+    train({"text_encoder": model, "head": head}, make_batch, loss, settings, folder, name="text encoder")
     return model
 
 
@@ -111,9 +113,6 @@ def train_unet(
     settings: Settings,
     vae: AutoencoderTiny,
     text_encoder: CLIPTextModel,
-    *,
-    preview: Callable[[int], None] | None = None,
-    preview_every: int = 0,
 ) -> UNet2DConditionModel:
     """Train UNet and text encoder together on v-prediction with capped weights (arXiv 2202.00512, 2303.09556)."""
     torch.manual_seed(settings.seed)
@@ -126,15 +125,17 @@ def train_unet(
     alphas = scheduler.alphas_cumprod.to(device)
     predict = torch.compile(unet) if settings.compile else unet
 
-    def loss(step: int) -> dict[str, Tensor]:
+    def make_batch(step: int) -> Batch:
         scenes, rng = batch_of_scenes(settings.seed, step, settings.batch_size)
         captions = ["" if rng.random() < NO_CAPTION else training_caption(scene, rng) for scene in scenes]
-        x = pixels(scenes, rng).to(device, memory_format=torch.channels_last)
-        generator = torch.Generator(device).manual_seed(settings.seed * 1_000_003 + step)
+        return {"x": pixels(scenes, rng), "ids": token_ids(tokenizer, captions)}
+
+    def loss(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        x = batch["x"].contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16):
             with torch.no_grad():
                 latents = vae.encode(x).latents.float() * vae.config.scaling_factor
-            text = text_encoder(input_ids=tokens_of(tokenizer, captions, device)).last_hidden_state
+            text = text_encoder(input_ids=batch["ids"]).last_hidden_state
             noise = torch.randn(latents.shape, generator=generator, device=device)
             t = torch.randint(0, len(alphas), (len(latents),), generator=generator, device=device)
             alpha = alphas[t].view(-1, 1, 1, 1)
@@ -147,13 +148,6 @@ def train_unet(
         error = (prediction - target).square().mean(dim=(1, 2, 3))
         return {"loss": (weight * error).mean()}
 
-    train(
-        {"unet": unet, "text_encoder": text_encoder},
-        loss,
-        settings,
-        folder,
-        name="text-to-image",
-        preview=preview,
-        preview_every=preview_every,
-    )
+    modules = {"unet": unet, "text_encoder": text_encoder}
+    train(modules, make_batch, loss, settings, folder, name="text-to-image")
     return unet

@@ -1,0 +1,121 @@
+"""The benchmarks run and measure what they say; their numbers are not asserted."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from negguide.toyworld import Character, Scene, parse
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import cost
+import diversity
+import overlap
+import reference
+import report
+import views
+
+
+@pytest.fixture(scope="module")
+def models():
+    return report.models()
+
+
+def test_kept_and_removed_are_told_apart():
+    pair = overlap.pairs()[0]
+    assert (pair.prompt, pair.negative) == ("a bear wearing glasses", "black glasses")
+    red = Scene((Character("bear", "brown", "front", glasses="red"),), "snow")
+    black = Scene((Character("bear", "brown", "front", glasses="black"),), "snow")
+    bare = Scene((Character("bear", "brown", "front"),), "snow")
+    cat = Scene((Character("cat", "brown", "front", glasses="black"),), "snow")
+    assert [(pair.kept(s), pair.removed(s)) for s in (red, black, bare, cat)] == [
+        (True, True),
+        (True, False),
+        (False, True),
+        (False, False),
+    ]
+
+
+def test_the_pairs_are_twenty_and_every_negative_overlaps_its_prompt():
+    pairs = overlap.pairs()
+    assert len(set(pairs)) == 20
+    for pair in pairs:
+        assert set(pair.prompt.split()) & set(pair.negative.split())
+        parse(pair.prompt), parse(pair.negative)
+
+
+def test_subtraction_takes_the_whole_negative_away():
+    u, c = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    n = torch.randn(2, 2, 3, 4, 4)
+    expected = 0.5 * (n[0] - u) + 2 * (n[1] - u)
+    assert torch.allclose(report.subtraction(u, c, n, torch.tensor([0.5, 2.0])), expected, atol=1e-6)
+
+
+def test_every_method_of_overlap_draws_something_else(models, monkeypatch):
+    pipe, _ = models
+    monkeypatch.setattr(overlap, "STEPS", 3)
+    pair = overlap.pairs()[0]
+    images = {m: overlap.draw(pipe, m, pair, 2.0, [0])[0].tobytes() for m in ("plain", *overlap.METHODS)}
+    assert len(set(images.values())) == 4
+    weightless = overlap.draw(pipe, "Perp-Neg", pair, 0.0, [0])[0].tobytes()
+    assert weightless == images["plain"]
+
+
+def test_a_weight_of_one_is_the_classic_negative_prompt(models, monkeypatch):
+    pipe, _ = models
+    monkeypatch.setattr(overlap, "STEPS", 3)
+    pair = overlap.pairs()[0]
+    weighted = overlap.draw(pipe, "negative prompt", pair, 1.0, [0])[0]
+    usual = pipe(
+        pair.prompt,
+        negative_prompt=pair.negative,
+        num_inference_steps=3,
+        guidance_scale=overlap.GUIDANCE_SCALE,
+        generator=torch.Generator().manual_seed(0),
+    ).images[0]
+    difference = torch.tensor(list(weighted.tobytes())).int() - torch.tensor(list(usual.tobytes())).int()
+    assert difference.abs().max() <= 1
+
+
+def test_entropy_and_distance_know_their_extremes():
+    def batch(*furs):
+        return [Scene((Character("bear", fur, "front"),), "snow") for fur in furs]
+
+    assert diversity.entropy(batch("brown", "brown", "brown", "brown")) == 0
+    assert diversity.entropy(batch("brown", "grey", "white", "black")) == pytest.approx(1)
+    assert diversity.entropy(batch("brown", "brown", "white", "white")) == pytest.approx(0.5)
+    assert diversity.distance(torch.eye(3)) == pytest.approx(1)
+    assert diversity.distance(torch.ones(3, 1)) == pytest.approx(0)
+
+
+def test_diversity_and_reference_measure_with_and_without(models, monkeypatch):
+    pipe, judge = models
+    monkeypatch.setattr(diversity, "STEPS", 2)
+    monkeypatch.setattr(reference, "STEPS", 2)
+    from negguide import NegToMe
+    from negguide.models import TOYWORLD_DEFAULTS
+
+    prompts = ["a bear"] * diversity.BATCH
+    method = NegToMe("others", **{**TOYWORLD_DEFAULTS.negtome, "stop": 1.0})
+    plain = diversity.measure(pipe, judge, prompts, prompts, 0, None)
+    pushed = diversity.measure(pipe, judge, prompts, prompts, 0, method)
+    assert plain[1].value != pushed[1].value
+    result = reference.measure(pipe, judge, "plain", 2)
+    assert result["similarity"].n == result["fidelity"].n == 10
+
+
+def test_views_draws_the_asked_for_number(models, monkeypatch):
+    pipe, _ = models
+    monkeypatch.setattr(views, "STEPS", 2)
+    for method in ("plain", "negative prompt", "subtraction", "Perp-Neg"):
+        assert len(views.draw(pipe, method, "a bear in back view", 1.0, [0, 1])) == 2
+
+
+def test_cost_measures_time_and_memory(models, monkeypatch):
+    pipe, _ = models
+    monkeypatch.setattr(cost, "STEPS", 4)
+    monkeypatch.setattr(cost, "IMAGES", 2)
+    case = cost.cases()["Perp-Neg K=4, whole run"]
+    assert cost.run(pipe, case) > 0
+    assert cost.peak_bytes(pipe, case) > cost.peak_bytes(pipe, None)
