@@ -153,7 +153,7 @@ def _reference(plain: Job) -> Sheet:
         file="negtome-reference.png",
         title=f"“{plain.prompt}”, pushed away from Pip",
         look=REFERENCE_LOOK,
-        labels=("Pip (drawn)", "plain", "NegToMe"),
+        labels=("Pip, as reference", "plain", "NegToMe"),
         jobs=(plain, replace(plain, methods=(NegToMe(reference=references, **TOYWORLD_DEFAULTS.negtome),))),
         as_rows=True,
         above=references,

@@ -11,12 +11,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from negguide.cli.toyworld_train import evaluate, train
+
 if TYPE_CHECKING:
     from PIL import Image
 
     from negguide.toyworld.scene import Character, Scene
 
 app = typer.Typer(name="toyworld", help="The small drawn world of the embedded model.", no_args_is_help=True)
+app.command()(train)
+app.command()(evaluate)
 
 _SHEET_CELL = 128
 _SHEET_COLUMNS = 10
