@@ -7,8 +7,9 @@ PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out
 # On Linux, PyPI's torch is a build of several GB for NVIDIA GPUs; a machine without one takes the build for CPUs.
-# Only torch is looked up there. TORCH_INDEX= (empty) takes PyPI's build.
-TORCH_INDEX ?= $(if $(shell command -v nvidia-smi 2>/dev/null),,https://download.pytorch.org/whl/cpu)
+# Only torch is looked up there. TORCH_INDEX= (empty) takes PyPI's build; so does a pip that is told where to look.
+OWN_SOURCES := $(shell command -v nvidia-smi 2>/dev/null)$(PIP_FIND_LINKS)$(PIP_INDEX_URL)$(PIP_EXTRA_INDEX_URL)
+TORCH_INDEX ?= $(if $(strip $(OWN_SOURCES)),,https://download.pytorch.org/whl/cpu)
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
