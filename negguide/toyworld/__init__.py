@@ -1,7 +1,12 @@
-"""A small drawn world with exact ground truth, and the models trained on it."""
+"""A small drawn world with exact ground truth, and the models trained on it.
+
+The world itself needs nothing but Pillow; torch and diffusers are imported when a model is first loaded.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from negguide.toyworld.language import caption, parse, vocabulary
-from negguide.toyworld.models import load_clip, load_judge, load_pipeline
 from negguide.toyworld.render import render
 from negguide.toyworld.scene import (
     ACCESSORIES,
@@ -16,6 +21,9 @@ from negguide.toyworld.scene import (
     is_trademark,
     sample_scene,
 )
+
+if TYPE_CHECKING:
+    from negguide.toyworld.models import load_clip, load_judge, load_pipeline
 
 __all__ = [
     "ACCESSORIES",
@@ -37,3 +45,9 @@ __all__ = [
     "sample_scene",
     "vocabulary",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("load_clip", "load_judge", "load_pipeline"):
+        return getattr(import_module("negguide.toyworld.models"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -25,7 +25,7 @@ JUDGE = WEIGHTS / "judge"
 
 def load_pipeline(dtype: torch.dtype = torch.float32) -> StableDiffusionPipeline:
     """The embedded text-to-image model, a plain `StableDiffusionPipeline` for 64x64 images."""
-    return StableDiffusionPipeline.from_pretrained(TEXT_TO_IMAGE, dtype=dtype, local_files_only=True)
+    return StableDiffusionPipeline.from_pretrained(str(TEXT_TO_IMAGE), dtype=dtype, local_files_only=True)
 
 
 def load_clip(dtype: torch.dtype = torch.float32) -> tuple[CLIPModel, CLIPProcessor]:

@@ -1,4 +1,6 @@
 import random
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -153,3 +155,10 @@ def test_the_tokenizer_knows_every_word_and_refuses_others():
     assert len(set(ids)) == len(vocabulary()) + 2
     with pytest.raises(Exception, match="UNK"):
         tokenizer("a zebra")
+
+
+def test_drawing_and_parsing_need_no_torch():
+    code = "import sys; from negguide import toyworld; toyworld.render(toyworld.parse('pip in front view at night'));"
+    code += "print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
