@@ -10,7 +10,8 @@ from safetensors import safe_open
 
 from negguide import toyworld
 from negguide.toyworld import evaluate
-from negguide.toyworld.measure import share
+from negguide.toyworld.language import PLACES, caption, parse
+from negguide.toyworld.measure import agreement, draw, share
 from negguide.toyworld.models import CLIP, JUDGE, TEXT_TO_IMAGE, WEIGHTS
 
 PLAIN = """
@@ -67,16 +68,19 @@ def test_clip_knows_kinds():
     assert kind.rate.value > 0.9
 
 
-def test_the_text_to_image_model_draws_what_it_is_told(toyworld_pipeline):
-    scenes = [toyworld.parse(f"a {kind} in the snow") for kind in toyworld.KINDS]
-    scenes += [toyworld.parse(f"a {kind} at night") for kind in toyworld.KINDS]
-    from negguide.toyworld.measure import agreement, draw
-
-    prompts = [toyworld.caption(scene) for scene in scenes] * 2
-    images = draw(toyworld_pipeline, prompts, list(range(len(prompts))), steps=12, batch_size=20)
-    seen = toyworld.load_judge().read(images)
-    right = [agreement(said, scene)["kind0"] for said, scene in zip(scenes * 2, seen, strict=True)]
-    assert share(right).value >= 0.7
+def test_the_text_to_image_model_follows_place_and_fur(toyworld_pipeline, toyworld_judge):
+    # Far below the bars of `negguide toyworld evaluate`: this only notices weights that no longer listen to the text.
+    said = [
+        parse(f"a {fur} bear {PLACES[place]}")
+        for fur in ("brown", "grey", "white", "black")
+        for place in PLACES
+    ]
+    images = draw(
+        toyworld_pipeline, [caption(scene) for scene in said], list(range(20)), steps=12, batch_size=20
+    )
+    facts = [agreement(*pair) for pair in zip(said, toyworld_judge.read(images), strict=True)]
+    assert share([fact["background"] for fact in facts]).value >= 0.8
+    assert share([fact["fur0"] for fact in facts]).value >= 0.6
 
 
 def test_a_word_outside_the_vocabulary_is_an_error_in_the_plain_pipeline_too(toyworld_pipeline):
