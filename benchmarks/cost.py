@@ -13,12 +13,13 @@ import time
 from typing import Any
 
 import torch
-from report import arguments, models, print_table, write_json
+from report import arguments, models, plot_rates, print_table, write_json
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from negguide import Negative, NegToMe, PerpNeg
 from negguide.models import TOYWORLD_DEFAULTS
+from negguide.toyworld.measure import Rate
 
 PROMPT = "a bear wearing glasses"
 NEGATIVES = ("black glasses", "brown fur", "a hat", "back view")
@@ -68,6 +69,7 @@ def main() -> None:
     run(pipe, None)
     base_peak = peak_bytes(pipe, None)
     rows, lines = [], []
+    bars: dict[str, dict[str, Rate]] = {}
     for name, guidance in tqdm(cases().items(), desc="cost"):
         run(pipe, guidance)
         ratios = []
@@ -77,6 +79,7 @@ def main() -> None:
             a, b = run(pipe, first), run(pipe, second)
             ratios.append(a / b if first is guidance else b / a)
         quartiles = statistics.quantiles(ratios, n=4)
+        bars[name] = {"ratio": Rate(quartiles[1], quartiles[0], quartiles[2], len(ratios))}
         memory = peak_bytes(pipe, guidance) / base_peak
         rows.append({"name": name, "ratio": statistics.median(ratios), "ratios": ratios, "memory": memory})
         lines.append((name, f"{quartiles[1]:.2f} [{quartiles[0]:.2f}, {quartiles[2]:.2f}]", f"{memory:.2f}"))
@@ -84,6 +87,7 @@ def main() -> None:
     print_table(f"{IMAGES} images, {STEPS} steps, {args.threads} threads", columns, lines)
     settings = {"images": IMAGES, "steps": STEPS, "pairs": args.pairs, "threads": args.threads}
     write_json(args.out / "cost.json", settings, rows)
+    plot_rates(args.out / "cost.png", "Time over plain guidance (median, quartiles)", bars)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from report import arguments, models, print_table, write_json
+from report import arguments, models, plot_rates, print_table, write_json
 from tqdm import tqdm
 
 from negguide import NegToMe
@@ -101,17 +101,12 @@ def main() -> None:
         ("NegToMe, others", prompts, 0, NegToMe("others", **TOYWORLD_DEFAULTS.negtome)),
     ]
     rows: list[dict[str, Any]] = []
+    bars: dict[str, dict[str, Rate]] = {}
     lines: list[tuple[str, Rate, str, Rate]] = []
     for name, asked, seed, method in tqdm(cells, desc="diversity"):
         varied, apart, faithful = measure(pipe, judge, prompts, asked, seed, method)
-        rows.append(
-            {
-                "name": name,
-                "entropy": varied.to_dict(),
-                "distance": apart.to_dict(),
-                "fidelity": faithful.to_dict(),
-            }
-        )
+        bars[name] = {"entropy": varied, "distance": apart, "fidelity": faithful}
+        rows.append({"name": name} | {figure: rate.to_dict() for figure, rate in bars[name].items()})
         lines.append((name, varied, f"{apart.value:.3f} [{apart.low:.3f}, {apart.high:.3f}]", faithful))
     print_table("Batches of four", ("batch", "entropy of fur", "mean pairwise distance", "fidelity"), lines)
     settings = {
@@ -121,6 +116,7 @@ def main() -> None:
         "negtome": dict(TOYWORLD_DEFAULTS.negtome),
     }
     write_json(args.out / "diversity.json", settings, rows)
+    plot_rates(args.out / "diversity.png", "Batches of four", bars)
 
 
 def _with_fur(prompt: str, fur: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from report import arguments, models, print_table, write_json
+from report import arguments, models, plot_rates, print_table, write_json
 from tqdm import tqdm
 
 from negguide import NegToMe
@@ -104,6 +104,9 @@ def main() -> None:
     settings = {"seeds_per_place": args.seeds_per_place, "steps": STEPS, "guidance_scale": GUIDANCE_SCALE}
     rows = [{k: v if isinstance(v, str) else v.to_dict() for k, v in r.items()} for r in results]
     write_json(args.out / "reference.json", settings | {"negtome": dict(TOYWORLD_DEFAULTS.negtome)}, rows)
+    figures = ("similarity", "trademark", "fidelity")
+    bars = {r["name"]: {figure: r[figure] for figure in figures} for r in results}
+    plot_rates(args.out / "reference.png", "Away from the trademark character", bars)
 
 
 if __name__ == "__main__":

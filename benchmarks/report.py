@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 import diffusers
+import matplotlib
 import torch
 from diffusers import StableDiffusionPipeline
 from rich.console import Console
@@ -22,6 +23,10 @@ from torch import Tensor
 import negguide
 from negguide import toyworld
 from negguide.toyworld.judge import Judge
+from negguide.toyworld.measure import Rate
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -69,6 +74,31 @@ def write_json(path: Path, settings: Mapping[str, object], rows: Sequence[Mappin
     }
     content = {"settings": dict(settings), "made_by": made_by, "rows": [dict(row) for row in rows]}
     path.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"wrote {path}")
+
+
+def plot_rates(path: Path, title: str, bars: Mapping[str, Mapping[str, Rate]]) -> None:
+    """Horizontal bars with their intervals: one panel for every figure, one bar for every method."""
+    figures = list(next(iter(bars.values())))
+    size = (3.2 * len(figures) + 1.6, 0.36 * len(bars) + 1.5)
+    canvas, panels = plt.subplots(1, len(figures), sharey=True, squeeze=False, figsize=size)
+    places = range(len(bars))
+    for panel, figure in zip(panels[0], figures, strict=True):
+        rates = [row[figure] for row in bars.values()]
+        low, high = [r.value - r.low for r in rates], [r.high - r.value for r in rates]
+        # Rounding may put the end of an interval just inside its value.
+        errors = [[max(0.0, e) for e in low], [max(0.0, e) for e in high]]
+        panel.barh(
+            places, [r.value for r in rates], xerr=errors, color="#1f6feb", ecolor="#24292f", capsize=2
+        )
+        panel.set_title(figure, fontsize=10)
+        panel.grid(axis="x", alpha=0.3)
+    panels[0][0].set_yticks(places, list(bars))
+    panels[0][0].invert_yaxis()
+    canvas.suptitle(title)
+    canvas.tight_layout()
+    canvas.savefig(path, dpi=120)
+    plt.close(canvas)
     print(f"wrote {path}")
 
 

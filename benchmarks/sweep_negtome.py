@@ -13,10 +13,11 @@ import time
 from typing import Any
 
 from diversity import BATCH, PROMPTS, measure
-from report import arguments, models, print_table, write_json
+from report import arguments, models, plot_rates, print_table, write_json
 from tqdm import tqdm
 
 from negguide import NegToMe
+from negguide.toyworld.measure import Rate
 
 BLOCKS = {
     "16x16": r"(down_blocks\.0|up_blocks\.1).*attn1$",
@@ -42,15 +43,18 @@ def main() -> None:
         name = f"{where}, alpha {alpha:g}, stop {stop:g}" + (f", {variant}" if variant else "")
         settings.append((name, {"blocks": BLOCKS[where], "alpha": alpha, "stop": stop, **VARIANTS[variant]}))
     rows, lines = [], []
+    bars: dict[str, dict[str, Rate]] = {}
     for name, values in tqdm(settings, desc="sweep"):
         start = time.perf_counter()
         method = None if values is None else NegToMe("others", **values)
         varied, apart, faithful = measure(pipe, judge, prompts, prompts, 0, method)
         seconds = time.perf_counter() - start
         rows.append({"name": name, "values": values, "seconds": seconds})
-        rows[-1] |= {"entropy": varied.to_dict(), "distance": apart.to_dict(), "fidelity": faithful.to_dict()}
+        bars[name] = {"entropy": varied, "distance": apart, "fidelity": faithful}
+        rows[-1] |= {figure: rate.to_dict() for figure, rate in bars[name].items()}
         lines.append((name, varied, f"{apart.value:.3f}", faithful, f"{seconds:.0f} s"))
         write_json(args.out / "sweep_negtome.json", {"batches": len(prompts) // BATCH}, rows)
+    plot_rates(args.out / "sweep_negtome.png", "NegToMe on the embedded model", bars)
     print_table(
         "NegToMe on the embedded model", ("setting", "entropy of fur", "distance", "fidelity", "time"), lines
     )

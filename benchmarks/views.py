@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from report import arguments, models, print_table, score_rule, subtraction, write_json
+from report import arguments, models, plot_rates, print_table, score_rule, subtraction, write_json
 from tqdm import tqdm
 
 from negguide import Negative, PerpNeg
@@ -78,6 +78,11 @@ def main() -> None:
     print_table("Asked-for views", ("view", "method", "weight", "view and kind right", "kind right"), lines)
     settings = {"negative": NEGATIVE, "seeds_per_kind": args.seeds_per_kind, "steps": STEPS}
     write_json(args.out / "views.json", settings | {"guidance_scale": GUIDANCE_SCALE}, rows)
+    bars = {
+        f"{view}, {method} {weight}": {"view and kind right": right, "kind right": kind}
+        for view, method, weight, right, kind in lines
+    }
+    plot_rates(args.out / "views.png", "Asked-for views", bars)
 
 
 if __name__ == "__main__":

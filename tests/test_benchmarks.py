@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from negguide.toyworld import Character, Scene, parse
+from negguide.toyworld.measure import share
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import cost
@@ -119,3 +121,15 @@ def test_cost_measures_time_and_memory(models, monkeypatch):
     case = cost.cases()["Perp-Neg K=4, whole run"]
     assert cost.run(pipe, case) > 0
     assert cost.peak_bytes(pipe, case) > cost.peak_bytes(pipe, None)
+
+
+def test_a_plot_has_a_panel_for_every_figure(tmp_path):
+    bars = {
+        name: {"kept": share([True, True, False]), "removed": share([True])} for name in ("plain", "Perp-Neg")
+    }
+    report.plot_rates(tmp_path / "one.png", "Views", {k: {"kept": v["kept"]} for k, v in bars.items()})
+    report.plot_rates(tmp_path / "two.png", "Views", bars)
+    one, two = (Image.open(tmp_path / f"{name}.png") for name in ("one", "two"))
+    assert two.width > 1.5 * one.width
+    low, high = two.convert("L").getextrema()
+    assert low < 60 < 250 < high
