@@ -35,7 +35,10 @@ RECIPES = {
     "clip": Settings(steps=2000, batch_size=128, lr=1e-3, decay=0.3),
     "judge": Settings(steps=2000, batch_size=64, lr=2e-3, decay=0.4, ema=0.998),
 }
-"""The settings of the shipped weights, in the order in which the models need each other."""
+"""How to train each model, in the order in which they need each other.
+
+The weights shipped today came close to this, not exactly: see "The embedded models" in README.md.
+"""
 
 
 def run(name: str, out: Path, **changes: Any) -> None:
