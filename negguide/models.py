@@ -35,7 +35,7 @@ class Defaults:
 TOYWORLD_DEFAULTS = Defaults(
     guidance_scale=5.0,
     # A small model's tokens are nearly parallel, so it is pushed harder, in all blocks and for longer than SDXL.
-    negtome=MappingProxyType({"alpha": 10.0, "threshold": 0.65, "stop": 0.5, "blocks": "attn1$"}),
+    negtome=MappingProxyType({"alpha": 3.0, "threshold": 0.65, "stop": 0.5, "blocks": "attn1$"}),
 )
 
 

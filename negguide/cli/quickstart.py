@@ -25,8 +25,8 @@ QUICK_SEEDS, QUICK_STEPS = 2, 4
 # Perp-Neg: what is drawn, what is left out, and how.
 GLASSES_PROMPT, GLASSES_NEGATIVE = "a bear wearing glasses", "black glasses"
 GLASSES_WEIGHT, GLASSES_WINDOW = 1.5, (0.0, 0.6)
-VIEW_PROMPT, VIEW_NEGATIVE = "a bear in back view", "front view"
-VIEW_WEIGHT, VIEW_WINDOW = 1.5, (0.0, 0.6)
+FUR_PROMPT, FUR_NEGATIVE = "a bear wearing a hat", "a brown bear wearing a hat"
+FUR_WEIGHT, FUR_WINDOW = 1.5, (0.0, 0.6)
 # NegToMe: how is said by negguide.models.TOYWORLD_DEFAULTS.
 BATCH_PROMPT = "a bear"
 REFERENCE_PROMPT = "an explorer"
@@ -35,9 +35,9 @@ GLASSES_LOOK = (
     "the glasses. In this world they are mostly black. Which column still has the bear and its glasses, but not in "
     "black?"
 )
-VIEW_LOOK = (
-    "the faces. In this world bears mostly face you, and many captions that say back view are wrong. Which column "
-    "turns them round?"
+FUR_LOOK = (
+    "bear and hat. The negative says nearly the same as the prompt, and only adds that bears are mostly brown. Which "
+    "column takes the brown away and keeps a bear with a hat?"
 )
 BATCH_LOOK = (
     "fur, clothes and places, which the prompt leaves open. Both rows have the same seeds; in the lower one each "
@@ -91,10 +91,10 @@ def quickstart(
         ),
         _minus(
             plain,
-            "perp-neg-view.png",
-            VIEW_PROMPT,
-            Negative(VIEW_NEGATIVE, VIEW_WEIGHT, *VIEW_WINDOW),
-            VIEW_LOOK,
+            "perp-neg-fur.png",
+            FUR_PROMPT,
+            Negative(FUR_NEGATIVE, FUR_WEIGHT, *FUR_WINDOW),
+            FUR_LOOK,
         ),
         _batch(plain),
         _reference(plain),

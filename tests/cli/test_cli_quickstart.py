@@ -18,7 +18,7 @@ from negguide.models import TOYWORLD_DEFAULTS
 from negguide.pictures import read_settings
 from negguide.toyworld.language import parse
 
-NAMES = ["perp-neg.png", "perp-neg-view.png", "negtome.png", "negtome-reference.png"]
+NAMES = ["perp-neg.png", "perp-neg-fur.png", "negtome.png", "negtome-reference.png"]
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +73,8 @@ def test_its_prompts_are_captions_of_the_toy_world() -> None:
     for text in (
         quickstart.GLASSES_PROMPT,
         quickstart.GLASSES_NEGATIVE,
-        quickstart.VIEW_PROMPT,
-        quickstart.VIEW_NEGATIVE,
+        quickstart.FUR_PROMPT,
+        quickstart.FUR_NEGATIVE,
         quickstart.BATCH_PROMPT,
         quickstart.REFERENCE_PROMPT,
     ):

@@ -13,6 +13,7 @@ from negguide.toyworld import evaluate
 from negguide.toyworld.language import PLACES, caption, parse
 from negguide.toyworld.measure import agreement, draw, share
 from negguide.toyworld.models import CLIP, JUDGE, TEXT_TO_IMAGE, WEIGHTS
+from negguide.toyworld.scene import KINDS
 
 PLAIN = """
 import sys, torch
@@ -68,19 +69,20 @@ def test_clip_knows_kinds():
     assert kind.rate.value > 0.9
 
 
-def test_the_text_to_image_model_follows_place_and_fur(toyworld_pipeline, toyworld_judge):
-    # Far below the bars of `negguide toyworld evaluate`: this only notices weights that no longer listen to the text.
+def test_the_text_to_image_model_listens_to_the_text(toyworld_pipeline, toyworld_judge):
+    # Below what `negguide toyworld evaluate` measures, for twenty images say little; but far above chance.
+    colors = ("red", "yellow", "green", "blue")
     said = [
-        parse(f"a {fur} bear {PLACES[place]}")
-        for fur in ("brown", "grey", "white", "black")
-        for place in PLACES
+        parse(f"a {fur} {kind} wearing a {color} hat {PLACES[place]}")
+        for fur, color in zip(("brown", "grey", "white", "black"), colors, strict=True)
+        for kind, place in zip(KINDS, PLACES, strict=True)
     ]
     images = draw(
         toyworld_pipeline, [caption(scene) for scene in said], list(range(20)), steps=12, batch_size=20
     )
     facts = [agreement(*pair) for pair in zip(said, toyworld_judge.read(images), strict=True)]
-    assert share([fact["background"] for fact in facts]).value >= 0.8
-    assert share([fact["fur0"] for fact in facts]).value >= 0.6
+    for name, least in (("background", 0.95), ("fur0", 0.9), ("kind0", 0.75), ("hat0", 0.85)):
+        assert share([fact[name] for fact in facts]).value >= least, name
 
 
 def test_a_word_outside_the_vocabulary_is_an_error_in_the_plain_pipeline_too(toyworld_pipeline):
