@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from report import arguments, models, plot_rates, print_table, write_json
+from report import STEPS, arguments, models, plot_rates, print_table, write_json
 from tqdm import tqdm
 
 from negguide import NegToMe
@@ -27,7 +27,6 @@ from negguide.toyworld.measure import Rate, agreement, mean, share
 
 BATCH = 4
 GUIDANCE_SCALE = TOYWORLD_DEFAULTS.guidance_scale
-STEPS = 25
 PROMPTS = tuple(
     f"a {kind}{rest}" for kind in KINDS for rest in ("", " wearing glasses", " wearing a hat", " in the snow")
 )

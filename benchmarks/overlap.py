@@ -1,12 +1,14 @@
 """A negative that overlaps the prompt: is the unwanted part gone, and is the rest still there?
 
     python benchmarks/overlap.py
+    python benchmarks/overlap.py --methods perp-neg,nag,ong,vsf --steps 6 --guidance-scale 1.5
 
 Twenty pairs like "a bear wearing glasses" minus "black glasses". For every method and weight, `kept` is the share of
 images that still show everything the prompt asks for, `removed` the share in which the unwanted attribute is gone.
 The classic negative prompt is weighted as user interfaces do it: its text embedding is moved that many times as far
 from the embedding of the empty prompt. Subtraction takes the whole negative away where Perp-Neg takes its
-perpendicular part (arXiv 2206.01714).
+perpendicular part (arXiv 2206.01714). The second call shows the methods that act in attention, on few steps with
+hardly any guidance. A run that is stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -19,10 +21,19 @@ from typing import Any
 import matplotlib
 import torch
 from PIL import Image
-from report import arguments, models, print_table, score_rule, subtraction, write_json
+from report import (
+    STEPS,
+    arguments,
+    models,
+    print_table,
+    rows_so_far,
+    score_rule,
+    subtraction,
+    write_json,
+)
 from tqdm import tqdm
 
-from negguide import Negative, PerpNeg
+from negguide import NAG, ONG, VSF, Negative, PerpNeg
 from negguide.models import TOYWORLD_DEFAULTS
 from negguide.toyworld import KINDS, Scene, parse
 from negguide.toyworld.judge import Judge
@@ -31,10 +42,31 @@ from negguide.toyworld.measure import Rate, agreement, share
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-WEIGHTS = (0.5, 1.0, 1.5, 2.0, 3.0)
-GUIDANCE_SCALE = TOYWORLD_DEFAULTS.guidance_scale
-STEPS = 25
-METHODS = ("negative prompt", "subtraction", "Perp-Neg")
+WEIGHTS = {
+    "negative-prompt": (0.5, 1.0, 2.0),
+    "subtraction": (0.5, 1.0, 2.0),
+    "perp-neg": (1.0, 2.0, 3.0),
+    "nag": (2.0, 4.0, 8.0),
+    "ong": (0.5, 1.0, 2.0),
+    "vsf": (0.5, 1.0, 2.0),
+}
+"""By method: weights of a negative, or the `scale` of NAG, ONG and VSF."""
+LABELS = {
+    "negative-prompt": "negative prompt",
+    "subtraction": "subtraction",
+    "perp-neg": "Perp-Neg",
+    "nag": "NAG",
+    "ong": "ONG",
+    "vsf": "VSF",
+}
+STYLES = {
+    "negative-prompt": ("#8a8f98", "s"),
+    "subtraction": ("#d9822b", "^"),
+    "perp-neg": ("#1f6feb", "o"),
+    "nag": ("#2da44e", "D"),
+    "ong": ("#bf3989", "v"),
+    "vsf": ("#8250df", "P"),
+}
 
 
 @dataclass(frozen=True)
@@ -66,11 +98,29 @@ def pairs() -> list[Pair]:
     return rows
 
 
-def draw(pipe: Any, method: str, pair: Pair, weight: float, seeds: list[int]) -> list[Image.Image]:
+def negative_guidance(method: str, negative: str, weight: float) -> Any:
+    """The method object of a name of ``WEIGHTS``; subtraction is Perp-Neg with another rule."""
+    if method in ("perp-neg", "subtraction"):
+        return PerpNeg(Negative(negative, weight=weight, start=0.0, stop=1.0))
+    if method == "nag":
+        # the published cap and blend are those of large models; with these the scale alone decides
+        return NAG(negative, scale=weight, tau=5.0, alpha=1.0)
+    return {"ong": ONG, "vsf": VSF}[method](negative, scale=weight)
+
+
+def draw(
+    pipe: Any,
+    method: str,
+    pair: Pair,
+    weight: float,
+    seeds: list[int],
+    steps: int = STEPS,
+    guidance_scale: float = TOYWORLD_DEFAULTS.guidance_scale,
+) -> list[Image.Image]:
     """One image a seed."""
     extra: dict[str, Any] = {"prompt": [pair.prompt] * len(seeds)}
     rule = score_rule(subtraction) if method == "subtraction" else nullcontext()
-    if method == "negative prompt":
+    if method == "negative-prompt":
         (embedding, empty), (negative, _) = (
             pipe.encode_prompt([text], pipe.device, 1, True, negative_prompt=[""])
             for text in (pair.prompt, pair.negative)
@@ -81,40 +131,50 @@ def draw(pipe: Any, method: str, pair: Pair, weight: float, seeds: list[int]) ->
             "negative_prompt_embeds": weighted.expand(len(seeds), -1, -1),
         }
     elif method != "plain":
-        extra["negative_guidance"] = PerpNeg(Negative(pair.negative, weight=weight, start=0.0, stop=1.0))
+        extra["negative_guidance"] = negative_guidance(method, pair.negative, weight)
     with rule:
         images: list[Image.Image] = pipe(
             **extra,
-            num_inference_steps=STEPS,
-            guidance_scale=GUIDANCE_SCALE,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         ).images
     return images
 
 
-def measure(pipe: Any, judge: Judge, method: str, weight: float, seeds_per_pair: int) -> tuple[Rate, Rate]:
+def measure(
+    pipe: Any,
+    judge: Judge,
+    method: str,
+    weight: float,
+    seeds_per_pair: int,
+    steps: int,
+    guidance_scale: float,
+) -> tuple[Rate, Rate]:
     """(kept, removed) over all pairs."""
     kept, removed = [], []
     for number, pair in enumerate(pairs()):
         seeds = [1000 * number + i for i in range(seeds_per_pair)]
-        seen = judge.read(draw(pipe, method, pair, weight, seeds))
+        seen = judge.read(draw(pipe, method, pair, weight, seeds, steps, guidance_scale))
         kept += [pair.kept(scene) for scene in seen]
         removed += [pair.removed(scene) for scene in seen]
     return share(kept), share(removed)
 
 
-def plot(rows: list[dict[str, Any]], path: Path) -> None:
+def plot(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     figure, axes = plt.subplots(figsize=(6.4, 4.6))
     start = next(row for row in rows if row["method"] == "plain")
-    styles = dict(zip(METHODS, (("#8a8f98", "s"), ("#d9822b", "^"), ("#1f6feb", "o")), strict=True))
-    for method, (color, marker) in styles.items():
+    for method in dict.fromkeys(row["method"] for row in rows if row["method"] != "plain"):
+        color, marker = STYLES[method]
         points = [start] + [row for row in rows if row["method"] == method]
         x = [100 * row["removed"]["value"] for row in points]
         y = [100 * row["kept"]["value"] for row in points]
         bars = [
             [100 * abs(row["kept"]["value"] - row["kept"][end]) for row in points] for end in ("low", "high")
         ]
-        axes.errorbar(x, y, yerr=bars, color=color, marker=marker, label=method, capsize=2, elinewidth=0.8)
+        axes.errorbar(
+            x, y, yerr=bars, color=color, marker=marker, label=LABELS[method], capsize=2, elinewidth=0.8
+        )
         for row, a, b in list(zip(points, x, y, strict=True))[1:]:
             axes.annotate(
                 f"{row['weight']:g}",
@@ -126,7 +186,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             )
     axes.set_xlabel("unwanted attribute removed (% of images)")
     axes.set_ylabel("everything in the prompt kept (%)")
-    axes.set_title("Negatives that overlap the prompt (numbers: weight)")
+    axes.set_title(title)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left")
     figure.tight_layout()
@@ -135,29 +195,49 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    args = arguments("Removed against kept, for negatives that overlap the prompt.", seeds_per_pair=10)
-    pipe, judge = models()
-    cells = [("plain", 0.0), *((method, weight) for method in METHODS for weight in WEIGHTS)]
-    rows: list[dict[str, Any]] = []
-    for method, weight in tqdm(cells, desc="overlap"):
-        kept, removed = measure(pipe, judge, method, weight, args.seeds_per_pair)
-        rows.append(
-            {"method": method, "weight": weight, "kept": kept.to_dict(), "removed": removed.to_dict()}
-        )
-        rows[-1]["text"] = [method, f"{weight:g}", str(kept), str(removed)]
-    print_table(
-        "Negatives that overlap the prompt",
-        ("method", "weight", "kept", "removed"),
-        [r.pop("text") for r in rows],
+    args = arguments(
+        "Removed against kept, for negatives that overlap the prompt.",
+        seeds_per_pair=10,
+        methods="negative-prompt,subtraction,perp-neg",
+        steps=STEPS,
+        guidance_scale=TOYWORLD_DEFAULTS.guidance_scale,
+        name="overlap",
     )
+    methods = args.methods.split(",")
+    unknown = sorted(set(methods) - set(WEIGHTS))
+    if unknown:
+        raise SystemExit(f"--methods: {', '.join(unknown)} is none of {', '.join(WEIGHTS)}")
+    pipe, judge = models()
     settings = {
         "pairs": 20,
         "seeds_per_pair": args.seeds_per_pair,
-        "steps": STEPS,
-        "guidance_scale": GUIDANCE_SCALE,
+        "steps": args.steps,
+        "guidance_scale": args.guidance_scale,
     }
-    write_json(args.out / "overlap.json", settings, rows)
-    plot(rows, args.out / "overlap.png")
+    path = args.out / f"{args.name}.json"
+    rows = rows_so_far(path, settings)
+    cells = [("plain", 0.0), *((method, weight) for method in methods for weight in WEIGHTS[method])]
+    done = {(row["method"], row["weight"]) for row in rows}
+    for method, weight in tqdm([cell for cell in cells if cell not in done], desc="overlap"):
+        kept, removed = measure(
+            pipe, judge, method, weight, args.seeds_per_pair, args.steps, args.guidance_scale
+        )
+        rows.append(
+            {"method": method, "weight": weight, "kept": kept.to_dict(), "removed": removed.to_dict()}
+        )
+        write_json(path, settings, rows)
+    columns = ("method", "weight", "kept", "removed")
+    lines = [
+        [LABELS.get(r["method"], r["method"]), f"{r['weight']:g}", Rate(**r["kept"]), Rate(**r["removed"])]
+        for r in rows
+    ]
+    print_table("Negatives that overlap the prompt", columns, lines)
+    scale, steps = args.guidance_scale, args.steps
+    plot(
+        rows,
+        path.with_suffix(".png"),
+        f"Negatives that overlap the prompt ({steps} steps, guidance {scale:g})",
+    )
 
 
 if __name__ == "__main__":

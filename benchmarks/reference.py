@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from report import arguments, models, plot_rates, print_table, write_json
+from report import STEPS, arguments, models, plot_rates, print_table, write_json
 from tqdm import tqdm
 
 from negguide import NegToMe
@@ -27,7 +27,6 @@ from negguide.toyworld.measure import mean, share
 from negguide.toyworld.scene import sample_explorer
 
 GUIDANCE_SCALE = TOYWORLD_DEFAULTS.guidance_scale
-STEPS = 25
 
 
 def reference(background: str) -> Scene:

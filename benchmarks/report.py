@@ -22,6 +22,7 @@ from torch import Tensor
 
 import negguide
 from negguide import toyworld
+from negguide.models import TOYWORLD, revision
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.measure import Rate
 
@@ -31,22 +32,30 @@ import matplotlib.pyplot as plt
 RESULTS = Path(__file__).parent / "results"
 
 
-def arguments(description: str, **defaults: int) -> argparse.Namespace:
-    """The flags of a benchmark: ``--out``, ``--threads`` and one integer flag for every default."""
+STEPS = 12
+"""Sampling steps of the benchmarks that judge images; the embedded model gains little from more."""
+
+
+def arguments(description: str, **defaults: int | float | str) -> argparse.Namespace:
+    """The flags of a benchmark: ``--out``, ``--threads`` and one flag for every default, of its type."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for JSON and plots")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     for name, value in defaults.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     parsed = parser.parse_args()
     torch.set_num_threads(parsed.threads)
     return parsed
 
 
 def models() -> tuple[Any, Judge]:
-    """The embedded text-to-image model with negative guidance, and the judge."""
+    """The embedded text-to-image model with negative guidance, and the judge.
+
+    The denoiser computes in bfloat16 where it can, as it was trained; everything around it in float32.
+    """
     diffusers.utils.logging.set_verbosity_error()
     plain: StableDiffusionPipeline = toyworld.load_pipeline()
+    plain.unet.forward = torch.autocast("cpu", torch.bfloat16)(plain.unet.forward)
     pipe = negguide.from_pipe(plain)
     pipe.set_progress_bar_config(disable=True)
     return pipe, toyworld.load_judge()
@@ -65,16 +74,30 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 def write_json(path: Path, settings: Mapping[str, object], rows: Sequence[Mapping[str, object]]) -> None:
     """The same result for programs, with what it was made by."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    made_by = {
+    content = {"settings": dict(settings), "made_by": _made_by(), "rows": [dict(row) for row in rows]}
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(path)
+
+
+def rows_so_far(path: Path, settings: Mapping[str, object]) -> list[dict[str, Any]]:
+    """The rows that an earlier run with these settings, versions and weights has left in ``path``; it goes on there."""
+    if not path.exists():
+        return []
+    content = json.loads(path.read_text())
+    same = content["settings"] == json.loads(json.dumps(dict(settings))) and content["made_by"] == _made_by()
+    return list(content["rows"]) if same else []
+
+
+def _made_by() -> dict[str, str]:
+    return {
         "negguide": negguide.__version__,
+        "weights": str(revision(TOYWORLD)),
         "diffusers": diffusers.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "processor": f"{os.cpu_count()} cores, {platform.machine()}",
     }
-    content = {"settings": dict(settings), "made_by": made_by, "rows": [dict(row) for row in rows]}
-    path.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"wrote {path}")
 
 
 def plot_rates(path: Path, title: str, bars: Mapping[str, Mapping[str, Rate]]) -> None:

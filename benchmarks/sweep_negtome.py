@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from diversity import BATCH, PROMPTS, measure
-from report import arguments, models, plot_rates, print_table, write_json
+from report import STEPS, arguments, models, plot_rates, print_table, rows_so_far, write_json
 from tqdm import tqdm
 
 from negguide import NegToMe
@@ -24,14 +24,15 @@ BLOCKS = {
     "8x8": r"(down_blocks\.1|mid|up_blocks\.0).*attn1$",
     "all": "attn1$",
 }
-ALPHAS = (3.0, 10.0, 20.0)
-STOPS = (0.2, 0.5)
+ALPHAS = (1.0, 3.0, 10.0)
+STOPS = (0.25, 0.5)
 VARIANTS: dict[str, dict[str, Any]] = {
     "": {},
-    "centred": {"center": True, "threshold": 0.0},
     "push <= |x|": {"max_push": 1.0},
-    "centred, push <= |x|": {"center": True, "threshold": 0.0, "max_push": 1.0},
+    "centred": {"center": True, "threshold": 0.0},
 }
+
+FIGURES = ("entropy", "distance", "fidelity")
 
 
 def main() -> None:
@@ -44,16 +45,22 @@ def main() -> None:
         settings.append((name, {"blocks": BLOCKS[where], "alpha": alpha, "stop": stop, **VARIANTS[variant]}))
     rows, lines = [], []
     bars: dict[str, dict[str, Rate]] = {}
+    made = {"batches": len(prompts) // BATCH, "steps": STEPS}
+    path = args.out / "sweep_negtome.json"
+    before = {row["name"]: row for row in rows_so_far(path, made)}
     for name, values in tqdm(settings, desc="sweep"):
-        start = time.perf_counter()
-        method = None if values is None else NegToMe("others", **values)
-        varied, apart, faithful = measure(pipe, judge, prompts, prompts, 0, method)
-        seconds = time.perf_counter() - start
-        rows.append({"name": name, "values": values, "seconds": seconds})
-        bars[name] = {"entropy": varied, "distance": apart, "fidelity": faithful}
-        rows[-1] |= {figure: rate.to_dict() for figure, rate in bars[name].items()}
-        lines.append((name, varied, f"{apart.value:.3f}", faithful, f"{seconds:.0f} s"))
-        write_json(args.out / "sweep_negtome.json", {"batches": len(prompts) // BATCH}, rows)
+        if name in before:
+            rows.append(before[name])
+        else:
+            start = time.perf_counter()
+            method = None if values is None else NegToMe("others", **values)
+            rates = dict(zip(FIGURES, measure(pipe, judge, prompts, prompts, 0, method), strict=True))
+            rows.append({"name": name, "values": values, "seconds": time.perf_counter() - start})
+            rows[-1] |= {figure: rate.to_dict() for figure, rate in rates.items()}
+            write_json(path, made, rows)
+        bars[name] = {figure: Rate(**rows[-1][figure]) for figure in FIGURES}
+        varied, apart, faithful = bars[name].values()
+        lines.append((name, varied, f"{apart.value:.3f}", faithful, f"{rows[-1]['seconds']:.0f} s"))
     plot_rates(args.out / "sweep_negtome.png", "NegToMe on the embedded model", bars)
     print_table(
         "NegToMe on the embedded model", ("setting", "entropy of fur", "distance", "fidelity", "time"), lines

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from report import arguments, models, plot_rates, print_table, score_rule, subtraction, write_json
+from report import STEPS, arguments, models, plot_rates, print_table, score_rule, subtraction, write_json
 from tqdm import tqdm
 
 from negguide import Negative, PerpNeg
@@ -22,9 +22,8 @@ from negguide.toyworld import KINDS, parse
 from negguide.toyworld.measure import agreement, share
 
 NEGATIVE = "front view"
-WEIGHTS = (1.0, 2.0, 3.0)
+WEIGHTS = (1.0, 3.0)
 GUIDANCE_SCALE = TOYWORLD_DEFAULTS.guidance_scale
-STEPS = 25
 
 
 def draw(pipe: Any, method: str, prompt: str, weight: float, seeds: list[int]) -> list[Image.Image]:

@@ -54,30 +54,41 @@ def test_subtraction_takes_the_whole_negative_away():
     assert torch.allclose(report.subtraction(u, c, n, torch.tensor([0.5, 2.0])), expected, atol=1e-6)
 
 
-def test_every_method_of_overlap_draws_something_else(models, monkeypatch):
+def test_every_method_of_overlap_draws_something_else(models):
     pipe, _ = models
-    monkeypatch.setattr(overlap, "STEPS", 3)
     pair = overlap.pairs()[0]
-    images = {m: overlap.draw(pipe, m, pair, 2.0, [0])[0].tobytes() for m in ("plain", *overlap.METHODS)}
-    assert len(set(images.values())) == 4
-    weightless = overlap.draw(pipe, "Perp-Neg", pair, 0.0, [0])[0].tobytes()
-    assert weightless == images["plain"]
+
+    def draw(method, weight):
+        return overlap.draw(pipe, method, pair, weight, [0], steps=3)[0].tobytes()
+
+    images = {method: draw(method, 2.0) for method in ("plain", *overlap.WEIGHTS)}
+    assert len(set(images.values())) == 1 + len(overlap.WEIGHTS)
+    assert draw("perp-neg", 0.0) == images["plain"]
 
 
-def test_a_weight_of_one_is_the_classic_negative_prompt(models, monkeypatch):
+def test_a_weight_of_one_is_the_classic_negative_prompt(models):
     pipe, _ = models
-    monkeypatch.setattr(overlap, "STEPS", 3)
     pair = overlap.pairs()[0]
-    weighted = overlap.draw(pipe, "negative prompt", pair, 1.0, [0])[0]
+    weighted = overlap.draw(pipe, "negative-prompt", pair, 1.0, [0], steps=3, guidance_scale=4.0)[0]
     usual = pipe(
         pair.prompt,
         negative_prompt=pair.negative,
         num_inference_steps=3,
-        guidance_scale=overlap.GUIDANCE_SCALE,
+        guidance_scale=4.0,
         generator=torch.Generator().manual_seed(0),
     ).images[0]
     difference = torch.tensor(list(weighted.tobytes())).int() - torch.tensor(list(usual.tobytes())).int()
     assert difference.abs().max() <= 1
+
+
+def test_a_run_goes_on_only_where_settings_and_weights_are_the_same(tmp_path):
+    path, settings = tmp_path / "rows.json", {"steps": 3, "weights": (1.0, 2.0)}
+    assert report.rows_so_far(path, settings) == []
+    report.write_json(path, settings, [{"method": "plain"}])
+    assert report.rows_so_far(path, settings) == [{"method": "plain"}]
+    assert report.rows_so_far(path, {**settings, "steps": 4}) == []
+    path.write_text(path.read_text().replace('"weights": "', '"weights": "other '))
+    assert report.rows_so_far(path, settings) == []
 
 
 def test_entropy_and_distance_know_their_extremes():

@@ -5,8 +5,8 @@ import PIL.Image
 import pytest
 import torch
 
-from negguide import Negative, NegToMe, PerpNeg
-from negguide.methods import collect, digest, method_from_dict
+from negguide import NAG, ONG, VSF, Negative, NegToMe, PerpNeg
+from negguide.methods import Methods, collect, digest, method_from_dict
 
 NAN, INF = float("nan"), float("inf")
 RED = PIL.Image.new("RGB", (6, 4), "red")
@@ -57,7 +57,8 @@ def test_reference_images_are_kept_as_a_tuple() -> None:
         (lambda: Negative("hat", weight="1"), TypeError, "weight must be a number, got '1'"),
         (lambda: Negative("hat", weight=True), TypeError, "weight"),
         (lambda: Negative("hat", start=0.5, stop=0.5), ValueError, r"start=0.5, stop=0.5"),
-        (lambda: Negative("hat", start=0.6), ValueError, "0 <= start < stop <= 1"),
+        (lambda: Negative("hat", start=1), ValueError, "0 <= start < stop <= 1"),
+        (lambda: PerpNeg(Negative("hat", start=0.6)), ValueError, r"start=0.6, stop=0.5"),
         (lambda: Negative("hat", stop=1.5), ValueError, "stop=1.5"),
         (lambda: Negative("hat", start=-0.1), ValueError, "start=-0.1"),
         (lambda: Negative("hat", start=NAN), ValueError, "start=nan"),
@@ -168,7 +169,7 @@ def test_save_and_load_carry_images_through_json() -> None:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        ({"method": "Magic"}, "method must be one of PerpNeg, NegToMe, got 'Magic'"),
+        ({"method": "Magic"}, "method must be one of PerpNeg, NegToMe, NAG, ONG, VSF, got 'Magic'"),
         ({}, "got None"),
         ({"method": "NegToMe", "strength": 3}, "NegToMe has no strength; its keys are .*alpha"),
         ({"method": "PerpNeg", "negatives": [{"prompt": "hat", "mode": 1}]}, "Negative has no mode"),
@@ -183,9 +184,12 @@ def test_bad_json_is_refused_by_name(data: dict[str, Any], says: str) -> None:
 
 def test_collect_finds_one_of_each_in_any_order() -> None:
     perp_neg, negtome = PerpNeg("hat"), NegToMe()
-    assert collect([negtome, perp_neg]) == (perp_neg, negtome)
-    assert collect(perp_neg) == (perp_neg, None)
-    assert collect((negtome,)) == (None, negtome)
+    assert collect([negtome, perp_neg]) == Methods(perp_neg, negtome, None)
+    assert collect(perp_neg) == Methods(perp_neg, None, None)
+    assert collect((negtome,)) == Methods(None, negtome, None)
+    for attention in (NAG("hat"), ONG("hat"), VSF("hat")):
+        assert collect([attention, negtome, perp_neg]) == Methods(perp_neg, negtome, attention)
+        assert list(collect([attention, perp_neg])) == [perp_neg, attention]
 
 
 @pytest.mark.parametrize(

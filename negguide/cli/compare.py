@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,9 +22,14 @@ LABELS = {
     "plain": "plain",
     "negative-prompt": "negative prompt",
     "perp-neg": "Perp-Neg",
+    "nag": "NAG",
+    "ong": "ONG",
+    "vsf": "VSF",
     "negtome": "NegToMe",
 }
 """What a column can be, and how it is labelled. Methods joined by + act together in one column."""
+IN_WORDS = ("perp-neg", "nag", "ong", "vsf")
+"""The columns that take the negatives of `--negative`, each by its method."""
 
 
 def compare(
@@ -79,8 +85,14 @@ def compare(
         "center": center,
         "max_push": max_push,
     }
-    minus = options.perp_neg(negative, joint)
-    wanted = _columns(methods, weights, minus is not None, negtome is not None or bool(reference))
+    words = tuple(negative or ())
+    wanted = _columns(methods, weights, bool(words), negtome is not None or bool(reference))
+    in_words = (
+        {name: options.in_words(words, joint and name == "perp-neg", name, None) for name in IN_WORDS}
+        if words
+        else {}
+    )
+    minus: Any = in_words.get("perp-neg")
     apart = options.negtome(
         "" if negtome is None and not reference and any("negtome" in name for name in wanted) else negtome,
         reference,
@@ -105,7 +117,7 @@ def compare(
         labels, jobs = _weighted(plain, minus, weights)
     else:
         labels = ["+".join(LABELS[part] for part in name.split("+")) for name in wanted]
-        jobs = [_with(plain, name.split("+"), minus, apart) for name in wanted]
+        jobs = [_with(plain, name.split("+"), in_words, apart) for name in wanted]
     _check_used(jobs, minus, apart)
     pictures = draw(jobs)
 
@@ -117,7 +129,7 @@ def compare(
         row_labels=[f"seed {s}" for s in plain.seeds],
         column_labels=labels,
         title=title,
-        footer=describe(replace(plain, methods=tuple(m for m in (minus, apart) if m is not None))),
+        footer=describe(plain, methods=[*{m: None for job in jobs for m in job.methods}]),
     )
     columns = [{"label": a, **b.to_dict(attachments.save)} for a, b in zip(labels, jobs, strict=True)]
     settings = {"command": "compare", "columns": columns, "revision": revision(model), "versions": versions()}
@@ -149,12 +161,13 @@ def _columns(methods: str | None, weights: str | None, minus: bool, apart: bool)
             not set(parts) <= set(LABELS)
             or len(set(parts)) < len(parts)
             or ("plain" in parts and len(parts) > 1)
+            or len({"nag", "ong", "vsf"} & set(parts)) > 1
         ):
             raise ValueError(
-                f"--methods {methods!r}: {name!r} is no column; use {', '.join(LABELS)}, or several of the last "
-                "three joined by +"
+                f"--methods {methods!r}: {name!r} is no column; use {', '.join(LABELS)}, or several of them joined by "
+                "+ (not plain, and one of nag, ong, vsf)"
             )
-        if not minus and {"negative-prompt", "perp-neg"} & set(parts):
+        if not minus and {"negative-prompt", *IN_WORDS} & set(parts):
             raise ValueError(f"--methods {methods!r}: {name!r} needs something to leave out; give --negative")
     return wanted
 
@@ -176,18 +189,17 @@ def _weighted(plain: Job, minus: PerpNeg, weights: str) -> tuple[list[str], list
     return labels, jobs
 
 
-def _with(plain: Job, parts: list[str], minus: PerpNeg | None, apart: NegToMe | None) -> Job:
+def _with(plain: Job, parts: list[str], in_words: Mapping[str, Any], apart: NegToMe | None) -> Job:
     from negguide.models import TOYWORLD
 
-    found: list[Method] = []
+    found: list[Method] = [in_words[name] for name in IN_WORDS if name in parts]
     changes: dict[str, Any] = {}
-    if "perp-neg" in parts and minus is not None:
-        found.append(minus)
     if "negtome" in parts and apart is not None:
         found.append(apart)
-    if "negative-prompt" in parts and minus is not None:
+    if "negative-prompt" in parts:
         # the toy world's grammar has "and" between fragments
-        together = (" and " if plain.model == TOYWORLD else ", ").join(n.prompt for n in minus.negatives)
+        negatives = in_words["perp-neg"].negatives
+        together = (" and " if plain.model == TOYWORLD else ", ").join(n.prompt for n in negatives)
         changes["negative_prompt"] = together
     return replace(plain, methods=tuple(found), **changes)
 
@@ -200,4 +212,6 @@ def _check_used(jobs: list[Job], minus: PerpNeg | None, apart: NegToMe | None) -
     if apart is not None and NegToMe not in shown:
         raise ValueError("--negtome and --reference are in no column; add negtome to --methods")
     if minus is not None and not any(job.negatives or job.negative_prompt for job in jobs):
-        raise ValueError("--negative is in no column; add perp-neg or negative-prompt to --methods")
+        raise ValueError(
+            f"--negative is in no column; add one of negative-prompt, {', '.join(IN_WORDS)} to --methods"
+        )

@@ -28,6 +28,8 @@ def generate(
     prompt: Annotated[str | None, typer.Argument(help="What to draw.")] = None,
     negative: options.NegativeOption = None,
     joint: options.JointOption = False,
+    method: options.MethodOption = "perp-neg",
+    scale: options.ScaleOption = None,
     negative_prompt: Annotated[str, typer.Option(help="The classic negative prompt of diffusers.")] = "",
     negtome: options.NegToMeOption = None,
     reference: options.ReferenceOption = None,
@@ -80,7 +82,7 @@ def generate(
         "max_push": max_push,
     }
     methods = (
-        options.perp_neg(negative, joint),
+        options.in_words(negative, joint, method, scale),
         options.negtome(
             negtome, reference, numbers, negtome_window, mask, reference_mask, suited, attachments
         ),
@@ -89,7 +91,7 @@ def generate(
     job = Job(
         prompt=prompt,
         negative_prompt=negative_prompt,
-        methods=tuple(method for method in methods if method is not None),
+        methods=tuple(one for one in methods if one is not None),
         model=model,
         steps=steps,
         guidance_scale=suited.guidance_scale if guidance_scale is None else guidance_scale,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,7 +13,16 @@ from PIL import Image
 
 from negguide.cli.errors import quiet_libraries
 from negguide.cli.output import steps_bar, waiting
-from negguide.methods import Load, Method, Negative, NegToMe, PerpNeg, Save, method_from_dict
+from negguide.methods import (
+    Load,
+    Method,
+    Negative,
+    NegativesMethod,
+    NegToMe,
+    PerpNeg,
+    Save,
+    method_from_dict,
+)
 from negguide.models import TOYWORLD, load_pipeline
 from negguide.version import __version__
 
@@ -68,9 +78,12 @@ class Job:
             check_vocabulary([self.prompt, self.negative_prompt, *(n.prompt for n in self.negatives)])
 
     def _check_methods(self) -> None:
-        if self.negatives and self.guidance_scale <= 1:
-            raise ValueError(f"--negative acts only with --guidance-scale above 1, got {self.guidance_scale}")
         for method in self.methods:
+            if isinstance(method, PerpNeg) and self.guidance_scale <= 1:
+                raise ValueError(
+                    f"--negative acts only with --guidance-scale above 1, got {self.guidance_scale}; --method nag, "
+                    "ong or vsf acts without guidance"
+                )
             if isinstance(method, NegToMe) and not method.images and len(self.seeds) < 2:
                 raise ValueError(
                     f"--negtome {method.reference} compares the images of one call, so --num-images must be at least "
@@ -79,8 +92,10 @@ class Job:
 
     @property
     def negatives(self) -> tuple[Negative, ...]:
-        """The negatives of all PerpNeg methods."""
-        return tuple(n for method in self.methods if isinstance(method, PerpNeg) for n in method.negatives)
+        """The negatives in words of all methods."""
+        return tuple(
+            n for method in self.methods if isinstance(method, NegativesMethod) for n in method.negatives
+        )
 
     def to_dict(self, save: Save | None = None) -> dict[str, Any]:
         """As JSON data; `save` stores the methods' images and masks."""
@@ -176,17 +191,26 @@ def _run(pipe: Any, job: Job, advance: Callable[[], None]) -> list[Image.Image]:
         advance()
         return tensors
 
+    accepted = inspect.signature(pipe.__call__).parameters
+    if "num_images_per_prompt" not in accepted:
+        raise ValueError(f"--model {job.model}: {type(pipe).__name__} makes videos; call it from Python")
+    arguments: dict[str, Any] = {"negative_prompt": job.negative_prompt or None}
+    # FLUX and Qwen-Image have guidance of their own beside this one, and need a negative prompt to be guided by it
+    true_cfg = "true_cfg_scale" in accepted
+    arguments["true_cfg_scale" if true_cfg else "guidance_scale"] = job.guidance_scale
+    if true_cfg and job.guidance_scale > 1:
+        arguments["negative_prompt"] = job.negative_prompt
+    if "callback_on_step_end" in accepted:
+        arguments["callback_on_step_end"] = on_step_end
     try:
         output = pipe(
-            job.prompt,
-            negative_prompt=job.negative_prompt or None,
+            prompt=job.prompt,
             negative_guidance=list(job.methods) or None,
             num_inference_steps=job.steps,
-            guidance_scale=job.guidance_scale,
             num_images_per_prompt=len(job.seeds),
             # on the CPU, so that a seed is the same noise on every device
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in job.seeds],
-            callback_on_step_end=on_step_end,
+            **{name: value for name, value in arguments.items() if name in accepted},
         )
     except torch.OutOfMemoryError as error:
         raise ValueError(
@@ -195,23 +219,26 @@ def _run(pipe: Any, job: Job, advance: Callable[[], None]) -> list[Image.Image]:
     return list(output.images)
 
 
-def describe(job: Job) -> str:
-    """One line that says how the images are made, for the foot of a picture."""
+def describe(job: Job, methods: Sequence[Method] | None = None) -> str:
+    """One line that says how the images are made, for the foot of a picture; `methods` instead of the job's own."""
     # of a folder, its name
     parts = [
         Path(job.model).name if Path(job.model).is_absolute() else job.model,
         f"{job.steps} steps",
         f"guidance scale {job.guidance_scale:g}",
     ]
-    for negative in job.negatives:
-        parts.append(f"{negative.prompt}: weight {negative.weight:g}, {_window(negative)}")
-    for method in job.methods:
-        if isinstance(method, NegToMe):
+    for method in job.methods if methods is None else methods:
+        if isinstance(method, NegativesMethod):
+            name = "Perp-Neg" if isinstance(method, PerpNeg) else f"{type(method).__name__} {method.scale:g}"
+            for negative in method.negatives:
+                window = _window(*negative.window)
+                parts.append(f"{name}: {negative.prompt}, weight {negative.weight:g}, {window}")
+        else:
             kind = method.reference if isinstance(method.reference, str) else "reference images"
             numbers = f"alpha {method.alpha:g}, threshold {method.threshold:g}"
-            parts.append(f"NegToMe: {kind}, {numbers}, {_window(method)}")
+            parts.append(f"NegToMe: {kind}, {numbers}, {_window(method.start, method.stop)}")
     return " · ".join([*parts, f"negguide {__version__}"])
 
 
-def _window(method: Negative | NegToMe) -> str:
-    return f"{100 * method.start:g}-{100 * method.stop:g}% of the steps"
+def _window(start: float, stop: float) -> str:
+    return f"{100 * start:g}-{100 * stop:g}% of the steps"

@@ -10,15 +10,14 @@ from negguide.models import TOYWORLD, Defaults, defaults
 
 def models() -> None:
     """Show the embedded model and the supported families of diffusers pipelines."""
-    from negguide.integration.pipelines import NegativeGuidanceMixin
+    from negguide.integration.families import PIPELINES
 
     table = Table(title="What --model takes", title_justify="left", title_style="bold")
     for heading in ("--model", "what it is", "guidance scale", "NegToMe"):
         table.add_column(heading, overflow="fold")
     table.add_row(TOYWORLD, "embedded, 64x64, a closed vocabulary", *_suited(defaults(TOYWORLD)))
-    for cls in NegativeGuidanceMixin.__subclasses__():
-        pipeline = cls.__bases__[1].__name__
-        table.add_row("folder or hub id", f"{cls.family.name}, as {pipeline}", *_suited(Defaults()))
+    for pipeline, family in PIPELINES.items():
+        table.add_row("folder or hub id", f"{family.name}, as {pipeline}", *_suited(Defaults()))
     Console().print(table)
 
 

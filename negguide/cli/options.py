@@ -15,12 +15,12 @@ from negguide.models import TOYWORLD_DEFAULTS, Defaults
 
 if TYPE_CHECKING:
     from negguide.cli.attachments import Attachments
-    from negguide.methods import Negative, NegToMe, PerpNeg
+    from negguide.methods import AttentionMethod, Negative, NegToMe, PerpNeg
 
 NEGATIVE_FORM = "text:weight@start-stop"
 WINDOW_FORM = "start-stop, fractions of the steps such as 0-0.5"
 
-_PERP_NEG, _NEGTOME, _MODEL = "Perp-Neg", "NegToMe", "Model and sampling"
+_PERP_NEG, _NEGTOME, _MODEL = "Negatives in words", "NegToMe", "Model and sampling"
 _TOY = TOYWORLD_DEFAULTS.negtome
 
 NegativeOption = Annotated[
@@ -29,13 +29,27 @@ NegativeOption = Annotated[
         "--negative",
         metavar=NEGATIVE_FORM.upper(),
         help=r'What to leave out, e.g. "black glasses:1.5@0-0.6": weight 1.5 in the first 60% of the steps. Weight '
-        "(1) and window (0-0.5) may be left out. Repeatable.",
+        "(1) and window (0-0.5 for perp-neg, 0-1 for the others) may be left out. Repeatable.",
         rich_help_panel=_PERP_NEG,
     ),
 ]
 JointOption = Annotated[
     bool,
     typer.Option("--joint", help="Two wordings of one thing do not count twice.", rich_help_panel=_PERP_NEG),
+]
+MethodOption = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        metavar="[perp-neg|nag|ong|vsf]",
+        help="How --negative acts. nag, ong and vsf act inside attention, at --guidance-scale 1 too, and with few "
+        "steps.",
+        rich_help_panel=_PERP_NEG,
+    ),
+]
+ScaleOption = Annotated[
+    float | None,
+    typer.Option("--scale", help="Strength of nag (5), ong (1) or vsf (3).", rich_help_panel=_PERP_NEG),
 ]
 NegToMeOption = Annotated[
     str | None,
@@ -179,19 +193,36 @@ def parse_window(value: str) -> tuple[float, float]:
     return _number(match[1], "start"), _number(match[2], "stop")
 
 
-def perp_neg(negatives: Sequence[str] | None, joint: bool) -> PerpNeg | None:
-    """The Perp-Neg method that the options name; None without `--negative`.
+def in_words(
+    values: Sequence[str] | None, joint: bool, method: str, scale: float | None
+) -> PerpNeg | AttentionMethod | None:
+    """The method that takes the negatives of `--negative`; None without one.
 
     Raises:
-        ValueError: for a wrong negative, or `--joint` without one.
+        ValueError: for a wrong negative or method, and for options that act on nothing.
     """
-    from negguide.methods import PerpNeg
+    from negguide.methods import NAG, ONG, VSF, PerpNeg
 
-    if not negatives:
-        if joint:
-            raise ValueError("--joint acts on --negative; give at least one")
+    kinds: dict[str, Any] = {"perp-neg": PerpNeg, "nag": NAG, "ong": ONG, "vsf": VSF}
+    if method not in kinds:
+        raise ValueError(f"--method must be one of {', '.join(kinds)}, got {method!r}")
+    if joint and method != "perp-neg":
+        raise ValueError(f"--joint is of perp-neg; leave it out with --method {method}")
+    if scale is not None and method == "perp-neg":
+        raise ValueError("--scale is of nag, ong and vsf; for perp-neg give weights, --negative 'text:1.5'")
+    if not values:
+        lost = {"--joint": joint, "--scale": scale is not None, f"--method {method}": method != "perp-neg"}
+        for name, given in lost.items():
+            if given:
+                raise ValueError(f"{name} acts on --negative; give at least one")
         return None
-    return PerpNeg(*(parse_negative(value) for value in negatives), joint=joint)
+    given_options: dict[str, Any] = {} if scale is None else {"scale": scale}
+    if method == "perp-neg":
+        given_options["joint"] = joint
+    made: PerpNeg | AttentionMethod = kinds[method](
+        *(parse_negative(value) for value in values), **given_options
+    )
+    return made
 
 
 def negtome(

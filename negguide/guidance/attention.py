@@ -94,6 +94,8 @@ def vsf(
     value_neg: Tensor,
     scale: float,
     bias: float = 0.0,
+    mask_pos: Tensor | None = None,
+    mask_neg: Tensor | None = None,
 ) -> Tensor:
     """Value sign flip: attend to prompt and negative prompt at once, the negative's values turned round.
 
@@ -106,6 +108,8 @@ def vsf(
         key_neg, value_neg: [B, H, L, D], the negative prompt.
         scale: strength of the flipped values; at 0 the negative only draws attention away.
         bias: shifts attention away from (< 0) or towards (> 0) the negative keys.
+        mask_pos, mask_neg: which query may see which key, broadcastable to [B, H, N, M] and [B, H, N, L]: bool
+            (True = may), or float, added to the logits.
 
     Returns:
         [B, H, N, D] in the dtype of `query`.
@@ -131,9 +135,19 @@ def vsf(
     reduction_dtype("query", query)
     keys = torch.cat([key_pos, key_neg], dim=2)
     values = torch.cat([value_pos, -scale * value_neg], dim=2)
-    # Without a bias there is no mask, which leaves the fused kernels that take none open to SDPA.
+    # Without a mask, fused kernels that take none stay open to SDPA.
     mask = None
-    if bias != 0.0:
-        mask = query.new_zeros(1, 1, 1, keys.shape[2])
-        mask[..., key_pos.shape[2] :] = bias
+    if bias != 0.0 or mask_pos is not None or mask_neg is not None:
+        open_to_all = [query.new_zeros(1, 1, 1, key.shape[2]) for key in (key_pos, key_neg)]
+        positive = open_to_all[0] if mask_pos is None else additive_mask(mask_pos, query.dtype)
+        negative = bias + (open_to_all[1] if mask_neg is None else additive_mask(mask_neg, query.dtype))
+        shape = torch.broadcast_shapes(positive.shape[:3], negative.shape[:3])
+        mask = torch.cat([part.expand(*shape, part.shape[3]) for part in (positive, negative)], dim=3)
     return scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+
+
+def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask of attention as what is added to its logits: bool (True = may be seen) becomes 0 and -inf."""
+    if mask.dtype == torch.bool:
+        return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -torch.inf)
+    return mask.to(dtype)

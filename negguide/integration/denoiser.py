@@ -1,28 +1,31 @@
 """The hook around a denoiser that adds negatives to each call of a pipeline's own guidance.
 
-The pipeline keeps its classifier-free guidance. Its call holds uncond u and cond c; the hook adds the active
-negatives, computes the Perp-Neg shift S and gives back u' = u + g / (g - 1) S in place of u. What the pipeline then
-makes of it is u' + g (c - u') = u + g (c - u - S): Perp-Neg, with guidance_rescale, callbacks and `negative_prompt=`
-untouched, since c is as it was and u is the pipeline's own.
+The pipeline keeps its classifier-free guidance. The hook sees uncond u and cond c, in one call or in two, adds the
+active negatives, computes the Perp-Neg shift S and gives back u' = u + g / (g - 1) S in place of u. What the pipeline
+then makes of it is u' + g (c - u') = u + g (c - u - S): Perp-Neg, with whatever it does afterwards (guidance_rescale,
+norm rescaling), with callbacks and `negative_prompt=` untouched, since c is as it was and u is the pipeline's own.
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers.hooks.hooks import ModelHook
 from diffusers.utils.torch_utils import unwrap_module
-from torch import nn
+from torch import Tensor, nn
 
 from negguide.guidance import active, alignment, perp_neg_shift
-from negguide.integration.batching import Branch, fold, run_branches
-from negguide.integration.families import Family
+from negguide.integration.attending import AttentionRun
+from negguide.integration.batching import Branch, fold, repeated, run_branches
+from negguide.integration.family import Arguments, Family
+from negguide.integration.images import mask_over
 from negguide.integration.negtome import NegToMeRun
-from negguide.integration.steps import check_windows, step_numbers
+from negguide.integration.steps import check_windows, step_numbers, timesteps_of_run
 from negguide.integration.trace import TraceRecorder
-from negguide.methods import PerpNeg
+from negguide.methods import Methods, PerpNeg
 
 
 @dataclass(frozen=True)
@@ -30,19 +33,19 @@ class EncodedNegatives:
     """A PerpNeg with its K negatives as the model takes them.
 
     Attributes:
-        text: {text input: [K, ...]}.
+        text: for each negative {text input: [1, ...]}.
         weights: [K].
-        masks: [K, 1, 1, h, w] at the size of the latents, or None when no negative has one.
+        masks: [K, 1, h, w] at the size of the latents, or None when no negative has one.
     """
 
     method: PerpNeg
-    text: Mapping[str, torch.Tensor]
-    weights: torch.Tensor
-    masks: torch.Tensor | None
+    text: Sequence[Mapping[str, Any]]
+    weights: Tensor
+    masks: Tensor | None
 
     def active(self, step: int, num_steps: int) -> list[int]:
         """Which negatives act at this step."""
-        return [k for k, n in enumerate(self.method.negatives) if active(n.start, n.stop, step, num_steps)]
+        return [k for k, n in enumerate(self.method.negatives) if active(*n.window, step, num_steps)]
 
 
 @dataclass(frozen=True)
@@ -54,141 +57,307 @@ class EncodedReferences:
         text: {text input: [1, ...]} of the empty prompt.
     """
 
-    latents: torch.Tensor
-    noise: torch.Tensor
-    text: Mapping[str, torch.Tensor]
+    latents: Tensor
+    noise: Tensor
+    text: Mapping[str, Tensor]
 
 
-class DenoiserHook(ModelHook):
-    """Runs a pipeline's denoiser calls with what `negative_guidance` adds; attached for one call of the pipeline."""
+@dataclass(frozen=True)
+class Parts:
+    """What `negative_guidance=` comes to for one call: only what was asked for is there."""
 
-    def __init__(
-        self,
-        pipe: Any,
-        family: Family,
-        model: nn.Module,
-        negatives: EncodedNegatives | None,
-        negtome: NegToMeRun | None,
-        references: EncodedReferences | None,
-        max_branch_batch: int | None,
-        recorder: TraceRecorder | None,
-    ) -> None:
-        super().__init__()
+    methods: Methods
+    latent_size: tuple[int, int]
+    negatives: EncodedNegatives | None = None
+    negtome: NegToMeRun | None = None
+    references: EncodedReferences | None = None
+    attention: AttentionRun | None = None
+    max_branch_batch: int | None = None
+    recorder: TraceRecorder | None = None
+
+
+class Run:
+    """One call of a pipeline, seen from its denoisers: which branch of which step each of their calls is.
+
+    A pipeline may have several denoisers that take turns (Wan 2.2); they share one run.
+    """
+
+    def __init__(self, pipe: Any, family: Family, arguments: Arguments, parts: Parts) -> None:
         self.pipe = pipe
         self.family = family
-        self.signature = inspect.signature(unwrap_module(model).forward)
-        self.negatives = negatives
-        self.negtome = negtome
-        self.references = references
-        self.max_branch_batch = max_branch_batch
-        self.recorder = recorder
+        self.arguments = arguments
+        self.parts = parts
         self.calls = 0
         self.steps: list[int] = []
+        self.timesteps = torch.empty(0)
+        self.timestep = torch.empty(0)
+        self.step = 0
+        self.pending: list[str] = []
+        # of a step whose branches are calls of their own: what the conditional call gave, for the unconditional one
+        self.cond: Tensor | None = None
+        self.others: Tensor | None = None
+        self.acting: list[int] = []
 
-    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        inputs = self.signature.bind(*args, **kwargs).arguments
-        sample = inputs[self.family.sample]
-        names = self.family.branches(self.pipe)
-        step, num_steps = self._next_step()
-        if self.recorder is not None:
-            self.recorder.begin_call(
-                inputs[self.family.timestep], sample.shape[0] // len(names), sample.device
-            )
+    def begin_call(self, inputs: Mapping[str, Any]) -> tuple[str, ...]:
+        """The branches that this denoiser call holds; the first call of a step moves on to that step."""
+        if not self.family.sequential:
+            names = self.family.branches(self.pipe, self.arguments)
+            self._begin_step(inputs, len(names))
+            return names
+        if not self.pending:
+            self.pending = list(self.family.branches(self.pipe, self.arguments))
+            self._begin_step(inputs, 1)
+        return (self.pending.pop(0),)
 
-        if self.negtome is not None:
-            self.negtome.begin_step(step, num_steps, sample)
-            if self.negtome.pushing and self.references is not None:
-                self._capture(self.negtome, self.references, inputs)
+    @property
+    def num_steps(self) -> int:
+        return self.steps[-1] + 1
 
-        acting = self.negatives.active(step, num_steps) if self.negatives and "uncond" in names else []
-        shares: list[torch.Tensor] = []
-        if acting:
-            output = self._with_negatives(inputs, names, acting, shares)
-        else:
-            self._before_forward(len(names))
-            output = self.fn_ref.original_forward(*args, **kwargs)
-            self._after_forward(len(names), shares)
-        if shares and self.recorder is not None:
-            self.recorder.record_pushed(torch.cat(shares))
-        return output
-
-    def _next_step(self) -> tuple[int, int]:
+    def _begin_step(self, inputs: Mapping[str, Any], branches: int) -> None:
         if self.calls == 0:
             # read now: the pipeline sets the timesteps only after its own checks
-            timesteps = self.pipe.scheduler.timesteps[-self.pipe.num_timesteps :]
-            self.steps = step_numbers(timesteps.tolist())
-            methods = [part.method for part in (self.negatives, self.negtome) if part is not None]
-            check_windows(methods, self.steps[-1] + 1)
+            every = self.pipe.scheduler.timesteps
+            # PixArt does not say how many of them it uses: all
+            count = getattr(self.pipe, "_num_timesteps", len(every))
+            first = torch.as_tensor(inputs[self.family.timestep]).flatten()[0]
+            self.timesteps = timesteps_of_run(every, count, float(first))
+            self.steps = step_numbers(self.timesteps.tolist())
+            check_windows(list(self.parts.methods), self.num_steps)
         if self.calls == len(self.steps):
             raise ValueError(
                 f"the denoiser was called more often than the {self.calls} timesteps of the run; a callback must not "
                 "call it during a guided call"
             )
-        step = self.steps[self.calls]
+        self.step, self.timestep = self.steps[self.calls], self.timesteps[self.calls]
         self.calls += 1
-        return step, self.steps[-1] + 1
+        parts = self.parts
+        sample = inputs[self.family.sample]
+        if parts.recorder is not None:
+            parts.recorder.begin_call(self.timestep, len(sample) // branches, sample[0].device)
+        if parts.negtome is not None:
+            negtome = parts.negtome
+            negtome.begin_step(self.step, self.num_steps, parts.latent_size, sample[0])
+        if parts.attention is not None:
+            parts.attention.begin_step(self.step, self.num_steps, parts.latent_size)
+        for part in (parts.negtome, parts.attention):
+            if part is not None:
+                part.frames = sample.shape[2] if isinstance(sample, Tensor) and sample.ndim == 5 else 1
+                if self.family.image_tokens is not None:
+                    part.image_tokens = self.family.image_tokens(sample, parts.latent_size)
+
+
+class DenoiserHook(ModelHook):
+    """Runs a denoiser's calls with what `negative_guidance` adds; attached for one call of the pipeline."""
+
+    def __init__(self, run: Run, model: nn.Module) -> None:
+        super().__init__()
+        self.run = run
+        self.model = unwrap_module(model)
+        self.signature = inspect.signature(self.model.forward)
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        run, parts, family = self.run, self.run.parts, self.run.family
+        inputs = self._by_name(args, kwargs)
+        if family.aside(inputs):
+            return self._undisturbed(inputs)
+        names = run.begin_call(inputs)
+        if self._captures(names):
+            self._capture(inputs)
+
+        acting: list[int] = []
+        if parts.negatives is not None and len(family.branches(run.pipe, run.arguments)) > 1:
+            acting = parts.negatives.active(run.step, run.num_steps)
+        shares: list[Tensor] = []
+        changes: list[Tensor] = []
+        if acting:
+            output = self._with_negatives(inputs, names, acting, shares, changes)
+        else:
+            output = self._forward(names, inputs, shares, changes)
+        if parts.recorder is not None:
+            if shares:
+                parts.recorder.record_pushed(torch.cat(shares))
+            if changes:
+                parts.recorder.record_changed(changes[0])
+        return output
+
+    def _by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        bound = self.signature.bind(*args, **kwargs)
+        inputs = dict(bound.arguments)
+        for name, parameter in self.signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                inputs |= inputs.pop(name, {})
+        return inputs
 
     def _with_negatives(
-        self, inputs: Mapping[str, Any], names: tuple[str, ...], acting: list[int], shares: list[torch.Tensor]
-    ) -> tuple[torch.Tensor, ...]:
-        negatives = self.negatives
+        self,
+        inputs: Mapping[str, Any],
+        names: tuple[str, ...],
+        acting: list[int],
+        shares: list[Tensor],
+        changes: list[Tensor],
+    ) -> Any:
+        run, negatives = self.run, self.run.parts.negatives
         assert negatives is not None
-        total = inputs[self.family.sample].shape[0]
+        total = len(inputs[run.family.sample])
         batch = total // len(names)
         rows = {name: slice(i * batch, (i + 1) * batch) for i, name in enumerate(names)}
-        branches = [Branch(rows[name]) for name in names]
-        for k in acting:
-            text = {name: value[k].expand(batch, *value.shape[1:]) for name, value in negatives.text.items()}
-            branches.append(Branch(rows["cond"], text))
+        branches = [Branch(name, rows[name]) for name in names]
+        if "cond" in names:
+            for k in acting:
+                branches.append(Branch(f"negative {k}", rows["cond"], repeated(negatives.text[k], batch)))
+        kinds: list[Any] = []
 
-        def forward(count: int, folded: dict[str, Any]) -> torch.Tensor:
-            self._before_forward(count)
-            output = self.fn_ref.original_forward(**folded)[0]
-            self._after_forward(count, shares)
-            return output
+        def forward(group: Sequence[Branch], folded: dict[str, Any]) -> Tensor:
+            kinds.append(self._forward([branch.name for branch in group], folded, shares, changes))
+            return _rows_of(kinds[-1])
 
-        predictions = run_branches(forward, inputs, total, branches, self.max_branch_batch)
+        # in a cached model each negative keeps what is its own
+        limit = 1 if self._cached else run.parts.max_branch_batch
+        predictions = run_branches(forward, run.family, inputs, total, branches, limit)
         base = dict(zip(names, predictions, strict=False))
-        uncond, cond, others = base["uncond"], base["cond"], torch.stack(predictions[len(names) :])
-        shift = perp_neg_shift(
-            uncond,
-            cond,
-            others,
-            # stacked and not indexed by a list, which would wait for the device
-            torch.stack([negatives.weights[k] for k in acting]),
-            joint=negatives.method.joint,
-            masks=None if negatives.masks is None else torch.stack([negatives.masks[k] for k in acting]),
-        )
-        if self.recorder is not None:
-            self.recorder.record_negatives(acting, *alignment(uncond, cond, others))
-        g = self.pipe.guidance_scale
-        wide = torch.promote_types(uncond.dtype, torch.float32)
-        base["uncond"] = (uncond.to(wide) + g / (g - 1) * shift.to(wide)).to(uncond.dtype)
-        return (torch.cat([base[name] for name in names]),)
+        if "cond" in base:
+            run.cond, run.others, run.acting = base["cond"], torch.stack(predictions[len(names) :]), acting
+        if "uncond" in base:
+            base["uncond"] = self._shifted(base["uncond"], inputs[run.family.sample])
+        return _as_output(torch.cat([base[name] for name in names]), kinds[0])
 
-    def _capture(self, negtome: NegToMeRun, references: EncodedReferences, inputs: Mapping[str, Any]) -> None:
+    def _shifted(self, uncond: Tensor, sample: Tensor) -> Tensor:
+        """u' = u + g / (g - 1) S of the step's predictions; the denoiser's input says which part of them counts."""
+        run, negatives = self.run, self.run.parts.negatives
+        assert negatives is not None
+        if run.cond is None or run.others is None:
+            raise ValueError(f"{run.family.name}: the unconditional call came before the conditional one")
+        size, predicted = run.parts.latent_size, run.family.predicted
+        u, c = predicted(uncond, sample, size), predicted(run.cond, sample, size)
+        n = torch.stack([predicted(other, sample, size) for other in run.others])
+        masks = None
+        if negatives.masks is not None:
+            masks = torch.stack([mask_over(negatives.masks[k : k + 1], u, size) for k in run.acting])
+        # stacked and not indexed by a list, which would wait for the device
+        weights = torch.stack([negatives.weights[k] for k in run.acting])
+        shift = perp_neg_shift(u, c, n, weights, joint=negatives.method.joint, masks=masks)
+        if run.parts.recorder is not None:
+            run.parts.recorder.record_negatives(run.acting, *alignment(u, c, n))
+        g = run.family.scale(run.pipe, run.arguments)
+        wide = torch.promote_types(u.dtype, torch.float32)
+        result = uncond.clone()
+        predicted(result, sample, size).copy_(u.to(wide) + g / (g - 1) * shift.to(wide))
+        run.cond = run.others = None
+        return result
+
+    def _forward(
+        self, names: Sequence[str], inputs: Mapping[str, Any], shares: list[Tensor], changes: list[Tensor]
+    ) -> Any:
+        """The denoiser on inputs that hold the branches `names`, with what acts inside it."""
+        parts = self.run.parts
+        batch = len(inputs[self.run.family.sample]) // len(names)
+        if parts.attention is not None:
+            first = names.index("cond") * batch if "cond" in names else None
+            inputs = parts.attention.begin_forward(inputs, None if first is None else (first, first + batch))
+        # negatives that are rows of their own are further branches, behind those that were asked for
+        branches = len(inputs[self.run.family.sample]) // batch
+        if parts.negtome is not None:
+            parts.negtome.branches = branches
+        with self._cache_context(names):
+            output = self.fn_ref.original_forward(**inputs)
+        if parts.attention is not None:
+            output = parts.attention.end_forward(output)
+        if parts.negtome is not None and parts.negtome.pushing:
+            parts.negtome.check_reached()
+            share = parts.negtome.take_shares()
+            if share is not None:
+                shares.append(share.unflatten(0, (branches, -1))[: len(names)])
+        if parts.attention is not None and parts.attention.on:
+            parts.attention.check_reached()
+            if parts.attention.measure:
+                changes.append(parts.attention.take_changes())
+        return output
+
+    @property
+    def _cached(self) -> bool:
+        return bool(getattr(self.model, "is_cache_enabled", False))
+
+    def _cache_context(self, names: Sequence[str]) -> AbstractContextManager[Any]:
+        """Where a cached model keeps what it skips: what the pipeline does not run itself goes by a name of its own."""
+        attention = self.run.parts.attention
+        if not self._cached:
+            return nullcontext()
+        if attention is not None and attention.on:
+            context = self.model.cache_context(f"{names[0]} with negatives {attention.acting}")
+        elif names[0].startswith("negative") or self._captures(names):
+            # a context does not nest: after the references' the pipeline's must be opened again
+            context = self.model.cache_context(names[0])
+        else:
+            return nullcontext()
+        named: AbstractContextManager[Any] = context
+        return named
+
+    def _captures(self, names: Sequence[str]) -> bool:
+        """Whether the references run before these branches."""
+        parts = self.run.parts
+        pushing = parts.negtome is not None and parts.negtome.pushing
+        return pushing and parts.references is not None and "cond" in names
+
+    def _undisturbed(self, inputs: Mapping[str, Any]) -> Any:
+        """The denoiser as it is, whatever acts in this step."""
+        negtome, attention = self.run.parts.negtome, self.run.parts.attention
+        pushing = negtome is not None and negtome.pushing
+        if negtome is not None:
+            negtome.pushing = False
+        if attention is not None:
+            attention.on = False
+        output = self.fn_ref.original_forward(**inputs)
+        if negtome is not None:
+            negtome.pushing = pushing
+        return output
+
+    def _capture(self, inputs: Mapping[str, Any]) -> None:
         """Run the references at this step's noise, for each module to keep its tokens."""
-        timestep, scheduler = inputs[self.family.timestep], self.pipe.scheduler
-        latents, count = references.latents, references.latents.shape[0]
-        noise = references.noise.expand_as(latents)
-        noisy = scheduler.add_noise(latents, noise, timestep.reshape(-1)[:1].expand(count))
+        run, references, negtome = self.run, self.run.parts.references, self.run.parts.negtome
+        assert references is not None and negtome is not None
+        count = references.latents.shape[0]
+        noisy = _noised(run.pipe.scheduler, references, run.timestep)
         # other conditions (adapters) are those of the first, unconditional, row
-        like_first = [Branch(slice(0, 1), references.text)] * count
-        folded = fold(inputs, inputs[self.family.sample].shape[0], like_first)
-        folded[self.family.sample] = scheduler.scale_model_input(noisy, timestep)
+        like_first = [Branch("reference", slice(0, 1), references.text)] * count
+        folded = fold(run.family, inputs, len(inputs[run.family.sample]), like_first)
+        folded[run.family.sample] = _with_latents(folded[run.family.sample], noisy)
         negtome.pushing, negtome.capturing = False, True
-        self.fn_ref.original_forward(**folded)
+        with self.model.cache_context("references") if self._cached else nullcontext():
+            self.fn_ref.original_forward(**folded)
         negtome.pushing, negtome.capturing = True, False
         for module in negtome.modules:
             # copied, because a forward that replays CUDA graphs writes its next result into the same memory
             module.reference = None if module.reference is None else module.reference.clone()
 
-    def _before_forward(self, count: int) -> None:
-        if self.negtome is not None:
-            self.negtome.branches = count
 
-    def _after_forward(self, count: int, shares: list[torch.Tensor]) -> None:
-        if self.negtome is not None and self.negtome.pushing:
-            self.negtome.check_reached()
-            if self.negtome.measure:
-                shares.append(self.negtome.take_shares().unflatten(0, (count, -1)))
+def _noised(scheduler: Any, references: EncodedReferences, timestep: Tensor) -> Tensor:
+    """The references at the noise of a timestep, as the scheduler hands its sample to the denoiser."""
+    latents = references.latents
+    noise, timesteps = references.noise.expand_as(latents), timestep.reshape(1).expand(len(latents))
+    if hasattr(scheduler, "scale_noise"):  # flow matching
+        flow: Tensor = scheduler.scale_noise(latents, timesteps, noise)
+        return flow
+    noisy: Tensor = scheduler.scale_model_input(scheduler.add_noise(latents, noise, timesteps), timestep)
+    return noisy
+
+
+def _with_latents(sample: Any, latents: Tensor) -> Any:
+    """A denoiser's sample with other latents; what it holds behind them (masks, reference images) stays."""
+    if isinstance(sample, list):
+        return [row.to(like) for row, like in zip(latents, sample, strict=True)]
+    changed: Tensor = sample.clone()
+    changed[:, : latents.shape[1]] = latents
+    return changed
+
+
+def _rows_of(output: Any) -> Tensor:
+    """A denoiser's prediction [rows, ..], whatever it comes in: a tuple, an output object, a list of one a row."""
+    first = output[0]
+    return torch.stack(first) if isinstance(first, list) else first
+
+
+def _as_output(prediction: Tensor, like: Any) -> Any:
+    first = list(prediction.unbind()) if isinstance(like[0], list) else prediction
+    if isinstance(like, tuple):
+        return (first, *like[1:])
+    return type(like)(sample=first)

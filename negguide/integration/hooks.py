@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from types import MethodType
 from typing import Any
 
 from diffusers.hooks.hooks import HookFunctionReference, HookRegistry, ModelHook
@@ -39,7 +40,7 @@ def attached(module: nn.Module, name: str, hook: ModelHook) -> Iterator[None]:
         elif not had_forward and not registry.hooks:
             del module.forward
         if not had_registry and not registry.hooks:
-            vars(module).pop("_diffusers_hook", None)
+            del vars(module)["_diffusers_hook"]
 
 
 @contextmanager
@@ -58,6 +59,22 @@ def _around(compiled_call: Callable[..., Any], module: Any, hook: Any) -> Iterat
 
 def registry_of(module: nn.Module) -> HookRegistry:
     """The hook registry of a module; a module wrapped by torch.compile gets one of its own, outside what is traced."""
-    if is_compiled_module(module):
-        return HookRegistry(module)
-    return HookRegistry.check_if_exists_or_initialize(module)
+    if not is_compiled_module(module):
+        return HookRegistry.check_if_exists_or_initialize(module)
+    # kept beside the wrapper's own attributes: others it hands on to the module inside
+    registry: HookRegistry = vars(module).setdefault("_diffusers_hook", HookRegistry(module))
+    return registry
+
+
+def remove(module: nn.Module, name: str) -> None:
+    """Take a hook away that was there for longer than a call; a module without any other is as if it had had none."""
+    registry = vars(module).get("_diffusers_hook")
+    if registry is None:
+        return
+    registry.remove_hook(name, recurse=False)
+    if registry.hooks:
+        return
+    del vars(module)["_diffusers_hook"]
+    # the registry puts the class's own forward back as an attribute
+    if vars(module).get("forward") == MethodType(type(module).forward, module):
+        del module.forward

@@ -1,11 +1,13 @@
 """Images and masks as tensors of the size that a model works on."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import PIL.Image
 import torch
 from torch.nn.functional import interpolate
 
-from negguide.methods import ImageLike, MaskLike
+from negguide.methods import ImageLike, MaskLike, Negative
 
 
 def image_tensor(image: ImageLike) -> torch.Tensor:
@@ -77,3 +79,30 @@ def token_grid(tokens: int, latent_size: tuple[int, int]) -> tuple[int, int]:
             "latents; choose modules that attend over the image only"
         )
     return height, width
+
+
+def mask_over(mask: torch.Tensor, latents: torch.Tensor, latent_size: tuple[int, int]) -> torch.Tensor:
+    """A mask [1, 1, h, w] in the shape of latents [B, C, h, w], [B, C, frames, h, w] or packed [B, tokens, C]."""
+    if latents.ndim == 3:
+        return resize_mask(mask, token_grid(latents.shape[1], latent_size)).reshape(1, -1, 1)
+    return mask if latents.ndim == 4 else mask[:, :, None]
+
+
+def negative_masks(
+    negatives: Sequence[Negative], size: tuple[int, int], latent_size: tuple[int, int], what: str
+) -> torch.Tensor | None:
+    """[K, 1, h, w] at the size of the latents; ones where a negative has no mask, None when none has.
+
+    Raises:
+        ValueError: for a mask that has not the aspect ratio of `size`, (height, width) of `what`.
+    """
+    if all(negative.mask is None for negative in negatives):
+        return None
+    masks = []
+    for negative in negatives:
+        if negative.mask is None:
+            masks.append(torch.ones(1, *latent_size))
+        else:
+            check_aspect(f"mask of Negative({negative.prompt!r})", negative.mask, size, what)
+            masks.append(resize_mask(mask_tensor(negative.mask)[None, None], latent_size)[0])
+    return torch.stack(masks)

@@ -9,7 +9,8 @@ after the window), so that a compiled denoiser is compiled once for each phase a
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from diffusers.models.attention import AttentionModuleMixin
@@ -17,6 +18,7 @@ from diffusers.models.attention_processor import Attention
 from torch import nn
 
 from negguide.guidance import active, negtome_and_share
+from negguide.integration.family import TextPlace
 from negguide.integration.images import resize_mask, token_grid
 from negguide.methods import NegToMe
 
@@ -52,13 +54,16 @@ class NegToMeRun:
         self.capturing = False
         self.branches = 1
         self.latent_size = (0, 0)
+        # of a video; and of models without feature maps: image tokens, and those with reference images' behind them
+        self.frames = 1
+        self.image_tokens = (0, 0)
 
-    def begin_step(self, step: int, num_steps: int, sample: torch.Tensor) -> None:
-        """Switch the modules on or off for step `step` of `num_steps`; `sample` is the denoiser's input [.., H, W]."""
+    def begin_step(self, step: int, num_steps: int, latent_size: tuple[int, int], like: torch.Tensor) -> None:
+        """Switch the modules on or off for step `step` of `num_steps`; masks go where `like` is, in its dtype."""
         self.pushing = active(self.method.start, self.method.stop, step, num_steps)
-        self.latent_size = (sample.shape[-2], sample.shape[-1])
-        self.mask = None if self.mask is None else self.mask.to(sample)
-        self.reference_mask = None if self.reference_mask is None else self.reference_mask.to(sample)
+        self.latent_size = latent_size
+        self.mask = None if self.mask is None else self.mask.to(like)
+        self.reference_mask = None if self.reference_mask is None else self.reference_mask.to(like)
 
     def check_reached(self) -> None:
         """Refuse a run in which nothing is pushed.
@@ -77,54 +82,78 @@ class NegToMeRun:
     def _least_side(self) -> int:
         return min(self.min_side, min(self.latent_size) // 2)
 
-    def take_shares(self) -> torch.Tensor:
-        """[rows] share of tokens pushed in the last forward, averaged over the modules that pushed."""
+    def take_shares(self) -> torch.Tensor | None:
+        """[rows] share of tokens pushed in the last forward, averaged over the modules that pushed.
+
+        None when none of them ran, because a cached model took what they gave before.
+        """
         shares = [module.share for module in self.modules if module.share is not None]
         for module in self.modules:
             module.share = None
-        return torch.stack(shares).mean(dim=0)
+        return torch.stack(shares).mean(dim=0) if shares else None
 
 
 class TokenPush:
-    """Applies a `NegToMeRun` to the output of one self-attention module."""
+    """Applies a `NegToMeRun` around one self-attention module.
 
-    def __init__(self, run: NegToMeRun) -> None:
+    Args:
+        run: shared by all modules.
+        place: where the module meets the text; None = its output is the image's tokens alone.
+    """
+
+    def __init__(self, run: NegToMeRun, place: TextPlace | None = None) -> None:
         self.run = run
+        self.place = place
         self.reference: torch.Tensor | None = None
         self.share: torch.Tensor | None = None
         self.reached = False
         self.side = 0
         run.modules.append(self)
 
-    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
-        """[rows, N, C] -> the same, pushed where the run is in its window."""
-        run = self.run
+    def __call__(self, processor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What the processor gives, with its image tokens [rows, N, C] pushed while the window is open."""
+        output, run = processor(*args, **kwargs), self.run
         if not (run.pushing or run.capturing):
-            return tokens
+            return output
+        # joint attention gives (image, text), or one sequence of both
+        tokens = output[0] if isinstance(output, tuple) else output
         if tokens.ndim != 3:
             raise ValueError(
                 f"blocks: a module gives {list(tokens.shape)} and not [rows, tokens, channels]; choose modules that do"
             )
-        grid = token_grid(tokens.shape[1], run.latent_size)
+        span = self._image_span(tokens.shape[1], alone=isinstance(output, tuple))
+        image = tokens[:, span]
+        grid = token_grid(image.shape[1] // run.frames, run.latent_size)
         self.side = min(grid)
         if self.side < run._least_side():
-            return tokens
+            return output
         self.reached = True
         if run.capturing:
-            self.reference = tokens
-            return tokens
-        pushed, share = self._push(tokens, grid)
+            self.reference = image
+            return output
+        pushed, share = self._push(image, grid)
         if run.measure:
             self.share = share
-        return pushed
+        if image.shape[1] < tokens.shape[1]:
+            pushed = torch.cat([tokens[:, : span.start], pushed, tokens[:, span.stop :]], dim=1)
+        return (pushed, *output[1:]) if isinstance(output, tuple) else pushed
+
+    def _image_span(self, tokens: int, alone: bool) -> slice:
+        """Where the generated image's tokens lie: reference images' follow them, the text's may stand before."""
+        image, with_references = self.run.image_tokens
+        if self.place in (None, "cross") or image == 0:
+            return slice(0, image or tokens)
+        start = 0 if alone or self.place == "image first" else tokens - with_references
+        return slice(start, start + image)
 
     def _push(self, tokens: torch.Tensor, grid: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         run, method = self.run, self.run.method
         mask = reference_mask = None
         if run.mask is not None:
-            mask = resize_mask(run.mask, grid).flatten(1)
+            mask = resize_mask(run.mask, grid).flatten(1).repeat(1, run.frames)
         if run.reference_mask is not None:
             reference_mask = resize_mask(run.reference_mask, grid).reshape(1, -1) >= 0.5
+            reference_mask = reference_mask.repeat(1, run.frames)
 
         def push(source: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             allowed = reference_mask

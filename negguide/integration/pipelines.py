@@ -1,33 +1,39 @@
-"""Pipelines that take `negative_guidance=`: the mixin, one class per family, and `from_pipe`."""
+"""Pipelines that take `negative_guidance=`: the mixin, a class for each diffusers pipeline, and `from_pipe`.
+
+The class for `StableDiffusionXLPipeline` is `NegGuideStableDiffusionXLPipeline`, and so on: imported from here by name,
+it is made on first use, so that nobody waits for the import of pipelines that are not used.
+"""
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import fields, make_dataclass
 from typing import Any, ClassVar
 
+import diffusers
 import torch
-from diffusers import StableDiffusionPipeline
-from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
-from negguide.integration.denoiser import DenoiserHook
-from negguide.integration.families import STABLE_DIFFUSION, Family
+from negguide.integration.attending import Attending, text_attention
+from negguide.integration.denoiser import DenoiserHook, Parts, Run
+from negguide.integration.families import PIPELINES
+from negguide.integration.family import Family, TextPlace
 from negguide.integration.hooks import attached
-from negguide.integration.negtome import choose_blocks, self_attention
-from negguide.integration.prepare import check_call, encode_negatives, encode_references, prepare_negtome
-from negguide.integration.processors import NegToMeAttnProcessor, pushed
-from negguide.integration.trace import Trace, TraceRecorder
-from negguide.methods import Method, NegToMe, PerpNeg, collect
+from negguide.integration.negtome import TokenPush, choose_blocks, self_attention
+from negguide.integration.prepare import check_call, prepare
+from negguide.integration.processors import WrappedAttnProcessor, wrapped
+from negguide.integration.trace import Trace
+from negguide.methods import AttentionMethod, Method, Methods, NegToMe, collect
 
 _HOOK = "negguide"
 _EXTRA_PARAMETERS = {"negative_guidance": None, "trace": False, "max_branch_batch": None}
 _EXTRA_DOC = """
 
         Arguments of negguide, beside those of the pipeline:
-            negative_guidance: a `PerpNeg`, a `NegToMe`, or a list of one each; None = the plain pipeline.
+            negative_guidance: a method, or a list of at most one `PerpNeg`, one `NegToMe`, and one of `NAG`, `ONG` and
+                `VSF`; None = the plain pipeline.
             trace: also return how the negatives acted: `.trace` of the output, or the last element of the tuple with
                 return_dict=False.
             max_branch_batch: how many guidance branches (the unconditional, the conditional, each active negative) run
@@ -47,7 +53,6 @@ class NegativeGuidanceMixin:
     """
 
     family: ClassVar[Family]
-    traced_output: ClassVar[type]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -75,19 +80,11 @@ def _guided_call(base_call: Callable[..., Any]) -> Callable[..., Any]:
         _check_options(negative_guidance, trace, max_branch_batch)
         if negative_guidance is None:
             return base_call(self, *args, **kwargs)
-        hook, blocks = _prepare(self, bound.arguments, *collect(negative_guidance), trace, max_branch_batch)
-        with ExitStack() as stack:
-            stack.enter_context(attached(getattr(self, self.family.denoiser), _HOOK, hook))
-            if hook.negtome is not None:
-                stack.enter_context(pushed(blocks.values(), hook.negtome))
+        with _guidance(self, bound.arguments, collect(negative_guidance), trace, max_branch_batch) as parts:
             output = base_call(self, *args, **kwargs)
-        recorder = hook.recorder
-        if recorder is None:
+        if parts.recorder is None:
             return output
-        if isinstance(output, tuple):
-            return (*output, recorder.trace())
-        values = {field.name: getattr(output, field.name) for field in fields(output)}
-        return self.traced_output(**values, trace=recorder.trace())
+        return _with_trace(output, parts.recorder.trace())
 
     parameters = list(signature.parameters.values())
     extra = [
@@ -113,60 +110,111 @@ def _check_options(negative_guidance: Any, trace: Any, max_branch_batch: Any) ->
             raise ValueError(f"max_branch_batch must be at least 1, or None for all, got {max_branch_batch}")
 
 
-@torch.no_grad()
-def _prepare(
+@contextmanager
+def _guidance(
     pipe: Any,
     arguments: Mapping[str, Any],
-    perp_neg: PerpNeg | None,
-    negtome: NegToMe | None,
+    methods: Methods,
     trace: bool,
     max_branch_batch: int | None,
-) -> tuple[DenoiserHook, dict[str, nn.Module]]:
-    """Check the call and encode what it needs: the denoiser's hook, and the self-attention modules to push."""
+) -> Iterator[Parts]:
+    """Check the call, encode what it needs, and let it act while the block runs."""
     family: Family = pipe.family
-    model: nn.Module = getattr(pipe, family.denoiser)
-    check_call(pipe, family, arguments, perp_neg, negtome)
-    blocks = {} if negtome is None else _blocks(family, model, negtome)
+    models: list[nn.Module] = [
+        getattr(pipe, name) for name in family.denoisers if getattr(pipe, name, None) is not None
+    ]
+    check_call(pipe, family, arguments, methods)
+    pushed = [_pushed(family, model, methods.negtome) for model in models]
+    attending = [_attending(family, model, methods.attention) for model in models]
+    with torch.no_grad():
+        parts = prepare(pipe, family, arguments, methods, trace, max_branch_batch)
+    run = Run(pipe, family, arguments, parts)
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(attached(model, _HOOK, DenoiserHook(run, model)))
+        if parts.negtome is not None:
+            for pushes in pushed:
+                modules = {at: module for at, (module, _) in pushes.items()}
+                arounds = {at: TokenPush(parts.negtome, place) for at, (_, place) in pushes.items()}
+                stack.enter_context(wrapped(modules, parts.negtome.method, arounds))
+        if parts.attention is not None:
+            for places in attending:
+                modules = {at: module for at, (module, _) in places.items()}
+                takes = {at: Attending(parts.attention, at, place) for at, (_, place) in places.items()}
+                stack.enter_context(wrapped(modules, parts.attention.method, takes))
+        yield parts
 
-    recorder = None
-    if trace:
-        prompts = () if perp_neg is None else tuple(negative.prompt for negative in perp_neg.negatives)
-        recorder = TraceRecorder(prompts, negtome=negtome is not None)
-    run = references = None
-    if negtome is not None:
-        run = prepare_negtome(pipe, family, arguments, negtome, measure=trace)
-        references = encode_references(pipe, family, arguments, negtome)
-    negatives = None if perp_neg is None else encode_negatives(pipe, family, arguments, perp_neg)
-    hook = DenoiserHook(pipe, family, model, negatives, run, references, max_branch_batch, recorder)
-    return hook, blocks
+
+def _pushed(
+    family: Family, model: nn.Module, negtome: NegToMe | None
+) -> dict[str, tuple[nn.Module, TextPlace | None]]:
+    """The attention modules that NegToMe pushes, and where they meet the text (None: nowhere)."""
+    if negtome is None:
+        return {}
+    inner = unwrap_module(model)
+    modules = self_attention(inner)
+    _refuse_wrapped(modules, "NegToMe")
+    places = text_attention(inner, family)
+    chosen = choose_blocks(modules, family.negtome_blocks if negtome.blocks is None else negtome.blocks)
+    return {name: (module, places.get(name)) for name, module in chosen.items()}
 
 
-def _blocks(family: Family, model: nn.Module, negtome: NegToMe) -> dict[str, nn.Module]:
-    modules = self_attention(unwrap_module(model))
-    if any(isinstance(module.processor, NegToMeAttnProcessor) for module in modules.values()):
+def _attending(
+    family: Family, model: nn.Module, method: AttentionMethod | None
+) -> dict[str, tuple[nn.Module, TextPlace]]:
+    """The attention modules in which NAG, ONG or VSF acts, and where they meet the text."""
+    if method is None:
+        return {}
+    inner = unwrap_module(model)
+    places = text_attention(inner, family)
+    modules = {name: inner.get_submodule(name) for name in places}
+    _refuse_wrapped(modules, type(method).__name__)
+    return {name: (modules[name], place) for name, place in places.items()}
+
+
+def _refuse_wrapped(modules: Mapping[str, Any], name: str) -> None:
+    if any(isinstance(module.processor, WrappedAttnProcessor) for module in modules.values()):
         raise ValueError(
-            "negative_guidance holds a NegToMe while the model has NegToMe attention processors already, which would "
-            "push twice; use one of the two (model.set_default_attn_processor() removes them)"
+            f"negative_guidance holds {name} while the model has attention processors of negguide already, which would "
+            "act twice; use one of the two (negguide.remove_attention_processors(model) removes them)"
         )
-    return choose_blocks(modules, family.negtome_blocks if negtome.blocks is None else negtome.blocks)
 
 
-@dataclass
-class NegGuideStableDiffusionPipelineOutput(StableDiffusionPipelineOutput):
+def _with_trace(output: Any, trace: Trace) -> Any:
     """The pipeline's output, and how the negatives acted."""
-
-    trace: Trace
-
-
-class NegGuideStableDiffusionPipeline(NegativeGuidanceMixin, StableDiffusionPipeline):
-    """`StableDiffusionPipeline` (1.x and 2.x) with `negative_guidance=`."""
-
-    family = STABLE_DIFFUSION
-    traced_output = NegGuideStableDiffusionPipelineOutput
+    if isinstance(output, tuple):
+        return (*output, trace)
+    values = {field.name: getattr(output, field.name) for field in fields(output)}
+    return _traced_class(type(output))(**values, trace=trace)  # type: ignore[arg-type]
 
 
-# what from_pipe knows: each family's pipeline, and the class that adds negative_guidance= to it
-_PIPELINES: dict[type, type] = {StableDiffusionPipeline: NegGuideStableDiffusionPipeline}
+@functools.cache
+def _traced_class(output_class: Any) -> Any:
+    return make_dataclass(f"NegGuide{output_class.__name__}", [("trace", Trace, None)], bases=(output_class,))
+
+
+_PREFIX = "NegGuide"
+
+
+@functools.cache
+def guided_class(pipeline: Any) -> Any:
+    """The class that adds `negative_guidance=` to a pipeline class of `PIPELINES`."""
+    name = pipeline.__name__
+    family = PIPELINES[name]
+    content = {
+        "family": family,
+        "__module__": __name__,
+        "__qualname__": _PREFIX + name,
+        "__doc__": f"`{name}` ({family.name}) with `negative_guidance=`.",
+    }
+    return type(_PREFIX + name, (NegativeGuidanceMixin, pipeline), content)
+
+
+def __getattr__(name: str) -> Any:
+    base = name.removeprefix(_PREFIX)
+    if base == name or base not in PIPELINES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return guided_class(getattr(diffusers, base))
 
 
 def from_pipe(pipe: Any) -> Any:
@@ -177,12 +225,12 @@ def from_pipe(pipe: Any) -> Any:
     Raises:
         ValueError: for a pipeline of an unsupported class.
     """
-    if type(pipe) in _PIPELINES.values():
+    if isinstance(pipe, NegativeGuidanceMixin):
         return pipe
-    if type(pipe) not in _PIPELINES:
-        supported = ", ".join(cls.__name__ for cls in _PIPELINES)
-        raise ValueError(f"from_pipe does not know {type(pipe).__name__}; supported pipelines: {supported}")
+    name = type(pipe).__name__
+    if name not in PIPELINES or type(pipe) is not getattr(diffusers, name, None):
+        raise ValueError(f"from_pipe does not know {name}; supported pipelines: {', '.join(PIPELINES)}")
     # Not diffusers' own from_pipe: it casts all models to one dtype and forgets offloading and the progress bar.
-    guided: Any = object.__new__(_PIPELINES[type(pipe)])
+    guided: Any = object.__new__(guided_class(type(pipe)))  # type: ignore[arg-type]
     guided.__dict__.update(pipe.__dict__)
     return guided

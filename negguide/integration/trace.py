@@ -21,6 +21,8 @@ class Trace:
         kept: [S, K, B] |perpendicular part| / |negative - uncond|: the share of the negative that acts.
         pushed: [S, B] share of the tokens that NegToMe pushed, mean over blocks and guidance branches; None without
             NegToMe.
+        changed: [S, B] |change| / |output| of the image tokens by NAG, ONG or VSF, mean over the attention modules;
+            None without one of them.
     """
 
     timesteps: torch.Tensor
@@ -28,6 +30,7 @@ class Trace:
     cosine: torch.Tensor
     kept: torch.Tensor
     pushed: torch.Tensor | None
+    changed: torch.Tensor | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The trace as JSON data; None stands for NaN."""
@@ -37,6 +40,7 @@ class Trace:
             "cosine": _without_nan(self.cosine.tolist()),
             "kept": _without_nan(self.kept.tolist()),
             "pushed": None if self.pushed is None else _without_nan(self.pushed.tolist()),
+            "changed": None if self.changed is None else _without_nan(self.changed.tolist()),
         }
 
 
@@ -49,13 +53,15 @@ def _without_nan(values: Any) -> Any:
 class TraceRecorder:
     """Collects device tensors during the loop, without waiting for the device; `trace()` moves them at the end."""
 
-    def __init__(self, negatives: tuple[str, ...], negtome: bool) -> None:
+    def __init__(self, negatives: tuple[str, ...], negtome: bool, attention: bool) -> None:
         self.negatives = negatives
         self.negtome = negtome
+        self.attention = attention
         self.timesteps: list[torch.Tensor] = []
         self.cosine: list[torch.Tensor] = []
         self.kept: list[torch.Tensor] = []
         self.pushed: list[torch.Tensor] = []
+        self.changed: list[torch.Tensor] = []
 
     def begin_call(self, timestep: torch.Tensor | float, batch: int, device: torch.device) -> None:
         """Start a row, of NaN until something acts."""
@@ -64,6 +70,7 @@ class TraceRecorder:
         self.cosine.append(resting)
         self.kept.append(resting.clone())
         self.pushed.append(torch.full((batch,), torch.nan, device=device))
+        self.changed.append(torch.full((batch,), torch.nan, device=device))
 
     def record_negatives(self, indices: list[int], cosine: torch.Tensor, kept: torch.Tensor) -> None:
         """[len(indices), B] each, of the call begun last."""
@@ -75,6 +82,10 @@ class TraceRecorder:
         """[branches, B], of the call begun last."""
         self.pushed[-1] = shares.mean(dim=0)
 
+    def record_changed(self, changes: torch.Tensor) -> None:
+        """[B], of the call begun last."""
+        self.changed[-1] = changes
+
     def trace(self) -> Trace:
         """Everything, on the CPU."""
         return Trace(
@@ -83,6 +94,7 @@ class TraceRecorder:
             cosine=torch.stack(self.cosine).cpu(),
             kept=torch.stack(self.kept).cpu(),
             pushed=torch.stack(self.pushed).cpu() if self.negtome else None,
+            changed=torch.stack(self.changed).cpu() if self.attention else None,
         )
 
 
@@ -111,6 +123,12 @@ def plot_trace(trace: Trace, path: str | PathLike[str] | None = None) -> PIL.Ima
     if trace.pushed is not None:
         curve = ("NegToMe", trace.pushed)
         panels.append(("How many tokens NegToMe pushes", "share pushed", (-0.05, 1.05), [curve]))
+    if trace.changed is not None:
+        largest = float(trace.changed.nan_to_num(0).max())
+        curve = ("attention", trace.changed)
+        panels.append(
+            ("How far attention is changed", "relative change", (-0.05, 1.1 * max(largest, 0.1)), [curve])
+        )
 
     figure = Figure(figsize=(9, 0.7 + 3 * len(panels)), dpi=110, layout="constrained")
     axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
@@ -118,7 +136,9 @@ def plot_trace(trace: Trace, path: str | PathLike[str] | None = None) -> PIL.Ima
     for axis, (title, label, limits, curves) in zip(axes, panels, strict=True):
         for name, values in curves:
             mean, (lowest, highest) = values.nanmean(dim=1), torch.aminmax(values, dim=1)
-            color = "dimgray" if label == "share pushed" else None  # not that of a negative
+            color = (
+                "dimgray" if label in ("share pushed", "relative change") else None
+            )  # not that of a negative
             (line,) = axis.plot(steps, mean, marker="o", markersize=4, color=color, label=_shortened(name))
             axis.fill_between(steps, lowest, highest, color=line.get_color(), alpha=0.2, linewidth=0)
         axis.set_title(title)

@@ -1,11 +1,12 @@
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from negguide import Negative, PerpNeg
+from negguide import NAG, ONG, VSF, Negative, PerpNeg
 from negguide.cli import options
 from negguide.cli.attachments import Attachments
 from negguide.models import TOYWORLD_DEFAULTS, Defaults
@@ -96,19 +97,34 @@ def test_whatever_is_typed_is_a_negative_or_a_value_error(value: str) -> None:
         assert negative.prompt.strip() and math.isfinite(negative.weight)
 
 
-def test_all_negatives_act_in_one_perp_neg() -> None:
-    assert options.perp_neg(["hat:2", "scarf"], joint=True) == PerpNeg(
-        Negative("hat", weight=2.0), Negative("scarf"), joint=True
-    )
+def test_all_negatives_act_in_one_method() -> None:
+    values = ["hat:2", "scarf@0-0.3"]
+    negatives = (Negative("hat", weight=2.0), Negative("scarf", stop=0.3))
+    assert options.in_words(values, True, "perp-neg", None) == PerpNeg(*negatives, joint=True)
+    assert options.in_words(values, False, "nag", 3.0) == NAG(*negatives, scale=3.0)
+    assert options.in_words(values, False, "ong", None) == ONG(*negatives)
+    assert options.in_words(values, False, "vsf", 0.5) == VSF(*negatives, scale=0.5)
 
 
-def test_no_negatives_mean_no_perp_neg() -> None:
-    assert options.perp_neg(None, joint=False) is None
+def test_no_negatives_mean_no_method() -> None:
+    assert options.in_words(None, False, "perp-neg", None) is None
 
 
-def test_joint_without_a_negative_is_refused() -> None:
-    with pytest.raises(ValueError, match="--joint acts on --negative"):
-        options.perp_neg([], joint=True)
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (([], True, "perp-neg", None), "--joint acts on --negative"),
+        (([], False, "nag", None), "--method nag acts on --negative"),
+        ((None, False, "vsf", 2.0), "--scale acts on --negative"),
+        ((["hat"], True, "nag", None), "--joint is of perp-neg"),
+        ((["hat"], False, "perp-neg", 2.0), "--scale is of nag, ong and vsf"),
+        ((["hat"], False, "magic", None), "--method must be one of perp-neg, nag, ong, vsf, got 'magic'"),
+        ((["hat"], False, "nag", 0.5), "scale must be finite and >= 1"),
+    ],
+)
+def test_options_that_act_on_nothing_or_another_method_are_refused(arguments: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        options.in_words(*arguments)
 
 
 def test_negtome_takes_what_suits_the_model_unless_told() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from negguide import Negative, NegToMe, PerpNeg, from_pipe
+from negguide import NAG, Negative, NegToMe, PerpNeg, from_pipe
 
 # as few layers as hold self-attention: compiling is slow
 SMALL = {
@@ -21,7 +21,10 @@ SMALL = {
 @pytest.mark.parametrize(
     ("in_place", "methods"),
     [
-        (False, [PerpNeg(Negative("hat", stop=1.0)), NegToMe(torch.rand(3, 64, 64), stop=1.0)]),
+        (
+            False,
+            [PerpNeg(Negative("hat", stop=1.0)), NegToMe(torch.rand(3, 64, 64), stop=1.0), NAG("glasses")],
+        ),
         (True, [PerpNeg(Negative("hat", stop=0.5))]),
     ],
     ids=["torch.compile(unet)", "unet.compile()"],

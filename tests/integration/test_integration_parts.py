@@ -1,5 +1,6 @@
 """Folding branches, steps of a run, images and masks on token grids."""
 
+from dataclasses import replace
 from typing import Any
 
 import PIL.Image
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from negguide.integration.batching import Branch, fold, run_branches
+from negguide.integration.families import STABLE_DIFFUSION
 from negguide.integration.images import check_aspect, cover, image_tensor, mask_tensor, token_grid
 from negguide.integration.steps import step_numbers
 
@@ -17,16 +19,30 @@ def test_folding_takes_rows_of_everything_batched_at_any_depth_and_shares_the_re
         "sample": rows,
         "timestep": torch.tensor(7),
         "text": rows.repeat(1, 3),
-        "nested": {"images": [rows + 10, None], "scale": 0.5, "pair": (rows, torch.zeros(3, 1))},
+        "nested": {
+            "images": [rows + 10, None],
+            "scale": 0.5,
+            "pooled": rows,
+            "pair": (rows, torch.zeros(3, 1)),
+        },
         "return_dict": False,
     }
     negative = torch.full((2, 3), -1.0)
-    branches = [Branch(slice(0, 2)), Branch(slice(2, 4)), Branch(slice(2, 4), {"text": negative})]
-    folded = fold(inputs, 4, branches)
+    inputs |= {"words": ["a", "b", "c", "d"], "grid": torch.arange(4)}
+    branches = [
+        Branch("uncond", slice(0, 2)),
+        Branch("cond", slice(2, 4)),
+        Branch("negative", slice(2, 4), {"text": negative, "nested.pooled": negative[:, :1]}),
+    ]
+    family = replace(STABLE_DIFFUSION, row_lists=("words",), shared=("grid",))
+    folded = fold(family, inputs, 4, branches)
+    assert folded["words"] == ["a", "b", "c", "d", "c", "d"] and folded["grid"] is inputs["grid"]
     wanted = [0, 1, 2, 3, 2, 3]
     assert folded["sample"].flatten().tolist() == wanted
     assert folded["text"][:, 0].tolist() == [0, 1, 2, 3, -1, -1]
     assert folded["nested"]["images"][0].flatten().tolist() == [10 + row for row in wanted]
+    assert folded["nested"]["pooled"].flatten().tolist() == [0, 1, 2, 3, -1, -1]
+    assert inputs["nested"]["pooled"] is rows  # type: ignore[index]
     assert folded["nested"]["images"][1] is None and folded["nested"]["scale"] == 0.5
     assert isinstance(folded["nested"]["pair"], tuple) and folded["nested"]["pair"][1].shape == (3, 1)
     assert folded["timestep"] is inputs["timestep"] and folded["return_dict"] is False
@@ -35,8 +51,13 @@ def test_folding_takes_rows_of_everything_batched_at_any_depth_and_shares_the_re
 def test_a_call_of_one_branch_folds_too() -> None:
     """Families that call the denoiser once for each branch."""
     inputs = {"sample": torch.ones(2, 1), "text": torch.ones(2, 5)}
-    branches = [Branch(slice(0, 2)), Branch(slice(0, 2), {"text": torch.zeros(2, 5)})]
-    predictions = run_branches(lambda count, x: x["text"].sum(1) * count, inputs, 2, branches, None)
+    branches = [Branch("cond", slice(0, 2)), Branch("negative", slice(0, 2), {"text": torch.zeros(2, 5)})]
+
+    def forward(group: Any, folded: Any) -> torch.Tensor:
+        total: torch.Tensor = folded["text"].sum(1) * len(group)
+        return total
+
+    predictions = run_branches(forward, STABLE_DIFFUSION, inputs, 2, branches, None)
     assert [p.tolist() for p in predictions] == [[10, 10], [0, 0]]
 
 
@@ -45,17 +66,24 @@ def test_branches_of_another_text_length_and_beyond_the_limit_run_apart(limit: A
     inputs = {"sample": torch.zeros(1, 1), "text": torch.zeros(1, 5)}
 
     def branch(length: int, value: float) -> Branch:
-        return Branch(slice(0, 1), {"text": torch.full((1, length), value)})
+        return Branch("negative", slice(0, 1), {"text": torch.full((1, length), value)})
 
-    branches = [Branch(slice(0, 1)), branch(5, 1), branch(5, 2), branch(3, 3), branch(3, 4), branch(5, 5)]
+    branches = [
+        Branch("cond", slice(0, 1)),
+        branch(5, 1),
+        branch(5, 2),
+        branch(3, 3),
+        branch(3, 4),
+        branch(5, 5),
+    ]
     seen = []
 
-    def forward(count: int, folded: dict[str, torch.Tensor]) -> torch.Tensor:
-        seen.append(count)
-        assert len(folded["sample"]) == count
+    def forward(group: Any, folded: dict[str, torch.Tensor]) -> torch.Tensor:
+        seen.append(len(group))
+        assert len(folded["sample"]) == len(group)
         return folded["text"].mean(1, keepdim=True)
 
-    predictions = run_branches(forward, inputs, 1, branches, limit)
+    predictions = run_branches(forward, STABLE_DIFFUSION, inputs, 1, branches, limit)
     assert seen == counts
     assert [p.item() for p in predictions] == [0, 1, 2, 3, 4, 5]
 

@@ -108,7 +108,7 @@ def test_after_an_exception_the_model_is_as_before(
     def fail(pipeline: Any, step: int, t: Any, values: Any) -> Any:
         assert pipeline.unet.attn_processors[
             "up_blocks.1.attentions.0.transformer_blocks.0.attn1.processor"
-        ].push
+        ].around
         raise error("stop")
 
     expected = generate(base).images
@@ -238,7 +238,7 @@ BIG = torch.ones(32, 64)
         (
             {"negative_guidance": PerpNeg("a hat"), "guidance_scale": 1.0},
             ValueError,
-            "PerpNeg needs classifier-free guidance: guidance_scale is 1.0.*use e.g. 7.5",
+            "PerpNeg needs classifier-free guidance: guidance_scale is 1.0.*use e.g. 4.5",
         ),
         ({"negative_guidance": PerpNeg("a hat"), "guidance_scale": 0}, ValueError, "guidance_scale is 0"),
         (

@@ -113,7 +113,7 @@ def test_keyword_arguments_and_backends_of_the_wrapped_processor_stay(own: Any, 
     assert set(seen) == {"calm"}
     wrapped._attention_backend = "flash"
     assert wrapped.processor._attention_backend == "flash" and wrapped._attention_backend == "flash"
-    plain = NegToMeAttnProcessor(AttnProcessor2_0(), wrapped.push)
+    plain = NegToMeAttnProcessor(AttnProcessor2_0(), wrapped.around)
     assert not hasattr(plain, "_attention_backend")
 
 
@@ -147,7 +147,7 @@ def test_a_bare_unet_takes_them_and_groups_the_whole_batch(make_unet: Any) -> No
 
 def test_both_doors_at_once_are_refused(own: Any, generate: Any) -> None:
     own.unet.set_attn_processor(attention_processors(own.unet, NegToMe(**STRONG)))
-    with pytest.raises(ValueError, match="push twice"):
+    with pytest.raises(ValueError, match="act twice"):
         generate(from_pipe(own), num_images_per_prompt=2, negative_guidance=NegToMe())
 
 

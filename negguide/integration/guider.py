@@ -1,0 +1,369 @@
+"""Perp-Neg as a guider of modular diffusers: by itself, or around one of the guiders that diffusers has."""
+
+import json
+import zlib
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import diffusers.guiders
+import torch
+from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
+from diffusers.guiders.guider_utils import GuiderOutput
+from diffusers.modular_pipelines.modular_pipeline import BlockState
+from torch import Tensor
+
+from negguide.guidance import active, perp_neg_shift
+from negguide.integration.batching import repeated
+from negguide.integration.images import mask_over, mask_tensor, negative_masks
+from negguide.integration.steps import check_windows
+from negguide.methods import MaskLike, PerpNeg
+
+# Linear in the unconditional prediction u, with a factor that does not depend on the predictions: these get u'.
+_LINEAR = (
+    "ClassifierFreeGuidance",
+    "PerturbedAttentionGuidance",
+    "SkipLayerGuidance",
+    "SmoothedEnergyGuidance",
+)
+# These bend the guidance direction; they get c - S, for which Perp-Neg needs no factor.
+_BENDING = (
+    "AdaptiveProjectedGuidance",
+    "AdaptiveProjectedMixGuidance",
+    "ClassifierFreeZeroStarGuidance",
+    "FrequencyDecoupledGuidance",
+    "MagnitudeAwareGuidance",
+    "TangentialClassifierFreeGuidance",
+)
+_REFUSED = {
+    "AutoGuidance": "its second prediction is that of a weakened model and not of the empty prompt, so that there is "
+    "no direction of the prompt for a negative to be perpendicular to",
+    "LTX2Guidance": "the LTX-2 denoiser names its predictions itself and has no place for those of negatives",
+    "PerpNegGuidance": "Perp-Neg inside Perp-Neg would subtract twice; put all negatives into one PerpNeg",
+}
+_OWN = ("guidance_scale", "guidance_rescale", "use_original_formulation", "start", "stop", "enabled")
+
+
+class PerpNegGuidance(BaseGuidance):
+    """Guidance with negatives that only take away what of them is perpendicular to the prompt.
+
+    With u, c and n_k the predictions of the empty (or classic negative) prompt, the prompt and negative k:
+
+        u + g (p - S),  S = sum_k weight_k mask_k (n_k - u - <n_k - u, p> / |p|^2 p),  p = c - u.
+
+    Around another guider (`guidance=`), which must be one of these:
+
+    | guider | what it is given | what comes out |
+    |---|---|---|
+    | `ClassifierFreeGuidance` (the default), `PerturbedAttentionGuidance`, `SkipLayerGuidance`, \
+`SmoothedEnergyGuidance` | u' = u + G / (G - 1) S in place of u | exactly the formula, with the guider's own terms \
+added and `guidance_rescale` applied to it. G is g, or g + 1 with `use_original_formulation` |
+    | `AdaptiveProjectedGuidance`, `AdaptiveProjectedMixGuidance`, `MagnitudeAwareGuidance`, \
+`TangentialClassifierFreeGuidance`, `FrequencyDecoupledGuidance`, `ClassifierFreeZeroStarGuidance` | c - S in place \
+of c | what the guider makes of the direction p - S: it clips, projects, scales or splits that as it does p. Exactly \
+the formula where it leaves a direction alone; `guidance_rescale` goes by the spread of c - S |
+
+    `AutoGuidance` (its u is no empty prompt), `LTX2Guidance` and guiders from elsewhere are refused.
+
+    Negatives act in steps in which the guider makes an unconditional prediction and their window is open; in all others
+    they cost nothing. Windows are fractions of the steps, as `start` and `stop` of every guider. The pipeline needs the
+    block `EncodeNegatives` in front of its text encoder; `negguide.with_perp_neg` puts both in.
+
+    Args:
+        perp_neg: the negatives.
+        guidance_scale, guidance_rescale, use_original_formulation, start, stop, enabled: of the
+            `ClassifierFreeGuidance` that is used without `guidance`, with its defaults; not to be combined with it.
+        guidance: the guider to go around. It is kept, not copied.
+
+    Raises:
+        TypeError: `perp_neg` is no `PerpNeg`, or `guidance` is no guider.
+        ValueError: a guider for which Perp-Neg is not defined or whose guidance is off; settings beside `guidance`; a
+            negative whose window lies outside the guider's.
+
+    Source: Perp-Neg, arXiv 2304.04968.
+
+    Example:
+        >>> guider = PerpNegGuidance(PerpNeg("black glasses"), guidance_scale=7.5)
+        >>> guider = PerpNegGuidance(PerpNeg("black glasses"), guidance=AdaptiveProjectedGuidance(guidance_scale=10))
+    """
+
+    _input_predictions = ["pred_cond", "pred_uncond"]  # noqa: RUF012  (the base class asks for a list)
+
+    def __init__(
+        self,
+        perp_neg: PerpNeg | Mapping[str, Any],
+        guidance_scale: float | None = None,
+        guidance_rescale: float | None = None,
+        use_original_formulation: bool | None = None,
+        start: float | None = None,
+        stop: float | None = None,
+        enabled: bool | None = None,
+        guidance: BaseGuidance | Mapping[str, Any] | None = None,
+    ) -> None:
+        given = (guidance_scale, guidance_rescale, use_original_formulation, start, stop, enabled)
+        own = {name: value for name, value in zip(_OWN, given, strict=True) if value is not None}
+        # mappings are what the config holds
+        if isinstance(perp_neg, Mapping):
+            perp_neg = PerpNeg.from_dict(perp_neg, _mask_of_config)
+        if isinstance(guidance, Mapping):
+            guidance = _guider_of_config(guidance)
+        if not isinstance(perp_neg, PerpNeg):
+            raise TypeError(f"perp_neg must be a PerpNeg, e.g. PerpNeg('black glasses'), got {perp_neg!r}")
+        if guidance is not None and own:
+            raise ValueError(
+                f"{', '.join(own)} cannot be given beside guidance={type(guidance).__name__}; set it there"
+            )
+        inner: Any = ClassifierFreeGuidance(**own) if guidance is None else guidance
+        _check_guider(inner)
+        _check_overlap(perp_neg, inner)
+
+        self.perp_neg = perp_neg
+        self.guidance = inner
+        super().__init__(inner._start, inner._stop, inner._enabled)
+        self._texts: list[dict[str, Any]] | None = None
+        self._latent_size: tuple[int, int] | None = None
+        self._branches: list[str] | None = None
+        self._guider_branches = 0
+        self._acting: list[int] = []
+        if guidance is None:
+            config = {name: inner.config[name] for name in _OWN}
+        else:
+            config = {"guidance": json.loads(inner.to_json_string())}
+        self.register_to_config(perp_neg=perp_neg.to_dict(_mask_for_config), **config)
+
+    # The guider inside decides; one switch for both, whichever is turned.
+
+    @property
+    def _enabled(self) -> bool:
+        return bool(self.guidance._enabled)
+
+    @_enabled.setter
+    def _enabled(self, value: bool) -> None:
+        self.guidance._enabled = value
+
+    @property
+    def guidance_scale(self) -> float:
+        """The guider's own; some pipelines read it."""
+        return float(self.guidance.guidance_scale)
+
+    def set_negatives(
+        self, texts: Sequence[Mapping[str, Any]], latent_size: tuple[int, int] | None = None
+    ) -> None:
+        """Take the encoded negatives of a run; `EncodeNegatives` calls this.
+
+        Args:
+            texts: for each negative {field of the denoiser's guider inputs: tensor [1, ...], or list of one tensor}.
+            latent_size: (height, width) of the latents where predictions are packed, [B, tokens, C], and a negative
+                has a mask; other predictions show their size.
+
+        Raises:
+            ValueError: not one text for each negative.
+        """
+        count = len(self.perp_neg.negatives)
+        if len(texts) != count:
+            raise ValueError(f"texts must be one for each of the {count} negatives, got {len(texts)}")
+        self._texts = [dict(text) for text in texts]
+        self._latent_size = latent_size
+
+    def end_step(self) -> None:
+        """Forget where in a run this is, so that `num_conditions` is its maximum.
+
+        Text encoders ask for it before the next run, to see whether guidance will want an unconditional embedding: a
+        guider that stood where its window had closed would say no.
+        """
+        self.set_state(None, None, None)
+
+    def set_state(self, step: int | None, num_inference_steps: int | None, timestep: Any) -> None:
+        super().set_state(step, num_inference_steps, timestep)
+        self.guidance.set_state(step, num_inference_steps, timestep)
+        self._branches, self._acting = None, []
+
+    def prepare_models(self, denoiser: torch.nn.Module) -> None:
+        self._count_prepared += 1
+        # what the guider does to the model (skipped layers) is for its own predictions
+        if self._count_prepared <= self._guider_branches:
+            self.guidance.prepare_models(denoiser)
+
+    def cleanup_models(self, denoiser: torch.nn.Module) -> None:
+        if self._count_prepared <= self._guider_branches:
+            self.guidance.cleanup_models(denoiser)
+
+    def prepare_inputs(self, data: Mapping[str, Any]) -> list[BlockState]:
+        return self._with_negatives(self.guidance.prepare_inputs(data), data)
+
+    def prepare_inputs_from_block_state(
+        self, data: BlockState, input_fields: Mapping[str, str | tuple[str, ...]]
+    ) -> list[BlockState]:
+        values = {
+            field: tuple(getattr(data, name, None) for name in source)
+            if isinstance(source, tuple)
+            else getattr(data, source, None)
+            for field, source in input_fields.items()
+        }
+        return self._with_negatives(self.guidance.prepare_inputs_from_block_state(data, input_fields), values)
+
+    def _with_negatives(self, batches: list[BlockState], values: Mapping[str, Any]) -> list[BlockState]:
+        """The guider's batches, and one for each negative that acts: the conditional batch with other text."""
+        for batch in batches:
+            for field, value in values.items():
+                # diffusers drops what is neither a tensor nor a tuple
+                if value is not None and not isinstance(value, tuple) and not hasattr(batch, field):
+                    setattr(batch, field, value)
+        names = [getattr(batch, self._identifier_key) for batch in batches]
+        self._guider_branches = len(batches)
+        self._acting = self._acting_now(values) if "pred_uncond" in names else []
+        for k in self._acting:
+            assert self._texts is not None
+            text = {field: _like(value, values[field][0]) for field, value in self._texts[k].items()}
+            names.append(f"pred_negative_{k}")
+            batches.append(BlockState(**{**batches[0].as_dict(), **text, self._identifier_key: names[-1]}))
+        self._branches = names
+        return batches
+
+    def _acting_now(self, values: Mapping[str, Any]) -> list[int]:
+        """The negatives whose window is open at this step of a run that can have them."""
+        if self._texts is None:
+            raise ValueError(
+                "PerpNegGuidance has no encoded negatives: put the block EncodeNegatives in front of the text encoder "
+                "(negguide.with_perp_neg(pipe) returns the pipeline with it), and where two pipelines share the work, "
+                "give both the same guider"
+            )
+        for field in self._texts[0]:
+            if field not in values:
+                raise ValueError(
+                    f"the negatives are encoded as {', '.join(self._texts[0])}, and this denoiser takes "
+                    f"{', '.join(values)}; encode them with the text encoder of the pipeline that draws"
+                )
+            if not isinstance(values[field], tuple) or values[field][1] is None:
+                raise ValueError(
+                    f"PerpNegGuidance needs an unconditional prediction, and the pipeline has only one {field}; give "
+                    "negative_prompt='' (Stable Diffusion 3 makes no unconditional embedding without it)"
+                )
+        check_windows([self.perp_neg], self._num_inference_steps)
+        windows = [negative.window for negative in self.perp_neg.negatives]
+        return [
+            k for k, window in enumerate(windows) if active(*window, self._step, self._num_inference_steps)
+        ]
+
+    def __call__(self, data: list[BlockState]) -> Any:
+        output = super().__call__(data)
+        self.end_step()
+        return output
+
+    def forward(self, pred_cond: Tensor, pred_uncond: Tensor | None = None, **others: Tensor) -> GuiderOutput:
+        """The guided prediction, [B, ...]; `others` are those of negatives (`pred_negative_0`, ..) and of the guider.
+
+        `pred_cond` and `pred_uncond` of the output are as they were given.
+        """
+        negatives = [others.pop(f"pred_negative_{k}") for k in self._acting]
+        if pred_uncond is None or not negatives:
+            return self.guidance.forward(pred_cond=pred_cond, pred_uncond=pred_uncond, **others)
+        weights = [self.perp_neg.negatives[k].weight for k in self._acting]
+        shift = perp_neg_shift(
+            pred_uncond,
+            pred_cond,
+            torch.stack(negatives),
+            weights,
+            joint=self.perp_neg.joint,
+            masks=self._masks(pred_cond),
+        )
+        cond, uncond = pred_cond, pred_uncond
+        if type(self.guidance).__name__ in _LINEAR:
+            scale = self.guidance.guidance_scale + (1.0 if self.guidance.use_original_formulation else 0.0)
+            wide = torch.promote_types(uncond.dtype, torch.float32)
+            uncond = (uncond.to(wide) + scale / (scale - 1.0) * shift.to(wide)).to(uncond.dtype)
+        else:
+            cond = cond - shift
+        output = self.guidance.forward(pred_cond=cond, pred_uncond=uncond, **others)
+        return GuiderOutput(pred=output.pred, pred_cond=pred_cond, pred_uncond=pred_uncond)
+
+    def _masks(self, prediction: Tensor) -> Tensor | None:
+        """The masks of the acting negatives, [K, 1, ...], to be broadcast over a prediction; None without any."""
+        negatives = [self.perp_neg.negatives[k] for k in self._acting]
+        if all(negative.mask is None for negative in negatives):
+            return None
+        height, width = prediction.shape[-2:]
+        size = self._latent_size if prediction.ndim == 3 else (height, width)
+        if size is None:
+            raise ValueError(
+                "latent_size must be given to set_negatives: predictions are packed, and a mask is not"
+            )
+        masks = negative_masks(negatives, size, size, "the grid of latents")
+        assert masks is not None
+        return torch.stack([mask_over(mask[None], prediction, size) for mask in masks]).to(prediction.device)
+
+    @property
+    def is_conditional(self) -> bool:
+        if self._branches is None or not 0 < self._count_prepared <= len(self._branches):
+            return False
+        return self._branches[self._count_prepared - 1] != "pred_uncond"
+
+    @property
+    def num_conditions(self) -> int:
+        if self._branches is not None:
+            return len(self._branches)
+        own = int(self.guidance.num_conditions)
+        return own + len(self.perp_neg.negatives) if own > 1 else own
+
+
+def _like(text: Any, cond: Any) -> Any:
+    """One negative's text for as many images as the conditional batch has, in its dtype and on its device."""
+    if isinstance(cond, list):
+        return [row.to(cond[0]) for row in text] * len(cond)
+    if text is None or cond is None:
+        return text
+    several: Tensor = repeated({"text": text}, len(cond))["text"]
+    return several.to(cond)
+
+
+def _check_guider(guidance: Any) -> None:
+    name = type(guidance).__name__
+    if not isinstance(guidance, BaseGuidance):
+        raise TypeError(f"guidance must be a guider of diffusers, got {guidance!r}")
+    # a subclass may compute anything
+    if name not in (*_LINEAR, *_BENDING) or type(guidance) is not getattr(diffusers.guiders, name, None):
+        reason = _REFUSED.get(name, "what it computes from its predictions is not known here")
+        raise ValueError(
+            f"guidance={name} cannot be combined with Perp-Neg: {reason}. Those that can: "
+            f"{', '.join((*_LINEAR, *_BENDING))}"
+        )
+    # made from nothing, the batches still show which predictions there are
+    names = [getattr(batch, BaseGuidance._identifier_key) for batch in guidance.prepare_inputs({})]
+    if guidance._enabled and "pred_uncond" not in names:
+        off = "0.0" if guidance.use_original_formulation else "1.0"
+        raise ValueError(
+            f"guidance_scale of {name} is {off}, where it makes no unconditional prediction, and Perp-Neg needs one; "
+            "use e.g. 5.0"
+        )
+
+
+def _check_overlap(perp_neg: PerpNeg, guidance: Any) -> None:
+    for negative in perp_neg.negatives:
+        start, stop = negative.window
+        if max(start, guidance._start) >= min(stop, guidance._stop):
+            raise ValueError(
+                f"Negative({negative.prompt!r}) acts from {start} to {stop}, and {type(guidance).__name__} guides from "
+                f"{guidance._start} to {guidance._stop}; the negative would never act"
+            )
+
+
+def _guider_of_config(config: Mapping[str, Any]) -> Any:
+    name = config.get("_class_name")
+    if name not in (*_LINEAR, *_BENDING):
+        raise ValueError(
+            f"_class_name of guidance must be one of {', '.join((*_LINEAR, *_BENDING))}, got {name!r}"
+        )
+    return getattr(diffusers.guiders, name).from_config(dict(config))
+
+
+def _mask_for_config(mask: MaskLike) -> dict[str, Any]:
+    """A mask as JSON, whole, so that a config alone makes the guider again."""
+    values = mask_tensor(mask)
+    packed = zlib.compress(values.contiguous().numpy().tobytes())
+    return {"size": [values.shape[1], values.shape[0]], "float32": b64encode(packed).decode()}
+
+
+def _mask_of_config(stored: Mapping[str, Any]) -> Tensor:
+    width, height = stored["size"]
+    values = bytearray(zlib.decompress(b64decode(stored["float32"])))
+    return torch.frombuffer(values, dtype=torch.float32).reshape(height, width)

@@ -1,0 +1,8 @@
+"""Z-Image with `negative_guidance=`, for diffusers' `custom_pipeline=`.
+
+pipe = DiffusionPipeline.from_pretrained(model, custom_pipeline="negguide_z_image.py", trust_remote_code=True)
+"""
+
+from negguide.integration.pipelines import NegGuideZImagePipeline
+
+__all__ = ["NegGuideZImagePipeline"]

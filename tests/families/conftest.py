@@ -1,0 +1,114 @@
+"""Every supported pipeline, tiny and random, built once a session; each test gets it as it was built."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tiny_pipelines import PROMPT, SCALE, TINY, build
+
+from negguide import from_pipe
+
+_built: dict[str, Any] = {}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "families(*names): run on these tiny pipelines only")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "tiny" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("families")
+        names = [tiny.name for tiny in TINY] if marker is None else list(marker.args)
+        by_name = {tiny.name: tiny for tiny in TINY}
+        metafunc.parametrize("tiny", [by_name[name] for name in names], ids=names)
+
+
+@pytest.fixture
+def base(tiny: Any) -> Any:
+    """The diffusers pipeline."""
+    if tiny.name not in _built:
+        _built[tiny.name] = build(tiny)
+    return _built[tiny.name]
+
+
+@pytest.fixture
+def pipe(base: Any) -> Any:
+    """The same with `negative_guidance=`."""
+    return from_pipe(base)
+
+
+@pytest.fixture
+def guided(tiny: Any) -> dict[str, Any]:
+    """The arguments with which guidance combines uncond and cond by SCALE."""
+    if "true_cfg_scale" in tiny.call():
+        return {"true_cfg_scale": SCALE, "negative_prompt": ""}
+    if tiny.name == "z-image":
+        return {"guidance_scale": SCALE - 1.0}
+    return {"guidance_scale": SCALE}
+
+
+@pytest.fixture
+def two(tiny: Any) -> dict[str, int]:
+    """The argument for two images, or videos, of each prompt."""
+    return {"num_videos_per_prompt" if tiny.name == "wan" else "num_images_per_prompt": 2}
+
+
+@pytest.fixture
+def unguided(tiny: Any) -> dict[str, Any]:
+    """The arguments with which a call runs without classifier-free guidance."""
+    if "true_cfg_scale" in tiny.call():
+        return {"true_cfg_scale": 1.0}
+    return {"guidance_scale": 0.0 if tiny.name == "z-image" else 1.0}
+
+
+@pytest.fixture
+def alike(tiny: Any) -> dict[str, Any]:
+    """The arguments with which a prompt and a negative of the same words are encoded and conditioned alike."""
+    if tiny.name == "sana":
+        # its instruction is put before the prompt only
+        return {"complex_human_instruction": None}
+    if "controlnet" in tiny.name:
+        # the ControlNet is given the prompt, also where the UNet has a negative
+        return {"controlnet_conditioning_scale": 0.0}
+    if tiny.name == "sdxl-inpaint-plain":
+        # what is outside the mask is put back after the step
+        return {"mask_image": torch.ones(1, 1, 64, 64)}
+    return {}
+
+
+@pytest.fixture
+def run(tiny: Any, guided: dict[str, Any]) -> Callable[..., Any]:
+    """One small run: the latents of every image, or with whole=True all that the pipeline returns."""
+
+    def run(
+        pipe: Any,
+        prompt: str | list[str] = PROMPT,
+        steps: int = 2,
+        seed: int = 0,
+        whole: bool = False,
+        **changes: Any,
+    ) -> Any:
+        prompts = prompt if isinstance(prompt, list) else [prompt]
+        images = changes.get("num_images_per_prompt", changes.get("num_videos_per_prompt", 1))
+        own = tiny.call()
+        if steps == 1 and "strength" in own:
+            own["strength"] = 1.0
+        arguments = {
+            # Z-Image writes its chat template into the list that it is given
+            "prompt": list(prompt) if isinstance(prompt, list) else prompt,
+            "num_inference_steps": steps,
+            "output_type": "latent",
+            "return_dict": False,
+            "generator": [torch.Generator().manual_seed(seed + i) for i in range(len(prompts) * images)],
+        }
+        arguments = {**own, **arguments, **guided, **changes}
+        if arguments.get("negative_prompt") is not None and isinstance(prompt, list):
+            arguments["negative_prompt"] = [arguments["negative_prompt"]] * len(prompt)
+        output = pipe(**arguments)
+        if not isinstance(output, tuple):
+            # inpainting ignores return_dict=False for latents
+            output = tuple(output.values())
+        return output if whole else output[0]
+
+    return run

@@ -1,0 +1,125 @@
+"""What a call cannot honour is refused before any model runs, on every family."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionImg2ImgPipeline
+from tiny_pipelines import NEGATIVES
+from torch import nn
+
+from negguide import NAG, ONG, VSF, Negative, NegToMe, PerpNeg, from_pipe
+from negguide.integration.families import PIPELINES
+
+Refused = Callable[..., None]
+
+
+@pytest.fixture
+def refused(base: Any, pipe: Any, run: Callable[..., Any], monkeypatch: Any) -> Refused:
+    """Expects a ValueError that says something, of a call in which no model can run."""
+
+    def never(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a model ran")
+
+    def refused(says: str, **arguments: Any) -> None:
+        with monkeypatch.context() as patch:
+            for part in base.components.values():
+                if isinstance(part, nn.Module):
+                    patch.setitem(vars(part), "forward", never)
+            with pytest.raises(ValueError, match=says):
+                run(pipe, **arguments)
+
+    return refused
+
+
+@pytest.fixture
+def short(tiny: Any) -> dict[str, int]:
+    """The arguments with which this pipeline cuts off text of more than some words."""
+    return {"max_sequence_length": 24} if tiny.name == "qwen-image" else {}
+
+
+def test_perp_neg_without_guidance_is_refused_and_nag_named(
+    refused: Refused, unguided: dict[str, Any]
+) -> None:
+    ((name, scale),) = unguided.items()
+    says = rf"PerpNeg needs classifier-free guidance: {name} is {scale}.*NAG\('black glasses'\), and NegToMe"
+    refused(says, negative_guidance=PerpNeg(NEGATIVES[0]), **unguided)
+
+
+def test_two_methods_in_attention_are_refused(refused: Refused) -> None:
+    says = "negative_guidance holds NAG and VSF, which both work in attention"
+    refused(says, negative_guidance=[NAG("a hat"), VSF("a hat")])
+
+
+def test_masks_of_other_proportions_are_refused(refused: Refused, tiny: Any, two: Any) -> None:
+    wide = torch.ones(32, 64)
+    says = "is 64x32 .*the image is " + ("32x32" if tiny.name == "sana" else "64x64") + ": .*aspect ratio"
+    for make in (PerpNeg, NAG, ONG, VSF):
+        method = make(Negative("a hat", mask=wide))
+        refused(rf"mask of Negative\('a hat'\) {says}", negative_guidance=method)
+    for option in ("mask", "reference_mask"):
+        refused(f"{option} of NegToMe {says}", negative_guidance=NegToMe(**{option: wide}), **two)
+
+
+def test_one_image_of_a_prompt_is_too_few_for_negtome(refused: Refused, two: Any) -> None:
+    (name,) = two
+    refused(f"{name} is 1: NegToMe .* at least 2 images of each prompt", negative_guidance=NegToMe())
+
+
+def test_a_negative_that_would_be_cut_off_is_refused_with_what_is_lost(
+    refused: Refused, short: dict[str, int]
+) -> None:
+    words = "a black hat in the snow in the forest on the bear with red glasses on the back of the robot " * 2
+    says = "prompt of Negative.* is [0-9]+ tokens long.* reads [0-9]+: '.* robot' would be cut off"
+    for method in (PerpNeg(words), NAG("a hat", words)):
+        refused(says, negative_guidance=method, **short)
+
+
+def test_the_longest_negative_that_is_taken_is_read_to_its_end(
+    pipe: Any, refused: Refused, tiny: Any, short: dict[str, int]
+) -> None:
+    arguments = {**tiny.call(), **short, "clip_skip": None, "clean_caption": False}
+
+    def text(words: int, last: str) -> str:
+        return " ".join([*["hat"] * (words - 1), last])
+
+    def fits(words: int) -> bool:
+        reading = pipe.family.reading(pipe, text(words, "hat"), arguments)
+        return bool(reading.tokens <= reading.limit)
+
+    def last_word_is_read(words: int) -> bool:
+        with torch.no_grad():
+            texts = [text(words, last) for last in ("hat", "bear")]
+            one, other = (pipe.family.encode_text(pipe, [text], arguments)[0] for text in texts)
+        path = next(iter(one))
+        return not all(torch.equal(a, b) for a, b in zip(one[path], other[path], strict=True))
+
+    longest = next(words for words in range(1, 60) if not fits(words + 1))
+    assert last_word_is_read(longest)
+    refused("'hat' would be cut off", negative_guidance=NAG(text(longest + 1, "hat")), **short)
+    if not any(name in tiny.name for name in ("flux2", "qwen", "z-image")):
+        # those put something behind the text, which is lost first
+        assert not last_word_is_read(longest + 1)
+
+
+@pytest.mark.families("flux", "flux-kontext", "qwen-image")
+def test_perp_neg_without_a_negative_prompt_is_told_to_give_one(refused: Refused) -> None:
+    says = "negative_prompt is None, and this pipeline is guided only with one; give negative_prompt=''"
+    refused(says, negative_guidance=PerpNeg("a hat"), negative_prompt=None)
+
+
+@pytest.mark.families("flux2-klein")
+def test_a_distilled_klein_is_not_given_perp_neg(pipe: Any, refused: Refused) -> None:
+    pipe.register_to_config(is_distilled=True)
+    refused("guidance-distilled, so there is no second prediction.*NAG", negative_guidance=PerpNeg("a hat"))
+
+
+@pytest.mark.families("sd")
+def test_a_pipeline_that_is_not_supported_is_named_beside_those_that_are(base: Any) -> None:
+    other = StableDiffusionImg2ImgPipeline(
+        **{**base.components, "safety_checker": None}, requires_safety_checker=False
+    )
+    says = f"from_pipe does not know StableDiffusionImg2ImgPipeline; .*: {', '.join(PIPELINES)}$"
+    with pytest.raises(ValueError, match=says):
+        from_pipe(other)

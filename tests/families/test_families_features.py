@@ -1,0 +1,276 @@
+"""What else a pipeline can do goes on beside negatives: adapters, caches, offloading, its own ways of guidance."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import tiny_unet_and_cross
+import torch
+from diffusers.hooks import FirstBlockCacheConfig
+from peft import LoraConfig
+from tiny_pipelines import NEGATIVES, OTHER, PROMPT, SCALE, assert_same, build, denoiser, differ
+
+from negguide import NAG, ONG, VSF, Negative, NegToMe, PerpNeg, from_pipe
+from negguide.guidance import perp_neg
+
+Run = Callable[..., torch.Tensor]
+PUSH: dict[str, Any] = {"alpha": 2.0, "threshold": 0.1, "stop": 1.0}
+
+
+def always(text: str, **changes: Any) -> Negative:
+    return Negative(text, **{"stop": 1.0, **changes})
+
+
+def half() -> torch.Tensor:
+    mask = torch.zeros(64, 64)
+    mask[:, :32] = 1
+    return mask
+
+
+def check_identities(base: Any, pipe: Any, run: Run, **arguments: Any) -> None:
+    """Negatives that say what the prompt says change nothing, and others do."""
+    plain = run(base, **arguments)
+    for same in (PerpNeg(always(PROMPT, weight=2)), NAG(PROMPT, scale=3.0), ONG(PROMPT)):
+        assert_same(run(pipe, negative_guidance=same, **arguments), plain)
+    for other in (PerpNeg(always(NEGATIVES[0])), NAG(NEGATIVES[0], scale=3.0), VSF(NEGATIVES[0])):
+        assert differ(run(pipe, negative_guidance=other, **arguments), plain) > 1e-3
+
+
+# ---- Adapters -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.families("sdxl", "sd3", "flux")
+def test_a_lora_acts_on_negatives_as_on_the_prompt(tiny: Any, run: Run) -> None:
+    base = build(tiny)
+    pipe, method = from_pipe(base), [PerpNeg(always(NEGATIVES[0])), NAG(NEGATIVES[1], scale=3.0)]
+    without = run(pipe, negative_guidance=method)
+    torch.manual_seed(0)
+    config = LoraConfig(r=2, target_modules=["to_q", "to_v", "add_k_proj"], init_lora_weights=False)
+    denoiser(base).add_adapter(config)
+    keyword = "cross_attention_kwargs" if tiny.name == "sdxl" else "joint_attention_kwargs"
+    off, part, whole = ({keyword: {"scale": scale}} for scale in (0.0, 0.5, 1.0))
+    assert_same(run(pipe, negative_guidance=method, **off), without)
+    results = [run(pipe, negative_guidance=method, **arguments) for arguments in (off, part, whole)]
+    assert differ(results[0], results[1]) > 1e-3 and differ(results[1], results[2]) > 1e-3
+    check_identities(base, pipe, run, **part)
+
+
+def ip_adapter(unet: Any, width: int) -> dict[str, dict[str, torch.Tensor]]:
+    """Random weights of an image-prompt adapter: four tokens from an image's embedding of 16 numbers."""
+    torch.manual_seed(5)
+    projection = {"proj.weight": torch.randn(4 * width, 16), "proj.bias": torch.randn(4 * width)}
+    norm = {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)}
+    weights = {}
+    cross = [name for name in unet.attn_processors if "attn2" in name]
+    for position, name in enumerate(cross):
+        inner = unet.get_submodule(name.removesuffix(".processor")).to_k.out_features
+        for part in ("k", "v"):
+            weights[f"{2 * position + 1}.to_{part}_ip.weight"] = torch.randn(inner, width) / 4
+    return {"image_proj": {**projection, **norm}, "ip_adapter": weights}
+
+
+@pytest.mark.families("sd", "sdxl")
+def test_an_ip_adapter_goes_on_beside_the_negatives(tiny: Any, run: Run, two: Any) -> None:
+    base = build(tiny)
+    pipe, unet = from_pipe(base), base.unet
+    without = run(base)
+    unet._load_ip_adapter_weights([ip_adapter(unet, unet.config.cross_attention_dim)])
+    # of no image, and of one
+    arguments = {"ip_adapter_image_embeds": [torch.randn(2, 1, 16)]}
+    plain = run(base, **arguments)
+    assert differ(plain, without) > 1e-3
+    check_identities(base, pipe, run, **arguments)
+    pairs = run(base, **arguments, **two)
+    assert_same(run(pipe, negative_guidance=NegToMe("first", **PUSH), **arguments, **two)[:1], pairs[:1])
+    pushed = run(pipe, negative_guidance=NegToMe("others", **PUSH), **arguments, **two)
+    assert all(differ(pushed[i], pairs[i]) > 1e-3 for i in range(2))
+
+
+# ---- Caches ---------------------------------------------------------------------------------------------------------
+
+# one after another, and each alone for a while: the text that goes through the blocks has four lengths
+WINDOWS = (Negative(NEGATIVES[0], stop=0.5), Negative(NEGATIVES[1], start=0.25, stop=0.75))
+
+
+@pytest.mark.families("flux", "qwen-image", "wan")
+def test_a_cached_denoiser_keeps_the_branches_apart(
+    base: Any, pipe: Any, run: Run, tiny: Any, two: Any
+) -> None:
+    """At threshold 0 nothing is skipped; far above, all that can be, and what is kept must then fit."""
+    push = NegToMe("others" if tiny.name == "wan" else torch.rand(3, 64, 64), **{**PUSH, "stop": 0.75})
+    methods = {
+        "PerpNeg": PerpNeg(*WINDOWS),
+        "NAG": NAG(*WINDOWS, scale=3.0),
+        "NegToMe": push,
+        "all": [PerpNeg(*WINDOWS), NAG(*WINDOWS, scale=3.0), push],
+    }
+    arguments = {"steps": 4, **two}
+    plain = {name: run(pipe, negative_guidance=method, **arguments) for name, method in methods.items()}
+    model = denoiser(base)
+    for threshold in (0.0, 1e9):
+        model.enable_cache(FirstBlockCacheConfig(threshold=threshold))
+        try:
+            skipped = run(base, **arguments)
+            for name, method in methods.items():
+                result = run(pipe, negative_guidance=method, **arguments)
+                if threshold == 0:
+                    assert_same(result, plain[name])
+                else:
+                    assert torch.isfinite(result).all() and differ(result, skipped) > 1e-3
+        finally:
+            model.disable_cache()
+
+
+@pytest.mark.families("flux")
+def test_the_trace_of_blocks_that_a_cache_skips_rests(base: Any, pipe: Any, run: Run, two: Any) -> None:
+    method = NegToMe("others", blocks="^single", **PUSH)
+    base.transformer.enable_cache(FirstBlockCacheConfig(threshold=1e9))
+    try:
+        trace = run(pipe, steps=3, negative_guidance=method, trace=True, whole=True, **two)[-1]
+    finally:
+        base.transformer.disable_cache()
+    assert trace.pushed.isnan().all(dim=1).tolist() == [False, True, True]
+
+
+# ---- Offloading, half precision -------------------------------------------------------------------------------------
+
+
+@pytest.mark.families("sdxl", "sd3", "flux", "qwen-image", "z-image", "wan")
+def test_offloaded_pipelines_give_the_same(pipe: Any, run: Run, tiny: Any, two: Any) -> None:
+    push = NegToMe("others" if tiny.name == "wan" else torch.rand(3, 64, 64), **PUSH)
+    methods = [PerpNeg(always(NEGATIVES[0])), NAG(NEGATIVES[1], scale=3.0), push]
+    expected = run(pipe, negative_guidance=methods, **two)
+    base = build(tiny)
+    base.enable_model_cpu_offload(device="cpu")
+    for _ in range(2):
+        assert_same(run(from_pipe(base), negative_guidance=methods, **two), expected)
+        # the forward is the offloading's, of the hook that is there now
+        assert denoiser(base).forward.__wrapped__ == denoiser(base)._old_forward
+
+
+def test_half_precision_stays_finite_and_half(tiny: Any, run: Run, two: Any) -> None:
+    base = build(tiny).to(torch.bfloat16)
+    plain, pipe = run(base, **two), from_pipe(base)
+    negatives = (always(NEGATIVES[0], mask=half()), always(NEGATIVES[1]))
+    references = ["others"] if tiny.name == "wan" else ["others", torch.rand(3, 64, 64), "first"]
+    for i, make in enumerate((NAG, ONG, VSF)):
+        push = NegToMe(references[i % len(references)], mask=half(), reference_mask=half(), **PUSH)
+        result = run(pipe, negative_guidance=[PerpNeg(*negatives), make(*negatives), push], **two)
+        assert result.dtype == plain.dtype and result.shape == plain.shape
+        assert torch.isfinite(result).all() and differ(result.float(), plain.float()) > 1e-3
+
+
+# ---- Batches --------------------------------------------------------------------------------------------------------
+
+
+def test_several_prompts_with_several_images_each_are_those_of_calls_of_their_own(
+    pipe: Any, run: Run, tiny: Any, two: Any
+) -> None:
+    methods = [PerpNeg(always(NEGATIVES[0])), NAG(NEGATIVES[1], scale=3.0)]
+    together = run(pipe, [PROMPT, OTHER], steps=1, negative_guidance=methods, **two)
+    assert_same(together[:2], run(pipe, steps=1, negative_guidance=methods, **two))
+    if not tiny.name.startswith("sdxl-inpaint"):
+        # inpainting draws the noise of the given image from the first generator alone
+        assert_same(together[2:], run(pipe, OTHER, seed=2, steps=1, negative_guidance=methods, **two))
+
+
+# ---- The pipeline's own guidance ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def predictions(monkeypatch: Any) -> Callable[[Any], list[torch.Tensor]]:
+    """Keeps what a pipeline hands to its scheduler."""
+
+    def keep(pipe: Any) -> list[torch.Tensor]:
+        seen: list[torch.Tensor] = []
+        step = pipe.scheduler.step
+
+        def keeping(prediction: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            seen.append(prediction.double())
+            return step(prediction, *args, **kwargs)
+
+        monkeypatch.setattr(pipe.scheduler, "step", keeping)
+        return seen
+
+    return keep
+
+
+@pytest.mark.families("sd", "sdxl", "sdxl-img2img", "sdxl-inpaint")
+def test_guidance_rescale_comes_after_the_negatives(
+    base: Any, pipe: Any, run: Run, unguided: Any, predictions: Any
+) -> None:
+    seen = predictions(base)
+    for prompt in ("", PROMPT, NEGATIVES[0]):
+        run(base, prompt, steps=1, **unguided)
+    method = PerpNeg(always(NEGATIVES[0], weight=1.5))
+    run(pipe, steps=1, negative_prompt="", negative_guidance=method, guidance_rescale=0.7)
+    uncond, cond, negative, actual = seen
+    guided = perp_neg(uncond, cond, negative[None], [1.5], SCALE)
+    matched = guided * cond.std(dim=(1, 2, 3), keepdim=True) / guided.std(dim=(1, 2, 3), keepdim=True)
+    assert_same(actual, 0.7 * matched + 0.3 * guided)
+
+
+@pytest.mark.families("sd3")
+def test_skipped_layers_guide_beside_the_negatives(base: Any, pipe: Any, run: Run) -> None:
+    arguments = {
+        "skip_guidance_layers": [1],
+        "skip_layer_guidance_start": 0.0,
+        "skip_layer_guidance_stop": 1.0,
+    }
+    check_identities(base, pipe, run, steps=3, **arguments)
+    assert differ(run(base, steps=3, **arguments), run(base, steps=3)) > 1e-3
+    push = NegToMe(torch.rand(3, 64, 64), mask=torch.zeros(64, 64), **PUSH)
+    assert_same(run(pipe, steps=3, negative_guidance=push, **arguments), run(base, steps=3, **arguments))
+
+
+@pytest.mark.families("z-image")
+def test_guidance_that_ends_or_is_bounded_takes_the_negatives_with_it(base: Any, pipe: Any, run: Run) -> None:
+    for arguments in ({"cfg_truncation": 0.3}, {"cfg_normalization": True}):
+        assert differ(run(base, steps=4, **arguments), run(base, steps=4)) > 1e-4
+        check_identities(base, pipe, run, steps=4, **arguments)
+    method = PerpNeg(always(NEGATIVES[0]))
+    trace = run(pipe, steps=4, negative_guidance=method, cfg_truncation=0.3, trace=True, whole=True)[-1]
+    assert trace.cosine.isnan().flatten().tolist() == [False, False, False, True]
+
+
+@pytest.mark.families("sdxl", "sdxl-img2img")
+def test_the_trace_has_the_timesteps_that_are_run(pipe: Any, run: Run, tiny: Any) -> None:
+    method = NegToMe(torch.rand(3, 64, 64), **PUSH)
+    part = {"strength": 0.8} if tiny.name == "sdxl-img2img" else {}
+    trace = run(pipe, steps=5, negative_guidance=method, trace=True, whole=True, denoising_end=0.5, **part)[
+        -1
+    ]
+    timesteps = pipe.scheduler.timesteps.tolist()
+    assert trace.timesteps.tolist() == timesteps[len(part) : len(part) + len(trace.timesteps)]
+    assert 0 < len(trace.timesteps) < 4
+
+
+def wan_with_two_denoisers() -> Any:
+    base: Any = tiny_unet_and_cross.wan()
+    base.register_modules(transformer_2=tiny_unet_and_cross.wan().transformer)
+    with torch.no_grad():
+        for parameter in base.transformer_2.parameters():
+            parameter.mul_(1.1)
+    base.register_to_config(boundary_ratio=0.9)
+    return base
+
+
+@pytest.mark.families("wan")
+def test_two_denoisers_take_turns_with_a_scale_each(
+    run: Run, unguided: Any, two: Any, predictions: Any
+) -> None:
+    base = wan_with_two_denoisers()
+    pipe, scales = from_pipe(base), {"guidance_scale": SCALE, "guidance_scale_2": 2.0}
+    check_identities(base, pipe, run, steps=3, **scales)
+    assert differ(run(base, steps=3, **scales), run(base, steps=3)) > 1e-3
+    pushed = run(pipe, steps=3, negative_guidance=NegToMe("first", **PUSH), **scales, **two)
+    assert_same(pushed[:1], run(base, steps=3, **scales, **two)[:1])
+    # one step of the second denoiser alone
+    base.register_to_config(boundary_ratio=2.0)
+    seen = predictions(base)
+    for prompt in ("", PROMPT, NEGATIVES[0]):
+        run(base, prompt, steps=1, **unguided)
+    pipe = from_pipe(base)
+    run(pipe, steps=1, negative_prompt="", negative_guidance=PerpNeg(always(NEGATIVES[0])), **scales)
+    uncond, cond, negative, actual = seen
+    assert_same(actual, perp_neg(uncond, cond, negative[None], [1.0], 2.0))

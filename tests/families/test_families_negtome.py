@@ -1,0 +1,172 @@
+"""NegToMe on every family."""
+
+from collections.abc import Callable
+from typing import Any
+
+import PIL.Image
+import pytest
+import torch
+from tiny_pipelines import NEGATIVES, OTHER, PROMPT, assert_same, denoiser, differ
+from torch.nn.functional import normalize
+
+from negguide import NAG, Negative, NegToMe, PerpNeg
+
+Run = Callable[..., torch.Tensor]
+WHOLE: dict[str, Any] = {"start": 0.0, "stop": 1.0}
+STRONG: dict[str, Any] = {"alpha": 2.0, "threshold": 0.1, **WHOLE}
+
+
+def noise_picture(seed: int = 0) -> PIL.Image.Image:
+    pixels = torch.randint(
+        0, 256, (64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
+    return PIL.Image.fromarray(pixels.numpy())
+
+
+def half(pixels: int = 64) -> torch.Tensor:
+    """A mask of the left half."""
+    mask = torch.zeros(pixels, pixels)
+    mask[:, : pixels // 2] = 1
+    return mask
+
+
+def takes_images(tiny: Any) -> bool:
+    return tiny.name != "wan"
+
+
+def test_others_and_first_push_at_the_default_blocks(base: Any, pipe: Any, run: Run, two: Any) -> None:
+    plain = run(base, **two)
+    results = [run(pipe, negative_guidance=NegToMe(r, **STRONG), **two) for r in ("others", "first")]
+    for result in results:
+        assert torch.isfinite(result).all() and result.shape == plain.shape
+        assert differ(result[1], plain[1]) > 1e-3
+    assert differ(results[0][0], plain[0]) > 1e-3
+    # the first image is what the others are pushed from, and goes its own way
+    assert_same(results[1][:1], plain[:1])
+
+
+def test_a_reference_image_pushes_inside_the_masks(base: Any, pipe: Any, run: Run, tiny: Any) -> None:
+    if not takes_images(tiny):
+        return
+    methods = [
+        NegToMe(noise_picture(), **STRONG),
+        NegToMe(noise_picture(), mask=half(), reference_mask=PIL.Image.new("L", (64, 64), 255), **STRONG),
+        NegToMe([noise_picture(), noise_picture(1)], reference_mask=half().T.contiguous(), **STRONG),
+    ]
+    results = [run(base), *(run(pipe, negative_guidance=method) for method in methods)]
+    for i, result in enumerate(results):
+        assert torch.isfinite(result).all()
+        assert all(differ(result, other) > 1e-4 for other in results[:i])
+    nowhere = NegToMe(noise_picture(), mask=torch.zeros(64, 64), **STRONG)
+    assert_same(run(pipe, negative_guidance=nowhere), results[0])
+
+
+def test_without_an_image_encoder_reference_images_are_refused_at_once(
+    base: Any, pipe: Any, run: Run, tiny: Any, monkeypatch: Any
+) -> None:
+    if takes_images(tiny):
+        return
+
+    def never(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a model ran")
+
+    for model in (denoiser(base), base.text_encoder, base.vae):
+        monkeypatch.setitem(vars(model), "forward", never)
+    with pytest.raises(
+        ValueError, match=r"reference holds images, .* for Wan; use reference='others' or 'first'"
+    ):
+        run(pipe, negative_guidance=NegToMe(noise_picture(), **STRONG))
+
+
+def test_alpha_zero_is_the_base(base: Any, pipe: Any, run: Run, tiny: Any, two: Any) -> None:
+    plain = run(base, **two)
+    references = ["others", "first", *([noise_picture()] if takes_images(tiny) else [])]
+    for reference in references:
+        off = NegToMe(reference, alpha=0.0, threshold=-1.0, **WHOLE)
+        assert_same(run(pipe, negative_guidance=off, **two), plain)
+
+
+def test_images_of_another_prompt_have_no_influence_and_a_second_call_gives_the_same(
+    pipe: Any, run: Run, two: Any
+) -> None:
+    # compared bit for bit, in batches of one shape: rounding alone may turn a match into another
+    method = NegToMe("others", **STRONG)
+    results = [
+        run(pipe, [PROMPT, mate], negative_guidance=method, **two)
+        for mate in (OTHER, OTHER, "a bear in the forest")
+    ]
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0][:2], results[2][:2])
+    assert differ(results[0][2:], results[2][2:]) > 1e-3
+
+
+def test_it_goes_with_perp_neg_and_nag(pipe: Any, run: Run, tiny: Any, two: Any) -> None:
+    perp_neg, nag = PerpNeg(Negative(NEGATIVES[0], **WHOLE)), NAG(NEGATIVES[1], scale=3.0, alpha=0.7)
+    resting = [PerpNeg(Negative(NEGATIVES[0], weight=0, **WHOLE)), NAG(NEGATIVES[1], scale=1)]
+
+    def guided(*methods: Any) -> torch.Tensor:
+        return run(pipe, steps=1, negative_guidance=methods, **two)
+
+    both = guided(perp_neg, nag)
+    for reference in ("others", *([noise_picture()] if takes_images(tiny) else [])):
+        negtome, off = NegToMe(reference, **STRONG), NegToMe(reference, alpha=0.0, **WHOLE)
+        alone, together = guided(negtome), guided(perp_neg, nag, negtome)
+        assert_same(guided(*resting, negtome), alone)
+        assert_same(guided(perp_neg, nag, off), both)
+        assert torch.isfinite(together).all()
+        assert differ(together, alone) > 1e-4 and differ(together, both) > 1e-4
+
+
+def test_the_trace_counts_the_tokens_pushed(pipe: Any, run: Run, two: Any) -> None:
+    methods = [NegToMe("first", alpha=0.5, threshold=-1.0, **WHOLE), NAG(NEGATIVES[0])]
+    trace = run(pipe, negative_guidance=methods, trace=True, whole=True, **two)[-1]
+    assert torch.equal(trace.pushed, torch.tensor([[0.0, 1.0]]).expand(len(trace.timesteps), 2))
+    assert trace.changed.shape == trace.pushed.shape and (trace.changed > 0).all()
+
+
+def test_blocks_that_match_nothing_are_refused(pipe: Any, run: Run, two: Any) -> None:
+    with pytest.raises(ValueError, match=r"blocks='no_such_block' is found in no self-attention module"):
+        run(pipe, negative_guidance=NegToMe(blocks="no_such_block"), **two)
+
+
+# modules, each with the tokens of the text before the image, and those behind it that are no part of the new image
+PLACES: dict[str, list[tuple[str, int, int]]] = {
+    "sd3": [("transformer_blocks.0.attn", 0, 0)],
+    "flux": [("single_transformer_blocks.0.attn", 10, 0)],
+    "flux-kontext": [("transformer_blocks.0.attn", 0, 16), ("single_transformer_blocks.0.attn", 10, 16)],
+    "flux2-klein-reference": [("transformer_blocks.0.attn", 0, 16)],
+    "z-image": [("layers.0.attention", 0, 16 + 32)],
+}
+
+
+@pytest.mark.families(*PLACES)
+def test_only_the_generated_images_tokens_are_pushed(
+    base: Any, pipe: Any, run: Run, tiny: Any, two: Any
+) -> None:
+    for name, before, behind in PLACES[tiny.name]:
+        seen: list[Any] = []
+        module = denoiser(base).get_submodule(name)
+        handle = module.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output))
+        try:
+            run(base, steps=1, **two)
+            method = NegToMe("first", blocks=f"^{name}$", **STRONG)
+            run(pipe, steps=1, negative_guidance=method, **two)
+        finally:
+            handle.remove()
+        plain, pushed = seen[0], seen[len(seen) // 2]
+        if isinstance(plain, tuple):
+            # image and text apart
+            assert torch.equal(pushed[1], plain[1])
+            plain, pushed = plain[0], pushed[0]
+        tokens = slice(before, plain.shape[1] - behind)
+        assert plain[:, tokens].shape[1] == 16
+        expected = plain.clone()
+        for branch in range(len(plain) // 2):
+            reference, x = plain[2 * branch : 2 * branch + 2, tokens]
+            cosine, match = (normalize(x, dim=-1) @ normalize(reference, dim=-1).T).max(dim=1)
+            strength = STRONG["alpha"] * (cosine > STRONG["threshold"])[:, None]
+            expected[2 * branch + 1, tokens] = x + strength * (x - reference[match])
+        assert differ(expected, plain) > 1e-3
+        torch.testing.assert_close(pushed, expected)
+        assert torch.equal(pushed[:, :before], plain[:, :before])
+        assert torch.equal(pushed[:, tokens.stop :], plain[:, tokens.stop :])

@@ -1,0 +1,425 @@
+"""Tiny random pipelines of the families with joint attention, from FLUX on: all parts there, nothing learnt."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import PIL.Image
+import torch
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
+    FluxKontextPipeline,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
+)
+from diffusers.image_processor import VaeImageProcessor
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split, Whitespace
+from tokenizers.processors import TemplateProcessing
+from torch import Tensor, nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3Model,
+    T5Config,
+    T5EncoderModel,
+)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A pipeline to build, and the keyword arguments of one small run of it."""
+
+    name: str
+    build: Callable[[], DiffusionPipeline]
+    call: Callable[[], dict[str, Any]]
+    """Without prompt, num_inference_steps and generator, guidance on; made fresh, for a pipeline may change them."""
+
+
+# ---- Text -----------------------------------------------------------------------------------------------------------
+
+SPECIAL = ["<pad>", "<s>", "<unk>", "</s>"]
+# CLIPTextModel treats eos_token_id 2 as a legacy marker and pools elsewhere, so the end is 3.
+PAD, START, UNKNOWN, END = range(4)
+WORDS = [
+    "a",
+    "the",
+    "bear",
+    "cat",
+    "robot",
+    "boy",
+    "hat",
+    "glasses",
+    "frame",
+    "black",
+    "red",
+    "brown",
+    "white",
+    "in",
+    "on",
+    "with",
+    "wearing",
+    "snow",
+    "forest",
+    "back",
+    "view",
+]
+VOCABULARY = {token: i for i, token in enumerate([*SPECIAL, *WORDS])}
+CLIP_LENGTH = 12
+T5_LENGTH = 10
+
+
+def tokenizer(template: str, length: int) -> PreTrainedTokenizerFast:
+    """One token a word; `template` says where start and end go: CLIP has both, T5 the end."""
+    words = Tokenizer(WordLevel(VOCABULARY, unk_token="<unk>"))
+    words.pre_tokenizer = Whitespace()
+    words.post_processor = TemplateProcessing(single=template, special_tokens=[("<s>", START), ("</s>", END)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        model_max_length=length,
+    )
+
+
+def clip_tokenizer() -> PreTrainedTokenizerFast:
+    return tokenizer("<s> $A </s>", CLIP_LENGTH)
+
+
+def t5_tokenizer() -> PreTrainedTokenizerFast:
+    return tokenizer("$A </s>", T5_LENGTH)
+
+
+CHAT_TOKENS = ["<|im_start|>", "<|im_end|>", "<think>", "</think>"]
+CHAT_VOCABULARY = {
+    token: i for i, token in enumerate([*VOCABULARY, "\n", "user", "assistant", "system", *CHAT_TOKENS])
+}
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+CHAT_LENGTH = 40
+"""A prompt of n words has n + 8 tokens in the chat of Z-Image, and n + 14 in that of FLUX.2 klein."""
+
+
+def qwen_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word, a sign or a line's end, as which Qwen-Image's own instruction has its 34 tokens."""
+    words = Tokenizer(WordLevel(CHAT_VOCABULARY, unk_token="<unk>"))
+    words.pre_tokenizer = Split(Regex(r"\w+|\n|[^\w\s]"), behavior="removed", invert=True)
+    words.add_special_tokens(CHAT_TOKENS)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        eos_token="<|im_end|>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        model_max_length=1000,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def apart(encoder: PreTrainedModel) -> PreTrainedModel:
+    """The encoder with embeddings of size 1, without which all words would come out nearly alike."""
+    nn.init.normal_(encoder.get_input_embeddings().weight)
+    return encoder
+
+
+def clip_text(width: int) -> PreTrainedModel:
+    config = CLIPTextConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=width,
+        intermediate_size=37,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=CLIP_LENGTH,
+        projection_dim=width,
+        bos_token_id=START,
+        eos_token_id=END,
+        pad_token_id=PAD,
+    )
+    return apart(CLIPTextModel(config))
+
+
+def t5(width: int) -> PreTrainedModel:
+    config = T5Config(
+        vocab_size=len(VOCABULARY),
+        d_model=width,
+        d_kv=8,
+        d_ff=37,
+        num_layers=2,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+        pad_token_id=PAD,
+        eos_token_id=END,
+        decoder_start_token_id=PAD,
+    )
+    return apart(T5EncoderModel(config))
+
+
+QWEN: dict[str, Any] = {
+    "vocab_size": len(CHAT_VOCABULARY),
+    "intermediate_size": 37,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "bos_token_id": None,
+    "eos_token_id": CHAT_VOCABULARY["<|im_end|>"],
+    "pad_token_id": PAD,
+}
+
+
+def qwen3(width: int, causal_lm: bool) -> PreTrainedModel:
+    config = Qwen3Config(**QWEN, hidden_size=width, head_dim=8)
+    return apart(Qwen3ForCausalLM(config) if causal_lm else Qwen3Model(config))
+
+
+def qwen_vl(width: int) -> PreTrainedModel:
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [1, 1, 2]}
+    config = Qwen2_5_VLConfig(
+        text_config={**QWEN, "hidden_size": width, "rope_parameters": rope},
+        vision_config={
+            "depth": 1,
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_heads": 2,
+            "out_hidden_size": width,
+        },
+    )
+    return apart(Qwen2_5_VLForConditionalGeneration(config))
+
+
+# ---- Shared parts ---------------------------------------------------------------------------------------------------
+
+
+def louder(model: nn.Module, factors: Mapping[str, float]) -> nn.Module:
+    """The model with the parameters whose name contains a key scaled by its factor."""
+    for name, parameter in model.named_parameters():
+        for part, factor in factors.items():
+            parameter.data *= factor if part in name else 1
+    return model
+
+
+def ready(pipe: DiffusionPipeline) -> DiffusionPipeline:
+    for component in pipe.components.values():
+        if isinstance(component, nn.Module):
+            component.eval()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+KL: dict[str, Any] = {
+    "block_out_channels": (4, 4, 4, 4),
+    "norm_num_groups": 2,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "latent_channels": 4,
+}
+"""An autoencoder that makes a latent of 8 x 8 pixels."""
+
+
+def flux_vae() -> AutoencoderKL:
+    return AutoencoderKL(**KL, force_upcast=False, shift_factor=0.1, scaling_factor=0.4)
+
+
+def picture() -> Tensor:
+    """An image, float [1, 3, 64, 64] within 0 and 1."""
+    return torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(7))
+
+
+def pil_picture() -> PIL.Image.Image:
+    """The same as a file would give it."""
+    image: PIL.Image.Image = VaeImageProcessor.numpy_to_pil(VaeImageProcessor.pt_to_numpy(picture()))[0]
+    return image
+
+
+HEADS: dict[str, Any] = {"num_attention_heads": 2, "attention_head_dim": 16}
+DYNAMIC: dict[str, Any] = {"shift": 3.0, "use_dynamic_shifting": True}
+
+
+# ---- FLUX.1 ---------------------------------------------------------------------------------------------------------
+
+
+# A fresh transformer hardly listens to its text, be it the tokens or the pooled vector in the modulation.
+FLUX_FACTORS = {"attn.": 2, "norm1": 3, "norm.linear": 3, "time_text_embed": 2, "proj_out": 2}
+
+
+def flux_parts(guidance_embeds: bool) -> dict[str, Any]:
+    model = FluxTransformer2DModel(
+        **HEADS,
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=24,
+        guidance_embeds=guidance_embeds,
+        axes_dims_rope=(4, 6, 6),
+    )
+    return {
+        "transformer": louder(model, FLUX_FACTORS),
+        "vae": flux_vae(),
+        "text_encoder": clip_text(24),
+        "tokenizer": clip_tokenizer(),
+        "text_encoder_2": t5(32),
+        "tokenizer_2": t5_tokenizer(),
+        "scheduler": FlowMatchEulerDiscreteScheduler(**DYNAMIC),
+    }
+
+
+def flux() -> DiffusionPipeline:
+    """Without embedded guidance, as schnell and the models that undo the distillation."""
+    torch.manual_seed(21)
+    return ready(FluxPipeline(**flux_parts(guidance_embeds=False)))
+
+
+def flux_dev() -> DiffusionPipeline:
+    """With embedded guidance, beside which true classifier-free guidance goes on."""
+    torch.manual_seed(22)
+    return ready(FluxPipeline(**flux_parts(guidance_embeds=True)))
+
+
+def flux_kontext() -> DiffusionPipeline:
+    torch.manual_seed(23)
+    return ready(FluxKontextPipeline(**flux_parts(guidance_embeds=True)))
+
+
+# ---- FLUX.2 ---------------------------------------------------------------------------------------------------------
+
+
+def flux2_klein() -> DiffusionPipeline:
+    """The undistilled one: FLUX.2 dev and the distilled klein run without classifier-free guidance."""
+    torch.manual_seed(24)
+    model = Flux2Transformer2DModel(
+        **HEADS,
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=2,
+        joint_attention_dim=3 * 32,
+        timestep_guidance_channels=32,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=False,
+    )
+    strong = {"modulation": 6, "time_guidance_embed": 4, "context_embedder": 2, "attn.": 2, "proj_out": 2}
+    return ready(
+        Flux2KleinPipeline(
+            transformer=louder(model, strong),
+            vae=AutoencoderKLFlux2(**KL),
+            text_encoder=qwen3(32, causal_lm=True),
+            tokenizer=qwen_tokenizer(),
+            scheduler=FlowMatchEulerDiscreteScheduler(**DYNAMIC),
+            is_distilled=False,
+        )
+    )
+
+
+# ---- Qwen-Image -----------------------------------------------------------------------------------------------------
+
+
+def qwen_image() -> DiffusionPipeline:
+    torch.manual_seed(25)
+    model = QwenImageTransformer2DModel(
+        **HEADS,
+        in_channels=16,
+        out_channels=4,
+        num_layers=3,
+        joint_attention_dim=32,
+        axes_dims_rope=(4, 6, 6),
+    )
+    strong = {"_mod.": 4, "time_text_embed": 2, "attn.": 2, "proj_out": 2}
+    vae = AutoencoderKLQwenImage(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[-0.5, 0.0, 0.2, 0.4],
+        latents_std=[1.0, 2.0, 0.5, 1.5],
+    )
+    return ready(
+        QwenImagePipeline(
+            transformer=louder(model, strong),
+            vae=vae,
+            text_encoder=qwen_vl(32),
+            tokenizer=qwen_tokenizer(),
+            scheduler=FlowMatchEulerDiscreteScheduler(**DYNAMIC),
+        )
+    )
+
+
+# ---- Z-Image --------------------------------------------------------------------------------------------------------
+
+
+def z_image() -> DiffusionPipeline:
+    torch.manual_seed(26)
+    model = ZImageTransformer2DModel(
+        in_channels=4,
+        dim=32,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=32,
+        axes_dims=[4, 6, 6],
+        axes_lens=[256, 32, 32],
+    )
+    # zeros where the trained model has a vector; what fills a sequence up is attended to like any other token
+    for pad in (model.x_pad_token, model.cap_pad_token):
+        nn.init.normal_(pad)
+    return ready(
+        ZImagePipeline(
+            transformer=louder(model, {"attention.to_": 2, "all_final_layer": 2}),
+            vae=flux_vae(),
+            text_encoder=qwen3(32, causal_lm=False),
+            tokenizer=qwen_tokenizer(),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        )
+    )
+
+
+# ---- All of them ----------------------------------------------------------------------------------------------------
+
+
+def size(pixels: int = 64, **more: Any) -> Callable[[], dict[str, Any]]:
+    """Arguments of a square image of that size, and more; what is a function of no arguments is called."""
+
+    def call() -> dict[str, Any]:
+        made = {name: value() if callable(value) else value for name, value in more.items()}
+        return {"height": pixels, "width": pixels, "output_type": "latent", **made}
+
+    return call
+
+
+T5_TEXT: dict[str, Any] = {"max_sequence_length": T5_LENGTH}
+CHAT_TEXT: dict[str, Any] = {"max_sequence_length": CHAT_LENGTH}
+TRUE_CFG: dict[str, Any] = {"true_cfg_scale": 3.0, "negative_prompt": ""}
+# Otherwise the size would be one of those the large model was trained on.
+AS_ASKED: dict[str, Any] = {"max_area": 64 * 64, "_auto_resize": False}
+KLEIN: dict[str, Any] = {**CHAT_TEXT, "guidance_scale": 3.0, "text_encoder_out_layers": (1, 2, 3)}
+
+TINY: tuple[Tiny, ...] = (
+    Tiny("flux", flux, size(**T5_TEXT, **TRUE_CFG)),
+    Tiny("flux-dev", flux_dev, size(**T5_TEXT, **TRUE_CFG, guidance_scale=2.5)),
+    Tiny("flux-kontext", flux_kontext, size(**T5_TEXT, **TRUE_CFG, **AS_ASKED, image=picture)),
+    Tiny("flux2-klein", flux2_klein, size(**KLEIN)),
+    Tiny("flux2-klein-reference", flux2_klein, size(**KLEIN, image=pil_picture)),
+    Tiny("qwen-image", qwen_image, size(**TRUE_CFG)),
+    Tiny("z-image", z_image, size(**CHAT_TEXT, guidance_scale=3.0, negative_prompt="")),
+)

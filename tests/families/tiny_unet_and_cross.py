@@ -1,0 +1,546 @@
+"""Tiny random pipelines of the families with a UNet, with cross-attention, and SD3: all parts there, nothing learnt."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderDC,
+    AutoencoderKL,
+    AutoencoderKLWan,
+    ControlNetModel,
+    DDIMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInpaintPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
+)
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from torch import Tensor, nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    Gemma2Config,
+    Gemma2Model,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+    UMT5Config,
+    UMT5EncoderModel,
+)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A pipeline to build, and the keyword arguments of one small run of it."""
+
+    name: str
+    build: Callable[[], DiffusionPipeline]
+    call: Callable[[], dict[str, Any]]
+    """Without prompt, num_inference_steps, guidance_scale and generator; made fresh, for a pipeline may change them."""
+
+
+# ---- Text -----------------------------------------------------------------------------------------------------------
+
+SPECIAL = ["<pad>", "<s>", "<unk>", "</s>"]
+# CLIPTextModel treats eos_token_id 2 as a legacy marker and pools elsewhere, so the end is 3.
+PAD, START, UNKNOWN, END = range(4)
+WORDS = [
+    "a",
+    "the",
+    "bear",
+    "cat",
+    "robot",
+    "boy",
+    "hat",
+    "glasses",
+    "frame",
+    "black",
+    "red",
+    "brown",
+    "white",
+    "in",
+    "on",
+    "with",
+    "wearing",
+    "snow",
+    "forest",
+    "back",
+    "view",
+]
+VOCABULARY = {token: i for i, token in enumerate([*SPECIAL, *WORDS])}
+CLIP_LENGTH = 12
+T5_LENGTH = 10
+
+
+def tokenizer(template: str, length: int) -> PreTrainedTokenizerFast:
+    """One token a word; `template` says where start and end go: CLIP has both, T5 the end, Gemma the start."""
+    words = Tokenizer(WordLevel(VOCABULARY, unk_token="<unk>"))
+    words.pre_tokenizer = Whitespace()
+    words.post_processor = TemplateProcessing(single=template, special_tokens=[("<s>", START), ("</s>", END)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        model_max_length=length,
+    )
+
+
+def clip_tokenizer() -> PreTrainedTokenizerFast:
+    return tokenizer("<s> $A </s>", CLIP_LENGTH)
+
+
+def t5_tokenizer() -> PreTrainedTokenizerFast:
+    return tokenizer("$A </s>", T5_LENGTH)
+
+
+def gemma_tokenizer() -> PreTrainedTokenizerFast:
+    # the length is no limit here: Sana puts its own long instruction in front of a prompt
+    return tokenizer("<s> $A", 1000)
+
+
+def apart(encoder: PreTrainedModel) -> PreTrainedModel:
+    """The encoder with embeddings of size 1, without which all words would come out nearly alike."""
+    nn.init.normal_(encoder.get_input_embeddings().weight)
+    return encoder
+
+
+def clip_text(width: int, projection: int | None = None) -> PreTrainedModel:
+    """A CLIP text model; with `projection`, the kind that also returns a pooled vector of that size."""
+    config = CLIPTextConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=width,
+        intermediate_size=37,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=CLIP_LENGTH,
+        projection_dim=projection or width,
+        bos_token_id=START,
+        eos_token_id=END,
+        pad_token_id=PAD,
+    )
+    if projection is None:
+        return apart(CLIPTextModel(config))
+    model = CLIPTextModelWithProjection(config)
+    nn.init.normal_(model.text_projection.weight, std=width**-0.5)
+    return apart(model)
+
+
+def t5(width: int, multilingual: bool = False) -> PreTrainedModel:
+    config: dict[str, Any] = {
+        "vocab_size": len(VOCABULARY),
+        "d_model": width,
+        "d_kv": 8,
+        "d_ff": 37,
+        "num_layers": 2,
+        "num_heads": 4,
+        "feed_forward_proj": "gated-gelu",
+        "pad_token_id": PAD,
+        "eos_token_id": END,
+        "decoder_start_token_id": PAD,
+    }
+    return apart(
+        UMT5EncoderModel(UMT5Config(**config)) if multilingual else T5EncoderModel(T5Config(**config))
+    )
+
+
+def gemma(width: int) -> PreTrainedModel:
+    config = Gemma2Config(
+        vocab_size=len(VOCABULARY),
+        hidden_size=width,
+        intermediate_size=37,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        query_pre_attn_scalar=8,
+        bos_token_id=START,
+        eos_token_id=END,
+        pad_token_id=PAD,
+    )
+    return apart(Gemma2Model(config))
+
+
+# ---- Shared parts ---------------------------------------------------------------------------------------------------
+
+
+def louder(model: nn.Module, factors: Mapping[str, float]) -> nn.Module:
+    """The model with the parameters whose name contains a key scaled by its factor."""
+    for name, parameter in model.named_parameters():
+        for part, factor in factors.items():
+            parameter.data *= factor if part in name else 1
+    return model
+
+
+def ready(pipe: DiffusionPipeline) -> DiffusionPipeline:
+    for component in pipe.components.values():
+        if isinstance(component, nn.Module):
+            component.eval()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def kl_vae(channels: int = 4, **config: Any) -> AutoencoderKL:
+    """An autoencoder that makes a latent of 8 x 8 pixels."""
+    return AutoencoderKL(
+        block_out_channels=(4, 4, 4, 4),
+        norm_num_groups=2,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=channels,
+        force_upcast=False,
+        **config,
+    )
+
+
+def picture() -> Tensor:
+    """An image, float [1, 3, 64, 64] within 0 and 1."""
+    return torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(7))
+
+
+def left_half() -> Tensor:
+    """A mask, float [1, 1, 64, 64]: 1 where there is to be something new."""
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., :32] = 1
+    return mask
+
+
+BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+# A fresh UNet hardly listens to its text, and its image tokens are all alike.
+UNET_FACTORS = {
+    "attn1.to_q": 4,
+    "attn1.to_k": 4,
+    "attn1.to_v": 4,
+    "attn2.to_q": 2,
+    "attn2.to_k": 2,
+    "attn2.to_v": 2,
+    "attn2.to_out": 2,
+}
+UNET: dict[str, Any] = {
+    "sample_size": 8,
+    "block_out_channels": (16, 32),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "attention_head_dim": 4,
+    "cross_attention_dim": 32,
+    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+}
+POOLED = 24
+UNET_XL: dict[str, Any] = {
+    **UNET,
+    "cross_attention_dim": 32 + 40,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": 2,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 6 * 8 + POOLED,
+}
+
+
+def unet(config: dict[str, Any], **changes: Any) -> nn.Module:
+    return louder(UNet2DConditionModel(**{**config, **changes}), UNET_FACTORS)
+
+
+def controlnet(model: nn.Module) -> nn.Module:
+    """A ControlNet of the UNet's shape whose zero convolutions are none, so that what it is told counts."""
+    net = ControlNetModel.from_unet(model, conditioning_embedding_out_channels=(8, 8, 8, 8))
+    zeros = [net.controlnet_cond_embedding.conv_out, *net.controlnet_down_blocks, net.controlnet_mid_block]
+    for module in zeros:
+        for parameter in module.parameters():
+            nn.init.normal_(parameter, std=0.1)
+    return louder(net, {"controlnet_cond_embedding": 3})
+
+
+# ---- Stable Diffusion -----------------------------------------------------------------------------------------------
+
+
+def sd_parts() -> dict[str, Any]:
+    return {
+        "vae": kl_vae(),
+        "text_encoder": clip_text(32),
+        "tokenizer": clip_tokenizer(),
+        "unet": unet(UNET),
+        "scheduler": DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+
+
+def sd() -> DiffusionPipeline:
+    torch.manual_seed(1)
+    return ready(StableDiffusionPipeline(**sd_parts()))
+
+
+def sd_controlnet() -> DiffusionPipeline:
+    torch.manual_seed(2)
+    parts = sd_parts()
+    return ready(StableDiffusionControlNetPipeline(**parts, controlnet=controlnet(parts["unet"])))
+
+
+# ---- Stable Diffusion XL --------------------------------------------------------------------------------------------
+
+
+def sdxl_parts(**changes: Any) -> dict[str, Any]:
+    return {
+        "vae": kl_vae(),
+        "text_encoder": clip_text(32),
+        "text_encoder_2": clip_text(40, POOLED),
+        "tokenizer": clip_tokenizer(),
+        "tokenizer_2": clip_tokenizer(),
+        "unet": unet(UNET_XL, **changes),
+        "scheduler": EulerDiscreteScheduler(**BETAS, timestep_spacing="trailing"),
+        "add_watermarker": False,
+    }
+
+
+def sdxl() -> DiffusionPipeline:
+    torch.manual_seed(3)
+    return ready(StableDiffusionXLPipeline(**sdxl_parts()))
+
+
+def sdxl_img2img() -> DiffusionPipeline:
+    torch.manual_seed(4)
+    return ready(StableDiffusionXLImg2ImgPipeline(**sdxl_parts()))
+
+
+def sdxl_inpaint() -> DiffusionPipeline:
+    """The UNet trained for it: mask and masked image are channels of its input."""
+    torch.manual_seed(5)
+    return ready(StableDiffusionXLInpaintPipeline(**sdxl_parts(in_channels=9)))
+
+
+def sdxl_inpaint_plain() -> DiffusionPipeline:
+    """An ordinary UNet: what lies outside the mask is put back after each step."""
+    torch.manual_seed(6)
+    return ready(StableDiffusionXLInpaintPipeline(**sdxl_parts()))
+
+
+def sdxl_controlnet() -> DiffusionPipeline:
+    torch.manual_seed(7)
+    parts = sdxl_parts()
+    return ready(StableDiffusionXLControlNetPipeline(**parts, controlnet=controlnet(parts["unet"])))
+
+
+# ---- Stable Diffusion 3 ---------------------------------------------------------------------------------------------
+
+
+def sd3_pipeline(text_encoder_3: nn.Module | None, **transformer: Any) -> DiffusionPipeline:
+    model = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=16,
+        out_channels=16,
+        num_layers=3,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        joint_attention_dim=80,
+        caption_projection_dim=32,
+        pooled_projection_dim=2 * POOLED,
+        pos_embed_max_size=16,
+        **transformer,
+    )
+    strong = {
+        "attn.to_": 2,
+        "attn2.to_": 2,
+        "attn.add_": 2,
+        ".norm_q": 2,
+        ".norm_k": 2,
+        ".norm_added_k": 2,
+        "norm1": 2,
+    }
+    return ready(
+        StableDiffusion3Pipeline(
+            transformer=louder(model, strong),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            vae=kl_vae(16, shift_factor=0.06, scaling_factor=1.5),
+            text_encoder=clip_text(32, POOLED),
+            tokenizer=clip_tokenizer(),
+            text_encoder_2=clip_text(40, POOLED),
+            tokenizer_2=clip_tokenizer(),
+            text_encoder_3=text_encoder_3,
+            tokenizer_3=None if text_encoder_3 is None else t5_tokenizer(),
+        )
+    )
+
+
+def sd3() -> DiffusionPipeline:
+    """As 3.5 medium: T5, normalised queries and keys, and a second self-attention in some blocks."""
+    torch.manual_seed(8)
+    return sd3_pipeline(t5(80), dual_attention_layers=(0, 1), qk_norm="rms_norm")
+
+
+def sd3_without_t5() -> DiffusionPipeline:
+    """As 3.0, with zeros where T5 would speak."""
+    torch.manual_seed(9)
+    return sd3_pipeline(None)
+
+
+# ---- PixArt, Sana, Wan ----------------------------------------------------------------------------------------------
+
+
+def pixart_sigma() -> DiffusionPipeline:
+    """It predicts a variance as well: twice as many channels come out as go in."""
+    torch.manual_seed(10)
+    model = PixArtTransformer2DModel(
+        sample_size=8,
+        num_layers=2,
+        patch_size=2,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        caption_channels=40,
+        in_channels=4,
+        out_channels=8,
+        cross_attention_dim=32,
+        use_additional_conditions=False,
+    )
+    strong = {"attn1.to_": 2, "attn2.to_": 2, "caption_projection": 2}
+    return ready(
+        PixArtSigmaPipeline(
+            tokenizer=t5_tokenizer(),
+            text_encoder=t5(40),
+            vae=kl_vae(),
+            transformer=louder(model, strong),
+            scheduler=DPMSolverMultistepScheduler(),
+        )
+    )
+
+
+def dc_vae() -> AutoencoderDC:
+    """An autoencoder that makes a latent of 4 x 4 pixels."""
+    config: dict[str, Any] = {}
+    for side in ("encoder", "decoder"):
+        config |= {
+            f"{side}_block_types": ("ResBlock", "ResBlock", "EfficientViTBlock"),
+            f"{side}_block_out_channels": (8, 8, 8),
+            f"{side}_qkv_multiscales": ((), (), (5,)),
+            f"{side}_layers_per_block": (1, 1, 1),
+        }
+    return AutoencoderDC(latent_channels=4, attention_head_dim=2, downsample_block_type="conv", **config)
+
+
+def sana() -> DiffusionPipeline:
+    torch.manual_seed(11)
+    model = SanaTransformer2DModel(
+        sample_size=8,
+        patch_size=1,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        num_attention_heads=4,
+        attention_head_dim=8,
+        num_cross_attention_heads=4,
+        cross_attention_head_dim=8,
+        cross_attention_dim=32,
+        caption_channels=40,
+    )
+    strong = {"attn1.to_": 2, "attn2.to_": 2, "attn2.to_q": 2}
+    flow = DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    )
+    return ready(
+        SanaPipeline(
+            tokenizer=gemma_tokenizer(),
+            text_encoder=gemma(40),
+            vae=dc_vae(),
+            transformer=louder(model, strong),
+            scheduler=flow,
+        )
+    )
+
+
+def wan() -> DiffusionPipeline:
+    torch.manual_seed(12)
+    model = WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=4,
+        attention_head_dim=12,
+        in_channels=16,
+        out_channels=16,
+        text_dim=40,
+        freq_dim=64,
+        ffn_dim=64,
+        num_layers=2,
+        rope_max_seq_len=32,
+    )
+    strong = {"attn1.to_": 2, "attn2.to_": 2, "text_embedder": 2}
+    vae = AutoencoderKLWan(
+        base_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+    )
+    flow = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    return ready(
+        WanPipeline(
+            tokenizer=t5_tokenizer(),
+            text_encoder=t5(40, multilingual=True),
+            vae=vae,
+            scheduler=flow,
+            transformer=louder(model, strong),
+        )
+    )
+
+
+# ---- All of them ----------------------------------------------------------------------------------------------------
+
+
+def size(pixels: int = 64, **more: Any) -> Callable[[], dict[str, Any]]:
+    """Arguments of a square image of that size, and more; what is a function of no arguments is called."""
+
+    def call() -> dict[str, Any]:
+        made = {name: value() if callable(value) else value for name, value in more.items()}
+        return {"height": pixels, "width": pixels, "output_type": "latent", **made}
+
+    return call
+
+
+def from_picture() -> dict[str, Any]:
+    """Image to image takes its size from the image, and 2 steps of 0.6 are 1, 5 are 3."""
+    return {"image": picture(), "strength": 0.6, "output_type": "latent"}
+
+
+INPAINT = size(image=picture, mask_image=left_half, strength=0.6)
+CONTROL = size(image=picture)
+T5_TEXT: dict[str, Any] = {"max_sequence_length": T5_LENGTH}
+AS_ASKED: dict[str, Any] = {"use_resolution_binning": False, "clean_caption": False}
+"""Otherwise the size would be one of those the large models were trained on."""
+
+TINY: tuple[Tiny, ...] = (
+    Tiny("sd", sd, size()),
+    Tiny("sd-controlnet", sd_controlnet, CONTROL),
+    Tiny("sdxl", sdxl, size()),
+    Tiny("sdxl-img2img", sdxl_img2img, from_picture),
+    Tiny("sdxl-inpaint", sdxl_inpaint, INPAINT),
+    Tiny("sdxl-inpaint-plain", sdxl_inpaint_plain, INPAINT),
+    Tiny("sdxl-controlnet", sdxl_controlnet, CONTROL),
+    Tiny("sd3", sd3, size(**T5_TEXT)),
+    Tiny("sd3-without-t5", sd3_without_t5, size(**T5_TEXT)),
+    Tiny("pixart-sigma", pixart_sigma, size(**T5_TEXT, **AS_ASKED)),
+    Tiny("sana", sana, size(32, **T5_TEXT, **AS_ASKED)),
+    Tiny("wan", wan, size(num_frames=5, **T5_TEXT)),
+)

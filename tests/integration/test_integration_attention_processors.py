@@ -1,0 +1,182 @@
+"""NAG, ONG and VSF as attention processors, on a UNet by itself."""
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, HeunDiscreteScheduler, PNDMScheduler
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+
+from negguide import (
+    NAG,
+    ONG,
+    VSF,
+    NAGAttnProcessor,
+    Negative,
+    NegToMe,
+    ONGAttnProcessor,
+    PerpNeg,
+    VSFAttnProcessor,
+    attention_processors,
+    from_pipe,
+    remove_attention_processors,
+)
+
+TEXTS = ("black glasses", "a red hat")
+
+
+@pytest.fixture
+def own(make_pipeline: Any) -> Any:
+    """A plain pipeline that the test may change."""
+    return make_pipeline()
+
+
+@pytest.fixture
+def embeds(base: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return base.encode_prompt(list(TEXTS), "cpu", 1, False)[0]
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-9 * expected.abs().max().item())
+
+
+def state(unet: Any) -> dict[str, Any]:
+    return {
+        name: (sorted(vars(module)), list(module._modules), type(getattr(module, "processor", None)))
+        for name, module in unet.named_modules()
+    }
+
+
+HALF = torch.zeros(64, 64)
+HALF[:, :24] = 1
+WINDOWS = (Negative(TEXTS[0], weight=1.5, stop=0.6), Negative(TEXTS[1], start=0.2, mask=HALF))
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "scheduler", "guidance_scale"),
+    [
+        (NAG(*TEXTS, scale=3.0), NAGAttnProcessor, DDIMScheduler(), 3.0),
+        (NAG(*WINDOWS, scale=3.0), NAGAttnProcessor, DDIMScheduler(), 1.0),
+        (ONG(*WINDOWS), ONGAttnProcessor, HeunDiscreteScheduler(), 3.0),
+        (VSF(*WINDOWS, bias=-0.5), VSFAttnProcessor, PNDMScheduler(skip_prk_steps=True), 3.0),
+    ],
+    ids=["NAG", "NAG, windows, no guidance", "ONG, windows, Heun", "VSF, windows, PNDM"],
+)
+def test_they_equal_from_pipe(
+    own: Any,
+    pipe: Any,
+    generate: Any,
+    embeds: Any,
+    method: Any,
+    kind: Any,
+    scheduler: Any,
+    guidance_scale: Any,
+) -> None:
+    own.scheduler = pipe.scheduler = scheduler
+    arguments = {"num_images_per_prompt": 2, "guidance_scale": guidance_scale}
+    prompts = ["a bear", "a cat in snow"]
+    plain = generate(own, prompts, **arguments).images
+    expected = generate(pipe, prompts, negative_guidance=method, **arguments).images
+    assert (expected - plain).abs().max() > 1e-2 * plain.abs().max()
+    processors = attention_processors(
+        own.unet,
+        method,
+        negative_embeds=embeds,
+        num_inference_steps=5,
+        guidance_branches=2 if guidance_scale > 1 else 1,
+    )
+    assert {name for name, p in processors.items() if type(p).__mro__[1] is kind} == {
+        name for name in processors if "attn2" in name
+    }
+    own.unet.set_attn_processor(processors)
+    for _ in range(2):
+        close(generate(own, prompts, **arguments).images, expected)
+
+
+def test_a_run_that_breaks_off_does_not_shift_the_windows_of_the_next(
+    own: Any, pipe: Any, generate: Any, embeds: Any
+) -> None:
+    method = NAG(*WINDOWS, scale=3.0)
+    expected = generate(pipe, negative_guidance=method).images
+    own.unet.set_attn_processor(
+        attention_processors(own.unet, method, negative_embeds=embeds, num_inference_steps=5)
+    )
+
+    def interrupt(pipeline: Any, step: int, t: Any, values: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate(own, callback_on_step_end=interrupt)
+    close(generate(own).images, expected)
+
+
+def test_another_method_takes_the_place_and_removing_restores_the_unet(
+    own: Any, pipe: Any, base: Any, generate: Any, embeds: Any
+) -> None:
+    before = state(own.unet)
+    for method in (NegToMe(stop=1.0), NAG(*TEXTS), ONG(*TEXTS)):
+        arguments = {} if isinstance(method, NegToMe) else {"negative_embeds": embeds}
+        own.unet.set_attn_processor(attention_processors(own.unet, method, **arguments))
+        result = generate(own, num_images_per_prompt=2).images
+        close(result, generate(pipe, num_images_per_prompt=2, negative_guidance=method).images)
+    remove_attention_processors(own.unet)
+    assert state(own.unet) == before
+    assert all(type(p) is AttnProcessor2_0 for p in own.unet.attn_processors.values())
+    assert torch.equal(generate(own).images, generate(base).images)
+    # and there is nothing to remove twice
+    remove_attention_processors(own.unet)
+    assert state(own.unet) == before
+
+
+def test_both_doors_at_once_are_refused(own: Any, generate: Any, embeds: Any) -> None:
+    own.unet.set_attn_processor(attention_processors(own.unet, NAG(*TEXTS), negative_embeds=embeds))
+    with pytest.raises(ValueError, match="act twice"):
+        generate(from_pipe(own), negative_guidance=VSF("a hat"))
+
+
+def test_attention_that_cannot_be_taken_over_is_an_error_and_no_plain_image(
+    own: Any, generate: Any, embeds: Any
+) -> None:
+    own.unet.set_attn_processor(AttnProcessor())
+    says = r"NAG takes over torch's scaled_dot_product_attention, but .*attn2 \(one of [0-9]+\) computes attention"
+    with pytest.raises(ValueError, match=says):
+        generate(from_pipe(own), negative_guidance=NAG(*TEXTS))
+    own.unet.set_attn_processor(attention_processors(own.unet, NAG(*TEXTS), negative_embeds=embeds))
+    with pytest.raises(ValueError, match=says):
+        generate(own)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "error", "says"),
+    [
+        (
+            NAG(*TEXTS),
+            {"negative_embeds": None},
+            ValueError,
+            r"must be \[2, tokens, 32\].* NAG, got None",
+        ),
+        (ONG("a hat"), {}, ValueError, r"must be \[1, tokens, 32\].* ONG, got \[2, 12, 32\]"),
+        (VSF(*TEXTS), {"negative_embeds": torch.rand(2, 32)}, ValueError, r"VSF, got \[2, 32\]"),
+        (
+            NAG(*TEXTS),
+            {"negative_embeds": torch.rand(2, 12, 31)},
+            ValueError,
+            r"tokens, 32\].* got \[2, 12, 31\]",
+        ),
+        (NegToMe(stop=1.0), {}, ValueError, "negative_embeds are of NAG, ONG and VSF"),
+        (PerpNeg("a hat"), {}, TypeError, "method must be a NegToMe, NAG, ONG or VSF.*from_pipe"),
+        (NAG(*WINDOWS), {}, ValueError, "num_inference_steps is needed .*stop=0.6"),
+        (
+            NAG(*WINDOWS),
+            {"num_inference_steps": 1},
+            ValueError,
+            "stop=0.6 of Negative holds none of the 1 steps",
+        ),
+    ],
+)
+def test_bad_input_is_refused(
+    base: Any, embeds: Any, unchanged: Any, method: Any, arguments: Any, error: Any, says: Any
+) -> None:
+    with pytest.raises(error, match=says):
+        attention_processors(base.unet, method, **{"negative_embeds": embeds, **arguments})
