@@ -192,7 +192,7 @@ def _run(pipe: Any, job: Job, advance: Callable[[], None]) -> list[Image.Image]:
         return tensors
 
     accepted = inspect.signature(pipe.__call__).parameters
-    if "num_images_per_prompt" not in accepted:
+    if "num_videos_per_prompt" in accepted:
         raise ValueError(f"--model {job.model}: {type(pipe).__name__} makes videos; call it from Python")
     arguments: dict[str, Any] = {"negative_prompt": job.negative_prompt or None}
     # FLUX and Qwen-Image have guidance of their own beside this one, and need a negative prompt to be guided by it

@@ -26,7 +26,7 @@ QUICK_SEEDS, QUICK_STEPS = 2, 4
 GLASSES_PROMPT, GLASSES_NEGATIVE = "a bear wearing glasses", "black glasses"
 GLASSES_WEIGHT, GLASSES_WINDOW = 1.5, (0.0, 0.6)
 FUR_PROMPT, FUR_NEGATIVE = "a bear wearing a hat", "a brown bear wearing a hat"
-FUR_WEIGHT, FUR_WINDOW = 1.5, (0.0, 0.6)
+FUR_WEIGHT, FUR_WINDOW = 1.0, (0.0, 0.6)
 # NegToMe: how is said by negguide.models.TOYWORLD_DEFAULTS.
 BATCH_PROMPT = "a bear"
 REFERENCE_PROMPT = "an explorer"

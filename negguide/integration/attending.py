@@ -3,8 +3,9 @@
 The denoiser gets the negatives' text appended to the prompt's, [prompt | negative 1 | .. | negative K] along the token
 axis; everything in a model between two attentions works token by token, so they do not meet. In attention they would:
 there the call of `scaled_dot_product_attention` is taken over. Each text sees, and is seen by, the image alone, as if
-it were the only one, and the image tokens' outputs are combined by NAG, ONG or VSF. In joint attention every text so
-keeps a stream of its own through the blocks, while the image's stream, the large part, is computed once.
+it were the only one, and the outputs of the generated image's tokens are combined by NAG, ONG or VSF; tokens of
+reference images and of padding stay as they are. In joint attention every text so keeps a stream of its own through
+the blocks, while the image's stream, the large part, is computed once.
 """
 
 import itertools
@@ -209,14 +210,17 @@ class Attending:
         else:
             plain, prompt = _split(attended(contexts[0], contexts[0]), texts[0], self.image_first)
             texts_out = [prompt]
-        wanted = plain[rows]
+        # guided are the generated image's tokens; those of reference images behind them are left alone
+        image = slice(image.start, image.start + run.image_tokens[0]) if run.image_tokens[0] else image
+        count = image.stop - image.start
+        wanted = plain[rows, :, :count]
         if isinstance(run.method, NAG | ONG):
             others = []
             for context, tokens in zip(contexts[1:], texts[1:], strict=True):
                 if own:
                     # the negative's stream needs every row; the image's is guided in some
                     output, stream = _split(attended(context, context), tokens, self.image_first)
-                    others.append(output[rows])
+                    others.append(output[rows, :, :count])
                     texts_out.append(stream)
                 else:
                     others.append(attended([image], context, rows))
@@ -227,6 +231,7 @@ class Attending:
             ]
             guided = self._flipped(query, key, value, mask, options, image, contexts[0], spans[1:])
         self._measure(guided, wanted)
+        guided = torch.cat([guided, plain[rows, :, count:]], dim=2)
         image_out = torch.cat([plain[: rows.start], guided, plain[rows.stop :]])
         return torch.cat([image_out, *texts_out] if self.image_first else [*texts_out, image_out], dim=2)
 
@@ -235,7 +240,8 @@ class Attending:
     ) -> Tensor:
         """The same where each negative is rows of its own, beside a copy of the image that must stay a copy."""
         run, rows = self.run, slice(*self.run.rows)
-        image, batch = slice(0, run.image_tokens[1]), rows.stop - rows.start
+        # the generated image's tokens are guided; what fills them up behind is copied
+        image, filled, batch = slice(0, run.image_tokens[0]), run.image_tokens[1], rows.stop - rows.start
         negatives = [
             slice(run.total + i * batch, run.total + (i + 1) * batch) for i in range(len(run.acting))
         ]
@@ -245,7 +251,7 @@ class Attending:
             others = [_as_tokens(output[negative, :, image]) for negative in negatives]
             guided = _as_heads(self._combine(_as_tokens(wanted), others), wanted)
         else:
-            text = slice(image.stop, key.shape[2])
+            text = slice(filled, key.shape[2])
             whole = [slice(0, key.shape[2])]
             guided = vsf(
                 query[rows, :, image] * _scale_of(options, query),
@@ -265,9 +271,10 @@ class Attending:
                 mask_neg=self._where_negative(mask, image, [text] * len(negatives), negatives, query),
             )
         self._measure(guided, wanted)
+        guided = torch.cat([guided, output[rows, :, image.stop : filled]], dim=2)
         result = output.clone()
         for target in (rows, *negatives):
-            result[target, :, image] = guided
+            result[target, :, :filled] = guided
         return result
 
     def _measure(self, guided: Tensor, wanted: Tensor) -> None:
@@ -329,14 +336,11 @@ class Attending:
         return weight * self._token_mask(k, tokens.shape[1]).to(tokens)[None, :, None]
 
     def _token_mask(self, k: int, tokens: int) -> Tensor:
-        """[N] of negative k's mask; tokens behind the generated image's (reference images', padding) are left alone."""
+        """[N] of negative k's mask over the generated image's tokens."""
         run = self.run
         assert run.masks is not None
-        image = run.image_tokens[0] or tokens // run.frames
-        mask = (
-            resize_mask(run.masks[k : k + 1], token_grid(image, run.latent_size)).flatten().repeat(run.frames)
-        )
-        return torch.cat([mask, mask.new_zeros(tokens - len(mask))])
+        grid = token_grid(tokens // run.frames, run.latent_size)
+        return resize_mask(run.masks[k : k + 1], grid).flatten().repeat(run.frames)
 
     def _where_negative(
         self, mask: Tensor | None, image: slice, spans: list[slice], rows: list[slice], query: Tensor

@@ -250,12 +250,14 @@ class DenoiserHook(ModelHook):
     ) -> Any:
         """The denoiser on inputs that hold the branches `names`, with what acts inside it."""
         parts = self.run.parts
-        batch = len(inputs[self.run.family.sample]) // len(names)
+        branches = len(names)
         if parts.attention is not None:
+            batch = len(inputs[self.run.family.sample]) // branches
             first = names.index("cond") * batch if "cond" in names else None
             inputs = parts.attention.begin_forward(inputs, None if first is None else (first, first + batch))
-        # negatives that are rows of their own are further branches, behind those that were asked for
-        branches = len(inputs[self.run.family.sample]) // batch
+            # negatives that are rows of their own are further branches, behind those that were asked for
+            if parts.attention.on and self.run.family.negative_rows:
+                branches += len(parts.attention.acting)
         if parts.negtome is not None:
             parts.negtome.branches = branches
         with self._cache_context(names):

@@ -300,11 +300,11 @@ def _negtome_parts(
 
 
 def _attention_parts(
-    model: nn.Module, method: AttentionMethod, negative_embeds: torch.Tensor | None
+    model: Any, method: AttentionMethod, negative_embeds: torch.Tensor | None
 ) -> tuple[AttentionRun, dict[str, Around]]:
     name, count = type(method).__name__, len(method.negatives)
     places = text_attention(model, STABLE_DIFFUSION)
-    channels: Any = model.get_submodule(next(iter(places))).to_k.in_features
+    channels = model.get_submodule(next(iter(places))).to_k.in_features
     if model.config.encoder_hid_dim_type == "text_proj":
         channels = model.config.encoder_hid_dim
     shape = None if negative_embeds is None else list(negative_embeds.shape)

@@ -1,4 +1,4 @@
-"""Every supported pipeline, tiny and random, built once a session; each test gets it as it was built."""
+"""Every supported pipeline, tiny and random, built once for all tests; each test gets it as it was built."""
 
 from collections.abc import Callable
 from typing import Any

@@ -130,28 +130,28 @@ def expected(
         of_rows = [mine, *(slice(rows + i, rows + i + 1) for i in range(len(acting)))]
     seen = [[text] if layout == "cross" else [image, text] for text in texts]
 
-    # the generated image: 16 tokens a frame where it has no feature maps; what follows are references or padding
+    # the new image's tokens: 16 where it has no feature maps; what follows are references or padding
     count = image.stop - image.start
     frames = 2 if count == 32 and layout == "cross" else 1
     picture = count // frames if layout in ("cross", "image first") else 16
     side = int(picture**0.5)
-    cells = adaptive_avg_pool2d(MASK[None].double(), side).flatten().repeat(frames)
-    cells = torch.cat([cells, cells.new_zeros(count - len(cells))])[:, None]
-    where = [torch.ones(count, 1) if method.negatives[k].mask is None else cells for k in acting]
+    cells = adaptive_avg_pool2d(MASK[None].double(), side).flatten().repeat(frames)[:, None]
+    new = slice(image.start, image.start + len(cells))
+    where = [torch.ones(len(cells), 1) if method.negatives[k].mask is None else cells for k in acting]
     weights = [method.negatives[k].weight for k in acting]
 
-    plain = heads.attended(mine, image, seen[0])
+    plain = heads.attended(mine, new, seen[0])
     if isinstance(method, VSF):
-        logits, values = [heads.logits(mine, image, seen[0], mine)], [heads.values(seen[0], mine)]
+        logits, values = [heads.logits(mine, new, seen[0], mine)], [heads.values(seen[0], mine)]
         for k, text, its_rows, cell in zip(weights, texts[1:], of_rows[1:], where, strict=True):
-            own = heads.logits(mine, image, [text], its_rows) + method.bias
+            own = heads.logits(mine, new, [text], its_rows) + method.bias
             logits.append(own.masked_fill(cell < 0.5, -torch.inf))
             values.append(-method.scale * k * heads.values([text], its_rows))
         guided = softmax(torch.cat(logits, dim=3)) @ torch.cat(values, dim=2)
     else:
         # a negative that is a row of its own has its own copy of the image's queries
         others = [
-            heads.attended(its_rows if layout == "rows" else mine, image, keys, its_rows)
+            heads.attended(its_rows if layout == "rows" else mine, new, keys, its_rows)
             for keys, its_rows in zip(seen[1:], of_rows[1:], strict=True)
         ]
         strengths = [w * cell for w, cell in zip(weights, where, strict=True)]
@@ -162,10 +162,12 @@ def expected(
         for i in range(len(result)):
             result[i] = heads.attended(slice(i, i + 1), slice(0, tokens), [slice(0, tokens)])[0]
         for its_rows in of_rows:
-            result[its_rows, :, image] = guided
+            # with a copy of the image, in all that the model sees of it
+            result[its_rows, :, image] = result[mine, :, image]
+            result[its_rows, :, new] = guided
         return result
     result[:, :, image] = heads.attended(every, image, seen[0])
-    result[mine, :, image] = guided
+    result[mine, :, new] = guided
     if layout != "cross":
         for text in texts:
             result[:, :, text] = heads.attended(every, text, [image, text])

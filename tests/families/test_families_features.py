@@ -174,6 +174,12 @@ def test_several_prompts_with_several_images_each_are_those_of_calls_of_their_ow
         assert_same(together[2:], run(pipe, OTHER, seed=2, steps=1, negative_guidance=methods, **two))
 
 
+def test_one_branch_at_a_time_gives_the_same_with_nag(pipe: Any, run: Run, two: Any) -> None:
+    methods = [PerpNeg(*map(always, NEGATIVES)), NAG(NEGATIVES[1], scale=3.0)]
+    together = run(pipe, steps=1, negative_guidance=methods, **two)
+    assert_same(run(pipe, steps=1, negative_guidance=methods, max_branch_batch=1, **two), together)
+
+
 # ---- The pipeline's own guidance ------------------------------------------------------------------------------------
 
 

@@ -129,6 +129,16 @@ def test_another_method_takes_the_place_and_removing_restores_the_unet(
     assert state(own.unet) == before
 
 
+def test_on_a_compiled_unet_they_replace_and_go_away_as_well(own: Any, embeds: Any) -> None:
+    compiled: Any = torch.compile(own.unet, backend="eager")
+    before = sorted(vars(compiled)), state(own.unet), compiled.forward
+    for _ in range(2):
+        compiled.set_attn_processor(attention_processors(compiled, NAG(*TEXTS), negative_embeds=embeds))
+        assert len(vars(compiled)["_diffusers_hook"].hooks) == 1
+    remove_attention_processors(compiled)
+    assert (sorted(vars(compiled)), state(own.unet), compiled.forward) == before
+
+
 def test_both_doors_at_once_are_refused(own: Any, generate: Any, embeds: Any) -> None:
     own.unet.set_attn_processor(attention_processors(own.unet, NAG(*TEXTS), negative_embeds=embeds))
     with pytest.raises(ValueError, match="act twice"):

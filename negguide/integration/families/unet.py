@@ -38,6 +38,9 @@ def _unet_latent_size(pipe: Any, arguments: Arguments) -> tuple[int, int]:
     factor = pipe.vae_scale_factor
     if picture is not None and None in pixels:
         given = picture_size(picture)
+        if isinstance(picture, Tensor) and picture.ndim == 4 and picture.shape[1] == 4:
+            # image to image takes these for latents, as a base model hands them on to a refiner
+            return given
         pixels = (8 * (given[0] // 8), 8 * (given[1] // 8))
     # Stable Diffusion takes its own size as soon as one side is missing; SDXL fills in the missing one
     one_missing = None in pixels and "prompt_2" not in arguments
@@ -103,10 +106,12 @@ def _sdxl_image(pipe: Any, pixels: Tensor) -> Tensor:
     # SDXL's autoencoder overflows in float16
     wide = config.get("force_upcast", False) and pipe.vae.dtype == torch.float16
     if wide:
-        pipe.upcast_vae()
-    latents = autoencoder_latents(pipe, pixels)
-    if wide:
-        pipe.vae.to(torch.float16)
+        pipe.vae.to(torch.float32)
+    try:
+        latents = autoencoder_latents(pipe, pixels)
+    finally:
+        if wide:
+            pipe.vae.to(torch.float16)
     if getattr(config, "latents_mean", None) is None or getattr(config, "latents_std", None) is None:
         return latents
     mean, std = (
