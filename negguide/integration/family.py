@@ -53,8 +53,8 @@ class Family:
         attention: (regular expression, place) pairs: which attention modules meet the text, and where.
         negative_rows: whether NAG, ONG and VSF need the negatives as further rows of the batch, because the model
             places its tokens by the length of the text; otherwise they are appended to the prompt's tokens.
-        text_positions: what an attention module is given (image positions, text positions) as, where those of the text
-            are counted by its length alone.
+        text_positions: the argument of the attention modules that holds (image positions, text positions), where those
+            of the text are counted by its length alone.
         row_lists: inputs that are lists of one entry a row instead of tensors.
         shared: inputs without a batch axis, whatever their shape.
         image_tokens: `image_tokens(sample, latent_size)` -> how many tokens the generated image has in attention, and

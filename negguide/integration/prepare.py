@@ -43,17 +43,21 @@ def check_call(pipe: Any, family: Family, arguments: Arguments, methods: Methods
     for method in (methods.perp_neg, methods.attention):
         if method is None:
             continue
-        missing = [name for name in family.text_encoders if getattr(pipe, name, None) is None]
-        if missing:
-            raise ValueError(
-                f"{type(method).__name__} needs the pipeline's {missing[0]} to encode its negatives, and it is None"
-            )
+        _check_present(pipe, family.text_encoders, f"{type(method).__name__} needs", "negatives")
         for negative in method.negatives:
             _check_length(pipe, family, arguments, negative.prompt)
             if negative.mask is not None:
                 check_aspect(f"mask of Negative({negative.prompt!r})", negative.mask, size, "the image")
     if methods.negtome is not None:
         _check_negtome(family, arguments, methods.negtome, size)
+        if methods.negtome.images:
+            _check_present(pipe, ("vae", *family.text_encoders), "NegToMe needs", "reference images")
+
+
+def _check_present(pipe: Any, parts: Sequence[str], who: str, what: str) -> None:
+    missing = [name for name in parts if getattr(pipe, name, None) is None]
+    if missing:
+        raise ValueError(f"{who} the pipeline's {missing[0]} to encode its {what}, and it is None")
 
 
 def _check_length(pipe: Any, family: Family, arguments: Arguments, prompt: str) -> None:

@@ -60,7 +60,7 @@ class TraceRecorder:
         self.timesteps: list[torch.Tensor] = []
         self.cosine: list[torch.Tensor] = []
         self.kept: list[torch.Tensor] = []
-        self.pushed: list[torch.Tensor] = []
+        self.pushed: list[list[torch.Tensor]] = []
         self.changed: list[torch.Tensor] = []
 
     def begin_call(self, timestep: torch.Tensor | float, batch: int, device: torch.device) -> None:
@@ -69,7 +69,7 @@ class TraceRecorder:
         resting = torch.full((len(self.negatives), batch), torch.nan, device=device)
         self.cosine.append(resting)
         self.kept.append(resting.clone())
-        self.pushed.append(torch.full((batch,), torch.nan, device=device))
+        self.pushed.append([])
         self.changed.append(torch.full((batch,), torch.nan, device=device))
 
     def record_negatives(self, indices: list[int], cosine: torch.Tensor, kept: torch.Tensor) -> None:
@@ -79,8 +79,8 @@ class TraceRecorder:
             self.kept[-1][index] = kept[row]
 
     def record_pushed(self, shares: torch.Tensor) -> None:
-        """[branches, B], of the call begun last."""
-        self.pushed[-1] = shares.mean(dim=0)
+        """[branches, B], of the step begun last; its branches may come one by one."""
+        self.pushed[-1].append(shares)
 
     def record_changed(self, changes: torch.Tensor) -> None:
         """[B], of the call begun last."""
@@ -88,12 +88,16 @@ class TraceRecorder:
 
     def trace(self) -> Trace:
         """Everything, on the CPU."""
+        pushed = [
+            torch.cat(shares).mean(dim=0) if shares else torch.full_like(changed, torch.nan)
+            for shares, changed in zip(self.pushed, self.changed, strict=True)
+        ]
         return Trace(
             timesteps=torch.stack(self.timesteps).cpu(),
             negatives=self.negatives,
             cosine=torch.stack(self.cosine).cpu(),
             kept=torch.stack(self.kept).cpu(),
-            pushed=torch.stack(self.pushed).cpu() if self.negtome else None,
+            pushed=torch.stack(pushed).cpu() if self.negtome else None,
             changed=torch.stack(self.changed).cpu() if self.attention else None,
         )
 

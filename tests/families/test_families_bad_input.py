@@ -103,6 +103,21 @@ def test_the_longest_negative_that_is_taken_is_read_to_its_end(
         assert not last_word_is_read(longest + 1)
 
 
+def test_a_pipeline_without_what_encodes_is_told_so(pipe: Any, refused: Refused, tiny: Any) -> None:
+    name = pipe.family.text_encoders[-1]
+    setattr(pipe, name, None)
+    refused(
+        f"NAG needs the pipeline's {name} to encode its negatives, and it is None", negative_guidance=NAG("a")
+    )
+    if tiny.name != "wan":
+        method = NegToMe(torch.rand(3, 64, 64))
+        refused(
+            f"NegToMe needs the pipeline's {name} to encode its reference images", negative_guidance=method
+        )
+        pipe.vae = None
+        refused("NegToMe needs the pipeline's vae to encode", negative_guidance=method)
+
+
 @pytest.mark.families("flux", "flux-kontext", "qwen-image")
 def test_perp_neg_without_a_negative_prompt_is_told_to_give_one(refused: Refused) -> None:
     says = "negative_prompt is None, and this pipeline is guided only with one; give negative_prompt=''"

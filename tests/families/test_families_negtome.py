@@ -9,7 +9,9 @@ import torch
 from tiny_pipelines import NEGATIVES, OTHER, PROMPT, assert_same, denoiser, differ
 from torch.nn.functional import normalize
 
+import negguide.integration.denoiser as denoiser_module
 from negguide import NAG, Negative, NegToMe, PerpNeg
+from negguide.integration.negtome import NegToMeRun
 
 Run = Callable[..., torch.Tensor]
 WHOLE: dict[str, Any] = {"start": 0.0, "stop": 1.0}
@@ -124,9 +126,71 @@ def test_the_trace_counts_the_tokens_pushed(pipe: Any, run: Run, two: Any) -> No
     assert trace.changed.shape == trace.pushed.shape and (trace.changed > 0).all()
 
 
+@pytest.mark.families("sd", "flux")
+def test_the_share_pushed_is_the_mean_over_the_branches(
+    pipe: Any, run: Run, two: Any, monkeypatch: Any
+) -> None:
+    seen: list[torch.Tensor] = []
+    take = NegToMeRun.take_shares
+    monkeypatch.setattr(NegToMeRun, "take_shares", lambda self: seen.append(take(self)) or seen[-1])
+    method = NegToMe("others", alpha=0.5, threshold=0.7, **WHOLE)
+    trace = run(pipe, negative_guidance=method, trace=True, whole=True, **two)[-1]
+    shares = torch.cat(seen).reshape(2, 2, 2)
+    assert differ(shares[:, 0], shares[:, 1]) > 1e-2
+    torch.testing.assert_close(trace.pushed, shares.mean(dim=1))
+
+
 def test_blocks_that_match_nothing_are_refused(pipe: Any, run: Run, two: Any) -> None:
     with pytest.raises(ValueError, match=r"blocks='no_such_block' is found in no self-attention module"):
         run(pipe, negative_guidance=NegToMe(blocks="no_such_block"), **two)
+
+
+def test_the_latents_of_a_reference_are_those_that_the_pipeline_would_decode(
+    base: Any, pipe: Any, run: Run, tiny: Any, alike: dict[str, Any], monkeypatch: Any
+) -> None:
+    """What the pipeline does before decoding takes them back to what the autoencoder itself gives."""
+    if not takes_images(tiny):
+        return
+    side = 32 if tiny.name == "sana" else 64
+    pixels = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        encoded = base.vae.encode(pixels[:, :, None] if tiny.name == "qwen-image" else pixels)
+        raw = encoded.latent if tiny.name == "sana" else encoded.latent_dist.mode()
+        latents = pipe.family.encode_image(pipe, pixels)
+    if tiny.name == "z-image":
+        # the denoiser's have a frame axis
+        latents = latents.squeeze(2)
+    decoded: list[torch.Tensor] = []
+
+    def decode(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        decoded.append(latents)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(base.vae, "decode", decode)
+    monkeypatch.setattr(base.scheduler, "step", lambda *args, **kwargs: (latents,))
+    with pytest.raises(KeyboardInterrupt):
+        run(base, steps=1, output_type="pt", **alike)
+    torch.testing.assert_close(decoded[0], raw, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.families("sd3", "flux", "qwen-image", "z-image", "sana")
+def test_references_are_on_the_straight_way_to_the_same_noise_at_every_step(
+    pipe: Any, run: Run, monkeypatch: Any
+) -> None:
+    noised = denoiser_module._noised
+    seen: list[Any] = []
+
+    def keeping(scheduler: Any, references: Any, timestep: torch.Tensor) -> torch.Tensor:
+        seen.append((references, float(timestep), noised(scheduler, references, timestep)))
+        return seen[-1][2]
+
+    monkeypatch.setattr(denoiser_module, "_noised", keeping)
+    run(pipe, steps=3, negative_guidance=NegToMe(noise_picture(), **STRONG))
+    assert len(seen) == 3 and seen[0][1] > seen[1][1] > seen[2][1]
+    for references, timestep, noisy in seen:
+        sigma = timestep / 1000
+        expected = (1 - sigma) * references.latents + sigma * references.noise
+        torch.testing.assert_close(noisy, expected, rtol=0, atol=5e-3)
 
 
 # modules, each with the tokens of the text before the image, and those behind it that are no part of the new image
