@@ -1,44 +1,99 @@
-"""Time and peak memory over plain classifier-free guidance.
+"""Time and peak memory over plain classifier-free guidance, and what the cheaper settings still remove and keep.
 
     python benchmarks/cost.py
 
 Each method runs in alternation with plain guidance in one process; the ratio is the median over the pairs. Memory is
 the largest sum of live tensor bytes that PyTorch's allocator reports (CPU: through the profiler), over the plain run's.
+Beside the settings of Perp-Neg, NAG, ONG and VSF stands what the judge sees in 200 images: `kept` is the share that
+shows everything the prompt asks for, `removed` the share in which none of what was unwanted is left (one negative: the
+pairs of overlap.py; four: `FOUR`). A run that is stopped goes on where it was.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from report import arguments, models, plot_rates, print_table, write_json
+from overlap import pairs
+from report import STEPS as JUDGED_STEPS
+from report import arguments, models, plot_rates, print_table, rows_so_far, write_json
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from negguide import Negative, NegToMe, PerpNeg
+from negguide import NAG, ONG, VSF, Negative, NegToMe, PerpNeg
 from negguide.models import TOYWORLD_DEFAULTS
-from negguide.toyworld.measure import Rate
+from negguide.toyworld import KINDS, Scene, parse
+from negguide.toyworld.judge import Judge
+from negguide.toyworld.measure import Rate, agreement, share
 
 PROMPT = "a bear wearing glasses"
-NEGATIVES = ("black glasses", "brown fur", "a hat", "back view")
+FOUR = ("black glasses", "brown fur", "in the snow", "a scarf")
+"""Four things to leave out of "a bear wearing glasses" and of the other kinds."""
 IMAGES = 4
 STEPS = 20
 
 
-def cases() -> dict[str, Any]:
-    rows: dict[str, Any] = {}
+@dataclass(frozen=True)
+class Case:
+    """A row: the method for a list of negatives, and how many it is run with (0: it takes none in words)."""
+
+    name: str
+    method: Callable[[tuple[str, ...]], Any]
+    negatives: int = 1
+
+
+def perp_neg(stop: float | None = None, **options: Any) -> Callable[[tuple[str, ...]], PerpNeg]:
+    return lambda texts: PerpNeg(*(Negative(text, stop=stop) for text in texts), **options)
+
+
+def cases() -> list[Case]:
+    rows: list[Case] = []
     for count in (1, 2, 4):
-        rows[f"Perp-Neg K={count}, default window"] = PerpNeg(*NEGATIVES[:count])
-        rows[f"Perp-Neg K={count}, whole run"] = PerpNeg(*(Negative(n, stop=1.0) for n in NEGATIVES[:count]))
-    rows["NegToMe others, embedded model's values"] = NegToMe("others", **TOYWORLD_DEFAULTS.negtome)
-    rows["NegToMe others, published values"] = NegToMe("others")
-    return rows
+        rows += [
+            Case(f"Perp-Neg K={count}, whole run", perp_neg(1.0), count),
+            Case(f"Perp-Neg K={count}, default window", perp_neg(), count),
+        ]
+    for count in (1, 4):
+        rows += [
+            Case(f"Perp-Neg K={count}, refresh_every=2", perp_neg(refresh_every=2), count),
+            Case(f"Perp-Neg K={count}, refresh_every=3", perp_neg(refresh_every=3), count),
+            Case(f"Perp-Neg K={count}, refresh_every=5", perp_neg(refresh_every=5), count),
+            Case(f"Perp-Neg K={count}, adaptive, whole run", perp_neg(1.0, adaptive=True), count),
+            Case(
+                f"Perp-Neg K={count}, adaptive, refresh_every=2",
+                perp_neg(adaptive=True, refresh_every=2),
+                count,
+            ),
+        ]
+    return [
+        *rows,
+        Case("NAG, scale 2", lambda texts: NAG(*texts, scale=2.0, tau=5.0, alpha=1.0)),
+        Case("ONG, scale 1", lambda texts: ONG(*texts, scale=1.0)),
+        Case("VSF, scale 0.5", lambda texts: VSF(*texts, scale=0.5)),
+        Case("NegToMe, embedded model's values", lambda _: NegToMe("others", **TOYWORLD_DEFAULTS.negtome), 0),
+        Case("NegToMe, published values", lambda _: NegToMe("others"), 0),
+        # attached for the whole run, acting in its last step only
+        Case(
+            "off: a negative that rests until the last step",
+            lambda _: PerpNeg(Negative(FOUR[0], 1.0, 0.96, 1.0)),
+            0,
+        ),
+    ]
 
 
-def run(pipe: Any, guidance: Any) -> float:
+def run(pipe: Any, guidance: Any) -> tuple[float, float]:
+    """Seconds of a whole call, and of its steps but the first and the last."""
     generators = [torch.Generator().manual_seed(i) for i in range(IMAGES)]
+    ends: list[float] = []
+
+    def on_step_end(_pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        ends.append(time.perf_counter())
+        return tensors
+
     start = time.perf_counter()
     pipe(
         PROMPT,
@@ -47,8 +102,21 @@ def run(pipe: Any, guidance: Any) -> float:
         guidance_scale=TOYWORLD_DEFAULTS.guidance_scale,
         generator=generators,
         negative_guidance=guidance,
+        callback_on_step_end=on_step_end,
     )
-    return time.perf_counter() - start
+    return time.perf_counter() - start, ends[-2] - ends[0]
+
+
+def ratios(pipe: Any, guidance: Any, count: int, inner: bool = False) -> list[float]:
+    """Time over plain guidance, one number a pair of runs; with ``inner``, without the first and the last step."""
+    run(pipe, guidance)
+    found = []
+    for i in range(count):
+        # The order alternates, so that a drift of the machine's speed falls on both.
+        first, second = (None, guidance) if i % 2 else (guidance, None)
+        a, b = run(pipe, first)[inner], run(pipe, second)[inner]
+        found.append(a / b if first is guidance else b / a)
+    return found
 
 
 def peak_bytes(pipe: Any, guidance: Any) -> int:
@@ -63,30 +131,86 @@ def peak_bytes(pipe: Any, guidance: Any) -> int:
     return peak
 
 
+def judged(pipe: Any, judge: Judge, case: Case, per_cell: int) -> tuple[Rate, Rate]:
+    """(kept, removed): ``per_cell`` images for each pair of overlap.py, or four times that for each kind with four
+    negatives."""
+    kept: list[bool] = []
+    removed: list[bool] = []
+    if case.negatives == 1:
+        for number, pair in enumerate(pairs()):
+            seen = _read(pipe, judge, pair.prompt, case.method((pair.negative,)), 1000 * number, per_cell)
+            kept += [pair.kept(scene) for scene in seen]
+            removed += [pair.removed(scene) for scene in seen]
+    else:
+        for number, kind in enumerate(KINDS):
+            prompt = f"a {kind} wearing glasses"
+            seen = _read(
+                pipe, judge, prompt, case.method(FOUR[: case.negatives]), 1000 * number, 4 * per_cell
+            )
+            kept += [all(agreement(parse(prompt), scene).values()) for scene in seen]
+            removed += [none_left(scene, case.negatives) for scene in seen]
+    return share(kept), share(removed)
+
+
+def none_left(scene: Scene, count: int) -> bool:
+    """Whether none of the first ``count`` things of ``FOUR`` is in the scene."""
+    gone = (
+        all(c.glasses != "black" for c in scene.characters),
+        all(c.fur != "brown" for c in scene.characters),
+        scene.background != "snow",
+        all(c.scarf is None for c in scene.characters),
+    )
+    return all(gone[:count])
+
+
+def _read(pipe: Any, judge: Judge, prompt: str, guidance: Any, seed: int, count: int) -> list[Scene]:
+    images = pipe(
+        [prompt] * count,
+        num_inference_steps=JUDGED_STEPS,
+        guidance_scale=TOYWORLD_DEFAULTS.guidance_scale,
+        generator=[torch.Generator().manual_seed(seed + i) for i in range(count)],
+        negative_guidance=guidance,
+    ).images
+    return judge.read(images)
+
+
 def main() -> None:
-    args = arguments("Cost of negatives over plain guidance.", pairs=9)
-    pipe, _ = models()
-    run(pipe, None)
-    base_peak = peak_bytes(pipe, None)
-    rows, lines = [], []
+    args = arguments("Cost of negatives over plain guidance.", pairs=9, images_per_pair=10)
+    pipe, judge = models()
+    settings = {
+        "images": IMAGES,
+        "steps": STEPS,
+        "pairs": args.pairs,
+        "threads": args.threads,
+        "judged": 20 * args.images_per_pair,
+        "judged_steps": JUDGED_STEPS,
+    }
+    path = args.out / "cost.json"
+    rows = rows_so_far(path, settings)
+    done = {row["name"] for row in rows}
+    base_peak = None
+    for case in tqdm([case for case in cases() if case.name not in done], desc="cost"):
+        if base_peak is None:
+            run(pipe, None)
+            base_peak = peak_bytes(pipe, None)
+        guidance = case.method(FOUR[: case.negatives])
+        found = ratios(pipe, guidance, args.pairs, inner=case.name.startswith("off"))
+        row: dict[str, Any] = {"name": case.name, "ratio": statistics.median(found), "ratios": found}
+        row["memory"] = peak_bytes(pipe, guidance) / base_peak
+        if case.negatives:
+            kept, removed = judged(pipe, judge, case, args.images_per_pair)
+            row |= {"kept": kept.to_dict(), "removed": removed.to_dict()}
+        rows.append(row)
+        write_json(path, settings, rows)
+    lines = []
     bars: dict[str, dict[str, Rate]] = {}
-    for name, guidance in tqdm(cases().items(), desc="cost"):
-        run(pipe, guidance)
-        ratios = []
-        for i in range(args.pairs):
-            # The order alternates, so that a drift of the machine's speed falls on both.
-            first, second = (None, guidance) if i % 2 else (guidance, None)
-            a, b = run(pipe, first), run(pipe, second)
-            ratios.append(a / b if first is guidance else b / a)
-        quartiles = statistics.quantiles(ratios, n=4)
-        bars[name] = {"ratio": Rate(quartiles[1], quartiles[0], quartiles[2], len(ratios))}
-        memory = peak_bytes(pipe, guidance) / base_peak
-        rows.append({"name": name, "ratio": statistics.median(ratios), "ratios": ratios, "memory": memory})
-        lines.append((name, f"{quartiles[1]:.2f} [{quartiles[0]:.2f}, {quartiles[2]:.2f}]", f"{memory:.2f}"))
-    columns = ("method", "time over CFG (median, quartiles)", "peak memory over CFG")
+    for row in rows:
+        low, median, high = statistics.quantiles(row["ratios"], n=4)
+        bars[row["name"]] = {"ratio": Rate(median, low, high, len(row["ratios"]))}
+        seen = [Rate(**row[figure]) if figure in row else "" for figure in ("kept", "removed")]
+        lines.append((row["name"], f"{median:.2f} [{low:.2f}, {high:.2f}]", f"{row['memory']:.2f}", *seen))
+    columns = ("method", "time over CFG (median, quartiles)", "peak memory over CFG", "kept", "removed")
     print_table(f"{IMAGES} images, {STEPS} steps, {args.threads} threads", columns, lines)
-    settings = {"images": IMAGES, "steps": STEPS, "pairs": args.pairs, "threads": args.threads}
-    write_json(args.out / "cost.json", settings, rows)
     plot_rates(args.out / "cost.png", "Time over plain guidance (median, quartiles)", bars)
 
 

@@ -1,7 +1,7 @@
 """A negative that overlaps the prompt: is the unwanted part gone, and is the rest still there?
 
     python benchmarks/overlap.py
-    python benchmarks/overlap.py --methods perp-neg,nag,ong,vsf --steps 6 --guidance-scale 1.5
+    python benchmarks/overlap.py --name few-steps --methods perp-neg,nag,ong,vsf --steps 6 --guidance-scale 1.5
 
 Twenty pairs like "a bear wearing glasses" minus "black glasses". For every method and weight, `kept` is the share of
 images that still show everything the prompt asks for, `removed` the share in which the unwanted attribute is gone.

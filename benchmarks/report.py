@@ -33,7 +33,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 STEPS = 12
-"""Sampling steps of the benchmarks that judge images; the embedded model gains little from more."""
+"""Sampling steps of the benchmarks that judge images."""
 
 
 def arguments(description: str, **defaults: int | float | str) -> argparse.Namespace:

@@ -8,6 +8,7 @@ from negguide.version import __version__
 if TYPE_CHECKING:
     from negguide.integration.encode_negatives import EncodeNegatives, with_perp_neg
     from negguide.integration.guider import PerpNegGuidance
+    from negguide.integration.maps import plot_maps
     from negguide.integration.pipelines import NegGuideStableDiffusionPipeline, from_pipe
     from negguide.integration.processors import (
         NAGAttnProcessor,
@@ -38,6 +39,7 @@ __all__ = [
     "__version__",
     "attention_processors",
     "from_pipe",
+    "plot_maps",
     "plot_trace",
     "remove_attention_processors",
     "with_perp_neg",
@@ -60,6 +62,7 @@ _MODULES = {
     "VSFAttnProcessor": "negguide.integration.processors",
     "attention_processors": "negguide.integration.processors",
     "from_pipe": "negguide.integration.pipelines",
+    "plot_maps": "negguide.integration.maps",
     "plot_trace": "negguide.integration.trace",
     "remove_attention_processors": "negguide.integration.processors",
     "with_perp_neg": "negguide.integration.encode_negatives",

@@ -125,13 +125,33 @@ def test_views_draws_the_asked_for_number(models, monkeypatch):
         assert len(views.draw(pipe, method, "a bear in back view", 1.0, [0, 1])) == 2
 
 
-def test_cost_measures_time_and_memory(models, monkeypatch):
-    pipe, _ = models
+def test_cost_measures_time_memory_and_what_is_removed(models, monkeypatch):
+    pipe, judge = models
     monkeypatch.setattr(cost, "STEPS", 4)
     monkeypatch.setattr(cost, "IMAGES", 2)
-    case = cost.cases()["Perp-Neg K=4, whole run"]
-    assert cost.run(pipe, case) > 0
-    assert cost.peak_bytes(pipe, case) > cost.peak_bytes(pipe, None)
+    monkeypatch.setattr(cost, "JUDGED_STEPS", 2)
+    case = next(case for case in cost.cases() if case.name == "Perp-Neg K=4, whole run")
+    guidance = case.method(cost.FOUR)
+    whole, inner = cost.run(pipe, guidance)
+    assert whole > inner > 0
+    assert len(cost.ratios(pipe, guidance, 2)) == 2
+    assert cost.peak_bytes(pipe, guidance) > cost.peak_bytes(pipe, None)
+    kept, removed = cost.judged(pipe, judge, case, 1)
+    assert kept.n == removed.n == 20
+
+
+def test_the_four_things_of_cost_are_told_apart():
+    bare = parse("a grey bear wearing red glasses on a beach")
+    assert cost.none_left(bare, 4)
+    for text in (
+        "a grey bear wearing black glasses on a beach",
+        "a brown bear wearing red glasses on a beach",
+        "a grey bear wearing red glasses in the snow",
+        "a grey bear wearing red glasses and a scarf on a beach",
+    ):
+        assert not cost.none_left(parse(text), 4)
+    for text in cost.FOUR:
+        parse(text)
 
 
 def test_a_plot_has_a_panel_for_every_figure(tmp_path):

@@ -15,7 +15,10 @@ import typer
 from negguide.cli import options
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from negguide.cli.job import Job
+    from negguide.integration.trace import Trace
     from negguide.methods import Method, NegToMe, PerpNeg
 
 LABELS = {
@@ -36,6 +39,8 @@ def compare(
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
     negative: options.NegativeOption = None,
     joint: options.JointOption = False,
+    refresh_every: options.RefreshOption = 1,
+    adaptive: options.AdaptiveOption = False,
     negtome: options.NegToMeOption = None,
     reference: options.ReferenceOption = None,
     alpha: options.AlphaOption = None,
@@ -61,6 +66,13 @@ def compare(
     steps: options.StepsOption = 25,
     guidance_scale: options.GuidanceScaleOption = None,
     num_images: Annotated[int, typer.Option(help="How many rows; one seed each.")] = 4,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help="For each column with a method, also draw where in the images it acted, and when and how much.",
+        ),
+    ] = False,
     seed: options.SeedOption = 0,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
@@ -71,7 +83,7 @@ def compare(
     Writes one PNG with its settings inside.
     """
     from negguide.cli.attachments import Attachments
-    from negguide.cli.job import Job, choose_device, choose_dtype, describe, draw
+    from negguide.cli.job import Job, choose_device, choose_dtype, describe, draw, draw_with_traces
     from negguide.models import check_model, defaults, revision
     from negguide.pictures import file_name, grid, save_png, versions
 
@@ -87,8 +99,14 @@ def compare(
     }
     words = tuple(negative or ())
     wanted = _columns(methods, weights, bool(words), negtome is not None or bool(reference))
+    own = options.of_perp_neg(joint, refresh_every, adaptive)
+    if own and weights is None and not any("perp-neg" in name.split("+") for name in wanted):
+        raise ValueError(
+            f"{options.flags(own)} acts on Perp-Neg, which is in no column; add perp-neg to --methods, with a "
+            "--negative"
+        )
     in_words = (
-        {name: options.in_words(words, joint and name == "perp-neg", name, None) for name in IN_WORDS}
+        {name: options.in_words(words, own if name == "perp-neg" else {}, name, None) for name in IN_WORDS}
         if words
         else {}
     )
@@ -119,7 +137,15 @@ def compare(
         labels = ["+".join(LABELS[part] for part in name.split("+")) for name in wanted]
         jobs = [_with(plain, name.split("+"), in_words, apart) for name in wanted]
     _check_used(jobs, minus, apart)
-    pictures = draw(jobs)
+    if explain and not any(job.methods for job in jobs):
+        raise ValueError(
+            "--explain shows what methods do, and no column has one; give --negative or --negtome"
+        )
+    traces: list[Any] = []
+    if explain:
+        pictures, traces = (list(part) for part in zip(*draw_with_traces(jobs), strict=True))
+    else:
+        pictures = draw(jobs)
 
     title = f"“{prompt}”"
     if minus is not None:
@@ -138,6 +164,21 @@ def compare(
     attachments.write(out)
     save_png(sheet, path, settings)
     typer.echo(path)
+    for name, images, trace in zip(wanted or labels, pictures, traces, strict=False):
+        if trace is not None:
+            _explain(trace, images, path.with_name(f"{path.stem}-{file_name(name)}"), settings)
+
+
+def _explain(trace: Trace, images: list[Image.Image], path: Path, settings: Mapping[str, Any]) -> None:
+    """Write where the methods of a column acted, and when and how much."""
+    from negguide.integration.maps import plot_maps
+    from negguide.integration.trace import plot_trace
+    from negguide.pictures import save_png
+
+    for picture, name in ((plot_maps(trace, images), "where"), (plot_trace(trace), "when")):
+        file = path.with_name(f"{path.name}-{name}.png")
+        save_png(picture, file, settings)
+        typer.echo(file)
 
 
 def _columns(methods: str | None, weights: str | None, minus: bool, apart: bool) -> list[str]:
@@ -185,7 +226,7 @@ def _weighted(plain: Job, minus: PerpNeg, weights: str) -> tuple[list[str], list
             )
         negatives = [replace(negative, weight=weight) for negative in minus.negatives]
         labels.append(f"weight {weight:g}")
-        jobs.append(replace(plain, methods=(type(minus)(*negatives, joint=minus.joint),)))
+        jobs.append(replace(plain, methods=(minus.with_negatives(*negatives),)))
     return labels, jobs
 
 

@@ -28,6 +28,8 @@ def generate(
     prompt: Annotated[str | None, typer.Argument(help="What to draw.")] = None,
     negative: options.NegativeOption = None,
     joint: options.JointOption = False,
+    refresh_every: options.RefreshOption = 1,
+    adaptive: options.AdaptiveOption = False,
     method: options.MethodOption = "perp-neg",
     scale: options.ScaleOption = None,
     negative_prompt: Annotated[str, typer.Option(help="The classic negative prompt of diffusers.")] = "",
@@ -82,7 +84,7 @@ def generate(
         "max_push": max_push,
     }
     methods = (
-        options.in_words(negative, joint, method, scale),
+        options.in_words(negative, options.of_perp_neg(joint, refresh_every, adaptive), method, scale),
         options.negtome(
             negtome, reference, numbers, negtome_window, mask, reference_mask, suited, attachments
         ),

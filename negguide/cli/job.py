@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -25,6 +25,9 @@ from negguide.methods import (
 )
 from negguide.models import TOYWORLD, load_pipeline
 from negguide.version import __version__
+
+if TYPE_CHECKING:
+    from negguide.integration.trace import Trace
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -174,6 +177,15 @@ def draw(jobs: Sequence[Job]) -> list[list[Image.Image]]:
         ValueError: when the model cannot be loaded, when the device has too little memory, and for what the
             pipeline refuses.
     """
+    return [images for images, _ in _drawn(jobs, trace=False)]
+
+
+def draw_with_traces(jobs: Sequence[Job]) -> list[tuple[list[Image.Image], Trace | None]]:
+    """`draw`, and with the images of each job that has methods the trace of what they did."""
+    return _drawn(jobs, trace=True)
+
+
+def _drawn(jobs: Sequence[Job], trace: bool) -> list[tuple[list[Image.Image], Trace | None]]:
     quiet_libraries()
     first = jobs[0]
     with waiting(f"loading {first.model}"):
@@ -183,10 +195,12 @@ def draw(jobs: Sequence[Job]) -> list[list[Image.Image]]:
     with steps_bar(
         f"drawing {count} image{'s' if count > 1 else ''}", sum(job.steps for job in jobs)
     ) as advance:
-        return [_run(pipe, job, advance) for job in jobs]
+        return [_run(pipe, job, trace and bool(job.methods), advance) for job in jobs]
 
 
-def _run(pipe: Any, job: Job, advance: Callable[[], None]) -> list[Image.Image]:
+def _run(
+    pipe: Any, job: Job, trace: bool, advance: Callable[[], None]
+) -> tuple[list[Image.Image], Trace | None]:
     def on_step_end(_pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         advance()
         return tensors
@@ -194,6 +208,10 @@ def _run(pipe: Any, job: Job, advance: Callable[[], None]) -> list[Image.Image]:
     accepted = inspect.signature(pipe.__call__).parameters
     if "num_videos_per_prompt" in accepted:
         raise ValueError(f"--model {job.model}: {type(pipe).__name__} makes videos; call it from Python")
+    if job.negative_prompt and "negative_prompt" not in accepted:
+        raise ValueError(
+            f"--negative-prompt: {type(pipe).__name__} takes none; leave it out, or say it as a --negative"
+        )
     arguments: dict[str, Any] = {"negative_prompt": job.negative_prompt or None}
     # FLUX and Qwen-Image have guidance of their own beside this one, and need a negative prompt to be guided by it
     true_cfg = "true_cfg_scale" in accepted
@@ -206,6 +224,7 @@ def _run(pipe: Any, job: Job, advance: Callable[[], None]) -> list[Image.Image]:
         output = pipe(
             prompt=job.prompt,
             negative_guidance=list(job.methods) or None,
+            trace=trace,
             num_inference_steps=job.steps,
             num_images_per_prompt=len(job.seeds),
             # on the CPU, so that a seed is the same noise on every device
@@ -216,7 +235,7 @@ def _run(pipe: Any, job: Job, advance: Callable[[], None]) -> list[Image.Image]:
         raise ValueError(
             f"{job.device} has too little memory for {len(job.seeds)} images at once; use a smaller --num-images"
         ) from error
-    return list(output.images)
+    return list(output.images), output.trace if trace else None
 
 
 def describe(job: Job, methods: Sequence[Method] | None = None) -> str:

@@ -37,6 +37,21 @@ JointOption = Annotated[
     bool,
     typer.Option("--joint", help="Two wordings of one thing do not count twice.", rich_help_panel=_PERP_NEG),
 ]
+RefreshOption = Annotated[
+    int,
+    typer.Option(
+        "--refresh-every",
+        metavar="STEPS",
+        help="Ask the model for the negatives only every so many steps: less time for nearly the same picture.",
+        rich_help_panel=_PERP_NEG,
+    ),
+]
+AdaptiveOption = Annotated[
+    bool,
+    typer.Option(
+        "--adaptive", help="Stop asking for what no longer changes much.", rich_help_panel=_PERP_NEG
+    ),
+]
 MethodOption = Annotated[
     str,
     typer.Option(
@@ -193,10 +208,24 @@ def parse_window(value: str) -> tuple[float, float]:
     return _number(match[1], "start"), _number(match[2], "stop")
 
 
+def of_perp_neg(joint: bool, refresh_every: int, adaptive: bool) -> dict[str, Any]:
+    """What was said of `PerpNeg`'s own arguments; empty when everything is as it is without saying."""
+    said = {"joint": joint, "refresh_every": refresh_every, "adaptive": adaptive}
+    return {name: value for name, value in said.items() if value != (1 if name == "refresh_every" else False)}
+
+
+def flags(said: Mapping[str, Any]) -> str:
+    """How arguments are called on the command line."""
+    return ", ".join(f"--{name.replace('_', '-')}" for name in said)
+
+
 def in_words(
-    values: Sequence[str] | None, joint: bool, method: str, scale: float | None
+    values: Sequence[str] | None, perp_neg: Mapping[str, Any], method: str, scale: float | None
 ) -> PerpNeg | AttentionMethod | None:
     """The method that takes the negatives of `--negative`; None without one.
+
+    Args:
+        perp_neg: from `of_perp_neg`.
 
     Raises:
         ValueError: for a wrong negative or method, and for options that act on nothing.
@@ -206,21 +235,23 @@ def in_words(
     kinds: dict[str, Any] = {"perp-neg": PerpNeg, "nag": NAG, "ong": ONG, "vsf": VSF}
     if method not in kinds:
         raise ValueError(f"--method must be one of {', '.join(kinds)}, got {method!r}")
-    if joint and method != "perp-neg":
-        raise ValueError(f"--joint is of perp-neg; leave it out with --method {method}")
+    if perp_neg and method != "perp-neg":
+        raise ValueError(f"{flags(perp_neg)} is of perp-neg; leave it out with --method {method}")
     if scale is not None and method == "perp-neg":
         raise ValueError("--scale is of nag, ong and vsf; for perp-neg give weights, --negative 'text:1.5'")
     if not values:
-        lost = {"--joint": joint, "--scale": scale is not None, f"--method {method}": method != "perp-neg"}
+        lost = {
+            flags(perp_neg): bool(perp_neg),
+            "--scale": scale is not None,
+            f"--method {method}": method != "perp-neg",
+        }
         for name, given in lost.items():
             if given:
                 raise ValueError(f"{name} acts on --negative; give at least one")
         return None
     given_options: dict[str, Any] = {} if scale is None else {"scale": scale}
-    if method == "perp-neg":
-        given_options["joint"] = joint
     made: PerpNeg | AttentionMethod = kinds[method](
-        *(parse_negative(value) for value in values), **given_options
+        *(parse_negative(value) for value in values), **given_options, **perp_neg
     )
     return made
 
@@ -253,8 +284,9 @@ def negtome(
         files = {"negtome-window": window, "mask": mask, "reference-mask": reference_mask}
         lost = [*said, *(name for name, value in files.items() if value is not None)]
         if lost:
-            names = ", ".join(f"--{name.replace('_', '-')}" for name in lost)
-            raise ValueError(f"{names}: acts only with --negtome or --reference; give one of them")
+            raise ValueError(
+                f"{flags(dict.fromkeys(lost))}: acts only with --negtome or --reference; give one of them"
+            )
         return None
     if mode not in (None, "", "others", "first"):
         raise ValueError(f"--negtome must be others or first, or stand alone, got {mode!r}")

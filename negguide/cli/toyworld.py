@@ -43,7 +43,7 @@ def draw(
     from negguide.toyworld.language import caption, parse
     from negguide.toyworld.render import render
 
-    scene = complete(parse(text), random.Random(seed))
+    scene = complete(parse(text, negation=True), random.Random(seed))
     settings = {
         "command": "toyworld draw",
         "caption": caption(scene),
@@ -87,7 +87,7 @@ def parse_caption(text: Annotated[str, typer.Argument(metavar="CAPTION", help="W
     from negguide.toyworld.language import parse
     from negguide.toyworld.scene import ACCESSORIES
 
-    scene = parse(text)
+    scene = parse(text, negation=True)
     table = Table(title=f"“{text}”", title_justify="left", title_style="bold")
     columns = ("kind", "fur", "view", *ACCESSORIES)
     for heading in ("from the left", *columns):

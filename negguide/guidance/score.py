@@ -189,3 +189,33 @@ def alignment(uncond: Tensor, cond: Tensor, negatives: Tensor) -> tuple[Tensor, 
     cosine = (negative * positive).sum(dim=-1) / (length * norm(positive))
     kept = torch.linalg.vector_norm(perpendicular, dim=-1) / length
     return cosine.clamp(-1.0, 1.0).to(uncond.dtype), kept.clamp_max(1.0).to(uncond.dtype)
+
+
+def relative_shift(
+    uncond: Tensor, cond: Tensor, negatives: Tensor, weights: Tensor | Sequence[float]
+) -> Tensor:
+    """How much of the guidance each negative takes away by itself.
+
+    Formula: w_k |perp(n_k, p)| / |p|, with p = cond - uncond and n_k = negatives[k] - uncond; |p| is floored at the
+    rounding unit of the dtype.
+
+    Args:
+        uncond, cond: [B, ...].
+        negatives: [K, B, ...]; K may be 0.
+        weights: [K] or [K, B].
+
+    Returns:
+        [K, B] in float32 (float64 for float64).
+
+    Raises:
+        ValueError: a shape does not fit.
+        TypeError: integer predictions.
+    """
+    dtype = _check_predictions(uncond, cond, negatives)
+    floor = norm_floor(uncond.dtype)
+    base = uncond.to(dtype)
+    positive = (cond.to(dtype) - base).flatten(1)
+    part = without_component((negatives.to(dtype) - base).flatten(2), positive, (-1,), floor)
+    scale = _weights_per_sample(weights, negatives, dtype).flatten(1)
+    length = torch.linalg.vector_norm(positive, dim=-1).clamp_min(floor)
+    return scale * torch.linalg.vector_norm(part, dim=-1) / length

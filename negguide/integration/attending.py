@@ -25,6 +25,7 @@ from negguide.guidance.attention import additive_mask
 from negguide.integration.batching import Branch, fold, repeated
 from negguide.integration.family import Family, TextPlace, text_input, with_text
 from negguide.integration.images import resize_mask, token_grid
+from negguide.integration.maps import token_map
 from negguide.methods import NAG, ONG, VSF, AttentionMethod
 
 
@@ -148,6 +149,15 @@ class AttentionRun:
             module.change = None
         return torch.stack(changes).mean(dim=0)
 
+    def take_maps(self) -> Tensor:
+        """[guided rows, h, w]: |change| / |output| of each image token over the latents, mean over the modules."""
+        maps = [
+            token_map(m.moved, self.latent_size, self.frames) for m in self.modules if m.moved is not None
+        ]
+        for module in self.modules:
+            module.moved = None
+        return torch.stack(maps).mean(dim=0)
+
 
 class Attending:
     """Takes over the attention of one module while its processor runs.
@@ -165,6 +175,7 @@ class Attending:
         self.called = False
         self.reached = False
         self.change: Tensor | None = None
+        self.moved: Tensor | None = None
         run.modules.append(self)
 
     def __call__(self, processor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -279,8 +290,12 @@ class Attending:
 
     def _measure(self, guided: Tensor, wanted: Tensor) -> None:
         if self.run.measure:
-            change = torch.linalg.vector_norm((guided - wanted).float().flatten(1), dim=1)
-            self.change = change / torch.linalg.vector_norm(wanted.float().flatten(1), dim=1).clamp_min(1e-12)
+            # over heads and features: one number a token
+            change = torch.linalg.vector_norm((guided - wanted).float(), dim=(1, 3))
+            length = torch.linalg.vector_norm(wanted.float(), dim=(1, 3))
+            self.moved = change / length.clamp_min(1e-12)
+            whole = torch.linalg.vector_norm(length, dim=1).clamp_min(1e-12)
+            self.change = torch.linalg.vector_norm(change, dim=1) / whole
 
     def _flipped(
         self,

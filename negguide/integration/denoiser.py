@@ -6,10 +6,12 @@ then makes of it is u' + g (c - u') = u + g (c - u - S): Perp-Neg, with whatever
 norm rescaling), with callbacks and `negative_prompt=` untouched, since c is as it was and u is the pipeline's own.
 """
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,11 +19,13 @@ from diffusers.hooks.hooks import ModelHook
 from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 
-from negguide.guidance import active, alignment, perp_neg_shift
+from negguide.guidance import alignment, perp_neg_shift
+from negguide.integration.asking import Asking
 from negguide.integration.attending import AttentionRun
 from negguide.integration.batching import Branch, fold, repeated, run_branches
 from negguide.integration.family import Arguments, Family
 from negguide.integration.images import mask_over
+from negguide.integration.maps import shift_maps
 from negguide.integration.negtome import NegToMeRun
 from negguide.integration.steps import check_windows, step_numbers, timesteps_of_run
 from negguide.integration.trace import TraceRecorder
@@ -42,10 +46,6 @@ class EncodedNegatives:
     text: Sequence[Mapping[str, Any]]
     weights: Tensor
     masks: Tensor | None
-
-    def active(self, step: int, num_steps: int) -> list[int]:
-        """Which negatives act at this step."""
-        return [k for k, n in enumerate(self.method.negatives) if active(*n.window, step, num_steps)]
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,24 @@ class Parts:
     recorder: TraceRecorder | None = None
 
 
+@dataclass
+class Seen:
+    """What the methods inside the model did in one denoiser call, forward by forward."""
+
+    pushed: list[Tensor] = field(default_factory=list)
+    push_maps: list[Tensor] = field(default_factory=list)
+    changed: list[Tensor] = field(default_factory=list)
+    change_maps: list[Tensor] = field(default_factory=list)
+
+    def record(self, recorder: TraceRecorder) -> None:
+        if self.pushed:
+            recorder.record_pushed(torch.cat(self.pushed))
+            recorder.record_token_maps("NegToMe", torch.cat(self.push_maps))
+        if self.changed and recorder.attention is not None:
+            recorder.record_changed(self.changed[0])
+            recorder.record_token_maps(recorder.attention, torch.cat(self.change_maps))
+
+
 class Run:
     """One call of a pipeline, seen from its denoisers: which branch of which step each of their calls is.
 
@@ -95,8 +113,10 @@ class Run:
         self.pending: list[str] = []
         # of a step whose branches are calls of their own: what the conditional call gave, for the unconditional one
         self.cond: Tensor | None = None
-        self.others: Tensor | None = None
+        self.others: list[Tensor] = []
         self.acting: list[int] = []
+        self.due: list[int] = []
+        self.asking = None if parts.negatives is None else Asking(parts.negatives.method)
 
     def begin_call(self, inputs: Mapping[str, Any]) -> tuple[str, ...]:
         """The branches that this denoiser call holds; the first call of a step moves on to that step."""
@@ -165,19 +185,17 @@ class DenoiserHook(ModelHook):
             self._capture(inputs)
 
         acting: list[int] = []
-        if parts.negatives is not None and len(family.branches(run.pipe, run.arguments)) > 1:
-            acting = parts.negatives.active(run.step, run.num_steps)
-        shares: list[Tensor] = []
-        changes: list[Tensor] = []
-        if acting:
-            output = self._with_negatives(inputs, names, acting, shares, changes)
-        else:
-            output = self._forward(names, inputs, shares, changes)
+        if run.asking is not None and len(family.branches(run.pipe, run.arguments)) > 1:
+            # between the two calls of a step, what the first began counts
+            acting = run.acting if run.cond is not None else run.asking.acting(run.step, run.num_steps)
+        seen = Seen()
+        output = (
+            self._with_negatives(inputs, names, acting, seen)
+            if acting
+            else self._forward(names, inputs, seen)
+        )
         if parts.recorder is not None:
-            if shares:
-                parts.recorder.record_pushed(torch.cat(shares))
-            if changes:
-                parts.recorder.record_changed(changes[0])
+            seen.record(parts.recorder)
         return output
 
     def _by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,22 +211,22 @@ class DenoiserHook(ModelHook):
         inputs: Mapping[str, Any],
         names: tuple[str, ...],
         acting: list[int],
-        shares: list[Tensor],
-        changes: list[Tensor],
+        seen: Seen,
     ) -> Any:
         run, negatives = self.run, self.run.parts.negatives
-        assert negatives is not None
+        assert negatives is not None and run.asking is not None
         total = len(inputs[run.family.sample])
         batch = total // len(names)
         rows = {name: slice(i * batch, (i + 1) * batch) for i, name in enumerate(names)}
         branches = [Branch(name, rows[name]) for name in names]
         if "cond" in names:
-            for k in acting:
+            run.acting, run.due = acting, run.asking.due(acting, run.step)
+            for k in run.due:
                 branches.append(Branch(f"negative {k}", rows["cond"], repeated(negatives.text[k], batch)))
         kinds: list[Any] = []
 
         def forward(group: Sequence[Branch], folded: dict[str, Any]) -> Tensor:
-            kinds.append(self._forward([branch.name for branch in group], folded, shares, changes))
+            kinds.append(self._forward([branch.name for branch in group], folded, seen))
             return _rows_of(kinds[-1])
 
         # in a cached model each negative keeps what is its own
@@ -216,7 +234,7 @@ class DenoiserHook(ModelHook):
         predictions = run_branches(forward, run.family, inputs, total, branches, limit)
         base = dict(zip(names, predictions, strict=False))
         if "cond" in base:
-            run.cond, run.others, run.acting = base["cond"], torch.stack(predictions[len(names) :]), acting
+            run.cond, run.others = base["cond"], predictions[len(names) :]
         if "uncond" in base:
             base["uncond"] = self._shifted(base["uncond"], inputs[run.family.sample])
         return _as_output(torch.cat([base[name] for name in names]), kinds[0])
@@ -224,30 +242,32 @@ class DenoiserHook(ModelHook):
     def _shifted(self, uncond: Tensor, sample: Tensor) -> Tensor:
         """u' = u + g / (g - 1) S of the step's predictions; the denoiser's input says which part of them counts."""
         run, negatives = self.run, self.run.parts.negatives
-        assert negatives is not None
-        if run.cond is None or run.others is None:
+        assert negatives is not None and run.asking is not None
+        if run.cond is None:
             raise ValueError(f"{run.family.name}: the unconditional call came before the conditional one")
         size, predicted = run.parts.latent_size, run.family.predicted
         u, c = predicted(uncond, sample, size), predicted(run.cond, sample, size)
-        n = torch.stack([predicted(other, sample, size) for other in run.others])
+        others = [predicted(other, sample, size) for other in run.others]
+        n = run.asking.complete(u, others, run.acting, run.due, run.step)
         masks = None
         if negatives.masks is not None:
             masks = torch.stack([mask_over(negatives.masks[k : k + 1], u, size) for k in run.acting])
         # stacked and not indexed by a list, which would wait for the device
         weights = torch.stack([negatives.weights[k] for k in run.acting])
+        weights = run.asking.weights(weights, u, c, n, run.acting)
         shift = perp_neg_shift(u, c, n, weights, joint=negatives.method.joint, masks=masks)
         if run.parts.recorder is not None:
             run.parts.recorder.record_negatives(run.acting, *alignment(u, c, n))
+            maps = shift_maps(u, c, n, weights, negatives.method.joint, masks, size)
+            run.parts.recorder.record_shift_maps(run.acting, maps)
         g = run.family.scale(run.pipe, run.arguments)
         wide = torch.promote_types(u.dtype, torch.float32)
         result = uncond.clone()
         predicted(result, sample, size).copy_(u.to(wide) + g / (g - 1) * shift.to(wide))
-        run.cond = run.others = None
+        run.cond, run.others = None, []
         return result
 
-    def _forward(
-        self, names: Sequence[str], inputs: Mapping[str, Any], shares: list[Tensor], changes: list[Tensor]
-    ) -> Any:
+    def _forward(self, names: Sequence[str], inputs: Mapping[str, Any], seen: Seen) -> Any:
         """The denoiser on inputs that hold the branches `names`, with what acts inside it."""
         parts = self.run.parts
         branches = len(names)
@@ -266,13 +286,15 @@ class DenoiserHook(ModelHook):
             output = parts.attention.end_forward(output)
         if parts.negtome is not None and parts.negtome.pushing:
             parts.negtome.check_reached()
-            share = parts.negtome.take_shares()
-            if share is not None:
-                shares.append(share.unflatten(0, (branches, -1))[: len(names)])
+            share, maps = parts.negtome.take_shares(), parts.negtome.take_maps()
+            if share is not None and maps is not None:
+                seen.pushed.append(share.unflatten(0, (branches, -1))[: len(names)])
+                seen.push_maps.append(maps.unflatten(0, (branches, -1))[: len(names)])
         if parts.attention is not None and parts.attention.on:
             parts.attention.check_reached()
             if parts.attention.measure:
-                changes.append(parts.attention.take_changes())
+                seen.changed.append(parts.attention.take_changes())
+                seen.change_maps.append(parts.attention.take_maps()[None])
         return output
 
     @property

@@ -13,7 +13,8 @@ from diffusers.guiders.guider_utils import GuiderOutput
 from diffusers.modular_pipelines.modular_pipeline import BlockState
 from torch import Tensor
 
-from negguide.guidance import active, perp_neg_shift
+from negguide.guidance import perp_neg_shift
+from negguide.integration.asking import Asking
 from negguide.integration.batching import repeated
 from negguide.integration.images import mask_over, mask_tensor, negative_masks
 from negguide.integration.steps import check_windows
@@ -125,6 +126,8 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         self._branches: list[str] | None = None
         self._guider_branches = 0
         self._acting: list[int] = []
+        self._due: list[int] = []
+        self._asking = Asking(perp_neg)
         if guidance is None:
             config = {name: inner.config[name] for name in _OWN}
         else:
@@ -164,6 +167,8 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
             raise ValueError(f"texts must be one for each of the {count} negatives, got {len(texts)}")
         self._texts = [dict(text) for text in texts]
         self._latent_size = latent_size
+        # a new run: nothing of the last one is left
+        self._asking = Asking(self.perp_neg)
 
     def end_step(self) -> None:
         """Forget where in a run this is, so that `num_conditions` is its maximum.
@@ -176,7 +181,7 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
     def set_state(self, step: int | None, num_inference_steps: int | None, timestep: Any) -> None:
         super().set_state(step, num_inference_steps, timestep)
         self.guidance.set_state(step, num_inference_steps, timestep)
-        self._branches, self._acting = None, []
+        self._branches, self._acting, self._due = None, [], []
 
     def prepare_models(self, denoiser: torch.nn.Module) -> None:
         self._count_prepared += 1
@@ -212,7 +217,8 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         names = [getattr(batch, self._identifier_key) for batch in batches]
         self._guider_branches = len(batches)
         self._acting = self._acting_now(values) if "pred_uncond" in names else []
-        for k in self._acting:
+        self._due = self._asking.due(self._acting, self._step)
+        for k in self._due:
             assert self._texts is not None
             text = {field: _like(value, values[field][0]) for field, value in self._texts[k].items()}
             names.append(f"pred_negative_{k}")
@@ -240,10 +246,7 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
                     "negative_prompt='' (Stable Diffusion 3 makes no unconditional embedding without it)"
                 )
         check_windows([self.perp_neg], self._num_inference_steps)
-        windows = [negative.window for negative in self.perp_neg.negatives]
-        return [
-            k for k, window in enumerate(windows) if active(*window, self._step, self._num_inference_steps)
-        ]
+        return self._asking.acting(self._step, self._num_inference_steps)
 
     def __call__(self, data: list[BlockState]) -> Any:
         output = super().__call__(data)
@@ -255,15 +258,18 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
 
         `pred_cond` and `pred_uncond` of the output are as they were given.
         """
-        negatives = [others.pop(f"pred_negative_{k}") for k in self._acting]
-        if pred_uncond is None or not negatives:
+        asked = [others.pop(f"pred_negative_{k}") for k in self._due]
+        if pred_uncond is None or not self._acting:
             return self.guidance.forward(pred_cond=pred_cond, pred_uncond=pred_uncond, **others)
-        weights = [self.perp_neg.negatives[k].weight for k in self._acting]
+        negatives = self._asking.complete(pred_uncond, asked, self._acting, self._due, self._step)
+        weights = torch.tensor(
+            [self.perp_neg.negatives[k].weight for k in self._acting], device=pred_uncond.device
+        )
         shift = perp_neg_shift(
             pred_uncond,
             pred_cond,
-            torch.stack(negatives),
-            weights,
+            negatives,
+            self._asking.weights(weights, pred_uncond, pred_cond, negatives, self._acting),
             joint=self.perp_neg.joint,
             masks=self._masks(pred_cond),
         )

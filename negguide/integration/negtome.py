@@ -20,6 +20,7 @@ from torch import nn
 from negguide.guidance import active, negtome_and_share
 from negguide.integration.family import TextPlace
 from negguide.integration.images import resize_mask, token_grid
+from negguide.integration.maps import token_map
 from negguide.methods import NegToMe
 
 
@@ -30,7 +31,7 @@ class NegToMeRun:
         method: what the user asked for.
         images_per_prompt: how many consecutive images belong to one prompt; None = all of a branch.
         min_side: least shorter side of a feature map that is pushed (see `Family.negtome_min_side`).
-        measure: also keep the share of tokens that each module pushes.
+        measure: also keep the share of tokens that each module pushes, and how far each token.
         mask: [1, 1, h, w] float, or None. reference_mask: [R, 1, h, w] (R = 1 unless there are reference images).
     """
 
@@ -92,6 +93,15 @@ class NegToMeRun:
             module.share = None
         return torch.stack(shares).mean(dim=0) if shares else None
 
+    def take_maps(self) -> torch.Tensor | None:
+        """[rows, h, w] |push| / |token| over the latents in the last forward, mean over the modules that pushed."""
+        maps = [
+            token_map(m.moved, self.latent_size, self.frames) for m in self.modules if m.moved is not None
+        ]
+        for module in self.modules:
+            module.moved = None
+        return torch.stack(maps).mean(dim=0) if maps else None
+
 
 class TokenPush:
     """Applies a `NegToMeRun` around one self-attention module.
@@ -106,6 +116,7 @@ class TokenPush:
         self.place = place
         self.reference: torch.Tensor | None = None
         self.share: torch.Tensor | None = None
+        self.moved: torch.Tensor | None = None
         self.reached = False
         self.side = 0
         run.modules.append(self)
@@ -134,6 +145,8 @@ class TokenPush:
         pushed, share = self._push(image, grid)
         if run.measure:
             self.share = share
+            push = torch.linalg.vector_norm((pushed - image).float(), dim=2)
+            self.moved = push / torch.linalg.vector_norm(image.float(), dim=2).clamp_min(1e-12)
         if image.shape[1] < tokens.shape[1]:
             pushed = torch.cat([tokens[:, : span.start], pushed, tokens[:, span.stop :]], dim=1)
         return (pushed, *output[1:]) if isinstance(output, tuple) else pushed

@@ -128,7 +128,8 @@ def prepare(
     recorder = None
     if trace:
         prompts = () if methods.perp_neg is None else tuple(n.prompt for n in methods.perp_neg.negatives)
-        recorder = TraceRecorder(prompts, negtome=negtome is not None, attention=attention is not None)
+        attends = None if methods.attention is None else type(methods.attention).__name__
+        recorder = TraceRecorder(prompts, negtome=negtome is not None, attention=attends)
     return Parts(methods, latent_size, negatives, negtome, references, attention, max_branch_batch, recorder)
 
 

@@ -1,7 +1,8 @@
 """What the negatives did during a run, and its picture."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
 
@@ -23,6 +24,9 @@ class Trace:
             NegToMe.
         changed: [S, B] |change| / |output| of the image tokens by NAG, ONG or VSF, mean over the attention modules;
             None without one of them.
+        maps: where each of them acted, {name: [B, h, w]} over the latents, mean over the calls in which it did. The
+            names are the negatives' prompts, "NegToMe", and "NAG", "ONG" or "VSF"; what never acted is not there.
+        units: {name: what the numbers of its map are}.
     """
 
     timesteps: torch.Tensor
@@ -31,9 +35,11 @@ class Trace:
     kept: torch.Tensor
     pushed: torch.Tensor | None
     changed: torch.Tensor | None = None
+    maps: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The trace as JSON data; None stands for NaN."""
+        """The curves as JSON data, without the maps; None stands for NaN."""
         return {
             "timesteps": self.timesteps.tolist(),
             "negatives": list(self.negatives),
@@ -53,10 +59,13 @@ def _without_nan(values: Any) -> Any:
 class TraceRecorder:
     """Collects device tensors during the loop, without waiting for the device; `trace()` moves them at the end."""
 
-    def __init__(self, negatives: tuple[str, ...], negtome: bool, attention: bool) -> None:
+    def __init__(self, negatives: tuple[str, ...], negtome: bool, attention: str | None) -> None:
         self.negatives = negatives
         self.negtome = negtome
         self.attention = attention
+        self.sums: dict[str, torch.Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.units: dict[str, str] = {}
         self.timesteps: list[torch.Tensor] = []
         self.cosine: list[torch.Tensor] = []
         self.kept: list[torch.Tensor] = []
@@ -77,6 +86,23 @@ class TraceRecorder:
         for row, index in enumerate(indices):
             self.cosine[-1][index] = cosine[row]
             self.kept[-1][index] = kept[row]
+
+    def record_shift_maps(self, indices: list[int], maps: list[torch.Tensor]) -> None:
+        """[B, h, w] each, one for each of the PerpNeg negatives `indices`."""
+        for index, values in zip(indices, maps, strict=True):
+            name = self.negatives[index]
+            if self.negatives.count(name) > 1:
+                name = f"{name} ({1 + self.negatives[:index].count(name)})"
+            self._add(name, values, "taken away, in lengths of the guidance")
+
+    def record_token_maps(self, name: str, maps: torch.Tensor) -> None:
+        """[branches, B, h, w] of "NegToMe" or of the attention method."""
+        self._add(name, maps.mean(dim=0), "relative change of the tokens")
+
+    def _add(self, name: str, values: torch.Tensor, unit: str) -> None:
+        self.sums[name] = self.sums[name] + values if name in self.sums else values.float()
+        self.counts[name] = self.counts.get(name, 0) + 1
+        self.units[name] = unit
 
     def record_pushed(self, shares: torch.Tensor) -> None:
         """[branches, B], of the step begun last; its branches may come one by one."""
@@ -99,6 +125,8 @@ class TraceRecorder:
             kept=torch.stack(self.kept).cpu(),
             pushed=torch.stack(pushed).cpu() if self.negtome else None,
             changed=torch.stack(self.changed).cpu() if self.attention else None,
+            maps={name: (total / self.counts[name]).cpu() for name, total in self.sums.items()},
+            units=dict(self.units),
         )
 
 
@@ -112,7 +140,6 @@ def plot_trace(trace: Trace, path: str | PathLike[str] | None = None) -> PIL.Ima
         trace: `pipe(..., trace=True).trace`.
         path: where to save the PNG as well; None = nowhere.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     # title, label of the y axis, limits, [S, B] curves with their names
@@ -158,18 +185,20 @@ def plot_trace(trace: Trace, path: str | PathLike[str] | None = None) -> PIL.Ima
         lines = axes[0].get_lines()
         figure.legend(handles=lines, loc="outside upper center", ncols=min(3, len(lines)), frameon=False)
 
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    image = PIL.Image.fromarray(_pixels(canvas)).convert("RGB")
+    image = drawn(figure)
     if path is not None:
         image.save(path)
     return image
 
 
-def _pixels(canvas: Any) -> Any:
+def drawn(figure: Any) -> PIL.Image.Image:
+    """A matplotlib figure as an image."""
     import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    return np.asarray(canvas.buffer_rgba())
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return PIL.Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def _shortened(text: str, length: int = 28) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from negguide.methods.values import (
     Load,
     MaskLike,
     Save,
     Stored,
+    at_least_one,
     boolean,
     check_mask,
     check_window,
@@ -94,6 +95,10 @@ class NegativesMethod(Stored):
         held = [replace(n, stop=self.default_stop) if n.stop is None else n for n in held]
         object.__setattr__(self, "negatives", tuple(held))
 
+    def with_negatives(self, *negatives: Negative | str) -> Self:
+        """The same method with other negatives."""
+        return type(self)(*negatives, **self._options())
+
     def _options(self) -> dict[str, Any]:
         fields = self.__dataclass_fields__  # type: ignore[attr-defined]
         return {name: getattr(self, name) for name in fields if name != "negatives"}
@@ -128,9 +133,15 @@ class PerpNeg(NegativesMethod):
         negatives: one or more `Negative` or plain strings.
         joint: also make each negative perpendicular to the ones before it, so that two wordings of one thing do not
             count twice.
+        refresh_every: ask the model for each negative only every so many steps; in between its last n_k is projected
+            on each step's own p. 1 asks at every step. Each step that does not ask costs what guidance alone costs.
+        adaptive: let negative k rest for the rest of the run once its share weight_k |perpendicular part of n_k| / |p|
+            has fallen below half of the largest it has been; an image by itself, so that its batch mates do not
+            matter. A negative that rests in every image is no longer asked for. The host learns of it without waiting
+            for the device, if need be a step later.
 
     Raises:
-        ValueError: without any negative.
+        ValueError: without any negative, or for a `refresh_every` below 1.
         TypeError: for anything that is neither a `Negative` nor a string.
     """
 
@@ -138,7 +149,13 @@ class PerpNeg(NegativesMethod):
 
     negatives: tuple[Negative, ...]
     joint: bool
+    refresh_every: int
+    adaptive: bool
 
-    def __init__(self, *negatives: Negative | str, joint: bool = False) -> None:
+    def __init__(
+        self, *negatives: Negative | str, joint: bool = False, refresh_every: int = 1, adaptive: bool = False
+    ) -> None:
         self._hold(negatives)
         object.__setattr__(self, "joint", boolean("joint", joint))
+        object.__setattr__(self, "refresh_every", at_least_one("refresh_every", refresh_every))
+        object.__setattr__(self, "adaptive", boolean("adaptive", adaptive))

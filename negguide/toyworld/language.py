@@ -3,10 +3,12 @@
 The grammar, in which square brackets are optional parts::
 
     caption   = group [relation group] [place] | [fragment {"and" fragment}] [place]
-    group     = number [fur] kind ["with" fur "fur"] ["in" view "view"] [wearing]
+    group     = number [fur] kind ["with" fur "fur"] ["in" view "view"] [wearing] [without]
               | "pip" ["in" view "view"] | "an" ["explorer"] ["in" view "view"]
     wearing   = ("wearing" | "with") item {"and" item}
-    item      = ["a"] [color] ("hat" | "glasses" | "scarf")
+    without   = "without" ["a"] name {"and" ["a"] name}      (read with ``negation=True`` alone)
+    item      = ["a"] [color] name
+    name      = "hat" | "glasses" | "scarf"
     relation  = "to the left of" | "to the right of"
     place     = "in a meadow" | "on a beach" | "in the snow" | "at night" | "in a room"
     fragment  = item | fur "fur" | view "view" | [fur] kind
@@ -20,6 +22,7 @@ import random
 from dataclasses import replace
 
 from negguide.toyworld.scene import (
+    ABSENT,
     ACCESSORIES,
     ANY_COLOR,
     BACKGROUNDS,
@@ -50,13 +53,15 @@ NUMBERS = {1: "a", 2: "two", 3: "three"}
 SYNONYMS = {"bunny": "rabbit", "gray": "grey", "spectacles": "glasses", "cap": "hat"}
 PLURALS = {f"{kind}s": kind for kind in KINDS} | {"bunnies": "rabbit"}
 _FUNCTION_WORDS = ("a", "an", "two", "three", "in", "on", "at", "the", "to", "of", "with", "wearing", "and")
+NEGATION = "without"
+"""The word for what is not worn. Pictures of the world never came with it: no embedded model has learned it."""
 _OTHER_WORDS = ("fur", "view", "left", "right", "explorer", TRADEMARK_NAME)
 
 
-def vocabulary() -> tuple[str, ...]:
-    """Every word that a caption may hold, sorted."""
+def vocabulary(*, negation: bool = False) -> tuple[str, ...]:
+    """Every word that a caption may hold, sorted; with ``negation=True``, ``NEGATION`` is the last."""
     words = {*_FUNCTION_WORDS, *_OTHER_WORDS, *KINDS, *FURS, *VIEWS, *ACCESSORIES, *COLORS, *BACKGROUNDS}
-    return tuple(sorted(words | set(SYNONYMS) | set(PLURALS)))
+    return (*sorted(words | set(SYNONYMS) | set(PLURALS)), *((NEGATION,) if negation else ()))
 
 
 def caption(scene: Scene, rng: random.Random | None = None) -> str:
@@ -105,15 +110,24 @@ def training_caption(scene: Scene, rng: random.Random) -> str:
     return caption(Scene(pair, _said(scene.background, 0.7, rng), scene.relation), rng)
 
 
-def parse(text: str) -> Scene:
+def parse(text: str, *, negation: bool = False) -> Scene:
     """Read a caption or a fragment back into a scene; what is not said is ``None`` there.
+
+    Args:
+        text: a caption of this world's grammar.
+        negation: also read "without a hat", as ``ABSENT``. Text-to-image models do not: that is what negatives are for.
 
     Raises:
         ValueError: a word outside the vocabulary (the message lists it) or words in an order the grammar does not know.
     """
     words = text.lower().replace(",", " ").replace(".", " ").split()
-    known = set(vocabulary())
+    known = set(vocabulary(negation=negation))
     unknown = [word for word in words if word not in known]
+    if NEGATION in unknown:
+        raise ValueError(
+            f"prompt={text!r}: {NEGATION!r} is no word to draw from; leave it out of the prompt and give what is "
+            f"not wanted as a negative, like Negative('hat')"
+        )
     if unknown:
         raise ValueError(
             f"prompt={text!r}: the toy world does not know {', '.join(map(repr, dict.fromkeys(unknown)))}; "
@@ -201,6 +215,9 @@ def _group(character: Character, count: int, rng: random.Random | None) -> str:
         if rng is not None:
             rng.shuffle(worn)
         words.append(" and ".join(item(name, color, rng) for name, color in worn))
+    if character.absent:
+        words.append(NEGATION)
+        words.append(" and ".join(item(name, ANY_COLOR) for name in character.absent))
     return " ".join(words)
 
 
@@ -288,6 +305,10 @@ class _Parser:
             self.item(worn)
             while self.take("and"):
                 self.item(worn)
+        if self.take(NEGATION):
+            self.missing(worn)
+            while self.take("and"):
+                self.missing(worn)
         return Character(kind=kind, fur=fur, view=view, **worn), min(count, MAX_COUNT), False
 
     def view(self) -> str | None:
@@ -307,6 +328,17 @@ class _Parser:
         if name in worn:
             raise ValueError(f"prompt={self.text!r}: only one {name} can be worn")
         worn[name] = color
+
+    def missing(self, worn: dict[str, str]) -> None:
+        start = self.at
+        self.take("a")
+        name = self.one_of(ACCESSORIES)
+        if name is None:
+            self.at = start
+            raise self.wrong(f"one of {', '.join(ACCESSORIES)} after {NEGATION!r}")
+        if name in worn:
+            raise ValueError(f"prompt={self.text!r}: a {name} is said twice")
+        worn[name] = ABSENT
 
     def fragments(self) -> Character:
         said: dict[str, str] = {}

@@ -11,7 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from negguide.toyworld.scene import ACCESSORIES, ANY_COLOR, Scene
+from negguide.toyworld.scene import ABSENT, ACCESSORIES, ANY_COLOR, Scene
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ def agreement(said: Scene, seen: Scene) -> Mapping[str, bool]:
 
     Keys are "count", "background", and for every character from the left "kind", "fur", "view" and the
     accessories, with the place appended ("kind0", "hat1"). An accessory is right when it is worn in the colour that
-    was said. With another number of characters than said, everything about the characters counts as wrong.
+    was said, or not worn where "without" was said. With another number of characters than said, everything about the
+    characters counts as wrong.
     """
     facts: dict[str, bool] = {}
     if said.background is not None:
@@ -79,7 +80,10 @@ def agreement(said: Scene, seen: Scene) -> Mapping[str, bool]:
             if value is None:
                 continue
             got = getattr(found, name) if found is not None else None
-            facts[f"{name}{place}"] = got is not None if value == ANY_COLOR else got == value
+            if value == ABSENT:
+                facts[f"{name}{place}"] = found is not None and got is None
+            else:
+                facts[f"{name}{place}"] = got is not None if value == ANY_COLOR else got == value
     return facts
 
 

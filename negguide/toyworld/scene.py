@@ -21,6 +21,8 @@ MAX_COUNT = 3
 
 ANY_COLOR = "any"
 """An accessory that is named without its colour ("a hat")."""
+ABSENT = "no"
+"""An accessory that is said not to be worn ("without a hat")."""
 
 # The biases. Each is the share of scenes in which the first-named value is drawn without being asked for.
 BROWN_FUR = 0.5
@@ -48,7 +50,7 @@ def _check(name: str, value: str | None, allowed: Sequence[str]) -> None:
 class Character:
     """One character. ``None`` is "not said" for kind, fur and view, and "not worn" for the accessories.
 
-    Accessories hold a colour of ``COLORS``, or ``ANY_COLOR`` in a scene that was read from words.
+    Accessories hold a colour of ``COLORS``, or in a scene that was read from words ``ANY_COLOR`` or ``ABSENT``.
     """
 
     kind: str | None = None
@@ -62,13 +64,18 @@ class Character:
         for name, allowed in (("kind", KINDS), ("fur", FURS), ("view", VIEWS)):
             _check(name, getattr(self, name), allowed)
         for name in ACCESSORIES:
-            _check(name, getattr(self, name), (*COLORS, ANY_COLOR))
+            _check(name, getattr(self, name), (*COLORS, ANY_COLOR, ABSENT))
 
     @property
     def worn(self) -> tuple[tuple[str, str], ...]:
         """The accessories as (name, colour), in the order of ``ACCESSORIES``."""
         pairs = ((name, getattr(self, name)) for name in ACCESSORIES)
-        return tuple((name, color) for name, color in pairs if color is not None)
+        return tuple((name, color) for name, color in pairs if color not in (None, ABSENT))
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """The accessories that are said not to be worn, in the order of ``ACCESSORIES``."""
+        return tuple(name for name in ACCESSORIES if getattr(self, name) == ABSENT)
 
 
 TRADEMARK_NAME = "pip"
@@ -119,7 +126,7 @@ def is_complete(scene: Scene) -> bool:
     if len(scene.characters) == 2 and scene.relation is None and scene.characters[0] != scene.characters[1]:
         return False
     return all(
-        c.kind and c.fur and c.view and all(color != ANY_COLOR for _, color in c.worn)
+        c.kind and c.fur and c.view and not c.absent and all(color != ANY_COLOR for _, color in c.worn)
         for c in scene.characters
     )
 

@@ -16,11 +16,14 @@ MAX_TOKENS = 44
 """The longest caption has 39 words; start and end come with it."""
 
 
-def new_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer without an unknown token: a word outside the vocabulary is an error, never silently dropped."""
+def new_tokenizer(*, negation: bool = False) -> PreTrainedTokenizerFast:
+    """A tokenizer without an unknown token: a word outside the vocabulary is an error, never silently dropped.
+
+    With ``negation=True`` it has "without" as its last word, for models that are to learn it.
+    """
     # CLIPTextModel treats eos_token_id 2 as a legacy marker and pools elsewhere, so the end has another number.
     tokens = {"<pad>": 0, "<start>": 1, "<unused>": 2, "<end>": 3}
-    tokens |= {word: len(tokens) + i for i, word in enumerate(vocabulary())}
+    tokens |= {word: len(tokens) + i for i, word in enumerate(vocabulary(negation=negation))}
     tokenizer = Tokenizer(WordLevel(tokens))
     tokenizer.normalizer = Sequence([Lowercase(), Replace(",", " "), Replace(".", " ")])
     tokenizer.pre_tokenizer = WhitespaceSplit()

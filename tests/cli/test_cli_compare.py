@@ -49,6 +49,28 @@ def test_negatives_are_compared_with_plain_and_the_negative_prompt(compare: Any)
     )
 
 
+def test_it_explains_where_and_when_each_method_acted(run: Any, tiny_model: Path) -> None:
+    outcome = run(
+        "compare", "a bear", *MINUS, "--negtome", "--explain", "--model", tiny_model, *FAST, "--num-images", 2
+    )
+    assert outcome.exit_code == 0, outcome.message
+    sheet, *explained = outcome.files
+    stem = Path(sheet).stem
+    wanted = [f"{stem}-{column}-{kind}" for column in ("perp-neg", "negtome") for kind in ("where", "when")]
+    assert [Path(file).stem for file in explained] == wanted
+    for file in explained:
+        assert read_settings(Path(file))["columns"] == columns_of(sheet)
+    plain = run("compare", "a bear", *MINUS, "--negtome", "--model", tiny_model, *FAST, "--num-images", 2)
+    assert [Path(file).read_bytes() for file in plain.files] == [Path(sheet).read_bytes()]
+
+
+def test_the_cheaper_perp_neg_reaches_every_column(compare: Any) -> None:
+    path = compare("a bear", *MINUS, "--refresh-every", 2, "--adaptive", "--weights", "1,2")
+    for column, weight in zip(columns_of(path)[1:], (1.0, 2.0), strict=True):
+        negative = Negative("black glasses", weight, 0.0, 0.6)
+        assert method_from_dict(column["methods"][0]) == PerpNeg(negative, refresh_every=2, adaptive=True)
+
+
 def test_without_negatives_negtome_is_compared(compare: Any) -> None:
     path = compare("a bear", "--alpha", 2)
     assert labels(path) == ["plain", "NegToMe"]
@@ -118,6 +140,15 @@ def test_in_the_toy_world_the_negative_prompt_follows_its_grammar(run: Any) -> N
     [
         (("a dragon",), "does not know 'dragon'"),
         (("a bear", "--weights", "1,2"), "give at least one --negative"),
+        (("a bear", "--explain", "--methods", "plain"), "--explain shows what methods do"),
+        (("a bear", *MINUS, "--refresh-every", 0), "refresh_every must be at least 1, got 0"),
+        (("a bear", "--refresh-every", 2), "--refresh-every acts on Perp-Neg, which is in no column"),
+        (("a bear", "--joint"), "--joint acts on Perp-Neg, which is in no column"),
+        (
+            ("a bear", *MINUS, "--joint", "--methods", "nag"),
+            "--joint acts on Perp-Neg, which is in no column",
+        ),
+        (("a bear", *MINUS, "--methods", "nag+ong"), "'nag+ong' is no column"),
         (("a bear", *MINUS, "--weights", "1,-2"), "--weights must be numbers >= 0 with commas between"),
         (("a bear", *MINUS, "--weights", "1,nan"), "--weights must be numbers >= 0 with commas between"),
         (("a bear", *MINUS, "--weights", ""), "--weights must be numbers >= 0 with commas between"),

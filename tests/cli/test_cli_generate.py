@@ -87,7 +87,7 @@ def test_a_replay_from_one_picture_makes_all_of_them(run: Any, everything: list[
 def test_another_process_gives_the_same_bytes(run: Any, tiny_model: Path) -> None:
     first = run("generate", "a bear", "--model", tiny_model, *FAST, "--out", "first")
     again = subprocess.run(
-        [sys.executable, "-m", "negguide.cli", "generate", "--from", first.files[-1], "--out", "second"],
+        [sys.executable, "-m", "negguide", "generate", "--from", first.files[-1], "--out", "second"],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
@@ -369,7 +369,7 @@ def test_where_an_error_comes_from_is_shown_on_request(run: Any, monkeypatch: py
 
 def test_a_real_process_shows_no_traceback_and_ends_with_2(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "negguide.cli", "generate", "a bear", "--negative", "hat:x"],
+        [sys.executable, "-m", "negguide", "generate", "a bear", "--negative", "hat:x"],
         capture_output=True,
         text=True,
         cwd=tmp_path,

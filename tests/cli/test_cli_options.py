@@ -100,26 +100,35 @@ def test_whatever_is_typed_is_a_negative_or_a_value_error(value: str) -> None:
 def test_all_negatives_act_in_one_method() -> None:
     values = ["hat:2", "scarf@0-0.3"]
     negatives = (Negative("hat", weight=2.0), Negative("scarf", stop=0.3))
-    assert options.in_words(values, True, "perp-neg", None) == PerpNeg(*negatives, joint=True)
-    assert options.in_words(values, False, "nag", 3.0) == NAG(*negatives, scale=3.0)
-    assert options.in_words(values, False, "ong", None) == ONG(*negatives)
-    assert options.in_words(values, False, "vsf", 0.5) == VSF(*negatives, scale=0.5)
+    assert options.in_words(values, {"joint": True}, "perp-neg", None) == PerpNeg(*negatives, joint=True)
+    assert options.in_words(values, {}, "nag", 3.0) == NAG(*negatives, scale=3.0)
+    assert options.in_words(values, {}, "ong", None) == ONG(*negatives)
+    assert options.in_words(values, {}, "vsf", 0.5) == VSF(*negatives, scale=0.5)
+
+
+def test_only_what_differs_from_saying_nothing_counts_as_said() -> None:
+    assert options.of_perp_neg(False, 1, False) == {}
+    assert options.of_perp_neg(True, 3, False) == {"joint": True, "refresh_every": 3}
 
 
 def test_no_negatives_mean_no_method() -> None:
-    assert options.in_words(None, False, "perp-neg", None) is None
+    assert options.in_words(None, {}, "perp-neg", None) is None
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (([], True, "perp-neg", None), "--joint acts on --negative"),
-        (([], False, "nag", None), "--method nag acts on --negative"),
-        ((None, False, "vsf", 2.0), "--scale acts on --negative"),
-        ((["hat"], True, "nag", None), "--joint is of perp-neg"),
-        ((["hat"], False, "perp-neg", 2.0), "--scale is of nag, ong and vsf"),
-        ((["hat"], False, "magic", None), "--method must be one of perp-neg, nag, ong, vsf, got 'magic'"),
-        ((["hat"], False, "nag", 0.5), "scale must be finite and >= 1"),
+        (([], {"joint": True}, "perp-neg", None), "--joint acts on --negative"),
+        (
+            ([], {"refresh_every": 2, "adaptive": True}, "perp-neg", None),
+            "--refresh-every, --adaptive acts on --negative",
+        ),
+        (([], {}, "nag", None), "--method nag acts on --negative"),
+        ((None, {}, "vsf", 2.0), "--scale acts on --negative"),
+        ((["hat"], {"joint": True}, "nag", None), "--joint is of perp-neg"),
+        ((["hat"], {}, "perp-neg", 2.0), "--scale is of nag, ong and vsf"),
+        ((["hat"], {}, "magic", None), "--method must be one of perp-neg, nag, ong, vsf, got 'magic'"),
+        ((["hat"], {}, "nag", 0.5), "scale must be finite and >= 1"),
     ],
 )
 def test_options_that_act_on_nothing_or_another_method_are_refused(arguments: Any, says: str) -> None:

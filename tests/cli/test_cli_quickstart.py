@@ -83,7 +83,7 @@ def test_its_prompts_are_captions_of_the_toy_world() -> None:
 
 def test_the_embedded_model_draws_the_quickstart_in_a_fresh_process(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "negguide.cli", "quickstart", "--quick"],
+        [sys.executable, "-m", "negguide", "quickstart", "--quick"],
         capture_output=True,
         text=True,
         cwd=tmp_path,

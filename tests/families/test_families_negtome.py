@@ -124,6 +124,10 @@ def test_the_trace_counts_the_tokens_pushed(pipe: Any, run: Run, two: Any) -> No
     trace = run(pipe, negative_guidance=methods, trace=True, whole=True, **two)[-1]
     assert torch.equal(trace.pushed, torch.tensor([[0.0, 1.0]]).expand(len(trace.timesteps), 2))
     assert trace.changed.shape == trace.pushed.shape and (trace.changed > 0).all()
+    assert set(trace.maps) == {"NegToMe", "NAG"}
+    pushed, changed = trace.maps["NegToMe"], trace.maps["NAG"]
+    assert pushed.shape == changed.shape and len(pushed) == 2
+    assert pushed[0].max() == 0 and pushed[1].min() > 0 and changed.min() > 0
 
 
 @pytest.mark.families("sd", "flux")

@@ -89,3 +89,20 @@ def test_the_trace_has_a_row_for_each_step(pipe: Any, run: Run) -> None:
     assert steps in (2, 4) and trace.cosine.shape == trace.kept.shape == (steps, 2, 2)
     assert torch.isfinite(trace.cosine[:, 0]).all()
     assert torch.isfinite(trace.cosine[: steps // 2, 1]).all() and trace.cosine[steps // 2 :, 1].isnan().all()
+    assert tuple(trace.maps) == tuple(NEGATIVES[:2])
+    for values in trace.maps.values():
+        assert values.ndim == 3 and len(values) == 2 and torch.isfinite(values).all() and values.max() > 0
+
+
+def test_a_negative_asked_for_once_goes_on_in_its_last_direction(pipe: Any, run: Run) -> None:
+    """With one question for the whole run, the second half differs from a window that is closed then, and from asking
+    at every step; asking at every step is what `refresh_every=1` says."""
+    negative = always(NEGATIVES[0])
+    each = run(pipe, steps=4, negative_guidance=PerpNeg(negative))
+    once = run(pipe, steps=4, negative_guidance=PerpNeg(negative, refresh_every=4))
+    assert torch.equal(run(pipe, steps=4, negative_guidance=PerpNeg(negative, refresh_every=1)), each)
+    assert differ(once, each) > 1e-5
+    assert differ(once, run(pipe, steps=4)) > 1e-4
+    assert_same(
+        run(pipe, steps=4, negative_guidance=PerpNeg(negative, refresh_every=4), max_branch_batch=1), once
+    )

@@ -1,7 +1,5 @@
 """Tiny random pipelines of the families with joint attention, from FLUX on: all parts there, nothing learnt."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import PIL.Image
@@ -23,14 +21,26 @@ from diffusers import (
     ZImageTransformer2DModel,
 )
 from diffusers.image_processor import VaeImageProcessor
+from tiny_parts import (
+    PAD,
+    T5_TEXT,
+    VOCABULARY,
+    Tiny,
+    apart,
+    clip_text,
+    clip_tokenizer,
+    louder,
+    picture,
+    ready,
+    size,
+    t5,
+    t5_tokenizer,
+)
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Split, Whitespace
-from tokenizers.processors import TemplateProcessing
-from torch import Tensor, nn
+from tokenizers.pre_tokenizers import Split
+from torch import nn
 from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
@@ -38,75 +48,9 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3Model,
-    T5Config,
-    T5EncoderModel,
 )
 
-
-@dataclass(frozen=True)
-class Tiny:
-    """A pipeline to build, and the keyword arguments of one small run of it."""
-
-    name: str
-    build: Callable[[], DiffusionPipeline]
-    call: Callable[[], dict[str, Any]]
-    """Without prompt, num_inference_steps and generator, guidance on; made fresh, for a pipeline may change them."""
-
-
 # ---- Text -----------------------------------------------------------------------------------------------------------
-
-SPECIAL = ["<pad>", "<s>", "<unk>", "</s>"]
-# CLIPTextModel treats eos_token_id 2 as a legacy marker and pools elsewhere, so the end is 3.
-PAD, START, UNKNOWN, END = range(4)
-WORDS = [
-    "a",
-    "the",
-    "bear",
-    "cat",
-    "robot",
-    "boy",
-    "hat",
-    "glasses",
-    "frame",
-    "black",
-    "red",
-    "brown",
-    "white",
-    "in",
-    "on",
-    "with",
-    "wearing",
-    "snow",
-    "forest",
-    "back",
-    "view",
-]
-VOCABULARY = {token: i for i, token in enumerate([*SPECIAL, *WORDS])}
-CLIP_LENGTH = 12
-T5_LENGTH = 10
-
-
-def tokenizer(template: str, length: int) -> PreTrainedTokenizerFast:
-    """One token a word; `template` says where start and end go: CLIP has both, T5 the end."""
-    words = Tokenizer(WordLevel(VOCABULARY, unk_token="<unk>"))
-    words.pre_tokenizer = Whitespace()
-    words.post_processor = TemplateProcessing(single=template, special_tokens=[("<s>", START), ("</s>", END)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        model_max_length=length,
-    )
-
-
-def clip_tokenizer() -> PreTrainedTokenizerFast:
-    return tokenizer("<s> $A </s>", CLIP_LENGTH)
-
-
-def t5_tokenizer() -> PreTrainedTokenizerFast:
-    return tokenizer("$A </s>", T5_LENGTH)
 
 
 CHAT_TOKENS = ["<|im_start|>", "<|im_end|>", "<think>", "</think>"]
@@ -135,44 +79,6 @@ def qwen_tokenizer() -> PreTrainedTokenizerFast:
         model_max_length=1000,
         chat_template=CHAT_TEMPLATE,
     )
-
-
-def apart(encoder: PreTrainedModel) -> PreTrainedModel:
-    """The encoder with embeddings of size 1, without which all words would come out nearly alike."""
-    nn.init.normal_(encoder.get_input_embeddings().weight)
-    return encoder
-
-
-def clip_text(width: int) -> PreTrainedModel:
-    config = CLIPTextConfig(
-        vocab_size=len(VOCABULARY),
-        hidden_size=width,
-        intermediate_size=37,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        max_position_embeddings=CLIP_LENGTH,
-        projection_dim=width,
-        bos_token_id=START,
-        eos_token_id=END,
-        pad_token_id=PAD,
-    )
-    return apart(CLIPTextModel(config))
-
-
-def t5(width: int) -> PreTrainedModel:
-    config = T5Config(
-        vocab_size=len(VOCABULARY),
-        d_model=width,
-        d_kv=8,
-        d_ff=37,
-        num_layers=2,
-        num_heads=4,
-        feed_forward_proj="gated-gelu",
-        pad_token_id=PAD,
-        eos_token_id=END,
-        decoder_start_token_id=PAD,
-    )
-    return apart(T5EncoderModel(config))
 
 
 QWEN: dict[str, Any] = {
@@ -210,22 +116,6 @@ def qwen_vl(width: int) -> PreTrainedModel:
 # ---- Shared parts ---------------------------------------------------------------------------------------------------
 
 
-def louder(model: nn.Module, factors: Mapping[str, float]) -> nn.Module:
-    """The model with the parameters whose name contains a key scaled by its factor."""
-    for name, parameter in model.named_parameters():
-        for part, factor in factors.items():
-            parameter.data *= factor if part in name else 1
-    return model
-
-
-def ready(pipe: DiffusionPipeline) -> DiffusionPipeline:
-    for component in pipe.components.values():
-        if isinstance(component, nn.Module):
-            component.eval()
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 KL: dict[str, Any] = {
     "block_out_channels": (4, 4, 4, 4),
     "norm_num_groups": 2,
@@ -238,11 +128,6 @@ KL: dict[str, Any] = {
 
 def flux_vae() -> AutoencoderKL:
     return AutoencoderKL(**KL, force_upcast=False, shift_factor=0.1, scaling_factor=0.4)
-
-
-def picture() -> Tensor:
-    """An image, float [1, 3, 64, 64] within 0 and 1."""
-    return torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(7))
 
 
 def pil_picture() -> PIL.Image.Image:
@@ -397,17 +282,6 @@ def z_image() -> DiffusionPipeline:
 # ---- All of them ----------------------------------------------------------------------------------------------------
 
 
-def size(pixels: int = 64, **more: Any) -> Callable[[], dict[str, Any]]:
-    """Arguments of a square image of that size, and more; what is a function of no arguments is called."""
-
-    def call() -> dict[str, Any]:
-        made = {name: value() if callable(value) else value for name, value in more.items()}
-        return {"height": pixels, "width": pixels, "output_type": "latent", **made}
-
-    return call
-
-
-T5_TEXT: dict[str, Any] = {"max_sequence_length": T5_LENGTH}
 CHAT_TEXT: dict[str, Any] = {"max_sequence_length": CHAT_LENGTH}
 TRUE_CFG: dict[str, Any] = {"true_cfg_scale": 3.0, "negative_prompt": ""}
 # Otherwise the size would be one of those the large model was trained on.

@@ -1,7 +1,5 @@
 """Tiny random pipelines of the families with a UNet, with cross-attention, and SD3: all parts there, nothing learnt."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,140 +30,38 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
+from tiny_parts import (
+    END,
+    PAD,
+    START,
+    T5_TEXT,
+    VOCABULARY,
+    Tiny,
+    apart,
+    clip_text,
+    clip_tokenizer,
+    louder,
+    picture,
+    ready,
+    size,
+    t5,
+    t5_tokenizer,
+    tokenizer,
+)
 from torch import Tensor, nn
 from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
     Gemma2Config,
     Gemma2Model,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    T5Config,
-    T5EncoderModel,
-    UMT5Config,
-    UMT5EncoderModel,
 )
 
-
-@dataclass(frozen=True)
-class Tiny:
-    """A pipeline to build, and the keyword arguments of one small run of it."""
-
-    name: str
-    build: Callable[[], DiffusionPipeline]
-    call: Callable[[], dict[str, Any]]
-    """Without prompt, num_inference_steps, guidance_scale and generator; made fresh, for a pipeline may change them."""
-
-
 # ---- Text -----------------------------------------------------------------------------------------------------------
-
-SPECIAL = ["<pad>", "<s>", "<unk>", "</s>"]
-# CLIPTextModel treats eos_token_id 2 as a legacy marker and pools elsewhere, so the end is 3.
-PAD, START, UNKNOWN, END = range(4)
-WORDS = [
-    "a",
-    "the",
-    "bear",
-    "cat",
-    "robot",
-    "boy",
-    "hat",
-    "glasses",
-    "frame",
-    "black",
-    "red",
-    "brown",
-    "white",
-    "in",
-    "on",
-    "with",
-    "wearing",
-    "snow",
-    "forest",
-    "back",
-    "view",
-]
-VOCABULARY = {token: i for i, token in enumerate([*SPECIAL, *WORDS])}
-CLIP_LENGTH = 12
-T5_LENGTH = 10
-
-
-def tokenizer(template: str, length: int) -> PreTrainedTokenizerFast:
-    """One token a word; `template` says where start and end go: CLIP has both, T5 the end, Gemma the start."""
-    words = Tokenizer(WordLevel(VOCABULARY, unk_token="<unk>"))
-    words.pre_tokenizer = Whitespace()
-    words.post_processor = TemplateProcessing(single=template, special_tokens=[("<s>", START), ("</s>", END)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        model_max_length=length,
-    )
-
-
-def clip_tokenizer() -> PreTrainedTokenizerFast:
-    return tokenizer("<s> $A </s>", CLIP_LENGTH)
-
-
-def t5_tokenizer() -> PreTrainedTokenizerFast:
-    return tokenizer("$A </s>", T5_LENGTH)
 
 
 def gemma_tokenizer() -> PreTrainedTokenizerFast:
     # the length is no limit here: Sana puts its own long instruction in front of a prompt
     return tokenizer("<s> $A", 1000)
-
-
-def apart(encoder: PreTrainedModel) -> PreTrainedModel:
-    """The encoder with embeddings of size 1, without which all words would come out nearly alike."""
-    nn.init.normal_(encoder.get_input_embeddings().weight)
-    return encoder
-
-
-def clip_text(width: int, projection: int | None = None) -> PreTrainedModel:
-    """A CLIP text model; with `projection`, the kind that also returns a pooled vector of that size."""
-    config = CLIPTextConfig(
-        vocab_size=len(VOCABULARY),
-        hidden_size=width,
-        intermediate_size=37,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        max_position_embeddings=CLIP_LENGTH,
-        projection_dim=projection or width,
-        bos_token_id=START,
-        eos_token_id=END,
-        pad_token_id=PAD,
-    )
-    if projection is None:
-        return apart(CLIPTextModel(config))
-    model = CLIPTextModelWithProjection(config)
-    nn.init.normal_(model.text_projection.weight, std=width**-0.5)
-    return apart(model)
-
-
-def t5(width: int, multilingual: bool = False) -> PreTrainedModel:
-    config: dict[str, Any] = {
-        "vocab_size": len(VOCABULARY),
-        "d_model": width,
-        "d_kv": 8,
-        "d_ff": 37,
-        "num_layers": 2,
-        "num_heads": 4,
-        "feed_forward_proj": "gated-gelu",
-        "pad_token_id": PAD,
-        "eos_token_id": END,
-        "decoder_start_token_id": PAD,
-    }
-    return apart(
-        UMT5EncoderModel(UMT5Config(**config)) if multilingual else T5EncoderModel(T5Config(**config))
-    )
 
 
 def gemma(width: int) -> PreTrainedModel:
@@ -188,22 +84,6 @@ def gemma(width: int) -> PreTrainedModel:
 # ---- Shared parts ---------------------------------------------------------------------------------------------------
 
 
-def louder(model: nn.Module, factors: Mapping[str, float]) -> nn.Module:
-    """The model with the parameters whose name contains a key scaled by its factor."""
-    for name, parameter in model.named_parameters():
-        for part, factor in factors.items():
-            parameter.data *= factor if part in name else 1
-    return model
-
-
-def ready(pipe: DiffusionPipeline) -> DiffusionPipeline:
-    for component in pipe.components.values():
-        if isinstance(component, nn.Module):
-            component.eval()
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 def kl_vae(channels: int = 4, **config: Any) -> AutoencoderKL:
     """An autoencoder that makes a latent of 8 x 8 pixels."""
     return AutoencoderKL(
@@ -215,11 +95,6 @@ def kl_vae(channels: int = 4, **config: Any) -> AutoencoderKL:
         force_upcast=False,
         **config,
     )
-
-
-def picture() -> Tensor:
-    """An image, float [1, 3, 64, 64] within 0 and 1."""
-    return torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(7))
 
 
 def left_half() -> Tensor:
@@ -509,16 +384,6 @@ def wan() -> DiffusionPipeline:
 # ---- All of them ----------------------------------------------------------------------------------------------------
 
 
-def size(pixels: int = 64, **more: Any) -> Callable[[], dict[str, Any]]:
-    """Arguments of a square image of that size, and more; what is a function of no arguments is called."""
-
-    def call() -> dict[str, Any]:
-        made = {name: value() if callable(value) else value for name, value in more.items()}
-        return {"height": pixels, "width": pixels, "output_type": "latent", **made}
-
-    return call
-
-
 def from_picture() -> dict[str, Any]:
     """Image to image takes its size from the image, and 2 steps of 0.6 are 1, 5 are 3."""
     return {"image": picture(), "strength": 0.6, "output_type": "latent"}
@@ -526,7 +391,6 @@ def from_picture() -> dict[str, Any]:
 
 INPAINT = size(image=picture, mask_image=left_half, strength=0.6)
 CONTROL = size(image=picture)
-T5_TEXT: dict[str, Any] = {"max_sequence_length": T5_LENGTH}
 AS_ASKED: dict[str, Any] = {"use_resolution_binning": False, "clean_caption": False}
 """Otherwise the size would be one of those the large models were trained on."""
 

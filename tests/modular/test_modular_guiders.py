@@ -218,6 +218,46 @@ def test_batches_are_those_of_the_guider_and_of_the_negatives_whose_window_is_op
     assert guider.num_conditions == 4
 
 
+def test_a_negative_is_asked_every_so_many_steps_and_its_last_difference_counts_in_between() -> None:
+    method = PerpNeg(*(Negative(str(k), weight=w, stop=1.0) for k, w in enumerate(WEIGHTS)), refresh_every=2)
+    guider = PerpNegGuidance(method, guidance_scale=5.0)
+    guider.set_negatives([{"text": negative[:1]} for negative in NEGATIVES])
+    later = drawn(9, *SHAPE)
+    asked = []
+    for step, uncond in enumerate((U, later, U)):
+        batches = batches_of(guider, step)
+        asked.append(len(batches) - 2)
+        for batch in batches:
+            kind = getattr(batch, KIND)
+            batch.noise_pred = {"pred_cond": C, "pred_uncond": uncond}.get(kind)
+            if batch.noise_pred is None:
+                batch.noise_pred = NEGATIVES[int(kind[-1])]
+        pred = guider(batches).pred
+        close(pred, perp_neg(uncond, C, NEGATIVES - U + uncond, WEIGHTS, 5.0))
+    assert asked == [2, 0, 2]
+    # the next run begins with a question
+    guider.set_negatives([{"text": negative[:1]} for negative in NEGATIVES])
+    assert len(batches_of(guider, 0)) == 4
+
+
+def test_adaptive_negatives_are_no_longer_asked_for_once_they_rest() -> None:
+    method = PerpNeg(*(Negative(str(k), weight=w, stop=1.0) for k, w in enumerate(WEIGHTS)), adaptive=True)
+    guider = PerpNegGuidance(method, guidance_scale=5.0)
+    guider.set_negatives([{"text": negative[:1]} for negative in NEGATIVES])
+    asked = []
+    for step, size in enumerate((1.0, 0.1, 1.0)):
+        batches = batches_of(guider, step)
+        asked.append(len(batches) - 2)
+        for batch in batches:
+            kind = getattr(batch, KIND)
+            batch.noise_pred = {"pred_cond": C, "pred_uncond": U}.get(kind)
+            if batch.noise_pred is None:
+                k = int(kind[-1])
+                batch.noise_pred = U + (size if k == 0 else 1.0) * (NEGATIVES[k] - U)
+        guider(batches)
+    assert asked == [2, 2, 1]
+
+
 def test_a_step_ends_with_the_guidance() -> None:
     guider = PerpNegGuidance(TWO, guidance_scale=5.0, stop=0.5)
     assert torch.equal(step_of(guider, 3).pred, C)

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from negguide.toyworld.language import caption, parse, training_caption, vocabulary
+from negguide.toyworld.measure import agreement
 from negguide.toyworld.scene import (
+    ABSENT,
     BROWN_FUR,
     TRADEMARK,
     VIEW_WEIGHTS,
@@ -50,6 +52,41 @@ def test_an_unknown_word_is_refused_with_the_vocabulary():
     with pytest.raises(ValueError, match=r"does not know 'zebra'") as error:
         parse("a zebra in the snow")
     assert all(word in str(error.value) for word in vocabulary())
+
+
+@pytest.mark.parametrize(
+    ("text", "character"),
+    [
+        ("a bear without a hat", Character(kind="bear", hat=ABSENT)),
+        ("a bear without hat and glasses", Character(kind="bear", hat=ABSENT, glasses=ABSENT)),
+        ("a bear wearing a red scarf without a hat", Character(kind="bear", scarf="red", hat=ABSENT)),
+    ],
+)
+def test_without_is_read_where_it_is_asked_for(text, character):
+    scene = parse(f"{text} in the snow", negation=True)
+    assert scene.characters == (character,)
+    assert scene.background == "snow"
+    assert parse(caption(scene), negation=True) == scene
+    assert character.worn == tuple(pair for pair in character.worn if pair[1] != ABSENT)
+    assert not is_complete(scene)
+
+
+def test_without_is_no_word_for_pictures():
+    with pytest.raises(ValueError, match=r"'without' is no word to draw from.*as a negative"):
+        parse("a bear without a hat")
+    assert "without" not in vocabulary()
+    with pytest.raises(ValueError, match="a hat is said twice"):
+        parse("a bear wearing a hat without a hat", negation=True)
+    with pytest.raises(ValueError, match=r"one of hat, glasses, scarf after 'without', got 'fur'"):
+        parse("a bear without fur", negation=True)
+
+
+def test_what_is_said_to_be_missing_is_judged():
+    said = parse("a bear without a hat", negation=True)
+    bare, hatted = parse("a bear"), parse("a bear wearing a red hat")
+    assert agreement(said, bare)["hat0"] is True
+    assert agreement(said, hatted)["hat0"] is False
+    assert agreement(said, parse("two bears"))["hat0"] is False
 
 
 @pytest.mark.parametrize(
@@ -153,6 +190,9 @@ def test_the_tokenizer_knows_every_word_and_refuses_others():
     tokenizer = new_tokenizer()
     ids = tokenizer(" ".join(vocabulary()))["input_ids"]
     assert len(set(ids)) == len(vocabulary()) + 2
+    with_negation = new_tokenizer(negation=True)
+    assert with_negation(" ".join(vocabulary()))["input_ids"] == ids
+    assert with_negation("without")["input_ids"][1] == len(tokenizer)
     with pytest.raises(Exception, match="UNK"):
         tokenizer("a zebra")
 

@@ -1,6 +1,7 @@
 """Train the embedded CLIP: ordinary in-batch contrastive learning (arXiv 2103.00020) and nothing more.
 
-It is the baseline that hard negatives must later improve, so it never sees one.
+It is the baseline that hard negatives must later improve, so it never sees one. Its tokenizer knows "without", a word
+that no caption of this training holds.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def train_clip(folder: Path, settings: Settings) -> CLIPModel:
     """Minimise the symmetric InfoNCE of a batch of image-caption pairs."""
     torch.manual_seed(settings.seed)
     device = torch.device(settings.device)
-    tokenizer = new_tokenizer()
+    tokenizer = new_tokenizer(negation=True)
     model = new_clip(tokenizer).to(device)
 
     def make_batch(step: int) -> Batch:

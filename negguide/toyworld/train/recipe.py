@@ -84,7 +84,7 @@ def export_text_to_image(out: Path) -> Path:
 
 
 def _clip(out: Path, settings: Settings) -> None:
-    save_clip(out / "weights" / "clip", train_clip(out / "clip", settings), new_tokenizer())
+    save_clip(out / "weights" / "clip", train_clip(out / "clip", settings), new_tokenizer(negation=True))
 
 
 def _judge(out: Path, settings: Settings) -> None:

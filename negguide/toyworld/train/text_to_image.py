@@ -12,8 +12,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from negguide.toyworld.labels import encode, fields
 from negguide.toyworld.language import parse, training_caption
+from negguide.toyworld.scene import MAX_COUNT
 from negguide.toyworld.train.autoencoder import LATENT_CHANNELS
-from negguide.toyworld.train.data import batch_of_scenes, pixels
+from negguide.toyworld.train.data import PRACTICE, batch_of_scenes, pixels
 from negguide.toyworld.train.loop import Batch, Settings, train
 from negguide.toyworld.words import MAX_TOKENS, new_tokenizer, token_ids
 
@@ -22,6 +23,10 @@ NO_CAPTION = 0.1
 """Share of pictures trained with the empty caption, for classifier-free guidance."""
 MAX_SNR = 5.0
 """Cap on (signal-to-noise ratio + 1) in the weight of the loss, after arXiv 2303.09556."""
+READING = 0.1
+"""Weight of the loss of reading, which goes on while the UNet learns to draw."""
+SLOTS = range(MAX_TOKENS - MAX_COUNT, MAX_TOKENS)
+"""Token number MAX_TOKENS - MAX_COUNT + i, always padding, learns to hold the i-th character from the left."""
 DETAIL = 3.0
 """How much more a place of average detail counts in the loss than a flat one."""
 
@@ -72,8 +77,45 @@ def new_scheduler() -> DDIMScheduler:
     )
 
 
+class Reader(nn.Module):
+    """Classifiers on the tokens of a caption: what the text encoder learns to read.
+
+    From the end token, and from the padding behind it, every field of the scene; from each of ``SLOTS``, the character
+    that stands there. A text encoder reads from left to right, so "a bear" is read before "to the left of" says where
+    it stands. Behind the caption everything is known, and a place of the picture finds its character in one token.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = fields(words=True)
+        self.sizes = [len(row.options) for row in self.rows]
+        self.of_slot = [
+            [i for i, row in enumerate(self.rows) if row.slot == slot] for slot in range(MAX_COUNT)
+        ]
+        self.whole = nn.Linear(TEXT_WIDTH, sum(self.sizes))
+        self.slot = nn.Linear(TEXT_WIDTH, sum(self.sizes[i] for i in self.of_slot[0]))
+
+    def loss(self, hidden: Tensor, ids: Tensor, labels: Tensor, end: int) -> dict[str, Tensor]:
+        """Mean cross-entropies of hidden states [B, MAX_TOKENS, TEXT_WIDTH] and labels [B, fields]."""
+        ends = (ids == end).int().argmax(dim=1)
+        index = torch.arange(len(ids), device=ids.device)
+        terms = {}
+        for name, at in (("end", ends), ("after", torch.clamp(ends + 1, max=MAX_TOKENS - 1))):
+            terms[name] = _cross_entropy(self.whole(hidden[index, at]), self.sizes, labels)
+        slots = [
+            _cross_entropy(self.slot(hidden[:, at]), [self.sizes[i] for i in numbers], labels[:, numbers])
+            for at, numbers in zip(SLOTS, self.of_slot, strict=True)
+        ]
+        return terms | {"slots": torch.stack(slots).mean()}
+
+
+def _cross_entropy(logits: Tensor, sizes: list[int], labels: Tensor) -> Tensor:
+    parts = logits.split(sizes, dim=1)
+    return torch.stack([F.cross_entropy(part, labels[:, i]) for i, part in enumerate(parts)]).mean()
+
+
 def train_text_encoder(folder: Path, settings: Settings) -> CLIPTextModel:
-    """Teach the text encoder to read: from the end token, every field of the scene that the caption describes.
+    """Teach the text encoder to read (`Reader`).
 
     Binding words to the right character is the slow part of learning to draw from text, and text alone teaches it
     thousands of times cheaper than pictures do.
@@ -82,31 +124,20 @@ def train_text_encoder(folder: Path, settings: Settings) -> CLIPTextModel:
     device = torch.device(settings.device)
     tokenizer = new_tokenizer()
     model = new_text_encoder(tokenizer).to(device)
-    rows = fields(words=True)
-    sizes = [len(row.options) for row in rows]
-    head = nn.Linear(TEXT_WIDTH, sum(sizes)).to(device)
+    reader = Reader().to(device)
 
     def make_batch(step: int) -> Batch:
         scenes, rng = batch_of_scenes(settings.seed, step, settings.batch_size)
         captions = [training_caption(scene, rng) for scene in scenes]
-        labels = encode([parse(caption) for caption in captions], rows)
+        labels = encode([parse(caption) for caption in captions], reader.rows)
         return {"ids": token_ids(tokenizer, captions), "labels": labels}
 
     def loss(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        ids, labels = batch["ids"], batch["labels"]
         with torch.autocast(device.type, torch.bfloat16):
-            hidden = model(input_ids=ids).last_hidden_state.float()
-        ends = (ids == tokenizer.eos_token_id).int().argmax(dim=1)
-        # The padding behind the end also sees the whole caption, and the UNet attends to it: it learns to hold it too.
-        after = torch.clamp(ends + 1, max=MAX_TOKENS - 1)
-        index = torch.arange(len(ids), device=device)
-        terms = {}
-        for name, at in (("end", ends), ("after", after)):
-            parts = head(hidden[index, at]).split(sizes, dim=1)
-            terms[name] = torch.stack([F.cross_entropy(p, labels[:, i]) for i, p in enumerate(parts)]).mean()
-        return terms
+            hidden = model(input_ids=batch["ids"]).last_hidden_state.float()
+        return reader.loss(hidden, batch["ids"], batch["labels"], tokenizer.eos_token_id)
 
-    train({"text_encoder": model, "head": head}, make_batch, loss, settings, folder, name="text encoder")
+    train({"text_encoder": model, "head": reader}, make_batch, loss, settings, folder, name="text encoder")
     return model
 
 
@@ -116,21 +147,26 @@ def train_unet(
     vae: AutoencoderTiny,
     text_encoder: CLIPTextModel,
 ) -> UNet2DConditionModel:
-    """Train UNet and text encoder together on v-prediction with capped weights (arXiv 2202.00512, 2303.09556)."""
+    """Train UNet and text encoder together on v-prediction with capped weights (arXiv 2202.00512, 2303.09556).
+
+    The text encoder goes on reading meanwhile, with weight ``READING``.
+    """
     torch.manual_seed(settings.seed)
     device = torch.device(settings.device)
     tokenizer = new_tokenizer()
     unet = new_unet().to(device, memory_format=torch.channels_last)
     text_encoder.to(device).train()
+    reader = Reader().to(device)
     vae.to(device).eval().requires_grad_(False)
     scheduler = new_scheduler()
     alphas = scheduler.alphas_cumprod.to(device)
     predict = torch.compile(unet) if settings.compile else unet
 
     def make_batch(step: int) -> Batch:
-        scenes, rng = batch_of_scenes(settings.seed, step, settings.batch_size)
+        scenes, rng = batch_of_scenes(settings.seed, step, settings.batch_size, practice=PRACTICE)
         captions = ["" if rng.random() < NO_CAPTION else training_caption(scene, rng) for scene in scenes]
-        return {"x": pixels(scenes, rng), "ids": token_ids(tokenizer, captions)}
+        labels = encode([parse(caption) for caption in captions], reader.rows)
+        return {"x": pixels(scenes, rng), "ids": token_ids(tokenizer, captions), "labels": labels}
 
     def loss(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         x = batch["x"].contiguous(memory_format=torch.channels_last)
@@ -148,9 +184,13 @@ def train_unet(
         # Down-weights only the nearly clean steps: what is in the picture is decided in the noisy ones.
         weight = (snr + 1).clamp(max=MAX_SNR) / (snr + 1)
         error = ((prediction - target).square() * detail_weights(x)).mean(dim=(1, 2, 3))
-        return {"loss": (weight * error).mean()}
+        reading = reader.loss(text.float(), batch["ids"], batch["labels"], tokenizer.eos_token_id)
+        return {
+            "loss": (weight * error).mean(),
+            "reading": READING * torch.stack(list(reading.values())).sum(),
+        }
 
-    modules = {"unet": unet, "text_encoder": text_encoder}
+    modules = {"unet": unet, "text_encoder": text_encoder, "head": reader}
     train(modules, make_batch, loss, settings, folder, name="text-to-image")
     return unet
 
