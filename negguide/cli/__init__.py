@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import typer
 
-from negguide.cli import compare, generate, models, quickstart, toyworld
+from negguide.cli import (
+    audit,
+    compare,
+    demo,
+    evaluate,
+    export,
+    finetune,
+    generate,
+    mine,
+    models,
+    quickstart,
+    toyworld,
+)
 from negguide.cli.errors import TRACEBACK, CleanErrors
 from negguide.cli.options import NegToMeCommand
 
@@ -20,6 +32,12 @@ app = typer.Typer(
 app.command()(quickstart.quickstart)
 app.command(cls=NegToMeCommand)(generate.generate)
 app.command(cls=NegToMeCommand)(compare.compare)
+app.command()(demo.demo)
+app.command()(mine.mine)
+app.command()(audit.audit)
+app.command()(export.export)
+app.command()(finetune.finetune)
+app.command()(evaluate.evaluate)
 app.command()(models.models)
 app.add_typer(toyworld.app, name="toyworld")
 

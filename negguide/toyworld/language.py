@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from functools import cache
 
 from negguide.toyworld.scene import (
     ABSENT,
@@ -58,6 +59,7 @@ NEGATION = "without"
 _OTHER_WORDS = ("fur", "view", "left", "right", "explorer", TRADEMARK_NAME)
 
 
+@cache
 def vocabulary(*, negation: bool = False) -> tuple[str, ...]:
     """Every word that a caption may hold, sorted; with ``negation=True``, ``NEGATION`` is the last."""
     words = {*_FUNCTION_WORDS, *_OTHER_WORDS, *KINDS, *FURS, *VIEWS, *ACCESSORIES, *COLORS, *BACKGROUNDS}

@@ -1,0 +1,336 @@
+"""What generated negatives teach a CLIP: the embedded model, fine-tuned with and without them.
+
+    python benchmarks/vlm.py                 # negatives made by `negguide mine`
+    python benchmarks/vlm.py --renders 1     # negatives drawn by the world itself: what perfect ones would give
+
+Every row starts from the embedded CLIP and takes the same number of steps over the same pairs of the training split; it
+is asked the `toyworld` suite (held-out scenes, true renders). A figure is the mean over the seeds of training; its
+interval is Wilson's over the questions, widened to the worst and the best seed. The sets and every trained model stay
+in --work, and a run that was stopped goes on.
+
+The last row takes the captions, edits and original images of the row before, and negative images painted by plain
+prompting without any check: the comparison of the negatives alone. Its edits are those that Perp-Neg could paint, so
+it is not made worse by hard ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from report import STEPS, arguments, models, plt, print_table, rows_so_far, write_json
+from tqdm import tqdm
+
+from negguide.models import TOYWORLD, TOYWORLD_DEFAULTS, revision
+from negguide.toyworld.measure import Rate, draw
+from negguide.toyworld.models import CLIP
+from negguide.vlm.evaluate import evaluate, make_suite
+from negguide.vlm.metrics import Z95
+from negguide.vlm.models import load_model
+from negguide.vlm.results import Results
+from negguide.vlm.suites.base import Suite
+
+START = "start model"
+PAIRS_ALONE = "no negatives"
+TEXT = "text negatives"
+IMAGE = "image negatives"
+BOTH = "both"
+KEEPING = "both, anti-forgetting"
+PLAIN = "both, by plain prompting, unchecked"
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    PAIRS_ALONE: {"loss": "clip"},
+    TEXT: {"loss": "negclip"},
+    IMAGE: {"loss": "negimage"},
+    BOTH: {"loss": "triplet"},
+    KEEPING: {"loss": "triplet", "paraphrases": True, "distill": 0.5, "wise_ft": 0.8},
+    PLAIN: {"loss": "triplet"},
+}
+"""What each row tells `negguide.vlm.train`."""
+
+FIGURES = {
+    "text": ("toyworld", "text"),
+    "image": ("toyworld", "image"),
+    "group": ("toyworld", "group"),
+    "hard positives": ("toyworld", "hard positives"),
+    "retrieval R@1": ("toyworld/retrieval", "text to image R@1"),
+    "zero-shot": ("toyworld/zero-shot", "accuracy"),
+}
+CATEGORIES = ("object", "attribute", "count", "relation", "swap", "add", "remove", "negation")
+GAIN, KEPT = 0.30, 0.01
+"""The bars: points of group over the start model, and points that may be lost elsewhere."""
+
+
+def mined_set(folder: Path, pairs: int, per_item: int) -> Path:
+    """A set of `negguide mine`, or what is missing of it."""
+    command = [sys.executable, "-m", "negguide", "mine", "--out", str(folder), "--data", f"toyworld:{pairs}"]
+    options = ["--per-item", str(per_item), "--positives", "2", "--controls", "0"]
+    subprocess.run([*command, *options], check=True)
+    return folder
+
+
+def rendered_set(folder: Path, pairs: int, per_item: int) -> Path:
+    """The same edits of the same scenes, drawn by the world itself."""
+    from negguide.mining.edits import make_planner, plan, plan_positives
+    from negguide.mining.item import CATEGORIES as KINDS
+    from negguide.mining.sources.toyworld import ToyworldScenes
+    from negguide.toyworld import parse, render
+
+    done = folder / "metadata.jsonl"
+    if done.is_file():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    planner = make_planner("rules", world=True)
+    rows = []
+    for source in tqdm(ToyworldScenes(pairs).rows(), total=pairs, desc="rendering"):
+        rng = random.Random(f"vlm-{source.id}")
+        pose = rng.getrandbits(32)
+        edits, _ = plan(source.caption, planner, categories=KINDS, per_item=per_item, rng=rng)
+        positives, _ = plan_positives(source.caption, planner, count=2, rng=rng)
+        render(parse(source.caption), 64, pose).save(folder / f"{source.id}.png")
+        for number, edit in enumerate(edits):
+            name = f"{source.id}-{number}"
+            render(parse(edit.prompt), 64, pose).save(folder / f"{name}.png")
+            rows.append(
+                {
+                    "id": name,
+                    "source_id": source.id,
+                    "file_name": f"{source.id}.png",
+                    "negative_file_name": f"{name}.png",
+                    "caption": source.caption,
+                    "negative_caption": edit.caption,
+                    "positive_captions": [positive.caption for positive in positives],
+                    "category": edit.category,
+                }
+            )
+    _write_lines(done, rows)
+    return folder
+
+
+def plain_set(folder: Path, mined: Path, batch_size: int = 50) -> Path:
+    """The items of ``mined`` with negative images by plain prompting, as they come."""
+    from negguide.mining.shards import read_set
+
+    done = folder / "metadata.jsonl"
+    if done.is_file():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    items = list(read_set(mined))
+    pipe, _ = models()
+    for start in tqdm(range(0, len(items), batch_size), desc="plain prompting"):
+        chosen = [item for item, _ in items[start : start + batch_size]]
+        images = draw(
+            pipe,
+            [item.prompt for item in chosen],
+            [item.seed for item in chosen],
+            steps=STEPS,
+            guidance_scale=TOYWORLD_DEFAULTS.guidance_scale,
+        )
+        for item, image in zip(chosen, images, strict=True):
+            image.save(folder / f"{_file(item.id)}.png")
+    rows = [
+        {
+            "id": item.id,
+            "source_id": item.source_id,
+            "file_name": str((shard / item.image_file_name).resolve()),
+            "negative_file_name": f"{_file(item.id)}.png",
+            "caption": item.caption,
+            "negative_caption": item.negative_caption,
+            "positive_captions": list(item.positive_captions),
+            "category": item.category,
+        }
+        for item, shard in items
+    ]
+    _write_lines(done, rows)
+    return folder
+
+
+def _file(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
+def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    partial.replace(path)
+
+
+def tuned(work: Path, train_data: Path, method: str, seed: int, suite: Suite, **more: Any) -> dict[str, Any]:
+    """Train one row and measure it."""
+    from negguide.vlm.settings import Settings
+    from negguide.vlm.train import finetune
+
+    settings = Settings(train_data=str(train_data), seed=seed, **(dict(more) | dict(METHODS[method])))
+    key = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode()).hexdigest()[:12]
+    began = time.perf_counter()
+    outcome = finetune(settings, work / "runs" / key, resume="latest", remark=lambda text: None)
+    seconds = time.perf_counter() - began
+    found = evaluate(load_model(str(outcome.folder)), [suite])
+    return {
+        "method": method,
+        "seed": seed,
+        "steps": outcome.steps,
+        "seconds": round(seconds, 1),
+        "results": found.to_dict(),
+    }
+
+
+def pooled(rows: Sequence[Mapping[str, Any]], suite: str, metric: str, category: str = "all") -> Rate:
+    """Mean over the seeds; Wilson's interval over the questions, widened to the worst and the best seed."""
+    found = [Results.from_dict(row["results"]).row(suite, metric, category) for row in rows]
+    values = [row.value for row in found]
+    p, n = sum(values) / len(values), found[0].n
+    centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 / (1 + Z95**2 / n) * (p * (1 - p) / n + Z95**2 / (4 * n * n)) ** 0.5
+    return Rate(p, min(max(0.0, centre - half), *values), max(min(1.0, centre + half), *values), n)
+
+
+def verdicts(rates: Mapping[str, Mapping[str, Rate]]) -> list[tuple[str, str, str]]:
+    """Every bar: what was asked for, what was found, and whether it is met."""
+
+    def apart(better: str, worse: str) -> tuple[str, str, str]:
+        high, low = rates[better]["group"], rates[worse]["group"]
+        met = (
+            "yes" if high.low > low.high else "better, intervals overlap" if high.value > low.value else "no"
+        )
+        return f"group: {better} above {worse}", f"{100 * (high.value - low.value):+.1f} points", met
+
+    start, best = rates[START], rates[KEEPING]
+    lines = [apart(BOTH, TEXT), apart(BOTH, IMAGE)]
+    if PLAIN in rates:
+        lines.append(apart(BOTH, PLAIN))
+    for name in (BOTH, KEEPING):
+        gain = rates[name]["group"].value - start["group"].value
+        lines.append(
+            (
+                f"group: {name} 30 points over the start",
+                f"{100 * gain:+.1f} points",
+                "yes" if gain >= GAIN else "no",
+            )
+        )
+    for figure, most in (("retrieval R@1", KEPT), ("zero-shot", KEPT), ("hard positives", 0.0)):
+        change = best[figure].value - start[figure].value
+        lines.append(
+            (
+                f"{figure}: {KEEPING} loses at most {100 * most:.0f} points",
+                f"{100 * change:+.1f} points",
+                "yes" if change >= -most else "no",
+            )
+        )
+    return lines
+
+
+def plot(path: Path, title: str, bars: Mapping[str, Mapping[str, Rate]], columns: int) -> None:
+    """Bars with their intervals, in percent: one panel a figure, one bar a method; the start model in grey."""
+    figures = list(next(iter(bars.values())))
+    lines = -(-len(figures) // columns)
+    size = (3.0 * columns + 2.4, lines * (0.3 * len(bars) + 0.75) + 0.5)
+    canvas, grid = plt.subplots(
+        lines, columns, sharey=True, squeeze=False, figsize=size, layout="constrained"
+    )
+    places = range(len(bars))
+    for panel, figure in zip(grid.flat, figures, strict=False):
+        rates = [row[figure] for row in bars.values()]
+        errors = [
+            [100 * max(0.0, r.value - r.low) for r in rates],
+            [100 * max(0.0, r.high - r.value) for r in rates],
+        ]
+        colors = ["#a8b1bb" if name == START else "#1f6feb" for name in bars]
+        panel.barh(
+            places, [100 * r.value for r in rates], xerr=errors, color=colors, ecolor="#24292f", capsize=2
+        )
+        panel.set_title(figure, fontsize=10)
+        panel.set_xlim(0, 104)
+        panel.set_xticks(range(0, 101, 25))
+        panel.grid(axis="x", alpha=0.3)
+        panel.set_axisbelow(True)
+    for panel in grid.flat[len(figures) :]:
+        panel.set_axis_off()
+    grid[0][0].set_yticks(places, list(bars))
+    grid[0][0].invert_yaxis()
+    canvas.suptitle(title)
+    canvas.savefig(path, dpi=120)
+    plt.close(canvas)
+    print(f"wrote {path}")
+
+
+def main() -> None:
+    args = arguments(
+        "What generated negatives teach a CLIP.",
+        seeds=3,
+        pairs=2000,
+        per_item=2,
+        epochs=8,
+        batch_size=128,
+        lr=1e-4,
+        limit=0,
+        renders=0,
+        work="out/vlm-benchmark",
+    )
+    work = Path(args.work)
+    training = {name: getattr(args, name) for name in ("epochs", "batch_size", "lr")}
+    settings = {
+        **{name: getattr(args, name) for name in ("seeds", "pairs", "per_item", "limit", "renders")},
+        **training,
+        "methods": {name: dict(values) for name, values in METHODS.items()},
+        "clip": revision(str(CLIP)),
+    }
+    size = f"{args.pairs}-{args.per_item}"
+    if args.renders:
+        sets = {name: rendered_set(work / f"renders-{size}", args.pairs, args.per_item) for name in METHODS}
+        del sets[PLAIN]  # nothing is painted
+    else:
+        mined = mined_set(work / f"mined-{size}", args.pairs, args.per_item)
+        sets = dict.fromkeys(METHODS, mined)
+        sets[PLAIN] = plain_set(work / f"plain-{size}", mined)
+
+    path = args.out / ("vlm-renders.json" if args.renders else "vlm.json")
+    suite = make_suite("toyworld", limit=args.limit or None)
+    settings["suite"] = suite.version
+    rows = rows_so_far(path, settings)
+    known = {(row["method"], row["seed"]) for row in rows}
+    if (START, 0) not in known:
+        found = evaluate(load_model(TOYWORLD), [suite])
+        rows.append({"method": START, "seed": 0, "steps": 0, "seconds": 0.0, "results": found.to_dict()})
+        write_json(path, settings, rows)
+    for method, train_data in sets.items():
+        for seed in range(args.seeds):
+            if (method, seed) not in known:
+                print(f"{method}, seed {seed}")
+                rows.append(tuned(work, train_data, method, seed, suite, **training))
+                write_json(path, settings, rows)
+                torch.manual_seed(0)
+
+    by_method = {name: [row for row in rows if row["method"] == name] for name in (START, *sets)}
+    rates = {n: {f: pooled(own, *where) for f, where in FIGURES.items()} for n, own in by_method.items()}
+    groups = {n: {c: pooled(own, "toyworld", "group", c) for c in CATEGORIES} for n, own in by_method.items()}
+    what = "true renders" if args.renders else "generated negatives"
+    title = f"The embedded CLIP, fine-tuned with {what}: percent of held-out questions, {args.seeds} seeds"
+    table = [(n, by_method[n][0]["steps"], *map(_percent, found.values())) for n, found in rates.items()]
+    print_table(title, ("method", "steps", *FIGURES), table)
+    lines = [(n, *(f"{100 * rate.value:.1f}" for rate in found.values())) for n, found in groups.items()]
+    print_table("Group score by category, percent", ("method", *CATEGORIES), lines)
+    print_table("The bars", ("asked for", "found", "met"), verdicts(rates))
+    plot(path.with_suffix(".png"), title, rates, columns=3)
+    plot(
+        path.with_name(f"{path.stem}-categories.png"),
+        f"Group score by category, with {what}",
+        groups,
+        columns=4,
+    )
+
+
+def _percent(rate: Rate) -> str:
+    return f"{100 * rate.value:.1f} [{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
+
+
+if __name__ == "__main__":
+    main()

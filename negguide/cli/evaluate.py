@@ -1,0 +1,86 @@
+"""`negguide evaluate`: what a CLIP-like model understands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from negguide.cli import options
+
+MODEL = 'CLIP or SigLIP: "toyworld", a folder or a hub id.'
+SUITE = (
+    "What to ask: toyworld; winoground:PATH, sugarcrepe:PATH, aro:PATH or negbench:PATH (with ,images=FOLDER where "
+    "the images are elsewhere); or the folder of a set that `negguide mine` wrote. Several times for several suites."
+)
+
+
+def evaluate(
+    suite: Annotated[list[str], typer.Option("--suite", metavar="SUITE", help=SUITE)],
+    model: Annotated[str, typer.Option(metavar="MODEL", help=MODEL)] = "toyworld",
+    compare: Annotated[
+        str | None, typer.Option(metavar="MODEL2", help="Show the change from this model to --model.")
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="At most so many items of a category (quick, but less sure; default: all)."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 64,
+    device: options.DeviceOption = "auto",
+    json: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE.json", help="Also write all figures there.")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Also draw bars with 95% intervals, by category."),
+    ] = None,
+) -> None:
+    """Measure how well MODEL tells captions and images apart that differ in one thing.
+
+    Pairs give Winoground's text, image and group score and, where there are paraphrases, hard positives: a model that
+    only knows "other words, other meaning" fails those. Every figure comes with its 95% interval.
+    """
+    from rich.console import Console
+
+    from negguide.cli.errors import quiet_libraries
+    from negguide.cli.job import choose_device
+    from negguide.cli.output import remark
+    from negguide.vlm.chart import plot_results
+    from negguide.vlm.evaluate import evaluate as ask
+    from negguide.vlm.evaluate import make_suite
+    from negguide.vlm.models import load_model
+    from negguide.vlm.results import comparison, comparison_tables, save_json
+
+    quiet_libraries()
+    for option, path in (("--json", json), ("--plot", plot)):
+        if path is not None and path.is_dir():
+            raise ValueError(f"{option} must be a file, got the folder {str(path)!r}")
+    place = choose_device(device)
+    status = Console(stderr=True).status("reading the suites")
+    results = []
+    with status:
+        suites = [make_suite(spec, limit=limit) for spec in suite]
+        for name in (compare, model) if compare is not None else (model,):
+            status.update(f"loading {name}")
+            loaded = load_model(name, device=place)
+            results.append(ask(loaded, suites, batch_size=batch_size, limit=limit, progress=status.update))
+    console = Console()
+    for table in results[-1].tables() if compare is None else comparison_tables(*results):
+        console.print(table)
+    for text in dict.fromkeys(text for entry in results for text in entry.remarks):
+        remark(text)
+    if json is not None:
+        content = {"results": [entry.to_dict() for entry in results]}
+        if compare is not None:
+            content["changes"] = [
+                {"suite": new.suite, "metric": new.metric, "category": new.category}
+                | {"change": d.value, "low": d.low, "high": d.high}
+                for _, new, d in comparison(*results)
+            ]
+        save_json(json, content)
+        remark(f"wrote {json}")
+    if plot is not None:
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        plot_results(results, plot)
+        remark(f"wrote {plot}")

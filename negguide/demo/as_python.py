@@ -1,0 +1,79 @@
+"""The settings of a run as Python code that runs as it is pasted."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from negguide.demo.backend import Backend, Run
+from negguide.methods import Method, NegativesMethod, NegToMe
+
+
+def code(
+    backend: Backend, runs: Sequence[tuple[str, Run]], *, imports: Sequence[str] = (), reference: str = ""
+) -> str:
+    """A script that draws `runs` and writes their images into the current folder.
+
+    Args:
+        backend: the model.
+        runs: (name, run); the name begins the names of the files.
+        imports: lines of imports that `reference` needs.
+        reference: lines that define `reference`, and `reference_mask` where a method has one.
+    """
+    methods = [method for _, run in runs for method in run.methods]
+    names = {type(method).__name__ for method in methods}
+    names |= {"Negative" for method in methods if isinstance(method, NegativesMethod)}
+    # in the order that linters want: constants (NAG), then classes
+    in_order = sorted(names, key=lambda name: (not name.isupper(), name))
+    ours = [f"from negguide import {', '.join(in_order)}"] if names else []
+    ours += ["from negguide.models import load_pipeline"]
+    third_party = ["import torch", *(line for line in imports if "negguide" not in line)]
+    ours += [line for line in imports if "negguide" in line]
+    loading = [repr(backend.model)]
+    loading += [f"device={backend.device!r}"] if backend.device != "cpu" else []
+    loading += [f"dtype={backend.pipe.dtype}"] if str(backend.pipe.dtype) != "torch.float32" else []
+    blocks = ["\n".join(third_party), "\n".join(ours)]
+    blocks += [reference] if reference else []
+    blocks += [f"pipe = load_pipeline({', '.join(loading)})", *(_call(backend, *run) for run in runs)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _call(backend: Backend, name: str, run: Run) -> str:
+    seeds = f"range({run.seeds[0]}, {run.seeds[-1] + 1})"
+    arguments = [repr(run.prompt)]
+    arguments += [f"{key}={value!r}" for key, value in backend.arguments(run).items()]
+    arguments.append(f'generator=[torch.Generator("cpu").manual_seed(seed) for seed in {seeds}]')
+    if run.methods:
+        arguments.append(f"negative_guidance=[{', '.join(_method(method) for method in run.methods)}]")
+    lines = "".join(f"    {argument},\n" for argument in arguments)
+    return (
+        f"images = pipe(\n{lines}).images\n"
+        f"for seed, image in zip({seeds}, images):\n"
+        f'    image.save(f"{name}-seed{{seed}}.png")'
+    )
+
+
+def _method(method: Method) -> str:
+    names = [name for name in method.__dataclass_fields__ if name != "negatives"]
+    said = {name: repr(getattr(method, name)) for name in names}
+    parts = []
+    if isinstance(method, NegToMe):
+        # images have no form as code: the lines before the call define them
+        if method.images:
+            said["reference"] = "reference"
+        if method.reference_mask is not None:
+            said["reference_mask"] = "reference_mask"
+    else:
+        for negative in method.negatives:
+            window = {name: repr(getattr(negative, name)) for name in ("weight", "start", "stop")}
+            parts.append(
+                f"Negative({', '.join([repr(negative.prompt), *_differing(type(negative), window)])})"
+            )
+    return f"{type(method).__name__}({', '.join([*parts, *_differing(type(method), said)])})"
+
+
+def _differing(cls: Any, said: dict[str, str]) -> list[str]:
+    """The arguments whose code is not that of their default."""
+    parameters = inspect.signature(cls.__init__).parameters
+    return [f"{name}={value}" for name, value in said.items() if value != repr(parameters[name].default)]

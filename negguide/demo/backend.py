@@ -1,0 +1,200 @@
+"""A loaded model, and one run of it as data. Whoever draws holds the device for that time."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from PIL import Image
+
+from negguide.demo.stopping import Stopped
+from negguide.integration.trace import Trace
+from negguide.methods import Method, Save
+from negguide.mining.verify.judge import load_judge
+from negguide.mining.verify.margins import PairJudge
+from negguide.models import TOYWORLD, Defaults, check_model, defaults, load_pipeline
+
+STEPS = {TOYWORLD: 12}
+"""Denoising steps that suit a model; 25 for others."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is drawn, and how: the arguments of one call of the pipeline.
+
+    Attributes:
+        prompt, negative_prompt: as diffusers takes them; negative_prompt "" = without.
+        steps, guidance_scale: of the sampler.
+        seeds: one per image; each image has a generator of its own.
+        methods: negative guidance.
+        size: pixels along an edge; None = the model's own.
+    """
+
+    prompt: str
+    steps: int
+    guidance_scale: float
+    seeds: tuple[int, ...]
+    negative_prompt: str = ""
+    methods: tuple[Method, ...] = ()
+    size: int | None = None
+
+    def to_dict(self, save: Save | None = None) -> dict[str, Any]:
+        """As JSON data; `save` stores the methods' images."""
+        data = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**data, "seeds": list(self.seeds), "methods": [m.to_dict(save) for m in self.methods]}
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """The images of a run, one per seed, and how the negatives acted (None without any)."""
+
+    images: tuple[Image.Image, ...]
+    trace: Trace | None
+
+
+class Backend:
+    """A pipeline with `negative_guidance=`, used by one run at a time.
+
+    Args:
+        model: "toyworld", a folder or a hub id; loaded when `pipe` is None.
+        device, dtype: where and how it computes.
+        judge: what checks hard negatives: "toyworld", "clip:MODEL" or "itm:MODEL"; None = "toyworld" for the embedded
+            model, and none for others.
+        pipe: the pipeline of that model, when it is loaded already.
+
+    Raises:
+        TypeError, ValueError: when there is no such model, it cannot be loaded, or it makes videos.
+    """
+
+    def __init__(
+        self,
+        model: str = TOYWORLD,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        judge: str | None = None,
+        pipe: Any = None,
+    ) -> None:
+        self.model = check_model(model)
+        self.device = device
+        self.pipe = load_pipeline(self.model, dtype=dtype, device=device) if pipe is None else pipe
+        self.pipe.set_progress_bar_config(disable=True)
+        self.accepted = inspect.signature(self.pipe.__call__).parameters
+        if "num_videos_per_prompt" in self.accepted:
+            raise ValueError(
+                f"model={model!r}: {type(self.pipe).__name__} makes videos; the demo shows single pictures"
+            )
+        name = TOYWORLD if judge is None and self.toyworld else judge
+        self.judge: PairJudge | None = None if name is None else load_judge(name, device)
+        self.device_lock = threading.Lock()
+
+    @property
+    def toyworld(self) -> bool:
+        """Whether this is the embedded model, whose words, pictures and truth are known."""
+        return self.model == TOYWORLD
+
+    @property
+    def suited(self) -> Defaults:
+        """What suits the model."""
+        return defaults(self.model)
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps that suit the model."""
+        return STEPS.get(self.model, 25)
+
+    @property
+    def resizable(self) -> bool:
+        """Whether the size of the images can be chosen. The embedded model has learned one size."""
+        return not self.toyworld and {"height", "width"} <= set(self.accepted)
+
+    def arguments(self, run: Run) -> dict[str, Any]:
+        """The arguments of the pipeline that `run` stands for, without prompt, methods and generators.
+
+        Raises:
+            ValueError: for a negative prompt where the pipeline takes none, or where nothing is guided.
+        """
+        found: dict[str, Any] = {
+            "num_images_per_prompt": len(run.seeds),
+            "num_inference_steps": run.steps,
+        }
+        if run.negative_prompt and "negative_prompt" not in self.accepted:
+            raise ValueError(
+                f"{type(self.pipe).__name__} takes no negative prompt; choose another method than 'negative prompt'"
+            )
+        if run.negative_prompt and run.guidance_scale <= 1:
+            raise ValueError(
+                f"a classic negative prompt acts only with a guidance scale above 1, got {run.guidance_scale:g}; NAG, "
+                "ONG and VSF act without"
+            )
+        # FLUX and Qwen-Image have guidance of their own beside this one, and need a negative prompt to be guided by it
+        true_cfg = "true_cfg_scale" in self.accepted
+        found["true_cfg_scale" if true_cfg else "guidance_scale"] = run.guidance_scale
+        if run.negative_prompt or (true_cfg and run.guidance_scale > 1):
+            found["negative_prompt"] = run.negative_prompt
+        if run.size is not None:
+            found |= {"height": run.size, "width": run.size}
+        return found
+
+    def draw(self, run: Run, on_step: Callable[[], None], stop: threading.Event) -> Drawn:
+        """Draw, calling `on_step` after every denoising step; waits while another run has the device.
+
+        Raises:
+            Stopped: soon after `stop` was set.
+            TypeError, ValueError: for what the pipeline refuses, or when the device has too little memory.
+        """
+
+        def on_step_end(_pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            if stop.is_set():
+                raise Stopped
+            on_step()
+            return tensors
+
+        arguments = self.arguments(run)
+        if "callback_on_step_end" in self.accepted:
+            arguments["callback_on_step_end"] = on_step_end
+        with self.device_lock:
+            if stop.is_set():
+                raise Stopped
+            try:
+                output = self.pipe(
+                    prompt=run.prompt,
+                    negative_guidance=list(run.methods) or None,
+                    trace=bool(run.methods),
+                    # on the CPU, so that a seed is the same noise on every device
+                    generator=[torch.Generator("cpu").manual_seed(seed) for seed in run.seeds],
+                    **arguments,
+                )
+            except torch.OutOfMemoryError as error:
+                raise ValueError(
+                    f"{self.device} has too little memory for {len(run.seeds)} images at once; ask for fewer"
+                ) from error
+        return Drawn(tuple(output.images), output.trace if run.methods else None)
+
+
+def first_and_rest(run: Run) -> tuple[Run, ...]:
+    """The run cut in two, so that there is something to look at early: the first seed, and the others."""
+    parts = (run.seeds[:1], run.seeds[1:])
+    return tuple(replace(run, seeds=part) for part in parts if part)
+
+
+def joined(parts: Sequence[Drawn]) -> Drawn:
+    """The images of several runs of one prompt and its methods, and their traces side by side."""
+    images = tuple(image for part in parts for image in part.images)
+    traces = [part.trace for part in parts if part.trace is not None]
+    if not traces:
+        return Drawn(images, None)
+
+    def together(name: str) -> Any:
+        values = [getattr(trace, name) for trace in traces]
+        return None if values[0] is None else torch.cat(values, dim=-1)
+
+    curves = {name: together(name) for name in ("cosine", "kept", "pushed", "changed")}
+    # what acted in no part has no map
+    names = [name for name in traces[0].maps if all(name in trace.maps for trace in traces)]
+    maps = {name: torch.cat([trace.maps[name] for trace in traces]) for name in names}
+    return Drawn(images, replace(traces[0], **curves, maps=maps))

@@ -1,0 +1,91 @@
+"""The page: five tabs around one backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from negguide.demo import compare, diversity, mining, negatives, reference
+from negguide.demo.backend import Backend
+from negguide.demo.limits import Limits
+from negguide.demo.outputs import Outputs
+from negguide.demo.parts import Tab
+from negguide.demo.studio import Studio
+
+CSS = Path(__file__).with_name("style.css")
+THEME = gr.themes.Default(
+    primary_hue=gr.themes.colors.indigo,
+    secondary_hue=gr.themes.colors.indigo,
+    neutral_hue=gr.themes.colors.slate,
+    radius_size=gr.themes.sizes.radius_md,
+    # of the reader's own system: nothing is fetched
+    font=["ui-sans-serif", "system-ui", "sans-serif"],
+    font_mono=["ui-monospace", "Consolas", "monospace"],
+)
+TABS: dict[str, Any] = {
+    "Negative prompts": negatives,
+    "Diversity": diversity,
+    "Keep away from an image": reference,
+    "Hard negatives": mining,
+    "Compare": compare,
+}
+HEAD = """\
+# negguide
+### Tell a picture model what to leave out, and keep what you asked for
+"""
+
+
+def build(
+    backend: Backend,
+    limits: Limits | None = None,
+    outputs: Outputs | None = None,
+    *,
+    greeting: bool = False,
+) -> gr.Blocks:
+    """The interface around a loaded backend.
+
+    Args:
+        backend: what draws.
+        limits: how much one visitor may ask for.
+        outputs: where files go; a new folder when None.
+        greeting: draw the first example now, for everybody to see when the page opens.
+    """
+    limits = limits or Limits()
+    studio = Studio(backend, limits, outputs or Outputs(limits.keep_seconds))
+
+    def stop(request: gr.Request) -> None:
+        """Stop what you are drawing."""
+        if studio.stops.stop(request.session_hash):
+            gr.Info("Stopped.", duration=3)
+
+    def left(request: gr.Request) -> None:
+        studio.stops.stop(request.session_hash)
+
+    with gr.Blocks(title="negguide", analytics_enabled=False) as page:
+        gr.Markdown(HEAD, elem_id="head")
+        tabs: dict[str, Tab] = {}
+        with gr.Tabs():
+            for title, module in TABS.items():
+                with gr.Tab(title, id=title):
+                    tabs[title] = module.build(studio)
+        gr.on(
+            [tab.stop.click for tab in tabs.values()],
+            stop,
+            api_name="stop",
+            # of the visitor who asks, and tools share one session
+            api_visibility="undocumented",
+            cancels=[event for tab in tabs.values() for event in tab.events],
+            queue=False,
+            show_progress="hidden",
+        )
+        page.unload(left)
+        if greeting:
+            first = negatives.greeting(studio)
+            # of this visit alone: what was written to disk at the start is deleted after an hour
+            page.load(
+                lambda: first, outputs=tabs["Negative prompts"].outputs, api_visibility="private", queue=False
+            )
+    page.queue(max_size=limits.max_queue, api_open=False, default_concurrency_limit=4)
+    return page

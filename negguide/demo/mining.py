@@ -1,0 +1,320 @@
+"""The tab "Hard negatives": captions made wrong in one way, painted, and checked by a judge."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from negguide.demo import parts
+from negguide.demo.backend import Run
+from negguide.demo.limits import whole
+from negguide.demo.pairs import SET, Original, Pair, marked, pack, settings_of, write_set
+from negguide.demo.stopping import Stopped
+from negguide.demo.studio import MAX_SEED, Studio, opened, shown
+from negguide.demo.words import said_on_the_page
+from negguide.mining.edits import make_planner, plan
+from negguide.mining.item import CATEGORIES, Edit
+from negguide.mining.render.job import Job
+from negguide.mining.render.pipeline import PipelinePainter
+from negguide.mining.settings import Settings
+from negguide.mining.verify.margins import PairJudge
+from negguide.models import revision
+from negguide.toyworld import caption as caption_of
+from negguide.toyworld import parse, render, sample_scene
+from negguide.toyworld.scene import is_complete
+
+EXAMPLES = {
+    "a brown bear wearing a red hat": "a brown bear in front view wearing a red hat in a meadow",
+    "a white cat wearing black glasses": "a white cat in front view wearing black glasses in the snow",
+    "a grey rabbit wearing a blue scarf": "a grey rabbit in front view wearing a blue scarf on a beach",
+}
+WAYS = {"perp-neg": "Perp-Neg", "negative-prompt": "Negative prompt", "plain": "Plain"}
+"""How what was edited out is kept out of the negative picture."""
+STOP = 0.6
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is made: checked settings, the edits, and the judge."""
+
+    run: Run
+    edits: list[Edit]
+    settings: Settings
+    judge: PairJudge
+    painter: PipelinePainter
+
+
+@dataclass(frozen=True, eq=False)
+class Mining:
+    """The actions of the tab."""
+
+    studio: Studio
+
+    def draw_scene(self, seed: int) -> tuple[str, str]:
+        """Draw a scene of the toy world, with the caption that is true of it.
+
+        Args:
+            seed: another scene for another seed.
+
+        Returns:
+            The picture and its caption.
+        """
+        with said_on_the_page():
+            scene = sample_scene(random.Random(whole("seed", seed, 0, MAX_SEED)))
+            path = self.studio.outputs.new() / "scene.png"
+            render(scene).save(path)
+            return str(path), caption_of(scene)
+
+    def hard_negatives(
+        self,
+        caption: str,
+        categories: list[str],
+        edits: int,
+        method: str,
+        weight: float,
+        seed: int,
+        steps: int,
+        guidance_scale: float,
+        request: gr.Request,
+        image: str | None = None,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio's way to ask for it)
+    ) -> Iterator[tuple[Any, ...]]:
+        """Make hard negatives of a caption: edited captions and pictures of them, each checked by a judge.
+
+        Args:
+            caption: true of the picture, e.g. "a brown bear in front view wearing a red hat in a meadow".
+            categories: which kinds of edits: object, attribute, count, relation, swap, add, remove, negation.
+            edits: how many at most.
+            method: how what was edited out is kept out of the picture: perp-neg, negative-prompt or plain.
+            weight: how strongly.
+            seed: of the pictures and of the choice of edits.
+            steps: denoising steps.
+            guidance_scale: strength of the caption.
+            image: the picture; none = one is drawn from the caption.
+
+        Returns:
+            The original, every edit with its scores and verdict, the negative pictures, which to keep, and the id of
+            the set for download.
+        """
+        with said_on_the_page():
+            planned = self._plan(caption, categories, edits, method, weight, seed, steps, guidance_scale)
+            original = self._original(planned.run.prompt, image)
+        with said_on_the_page(), self.studio.stops.running(request.session_hash) as stop:
+            total, done = len(planned.edits) + (original is None), 0
+
+            def paint(job: Job) -> Image.Image:
+                nonlocal done
+                if stop.is_set():
+                    raise Stopped
+                progress((done, total), desc=job.prompt, unit="pictures")
+                with self.studio.backend.device_lock:
+                    (drawn,) = planned.painter([job])
+                done += 1
+                return drawn
+
+            first = planned.run.seeds[0]
+            if original is None:
+                original = Original(planned.run.prompt, paint(Job(planned.run.prompt, first)), True)
+            yield shown(original.image), "", [], gr.skip(), gr.skip()
+            pairs: list[Pair] = []
+            for edit in planned.edits:
+                drawn = paint(Job(edit.prompt, first, avoid=edit.avoid, weight=weight))
+                pairs.append(_judged(planned.judge, original, edit, drawn))
+                yield shown(original.image), _table(pairs), _gallery(pairs), gr.skip(), gr.skip()
+            folder = self.studio.outputs.new()
+            write_set(folder / SET, planned.settings, original, pairs)
+            choices = [(f"{i} · {pair.edit.caption}", str(i)) for i, pair in enumerate(pairs, 1)]
+            kept = [str(i) for i, pair in enumerate(pairs, 1) if not pair.objections]
+            keep = gr.CheckboxGroup(choices=choices, value=kept, visible=True)
+            yield shown(original.image), _table(pairs), _gallery(pairs), keep, folder.name
+
+    def download_set(self, set_id: str, keep: list[str]) -> str:
+        """Pack the pairs that are kept as a zip in the mining format.
+
+        Args:
+            set_id: what hard_negatives returned; sets are deleted after an hour.
+            keep: the numbers of the pairs, from "1".
+
+        Returns:
+            The zip: a set as `negguide mine` writes it.
+        """
+        with said_on_the_page():
+            if not set_id:
+                raise ValueError("There is no set yet; make hard negatives first.")
+            folder = self.studio.outputs.folder / set_id / SET
+            # the name comes from the visitor
+            if not re.fullmatch(r"call-\w+", set_id) or not folder.is_dir():
+                raise ValueError(
+                    "This set is not there any more; sets are deleted after an hour. Make it again."
+                )
+            return str(pack(folder, self.studio.outputs.new(), keep))
+
+    def _plan(
+        self,
+        caption: str,
+        categories: list[str],
+        edits: int,
+        method: str,
+        weight: float,
+        seed: int,
+        steps: int,
+        guidance_scale: float,
+    ) -> Plan:
+        studio, backend = self.studio, self.studio.backend
+        if backend.judge is None:
+            raise ValueError(
+                "There is no judge for this model; start the demo with --judge clip:MODEL or itm:MODEL."
+            )
+        if not 0 <= weight <= 10:
+            raise ValueError(f"weight must be from 0 to 10, got {weight}")
+        run = studio.plain(caption, 1, seed, steps, guidance_scale, studio.limits.max_size)
+        count = whole("edits", edits, 1, studio.limits.max_images)
+        planner = make_planner("rules", world=backend.toyworld)
+        rng = random.Random(run.seeds[0])
+        found, _ = plan(run.prompt, planner, categories=categories, per_item=count, rng=rng)
+        if not found:
+            raise ValueError(
+                f"Nothing in “{run.prompt}” can be edited in these ways; choose more of them, or say more, like “a "
+                "brown bear wearing a red hat in a meadow”."
+            )
+        how = {
+            "model": backend.model,
+            "revision": revision(backend.model),
+            "judge": backend.judge.name,
+            "method": method,
+            "weight": float(weight),
+        }
+        painter = PipelinePainter(
+            backend.pipe,
+            method=method,  # type: ignore[arg-type]
+            steps=run.steps,
+            guidance_scale=run.guidance_scale,
+            batch_size=1,
+            stop=STOP,
+        )
+        return Plan(run, found, settings_of(run, planner, categories, count, how), backend.judge, painter)
+
+    def _original(self, caption: str, image: str | None) -> Original | None:
+        """The picture that was given, or drawn by the toy world itself; None = the model has to paint it."""
+        if image is not None:
+            return Original(caption, opened(image), False)
+        if self.studio.backend.toyworld and is_complete(scene := parse(caption)):
+            return Original(caption, render(scene), False)
+        return None
+
+
+def _judged(judge: PairJudge, original: Original, edit: Edit, drawn: Image.Image) -> Pair:
+    images = [original.image, original.image, drawn, drawn]
+    found = judge.score(images, [original.caption, edit.caption] * 2).tolist()
+    scores = (found[0], found[1], found[2], found[3])
+    return Pair(edit, drawn, scores, tuple(judge.margins.objections(scores)))
+
+
+def _gallery(pairs: Sequence[Pair]) -> list[tuple[Any, str]]:
+    return [(shown(pair.image), f"{i} · {pair.edit.category}") for i, pair in enumerate(pairs, 1)]
+
+
+def _table(pairs: Sequence[Pair]) -> str:
+    """Every edit with the 2x2 scores; I is the picture, T the caption, and ′ marks the negative ones."""
+    lines = [
+        "| | edit | negative caption | verdict | I, T | I, T′ | I′, T | I′, T′ |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for i, pair in enumerate(pairs, 1):
+        verdict = "rejected: " + "; ".join(pair.objections) if pair.objections else "**kept**"
+        cells = " | ".join(f"{score:.2f}" for score in pair.scores)
+        lines.append(f"| {i} | {pair.edit.category} | {marked(pair.edit)} | {verdict} | {cells} |")
+    return "\n".join(lines)
+
+
+def build(studio: Studio) -> parts.Tab:
+    """Lay the tab out and wire it."""
+    actions = Mining(studio)
+    toy = studio.backend.toyworld
+    gr.Markdown(
+        "A hard negative is a pair that is wrong in exactly one way. The caption is edited, the edited caption "
+        "is painted with **Perp-Neg** keeping out what was edited away, and a judge looks at all four combinations. "
+        "Keep what is right, and download it to train a CLIP-like model on."
+    )
+    tries = parts.examples(list(EXAMPLES), "mining") if toy else []
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=320):
+            words = gr.Textbox(
+                EXAMPLES["a brown bear wearing a red hat"] if toy else "a black cat on a red chair",
+                label="Caption",
+                elem_id="mining-caption",
+                max_lines=3,
+            )
+            image = gr.Image(
+                type="filepath",
+                image_mode=None,
+                label="Its picture (without one, it is drawn)",
+                sources=["upload", "clipboard"],
+                height=230,
+                elem_id="mining-image",
+            )
+            parts.refuse_broken(image)
+            with gr.Row(visible=toy, equal_height=True):
+                number = gr.Number(1, label="Scene", precision=0, minimum=0, maximum=MAX_SEED, min_width=80)
+                scene = gr.Button("Draw me this scene", size="sm", min_width=120, elem_id="mining-scene")
+            categories = gr.CheckboxGroup(
+                list(CATEGORIES), value=list(CATEGORIES), label="What may be edited"
+            )
+            edits = parts.up_to(studio.limits.max_images, 4, "Edits")
+            button = parts.buttons("Make hard negatives", "mining")
+            with gr.Accordion("How they are painted", open=False):
+                method = gr.Radio(
+                    [(label, key) for key, label in WAYS.items()],
+                    value="perp-neg",
+                    label="What was edited out is kept out by",
+                )
+                weight = gr.Slider(0, 10, 1.5, step=0.1, label="Weight", buttons=[])
+                seed, steps, scale = parts.sampling(studio)
+            parts.vocabulary(studio)
+        with gr.Column(scale=3, min_width=320):
+            gr.Markdown("The original, I, and its caption, T", elem_classes="title")
+            with gr.Row():
+                original = gr.Image(
+                    label="The original",
+                    show_label=False,
+                    format="png",
+                    interactive=False,
+                    buttons=[],
+                    height=220,
+                    min_width=160,
+                    elem_id="mining-original",
+                )
+            said = gr.Markdown(
+                label="Edits and verdicts", elem_id="mining-said", elem_classes="said scores", min_height=48
+            )
+            gallery = parts.gallery("The negatives", "mining-gallery")
+            choices = [str(i) for i in range(1, studio.limits.max_images + 1)]
+            keep = gr.CheckboxGroup(choices, value=[], label="Keep", visible=False, elem_id="mining-keep")
+            set_id = gr.Textbox("", label="Set", visible=False)
+            with gr.Row():
+                pack = gr.Button("Pack what is kept as a zip", elem_id="mining-pack")
+            packed = gr.File(
+                label="The set", interactive=False, elem_id="mining-zip", elem_classes="file-out"
+            )
+    scene.click(actions.draw_scene, number, [image, words], api_name="draw_scene", show_progress="hidden")
+    pack.click(actions.download_set, [set_id, keep], packed, api_name="download_set", show_progress="hidden")
+    outputs = [original, said, gallery, keep, set_id]
+    events = parts.wire(
+        actions.hard_negatives,
+        [words, categories, edits, method, weight, seed, steps, scale, image],
+        outputs,
+        triggers=[button.draw.click, words.submit],
+        api_name="hard_negatives",
+        progress_on=said,
+        filled={
+            example: [(words, value), (image, None)]
+            for example, value in zip(tries, EXAMPLES.values(), strict=False)
+        },
+    )
+    return parts.Tab(events, button.stop, outputs)

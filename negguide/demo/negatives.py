@@ -1,0 +1,311 @@
+"""The tab "Negative prompts": things left out in words, by each method, beside the plain picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from negguide import Negative
+from negguide.demo import parts
+from negguide.demo.as_python import code
+from negguide.demo.backend import Drawn, Run, first_and_rest, joined
+from negguide.demo.how import METHODS, left_out, with_method
+from negguide.demo.measures import agree
+from negguide.demo.studio import Studio, curves, heatmap, shown
+from negguide.demo.words import said_on_the_page, what_happened
+
+NEGATIVES = 4
+WEIGHT, START, STOP = 1.5, 0.0, 0.6
+
+EXAMPLES = {
+    "a bear wearing glasses − black glasses": ("a bear wearing glasses", "black glasses", "perp-neg"),
+    "a bear wearing a hat − a brown bear wearing a hat": (
+        "a bear wearing a hat",
+        "a brown bear wearing a hat",
+        "perp-neg",
+    ),
+    "a rabbit wearing a hat − a red hat": ("a rabbit wearing a hat", "a red hat", "perp-neg"),
+    "a cat wearing glasses − black glasses, by NAG": ("a cat wearing glasses", "black glasses", "nag"),
+}
+"""What a button says: prompt, negative and method."""
+
+
+@dataclass(frozen=True, eq=False)
+class Negatives:
+    """The actions of the tab."""
+
+    studio: Studio
+
+    def leave_out(
+        self,
+        prompt: str,
+        negative_1: str,
+        weight_1: float,
+        start_1: float,
+        stop_1: float,
+        negative_2: str,
+        weight_2: float,
+        start_2: float,
+        stop_2: float,
+        negative_3: str,
+        weight_3: float,
+        start_3: float,
+        stop_3: float,
+        negative_4: str,
+        weight_4: float,
+        start_4: float,
+        stop_4: float,
+        method: str,
+        beside: bool,
+        images: int,
+        seed: int,
+        steps: int,
+        guidance_scale: float,
+        size: int,
+        request: gr.Request,
+        scale: float | None = None,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio's way to ask for it)
+    ) -> Iterator[tuple[Any, ...]]:
+        """Draw a prompt with things left out, beside the same seeds drawn plainly.
+
+        Args:
+            prompt: what to draw, e.g. "a bear wearing glasses".
+            negative_1: what to leave out, e.g. "black glasses"; it may overlap with the prompt. Empty = nothing.
+            weight_1: its strength, from 0.
+            start_1: when it begins to act, as a fraction of the steps.
+            stop_1: when it ends.
+            negative_2: a second thing to leave out.
+            weight_2: its strength.
+            start_2: when it begins to act.
+            stop_2: when it ends.
+            negative_3: a third thing to leave out.
+            weight_3: its strength.
+            start_3: when it begins to act.
+            stop_3: when it ends.
+            negative_4: a fourth thing to leave out.
+            weight_4: its strength.
+            start_4: when it begins to act.
+            stop_4: when it ends.
+            method: how the negatives act: plain, negative-prompt, perp-neg, nag, ong or vsf.
+            beside: also draw what a classic negative prompt does with the same words.
+            images: how many, each with a seed of its own.
+            seed: of the first image.
+            steps: denoising steps.
+            guidance_scale: strength of the prompt.
+            size: pixels along an edge; the embedded model has one size.
+            scale: strength of nag, ong or vsf; none = the method's own.
+
+        Returns:
+            The labelled pictures as one PNG, a sentence on what happened, the first seed plain and guided, all
+            pictures, the trace, and the settings as Python code.
+        """
+        with said_on_the_page():
+            plain = self.studio.plain(prompt, images, seed, steps, guidance_scale, size)
+            said = (
+                (negative_1, weight_1, start_1, stop_1),
+                (negative_2, weight_2, start_2, stop_2),
+                (negative_3, weight_3, start_3, stop_3),
+                (negative_4, weight_4, start_4, stop_4),
+            )
+            negatives = [self._negative(*one) for one in said if one[0] and one[0].strip()]
+            if not negatives and method != "plain":
+                raise ValueError("Nothing to leave out; write it below the prompt, like “black glasses”.")
+            columns = self._columns(plain, method, negatives, scale, beside)
+        parts_of = {key: first_and_rest(run) for key, run in columns.items()}
+        with self.studio.drawing(
+            request, progress, [part for parts in parts_of.values() for part in parts]
+        ) as draw:
+            drawn: dict[str, list[Drawn]] = {key: [] for key in columns}
+            # the plain picture and the asked-for one first, since they go into the slider
+            order = list(dict.fromkeys(["plain", method, *columns]))
+            for turn in range(len(parts_of["plain"])):
+                for key in order:
+                    drawn[key].append(draw(parts_of[key][turn], METHODS[key]))
+                    if turn == 0:
+                        yield self._so_far(columns, drawn, method)
+            yield self._all(columns, {key: joined(parts) for key, parts in drawn.items()}, method)
+
+    def show_seed(
+        self, pictures: list[tuple[str, str]], event: gr.SelectData
+    ) -> tuple[Image.Image, Image.Image] | None:
+        """Put the seed of the picture that was clicked into the slider."""
+        seed = pictures[event.index][1].split(" · ")[0]
+        row = [path for path, caption in pictures if caption.split(" · ")[0] == seed]
+        return Image.open(row[0]), Image.open(row[-1])
+
+    def _negative(self, prompt: str, weight: float, start: float, stop: float) -> Negative:
+        return Negative(self.studio.words("negative", prompt), weight, start, stop)
+
+    def _columns(
+        self, plain: Run, method: str, negatives: list[Negative], scale: float | None, beside: bool
+    ) -> dict[str, Run]:
+        """What is drawn, from left to right; plain is the first and the asked-for method the last."""
+        toy = self.studio.backend.toyworld
+        columns = {"plain": plain}
+        if beside and negatives and plain.guidance_scale > 1 and method not in ("plain", "negative-prompt"):
+            columns["negative-prompt"] = with_method(plain, "negative-prompt", negatives, None, toy)
+        columns[method] = with_method(plain, method, negatives, scale, toy)
+        for run in columns.values():
+            self.studio.backend.arguments(run)
+        return columns
+
+    def _so_far(self, columns: dict[str, Run], drawn: dict[str, list[Drawn]], method: str) -> tuple[Any, ...]:
+        first = {key: parts[0].images[0] for key, parts in drawn.items() if parts}
+        seed = columns["plain"].seeds[0]
+        gallery = [(shown(first[key]), _caption(seed, key)) for key in columns if key in first]
+        slider = (shown(first["plain"]), shown(first[method])) if method in first else gr.skip()
+        return gr.skip(), gr.skip(), slider, gallery, *[gr.skip()] * 3
+
+    def _all(self, columns: dict[str, Run], drawn: dict[str, Drawn], method: str) -> tuple[Any, ...]:
+        backend, run, plain = self.studio.backend, columns[method], columns["plain"]
+        names = left_out(run)
+        title = f"“{run.prompt}”" + (f" minus {' and '.join(f'“{name}”' for name in names)}" if names else "")
+        listed = [(METHODS[key], columns[key], drawn[key].images) for key in columns]
+        gallery = [
+            (shown(drawn[key].images[i]), _caption(seed, key))
+            for i, seed in enumerate(plain.seeds)
+            for key in columns
+        ]
+        trace = drawn[method].trace
+        sentence = what_happened(run.methods[0] if run.methods else None, trace, names)
+        return (
+            self.studio.sheet(listed, title),
+            f"**{sentence}**\n\n{self._counted(columns, drawn, names)}",
+            (shown(drawn["plain"].images[0]), shown(drawn[method].images[0])),
+            gallery,
+            heatmap(drawn[method]),
+            curves(drawn[method]),
+            code(backend, list(columns.items())),
+        )
+
+    def _counted(self, columns: dict[str, Run], drawn: dict[str, Drawn], names: Sequence[str]) -> str:
+        """A table of what the judge sees, for the embedded model."""
+        if not self.studio.backend.toyworld or not names:
+            return ""
+        prompt = columns["plain"].prompt
+        heads = "".join(f" {METHODS[key]} |" for key in columns)
+        lines = [f"| what the judge sees |{heads}", "|---|" + "---|" * len(columns)]
+        for text, label in ((prompt, "all of"), *((name, "still") for name in names)):
+            counts = (agree(drawn[key].images, text) for key in columns)
+            cells = "".join(f" {count} of {len(drawn['plain'].images)} |" for count in counts)
+            lines.append(f"| {label} *{text}* |{cells}")
+        return "\n".join(lines)
+
+
+def greeting(studio: Studio) -> list[Any]:
+    """The results of the first example, without the PNG, drawn now."""
+    prompt, negative, method = next(iter(EXAMPLES.values()))
+    backend = studio.backend
+    arguments: dict[str, Any] = {}
+    for number in range(1, NEGATIVES + 1):
+        arguments |= {
+            f"negative_{number}": negative if number == 1 else "",
+            f"weight_{number}": WEIGHT,
+            f"start_{number}": START,
+            f"stop_{number}": STOP,
+        }
+    results = Negatives(studio).leave_out(
+        prompt=prompt,
+        **arguments,
+        method=method,
+        beside=True,
+        images=2,
+        seed=0,
+        steps=min(backend.steps, studio.limits.max_steps),
+        guidance_scale=backend.suited.guidance_scale,
+        size=studio.limits.max_size,
+        request=SimpleNamespace(session_hash=None),
+        progress=lambda *_, **__: None,
+    )
+    *_, last = results
+    return [None, *last[1:]]
+
+
+def _caption(seed: int, key: str) -> str:
+    return f"seed {seed} · {METHODS[key]}"
+
+
+def build(studio: Studio) -> parts.Tab:
+    """Lay the tab out and wire it."""
+    actions = Negatives(studio)
+    gr.Markdown(
+        "Say what to draw and what to leave out. A **classic negative prompt** pushes away from everything it says, "
+        "also from what it shares with the prompt. **Perp-Neg** takes away only what the prompt did not ask for."
+    )
+    tries = parts.examples(list(EXAMPLES), "negatives")
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=320):
+            prompt = gr.Textbox(
+                "a bear wearing glasses", label="Draw", elem_id="negatives-prompt", max_lines=3
+            )
+            rows = [_row(1, "black glasses")]
+            with gr.Accordion("More to leave out", open=False):
+                rows += [_row(number, "") for number in range(2, NEGATIVES + 1)]
+            method = gr.Radio(
+                [(label, key) for key, label in METHODS.items()],
+                value="perp-neg",
+                label="How",
+                elem_id="negatives-method",
+            )
+            beside = gr.Checkbox(True, label="beside it, what a classic negative prompt does")
+            button = parts.buttons("Draw", "negatives")
+            settings = parts.settings(studio, images=4)
+            with gr.Accordion("Strength of NAG, ONG, VSF", open=False):
+                scale = gr.Number(None, label="Scale", info="empty: the method's own (NAG 5, ONG 1, VSF 3)")
+            parts.vocabulary(studio)
+        with gr.Column(scale=3, min_width=320):
+            said = gr.Markdown(
+                label="What happened", elem_id="negatives-said", elem_classes="said", min_height=48
+            )
+            slider = parts.slider("Plain on the left, guided on the right; drag the line", "negatives-slider")
+            gallery = parts.gallery(
+                "The same seeds; click one to put it above", "negatives-gallery", columns=3
+            )
+            where, when = parts.acted()
+            python, sheet = parts.to_take_away("negatives")
+    inputs = [prompt, *(field for row in rows for field in row), method, beside, *settings, scale]
+    outputs = [sheet, said, slider, gallery, where, when, python]
+    gallery.select(actions.show_seed, gallery, slider, api_visibility="private", show_progress="hidden")
+    events = parts.wire(
+        actions.leave_out,
+        inputs,
+        outputs,
+        triggers=[button.draw.click, prompt.submit, rows[0][0].submit],
+        api_name="leave_out",
+        progress_on=said,
+        filled={
+            example: list(zip((prompt, rows[0][0], method), values, strict=True))
+            for example, values in zip(tries, EXAMPLES.values(), strict=True)
+        },
+    )
+    return parts.Tab(events, button.stop, outputs)
+
+
+def _row(number: int, value: str) -> list[Any]:
+    """What to leave out, its weight and its window."""
+    with gr.Group():
+        text = gr.Textbox(
+            value,
+            label="Leave out" if number == 1 else f"Leave out ({number})",
+            elem_id=f"negatives-negative-{number}",
+            max_lines=2,
+        )
+        with gr.Row():
+            weight = gr.Slider(
+                0,
+                5,
+                WEIGHT,
+                step=0.1,
+                label="Weight",
+                min_width=100,
+                buttons=[],
+                elem_id=f"negatives-weight-{number}",
+            )
+            start = gr.Slider(0, 1, START, step=0.05, label="From", min_width=100, buttons=[])
+            stop = gr.Slider(0, 1, STOP, step=0.05, label="until", min_width=100, buttons=[])
+    return [text, weight, start, stop]

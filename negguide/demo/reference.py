@@ -1,0 +1,288 @@
+"""The tab "Keep away from an image": away from the trademark character, or from a picture of the visitor's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+from PIL import Image, ImageChops
+
+from negguide import NegToMe
+from negguide.demo import parts
+from negguide.demo.as_python import code
+from negguide.demo.backend import Drawn, Run
+from negguide.demo.measures import distances, trademarks
+from negguide.demo.studio import Studio, curves, heatmap, shown
+from negguide.demo.words import pushed_sentence, said_on_the_page
+from negguide.toyworld import TRADEMARK, Scene, render
+
+PIP, UPLOAD = "pip", "upload"
+PLACE = "meadow"
+CENTRED = {"alpha": 4.0, "threshold": 0.0, "stop": 0.5}
+"""What went furthest from the trademark character, tokens centred, on the embedded model (benchmarks/reference.py)."""
+
+EXAMPLES = {
+    "an explorer, away from Pip": "an explorer in a meadow",
+    "a cat, away from Pip": "a cat in a meadow",
+}
+
+_PIP_IMPORTS = (
+    "from dataclasses import replace",
+    "from negguide.toyworld import TRADEMARK, Scene, render",
+)
+_PIP = f'reference = render(Scene((replace(TRADEMARK, view="front"),), "{PLACE}"))'
+_UPLOAD = 'reference = Image.open("reference.png").convert("RGB")  # your picture, given below'
+_MASK = 'reference_mask = Image.open("reference-mask.png").convert("L")'
+
+
+def pip() -> Image.Image:
+    """The trademark character, drawn by the renderer."""
+    return render(Scene((replace(TRADEMARK, view="front"),), PLACE))
+
+
+def painted(editor: dict[str, Any] | None) -> tuple[Image.Image, Image.Image | None]:
+    """The uploaded picture, and where it was painted over (L, white there); None where it was not.
+
+    Raises:
+        ValueError: without a picture.
+    """
+    background = None if editor is None else editor.get("background")
+    if editor is None or background is None:
+        raise ValueError("There is no picture to keep away from; upload one, or choose Pip.")
+    mask = Image.new("L", background.size)
+    for layer in editor.get("layers") or []:
+        if layer is not None:
+            mask = ImageChops.lighter(mask, layer.convert("RGBA").getchannel("A").resize(background.size))
+    return background.convert("RGB"), mask if mask.getbbox() else None
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The actions of the tab."""
+
+    studio: Studio
+
+    def keep_away(
+        self,
+        prompt: str,
+        character: str,
+        alpha: float,
+        threshold: float,
+        stop: float,
+        center: bool,
+        images: int,
+        seed: int,
+        steps: int,
+        guidance_scale: float,
+        size: int,
+        request: gr.Request,
+        picture: dict[str, Any] | None = None,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio's way to ask for it)
+    ) -> Iterator[tuple[Any, ...]]:
+        """Draw a prompt plainly and pushed away from a reference picture by NegToMe.
+
+        Args:
+            prompt: what to draw, e.g. "an explorer in a meadow".
+            character: pip (the toy world's trademark character) or upload (the picture that is given).
+            alpha: how strongly, from 0.
+            threshold: the least cosine at which two tokens count as alike, -1 to 1.
+            stop: when it ends to act, as a fraction of the steps.
+            center: subtract the mean token before matching, for small models.
+            images: how many, each with a seed of its own.
+            seed: of the first image.
+            steps: denoising steps.
+            guidance_scale: strength of the prompt.
+            size: pixels along an edge; the embedded model has one size.
+            picture: the reference as background; where a layer is painted, only that part counts.
+
+        Returns:
+            All as one PNG, what happened with its numbers, the first seed before and after, all pictures, the share
+            of tokens pushed at each step, the settings as Python code, and the files that the code reads.
+        """
+        with said_on_the_page():
+            plain = self.studio.plain(prompt, images, seed, steps, guidance_scale, size)
+            if character not in (PIP, UPLOAD):
+                raise ValueError(f"character must be {PIP} or {UPLOAD}, got {character!r}")
+            reference, mask = (pip(), None) if character == PIP else painted(picture)
+            options = {
+                **self.studio.backend.suited.negtome,
+                "alpha": alpha,
+                "threshold": threshold,
+                "stop": stop,
+            }
+            method = NegToMe(reference, reference_mask=mask, center=center, **options)
+        pushed = replace(plain, methods=(method,))
+        with self.studio.drawing(request, progress, [plain, pushed]) as draw:
+            before = draw(plain, "Plain")
+            gallery = self._gallery([("before", plain, before)])
+            yield gr.skip(), gr.skip(), gr.skip(), gallery, *[gr.skip()] * 4
+            after = draw(pushed, "Away from the picture")
+            yield self._all(plain, pushed, before, after, reference, mask)
+
+    def _gallery(self, columns: list[tuple[str, Run, Drawn]]) -> list[tuple[Any, str]]:
+        seeds = columns[0][1].seeds
+        return [
+            (shown(drawn.images[i]), f"seed {seed} · {label}")
+            for i, seed in enumerate(seeds)
+            for label, _, drawn in columns
+        ]
+
+    def _all(
+        self,
+        plain: Run,
+        pushed: Run,
+        before: Drawn,
+        after: Drawn,
+        reference: Image.Image,
+        mask: Image.Image | None,
+    ) -> tuple[Any, ...]:
+        is_pip = mask is None and reference == pip()
+        title = f"“{plain.prompt}”, pushed away from {'Pip' if is_pip else 'a picture'}"
+        sheet = self.studio.sheet(
+            [("plain", plain, before.images), ("away", pushed, after.images)], title, as_rows=True
+        )
+        imports, lines, files = list(_PIP_IMPORTS), [_PIP], []
+        if not is_pip:
+            imports, lines = ["from PIL import Image"], [_UPLOAD]
+            folder = self.studio.outputs.new()
+            reference.save(folder / "reference.png")
+            files = [folder / "reference.png"]
+            if mask is not None:
+                mask.save(folder / "reference-mask.png")
+                lines.append(_MASK)
+                files.append(folder / "reference-mask.png")
+        return (
+            sheet,
+            self._said(before, after, reference, is_pip),
+            (shown(before.images[0]), shown(after.images[0])),
+            self._gallery([("before", plain, before), ("after", pushed, after)]),
+            heatmap(after),
+            curves(after),
+            code(
+                self.studio.backend,
+                [("before", plain), ("after", pushed)],
+                imports=imports,
+                reference="\n".join(lines),
+            ),
+            [str(path) for path in files] or None,
+        )
+
+    def _said(self, before: Drawn, after: Drawn, reference: Image.Image, is_pip: bool) -> str:
+        sentence = f"**{pushed_sentence(after.trace)}**"
+        if not self.studio.backend.toyworld:
+            return sentence
+        n = len(before.images)
+        means = [sum(distances(drawn.images, reference)) / n for drawn in (before, after)]
+        rows = [("distance to the picture (0 = the same)", *(f"{mean:.2f}" for mean in means))]
+        if is_pip:
+            rows.append(
+                ("is Pip himself", *(f"{trademarks(drawn.images)} of {n}" for drawn in (before, after)))
+            )
+        lines = ["| what the judge sees | Before | After |", "|---|---|---|"]
+        return "\n".join([sentence, "", *lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def build(studio: Studio) -> parts.Tab:
+    """Lay the tab out and wire it."""
+    actions = Reference(studio)
+    toy = studio.backend.toyworld
+    suited = CENTRED if toy else {"alpha": 0.9, "threshold": 0.65, "stop": 0.2}
+    gr.Markdown(
+        "In this little world “an explorer” is mostly **Pip**, an orange cat with a green hat and a purple scarf. "
+        "**NegToMe** pushes what is drawn away from a reference picture, without a word about it."
+        if toy
+        else "**NegToMe** pushes what is drawn away from a reference picture, without a word about it."
+    )
+    tries = parts.examples(list(EXAMPLES) if toy else [], "reference") if toy else []
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=320):
+            prompt = gr.Textbox(
+                "an explorer in a meadow", label="Draw", elem_id="reference-prompt", max_lines=3
+            )
+            character = gr.Radio(
+                [("Pip", PIP), ("my picture", UPLOAD)],
+                value=PIP if toy else UPLOAD,
+                label="Keep away from",
+                elem_id="reference-character",
+            )
+            gr.Image(
+                shown(pip()),
+                label="Pip",
+                show_label=False,
+                interactive=False,
+                height=160,
+                buttons=[],
+                visible=toy,
+                elem_id="reference-pip",
+                format="png",
+            )
+            picture = gr.ImageEditor(
+                label="My picture; paint over a part, and only that part counts",
+                type="pil",
+                sources=["upload", "clipboard"],
+                brush=gr.Brush(default_size="auto", colors=["#f43f5e"], color_mode="fixed"),
+                transforms=[],
+                layers=False,
+                format="png",
+                elem_id="reference-picture",
+                canvas_size=(512, 512),
+                # an editor that is not in the page when it is built does not take pictures later
+                visible="hidden" if toy else True,
+            )
+            parts.refuse_broken(picture)
+            alpha = gr.Slider(0, 12, suited["alpha"], step=0.1, label="How strongly (alpha)", buttons=[])
+            with gr.Accordion("What is pushed, and when", open=False):
+                threshold = gr.Slider(
+                    -1,
+                    1,
+                    suited["threshold"],
+                    step=0.05,
+                    label="How alike tokens must be (threshold)",
+                    buttons=[],
+                )
+                stop = gr.Slider(
+                    0.05, 1, suited["stop"], step=0.05, label="Acts until (share of the steps)", buttons=[]
+                )
+                center = gr.Checkbox(toy, label="subtract the mean token first (for small models)")
+            button = parts.buttons("Draw before and after", "reference")
+            settings = parts.settings(studio, images=4)
+            parts.vocabulary(studio)
+        with gr.Column(scale=3, min_width=320):
+            said = gr.Markdown(
+                label="What happened", elem_id="reference-said", elem_classes="said", min_height=48
+            )
+            slider = parts.slider("Before on the left, after on the right; drag the line", "reference-slider")
+            gallery = parts.gallery("The same seeds before and after", "reference-gallery", columns=4)
+            where, when = parts.acted()
+            python, sheet = parts.to_take_away("reference")
+            files = gr.File(
+                label="Files that the code reads",
+                visible=not toy,
+                interactive=False,
+                elem_classes="file-out",
+                file_count="multiple",
+            )
+    character.change(
+        lambda chosen: [gr.update(visible=True if chosen == UPLOAD else "hidden")] * 2,
+        character,
+        [picture, files],
+        api_visibility="private",
+        queue=False,
+        show_progress="hidden",
+    )
+    outputs = [sheet, said, slider, gallery, where, when, python, files]
+    events = parts.wire(
+        actions.keep_away,
+        [prompt, character, alpha, threshold, stop, center, *settings, picture],
+        outputs,
+        triggers=[button.draw.click, prompt.submit],
+        api_name="keep_away",
+        progress_on=said,
+        filled={
+            example: [(prompt, value), (character, PIP)]
+            for example, value in zip(tries, EXAMPLES.values(), strict=False)
+        },
+    )
+    return parts.Tab(events, button.stop, outputs)

@@ -1,0 +1,113 @@
+"""Start the demo as a web server, with what may be reached from outside kept small."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from negguide.demo.limits import Limits
+from negguide.demo.outputs import Outputs
+
+if TYPE_CHECKING:
+    from negguide.demo.backend import Backend
+
+
+@dataclass(frozen=True, eq=False)
+class Server:
+    """A demo that is being served.
+
+    Attributes:
+        url: where, on this machine.
+        share_url: the public address, with `share`.
+        page: the `gradio.Blocks`.
+        outputs: the only folder that is served.
+    """
+
+    url: str
+    share_url: str | None
+    page: Any
+    outputs: Outputs
+
+    def wait(self) -> None:
+        """Serve until it is interrupted."""
+        try:
+            self.page.block_thread()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End, and delete what was written."""
+        self.page.close(verbose=False)
+        self.outputs.close()
+
+
+def serve(
+    backend: Backend,
+    limits: Limits | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    share: bool = False,
+    mcp: bool = False,
+    auth: Sequence[tuple[str, str]] | None = None,
+    greeting: bool = True,
+    quiet: bool = False,
+) -> Server:
+    """Serve the interface in the background.
+
+    Args:
+        backend: what draws.
+        limits: how much one visitor may ask for.
+        host: "127.0.0.1" is this machine alone, "0.0.0.0" everybody who can reach it.
+        port: None = the first free one from 7860.
+        share: also a public address at gradio.live, for a week.
+        mcp: also serve the actions as tools of the Model Context Protocol.
+        auth: (user, password) of those who may enter; None = everybody.
+        greeting: show an example when the page opens; drawn at the start, on the embedded model alone.
+        quiet: print nothing.
+
+    Raises:
+        ValueError: for `mcp` with `auth`: tools cannot log in.
+        ImportError: for `mcp` without the extra demo-mcp.
+        OSError: when `port` is taken.
+    """
+    limits = limits or Limits()
+    if mcp:
+        _check_mcp(auth)
+    outputs = Outputs(limits.keep_seconds)
+    # read by Gradio when it is imported and when components are made
+    os.environ["GRADIO_TEMP_DIR"] = str(outputs.folder)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    from negguide.demo.interface import CSS, THEME, build
+
+    page = build(backend, limits, outputs, greeting=greeting and backend.toyworld)
+    # pictures that belong to the page itself were written while it was built
+    outputs.start()
+    _, url, share_url = page.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        mcp_server=mcp,
+        auth=list(auth) if auth else None,
+        max_file_size=f"{limits.max_upload_mb}mb",
+        enable_monitoring=False,
+        run_history=False,
+        show_error=False,
+        footer_links=["api"],
+        theme=THEME,
+        css_paths=CSS,
+        prevent_thread_lock=True,
+        quiet=quiet,
+    )
+    return Server(url, share_url, page, outputs)
+
+
+def _check_mcp(auth: Sequence[tuple[str, str]] | None) -> None:
+    if auth:
+        raise ValueError("mcp and auth exclude each other: tools cannot log in")
+    try:
+        import mcp  # noqa: F401
+    except ImportError as error:
+        raise ImportError('mcp needs the extra demo-mcp: pip install "negguide[demo-mcp]"') from error

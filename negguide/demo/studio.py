@@ -1,0 +1,169 @@
+"""What every tab shares: the model, its limits, one visitor's run with its progress, and pictures to show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from negguide import plot_maps, plot_trace
+from negguide.demo.backend import Backend, Drawn, Run
+from negguide.demo.limits import MAX_PIXELS, Limits, text, whole
+from negguide.demo.outputs import Outputs
+from negguide.demo.stopping import Stops
+from negguide.demo.words import complaint, said_on_the_page
+from negguide.models import revision
+from negguide.pictures import file_name, grid, save_png, versions
+from negguide.version import __version__
+
+SHOWN = 384
+"""Smaller pictures are enlarged by a whole factor to at least so many pixels before they are shown."""
+MAX_SEED = 2**31 - 1
+
+Draw = Callable[[Run, str], Drawn]
+
+
+@dataclass(frozen=True, eq=False)
+class Studio:
+    """The backend, and what holds for everybody who uses it."""
+
+    backend: Backend
+    limits: Limits
+    outputs: Outputs
+    stops: Stops = field(default_factory=Stops)
+
+    def plain(
+        self,
+        prompt: str,
+        images: int,
+        seed: int,
+        steps: int,
+        guidance_scale: float,
+        size: int,
+        least: int = 1,
+    ) -> Run:
+        """The run without any negative, from the settings that all tabs have.
+
+        Raises:
+            TypeError, ValueError: naming the setting, its value and what would be right.
+        """
+        limits = self.limits
+        first = whole("seed", seed, 0, MAX_SEED)
+        count = whole("images", images, least, limits.max_images)
+        if not 0 <= guidance_scale <= 30:
+            raise ValueError(f"guidance scale must be from 0 to 30, got {guidance_scale}")
+        chosen = whole("size", size, 64, limits.max_size) // 8 * 8 if self.backend.resizable else None
+        return Run(
+            prompt=self.words("prompt", prompt),
+            steps=whole("steps", steps, 1, limits.max_steps),
+            guidance_scale=float(guidance_scale),
+            seeds=tuple(range(first, first + count)),
+            size=chosen,
+        )
+
+    def words(self, name: str, value: str) -> str:
+        """A prompt or a negative that the model can read.
+
+        Raises:
+            ValueError: when it is empty, too long, or not in the embedded model's language.
+        """
+        stripped = text(name, value)
+        if not stripped:
+            raise ValueError(f"The {name} is empty; write what to draw, like “a bear wearing glasses”.")
+        wrong = complaint(stripped) if self.backend.toyworld else None
+        if wrong:
+            raise ValueError(wrong)
+        return stripped
+
+    @contextmanager
+    def drawing(
+        self, request: gr.Request, progress: Callable[..., Any], runs: Sequence[Run]
+    ) -> Iterator[Draw]:
+        """A function that draws one of `runs` under a title, with one progress bar over all of them.
+
+        Stop, pressed by the same visitor, ends it; errors become messages on the page.
+        """
+        total = sum(run.steps for run in runs)
+        done = 0
+        with said_on_the_page(), self.stops.running(request.session_hash) as stop:
+
+            def draw(run: Run, title: str) -> Drawn:
+                def on_step() -> None:
+                    nonlocal done
+                    done += 1
+                    progress((done, total), desc=title, unit="steps")
+
+                progress((done, total), desc=title, unit="steps")
+                return self.backend.draw(run, on_step, stop)
+
+            yield draw
+
+    def sheet(
+        self,
+        columns: Sequence[tuple[str, Run, Sequence[Image.Image]]],
+        title: str,
+        *,
+        as_rows: bool = False,
+    ) -> str:
+        """A labelled picture of (label, run, images), written as a PNG with its settings inside; its path."""
+        seeds = [f"seed {seed}" for seed in columns[0][1].seeds]
+        labels = [label for label, _, _ in columns]
+        rows = [list(images) for _, _, images in columns]
+        if not as_rows:
+            rows, labels, seeds = [list(row) for row in zip(*rows, strict=True)], seeds, labels
+        run = columns[-1][1]
+        name = Path(self.backend.model).name if Path(self.backend.model).is_absolute() else self.backend.model
+        footer = (
+            f"{name} · {run.steps} steps · guidance scale {run.guidance_scale:g} · negguide {__version__}"
+        )
+        picture = grid(rows, row_labels=labels, column_labels=seeds, title=title, footer=footer)
+        settings = {
+            "command": "demo",
+            "model": self.backend.model,
+            "columns": [{"label": label, **run.to_dict()} for label, run, _ in columns],
+            "revision": revision(self.backend.model),
+            "versions": versions(),
+        }
+        path = self.outputs.new() / f"{file_name(title)}.png"
+        save_png(picture, path, settings)
+        return str(path)
+
+
+def shown(image: Image.Image) -> Image.Image:
+    """The picture as large as a page wants it."""
+    factor = -(-SHOWN // min(image.size))
+    if factor <= 1:
+        return image
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
+
+
+def heatmap(drawn: Drawn) -> Image.Image | None:
+    """Where the negatives acted in each picture; None where none did."""
+    if drawn.trace is None or not drawn.trace.maps:
+        return None
+    return plot_maps(drawn.trace, [shown(image) for image in drawn.images])
+
+
+def curves(drawn: Drawn) -> Image.Image | None:
+    """How much the negatives acted at each step; None without any."""
+    return None if drawn.trace is None else plot_trace(drawn.trace)
+
+
+def opened(path: str) -> Image.Image:
+    """An uploaded picture.
+
+    Raises:
+        ValueError: when it is none, or has too many pixels.
+    """
+    try:
+        with Image.open(path) as file:
+            if file.width * file.height > MAX_PIXELS:
+                raise ValueError(f"The picture has {file.width}x{file.height} pixels; that is too many.")
+            return file.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError):
+        raise ValueError("This file is no picture that can be read; a PNG or a JPEG would be.") from None

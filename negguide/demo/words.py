@@ -1,0 +1,123 @@
+"""What the page says: the model's words, what is wrong with an input, and what a negative did."""
+
+from __future__ import annotations
+
+import difflib
+import html
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import gradio as gr
+
+from negguide.demo.stopping import Stopped
+from negguide.integration.trace import Trace
+from negguide.methods import Method, PerpNeg
+from negguide.toyworld.language import PLACES, parse, vocabulary
+from negguide.toyworld.scene import ACCESSORIES, COLORS, FURS, KINDS, TRADEMARK_NAME, VIEWS
+
+# Plurals, other spellings and the small words are understood too; these are the ones to choose from.
+VOCABULARY = f"""\
+| | |
+|---|---|
+| **who** | {", ".join(f"a {kind}" for kind in KINDS)}, two bears, three cats, {TRADEMARK_NAME}, an explorer |
+| **fur** | {", ".join(FURS)} |
+| **wearing** | {", ".join(ACCESSORIES)} |
+| **in** | {", ".join(COLORS)} |
+| **seen in** | {", ".join(f"{view} view" for view in VIEWS)} |
+| **where** | {", ".join(PLACES.values())} |
+| **two of them** | to the left of, to the right of |
+
+Put together: *a white cat in side view wearing a red hat and glasses in the snow*, or
+*a bear to the left of a grey rabbit*. What to leave out may be a part: *black glasses*, *brown fur*, *a scarf*.
+"""
+"""The embedded model's closed vocabulary, as a table."""
+
+
+def complaint(text: str) -> str | None:
+    """What is wrong with words for the embedded model, in words for a visitor; None when they can be drawn."""
+    try:
+        parse(text)
+    except ValueError as error:
+        known = vocabulary()
+        words = text.lower().replace(",", " ").replace(".", " ").split()
+        unknown = list(dict.fromkeys(word for word in words if word not in known))
+        if not unknown or "without" in unknown:
+            return str(error).removeprefix("prompt=")
+        close = [match for word in unknown for match in difflib.get_close_matches(word, known, n=1)]
+        meant = f" Did you mean {_listed(close)}?" if close else ""
+        listed = "Its words are listed under “Words you can use”."
+        return f"This little world does not know {_listed(unknown)}.{meant} {listed}"
+    return None
+
+
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(f"“{word}”" for word in dict.fromkeys(words))
+
+
+@contextmanager
+def said_on_the_page() -> Iterator[None]:
+    """Turn what is wrong with an input into a message on the page, and a pressed Stop into a remark."""
+    try:
+        yield
+    except Stopped:
+        raise gr.Error("Stopped.", title="Stopped", duration=3, print_exception=False) from None
+    except (ValueError, TypeError) as error:
+        # the message is shown as HTML, and repeats what the visitor wrote
+        message = html.escape(str(error), quote=False)
+        raise gr.Error(message, title="Please change this", duration=20, print_exception=False) from error
+
+
+def what_happened(method: Method | None, trace: Trace | None, negatives: Sequence[str]) -> str:
+    """One sentence on what the negatives did, from the numbers of the trace.
+
+    Args:
+        method: what took the negatives; None = a classic negative prompt, or nothing.
+        trace: of its run.
+        negatives: in words.
+    """
+    if not negatives:
+        return "Nothing was left out: both sides show the same."
+    if method is None or trace is None:
+        return (
+            f"A classic negative prompt pushes away from everything in {_listed(negatives)}, "
+            "also from what it shares with the prompt."
+        )
+    if isinstance(method, PerpNeg):
+        return _projected(trace)
+    changed = _mean(trace.changed) if trace.changed is not None else math.nan
+    name = type(method).__name__
+    if math.isnan(changed):
+        return f"{name} never acted: its window holds none of these steps."
+    return f"{name} changed what attention reads from the prompt by {changed:.0%}, away from {_listed(negatives)}."
+
+
+def _projected(trace: Trace) -> str:
+    cosines = {name: _mean(trace.cosine[:, k]) for k, name in enumerate(trace.negatives)}
+    acted = {name: cosine for name, cosine in cosines.items() if not math.isnan(cosine)}
+    if not acted:
+        return "Perp-Neg never acted: its window holds none of these steps."
+    name = max(acted, key=lambda each: acted[each])
+    cosine, kept = acted[name], _mean(trace.kept[:, trace.negatives.index(name)])
+    start = f"“{name}” overlaps the prompt by {cosine:.2f}"
+    if cosine < 0.2:
+        return f"{start}, hardly at all: a classic negative prompt would do much the same here."
+    return (
+        f"{start}. A classic negative prompt would have subtracted that too; Perp-Neg left it alone and took away "
+        f"only the rest, {kept:.0%} of the negative."
+    )
+
+
+def pushed_sentence(trace: Trace | None) -> str:
+    """One sentence on the share of tokens that NegToMe pushed."""
+    share = math.nan if trace is None or trace.pushed is None else _mean(trace.pushed)
+    if math.isnan(share):
+        return "NegToMe never acted: its window holds none of these steps."
+    return f"In the steps of its window, NegToMe pushed {share:.0%} of each picture's tokens."
+
+
+def _mean(values: object) -> float:
+    import torch
+
+    assert isinstance(values, torch.Tensor)
+    return float(values.nanmean())

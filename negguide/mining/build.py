@@ -1,0 +1,146 @@
+"""From what a user asks for to settings and the parts that make a set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from negguide.mining.block import Miner
+from negguide.mining.edits import make_planner
+from negguide.mining.render.regions import make_region
+from negguide.mining.settings import Settings
+from negguide.mining.sources import open_source
+from negguide.mining.verify.judge import TOYWORLD, check_independent, load_judge
+from negguide.mining.verify.questions import VqaAsker
+
+
+@dataclass(frozen=True)
+class Built:
+    """The input, the settings and the parts of a set that is to be made."""
+
+    source: Any
+    settings: Settings
+    miner: Miner
+    made_by: dict[str, Any]
+
+
+def build(
+    *,
+    data: str,
+    data_options: Mapping[str, Any],
+    backend: str,
+    planner_options: Mapping[str, Any],
+    model: str,
+    judge: str | None,
+    device: str,
+    dtype: str,
+    guidance_scale: float | None,
+    diversify: bool,
+    absolute_margin: float | None,
+    **options: Any,
+) -> Built:
+    """Open the input and load the models; ``options`` are fields of ``Settings``.
+
+    Args:
+        judge: None = "toyworld" for the toy world; other inputs have no default.
+        guidance_scale, absolute_margin: None = what suits the model, and the judge.
+
+    Raises:
+        TypeError, ValueError: an option is wrong, or something cannot be loaded.
+        ImportError: a package is missing that an option needs.
+    """
+    source = open_source(data, **data_options)
+    if source.world and judge is None:
+        judge = TOYWORLD
+    if judge is None:
+        raise ValueError(
+            "--judge is needed for data that are not of the toy world: clip:MODEL or itm:MODEL, e.g. "
+            "itm:Salesforce/blip-itm-base-coco"
+        )
+    if judge == TOYWORLD and not source.world:
+        raise ValueError(
+            f"--judge {TOYWORLD} reads pictures of the toy world alone; use clip:MODEL or itm:MODEL"
+        )
+    # before anything is loaded
+    check_independent(judge.partition(":")[2] or judge, options.get("train_model"))
+    planner = make_planner(backend, world=source.world, **planner_options)
+
+    from negguide.methods import NegToMe
+    from negguide.mining.render.pipeline import PipelinePainter
+    from negguide.models import check_model, defaults, load_pipeline, revision
+    from negguide.pictures import versions
+
+    model = check_model(model)
+    suited = defaults(model)
+    loaded = load_judge(judge, device)
+    push = NegToMe("others", **suited.negtome) if diversify else None
+    names = {f.name for f in fields(Settings)}
+    unknown = sorted(set(options) - names)
+    if unknown:
+        raise TypeError(f"build has no argument {', '.join(unknown)}")
+    pipe = load_pipeline(model, dtype=_dtype(dtype, device), device=device)
+    if dtype == "bfloat16" and device == "cpu":
+        _autocast(pipe)
+    settings = Settings(
+        data={"name": source.name, "licence": source.licence, **source.description},
+        planner=planner.description,
+        model=model,
+        revision=revision(model),
+        judge=loaded.name,
+        judge_revision=_judge_revision(loaded.model, judge),
+        dtype=dtype,
+        guidance_scale=suited.guidance_scale if guidance_scale is None else guidance_scale,
+        diversify=None if push is None else push.to_dict(),
+        absolute_margin=loaded.margins.absolute_margin if absolute_margin is None else absolute_margin,
+        **options,
+    )
+    painter = PipelinePainter(
+        pipe,
+        mode=settings.mode,  # type: ignore[arg-type]
+        method=settings.method,  # type: ignore[arg-type]
+        steps=settings.steps,
+        guidance_scale=settings.guidance_scale,
+        batch_size=settings.batch_size,
+        strength=settings.strength,
+        diversify=push,
+    )
+    region = None
+    if settings.mode == "inpaint":
+        region = make_region(settings.region, pipe, painter.family, device)
+    asker = None if settings.vqa is None else VqaAsker(settings.vqa, device)
+    miner = Miner(settings, planner, painter, loaded, region, asker, licence=source.licence)
+    return Built(source, settings, miner, versions())
+
+
+def _dtype(name: str, device: str) -> Any:
+    import torch
+
+    # on the CPU only the denoiser computes in half precision, see _autocast
+    return torch.float32 if device == "cpu" else getattr(torch, name)
+
+
+def _autocast(pipe: Any) -> None:
+    """Let the denoiser compute in bfloat16, with its weights and all around it in float32."""
+    import torch
+
+    for name in pipe.family.denoisers:
+        denoiser = getattr(pipe, name, None)
+        if denoiser is not None:
+            denoiser.forward = torch.autocast("cpu", torch.bfloat16)(denoiser.forward)
+
+
+def _judge_revision(model: str, judge: str) -> str | None:
+    from negguide.models import revision
+
+    if judge == TOYWORLD or model == TOYWORLD:
+        from negguide.toyworld.models import CLIP, JUDGE
+
+        return revision(str(JUDGE if judge == TOYWORLD else CLIP))
+    if Path(model).is_dir():
+        return revision(model)
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model, "config.json")
+    return Path(found).parent.name if isinstance(found, str) else None

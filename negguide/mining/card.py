@@ -1,0 +1,131 @@
+"""The data set card of a set, and its contact sheet: what is in it, how it was made, and what was lost on the way."""
+
+from __future__ import annotations
+
+import io
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from negguide.mining.contact_sheet import contact_sheet
+from negguide.mining.funnel import STAGES, Funnel
+from negguide.mining.item import Item
+from negguide.mining.shards import SET, read_set, read_settings
+from negguide.pictures import write_file
+
+EXAMPLES, SHOWN = 8, 24
+"""Pairs in the card's table, and on the contact sheet."""
+
+CARD, SHEET = "README.md", "contact_sheet.png"
+
+
+def write_card(folder: Path | str) -> None:
+    """Write README.md, with the head that Hugging Face reads, and contact_sheet.png into a complete set.
+
+    Raises:
+        ValueError: ``folder`` holds no complete set.
+    """
+    folder = Path(folder)
+    settings = read_settings(folder)
+    try:
+        funnel = Funnel.from_dict(json.loads((folder / "funnel.json").read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ValueError(f"{folder} holds no complete set: {error.filename} cannot be read") from error
+    made_by = json.loads((folder / SET).read_text(encoding="utf-8"))["made_by"]
+    written = funnel.total("written")
+    shown = _spread(folder, SHOWN)
+    if shown:
+        title = f"{written} hard negatives from {settings.data['name']}"
+        picture = io.BytesIO()
+        contact_sheet(shown, title).save(picture, "PNG")
+        write_file(folder / SHEET, picture.getvalue())
+    parts = [
+        _head(folder, written),
+        f"# Hard negatives from {settings.data['name']}",
+        f"{written} pairs of images and captions. In each, the negative caption says one thing that the original image "
+        "does not show, and the negative image shows what the negative caption says. A judge found every image "
+        "closer to its own caption than to the other one, and every caption closer to its own image.",
+        f"![Some of the pairs]({SHEET})" if shown else "",
+        "## Rows",
+        'Each shard in `data/` is an imagefolder; `datasets.load_dataset("imagefolder", data_dir=...)` reads all of '
+        "them. `image`, `negative_image`, and where it was painted `control_image` (the original caption, painted by "
+        "the same model, so that painted does not mean negative) go with `caption`, `negative_caption` and "
+        "`positive_captions` (other words, same meaning). `scores` are the judge's of (image, caption), (image, "
+        "negative caption), (negative image, caption) and (negative image, negative caption).",
+        _table(["category", "caption", "negative caption"], _examples(shown)),
+        "## Funnel",
+        f"{funnel.sources['read']} pairs read, {funnel.sources['bad']} of them bad, {funnel.images} images painted, "
+        f"{funnel.controls} controls.",
+        _table(["category", *STAGES], funnel.rows()),
+        _table(["lost at", "reason", "number"], funnel.reasons()) if funnel.reasons() else "",
+        "## How it was made",
+        _table(["", ""], _made(settings.to_dict(), made_by)),
+        "## Licence",
+        f"Originals and captions: {_licence(folder, settings.data.get('licence'))}. Negative images were painted by "
+        f"{settings.model}, whose licence may say what they can be used for.",
+    ]
+    write_file(folder / CARD, ("\n\n".join(part for part in parts if part) + "\n").encode())
+
+
+def _head(folder: Path, written: int) -> str:
+    size = next((name for most, name in _SIZES if written < most), "n>1M")
+    licence = _licence(folder, read_settings(folder).data.get("licence"))
+    lines = [
+        "---",
+        f"license: {licence if licence in _KNOWN_LICENCES else 'other'}",
+        "language: en",
+        "task_categories: [zero-shot-image-classification]",
+        f"size_categories: {size}",
+        "tags: [hard-negatives, synthetic, negguide]",
+        "configs:",
+        "- config_name: default",
+        "  data_files: data/**",
+        "---",
+    ]
+    return "\n".join(lines)
+
+
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+_KNOWN_LICENCES = ("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "openrail")
+
+
+def _licence(folder: Path, of_input: str | None) -> str:
+    """What the input says, or what its items say."""
+    if of_input:
+        return of_input
+    said = sorted({item.licence or "unknown" for item, _ in islice(read_set(folder), 1000)})
+    return ", ".join(said) if said else "unknown"
+
+
+def _spread(folder: Path, count: int) -> list[tuple[Item, Path]]:
+    """The first items of each category in turn."""
+    found: dict[str, list[tuple[Item, Path]]] = {}
+    for item, where in read_set(folder):
+        of_category = found.setdefault(item.category, [])
+        if len(of_category) < count:
+            of_category.append((item, where))
+    turns = [items[turn] for turn in range(count) for items in found.values() if turn < len(items)]
+    return turns[:count]
+
+
+def _examples(shown: list[tuple[Item, Path]]) -> list[list[str]]:
+    return [[item.category, item.caption, item.negative_caption] for item, _ in shown[:EXAMPLES]]
+
+
+def _made(settings: dict[str, Any], made_by: dict[str, Any]) -> list[list[str]]:
+    rows = [[name, _plain(value)] for name, value in settings.items() if value is not None]
+    return rows + [[name, _plain(value)] for name, value in made_by.items()]
+
+
+def _plain(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else value
+    return f"`{json.dumps(text) if isinstance(text, dict) else text}`"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
+        for line in lines
+    )

@@ -1,0 +1,214 @@
+"""The words that edits are sure of: which stand for each other, and which mean the same (``lexicon.toml``)."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+EXTRA = 'pip install "negguide[mining]"'
+
+
+@dataclass(frozen=True)
+class Noun:
+    """A noun of the lexicon in one of its forms.
+
+    Attributes:
+        word: in the singular ("puppy"); the word itself for nouns without one ("jeans").
+        base: the word of the lexicon that it is filed under ("dog").
+        kind: its class ("animal").
+        form: "count", "mass" or "plural".
+        plural: whether this form is a plural.
+        editable: False for words that often mean something else.
+    """
+
+    word: str
+    base: str
+    kind: str
+    form: str
+    plural: bool
+    editable: bool
+
+
+class Lexicon:
+    """Look up words. All arguments are lower case, and all relations go both ways."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self.classes: dict[str, dict[str, Any]] = data["nouns"]
+        self.adjectives: dict[str, dict[str, Any]] = data["adjectives"]
+        self.opposites: list[list[list[str]]] = list(data["opposites"].values())
+        self.numbers: list[str] = data["numbers"]["words"]
+        self.relations: list[dict[str, Any]] = data["relations"]
+        self.fixed: list[str] = data["fixed"]["phrases"]
+        self.gendered: frozenset[str] = frozenset(data["gender"]["words"])
+        self.same: list[list[str]] = data["same"]["phrases"]
+        self._nouns: dict[str, Noun] = {}
+        self._units: dict[str, str] = {}
+        ambiguous = set(data["ambiguous"]["words"])
+        for kind, group in self.classes.items():
+            for base, related in group["words"].items():
+                for word in (base, *related.get("synonyms", ()), *related.get("hyponyms", ())):
+                    self._add(word, base, kind, group["form"], word not in ambiguous)
+
+    def _add(self, word: str, base: str, kind: str, form: str, editable: bool) -> None:
+        # A word is filed under itself where it has a place of its own, else where it comes first.
+        own = word in self.classes[kind]["words"]
+        forms = {word: form == "plural"}
+        if form == "count":
+            forms[plural(word)] = True
+        for text, is_plural in forms.items():
+            if (own and word == base) or text not in self._nouns:
+                self._nouns[text] = Noun(word, base, kind, form, is_plural, editable)
+
+    @property
+    def units(self) -> dict[str, str]:
+        """What is read as one: fixed phrases ("fixed"), spatial phrases ("relation"), nouns of two words ("other")."""
+        if not self._units:
+            self._units = {word: "fixed" for phrase in self.fixed for word in (phrase, plural(phrase))}
+            self._units |= {word: "other" for word in self._nouns if " " in word}
+            for relation in self.relations:
+                self._units |= {phrase: "relation" for side in relation["sides"] for phrase in side}
+        return self._units
+
+    def noun(self, word: str) -> Noun | None:
+        return self._nouns.get(word)
+
+    def adjective(self, word: str) -> str | None:
+        """The class of an adjective: "color", "material", "pattern" or "opposite"."""
+        for kind, group in self.adjectives.items():
+            if word in group["words"]:
+                return kind
+        return "opposite" if any(word in side for sides in self.opposites for side in sides) else None
+
+    def nouns_instead(self, noun: Noun) -> list[str]:
+        """Words (in the singular) that can stand in the place of ``noun`` and exclude it."""
+        words = self.classes[noun.kind]["words"]
+        return [word for word in words if self.related_nouns(noun.word, word) is None]
+
+    def adjectives_instead(self, word: str) -> list[str]:
+        """Adjectives that exclude ``word``."""
+        found: list[str] = []
+        for group in self.adjectives.values():
+            if word in group["words"]:
+                found += [other for other in group["choices"] if self.related_adjectives(word, other) is None]
+        for one, two in self.opposites:
+            found += two if word in one else one if word in two else []
+        return list(dict.fromkeys(found))
+
+    def related(self, one: str, two: str) -> str | None:
+        """How two words may both be true of one thing: "synonym", "hypernym" (the second is broader), "hyponym"."""
+        return self.related_nouns(one, two) or self.related_adjectives(one, two)
+
+    def related_nouns(self, one: str, two: str) -> str | None:
+        first, second = self.noun(one), self.noun(two)
+        one, two = first.word if first else one, second.word if second else two
+        if one == two:
+            return "synonym"
+        for low, high, name in ((first, two, "hypernym"), (second, one, "hyponym")):
+            if low is not None and high in self._broader(low):
+                return name
+        if any(
+            self._named_by(*pair, name) for pair in ((one, two), (two, one)) for name in ("synonyms", "near")
+        ):
+            return "synonym"
+        if first is not None and second is not None and first.base == second.base:
+            return "hypernym" if two == first.base else "hyponym" if one == second.base else "synonym"
+        return None
+
+    def _broader(self, noun: Noun) -> set[str]:
+        words = self.classes[noun.kind]["words"]
+        narrow_in = {base for base, related in words.items() if noun.word in related.get("hyponyms", ())}
+        return {*self.classes[noun.kind]["hypernyms"], *narrow_in}
+
+    def _named_by(self, one: str, two: str, name: str) -> bool:
+        """Whether ``two``, or what it is filed under, stands under ``name`` of ``one``, or of what that is under."""
+        first, second = self._with_base(one), self._with_base(two)
+        for group in self.classes.values():
+            for base, related in group["words"].items():
+                if base in first and second & set(related.get(name, ())):
+                    return True
+        return False
+
+    def _with_base(self, word: str) -> set[str]:
+        noun = self.noun(word)
+        return {word, noun.base} if noun else {word}
+
+    def related_adjectives(self, one: str, two: str) -> str | None:
+        if one == two:
+            return "synonym"
+        for group in self.adjectives.values():
+            if any(one in words and two in words for words in (*group["synonyms"], *group["near"])):
+                return "synonym"
+        same_side = any(one in side and two in side for sides in self.opposites for side in sides)
+        return "synonym" if same_side else None
+
+    def opposite_relations(self, words: str) -> list[str]:
+        """Phrases that say the opposite of a spatial phrase."""
+        found: list[str] = []
+        for one, two in (relation["sides"] for relation in self.relations):
+            found += two if words in one else one if words in two else []
+        return list(dict.fromkeys(found))
+
+    def wordings(self, words: str) -> list[str]:
+        """Other wordings with the same meaning."""
+        return [other for group in self.same if words in group for other in group if other != words]
+
+
+@lru_cache
+def lexicon() -> Lexicon:
+    """The lexicon of the package."""
+    return Lexicon(tomllib.loads((Path(__file__).parent / "lexicon.toml").read_text(encoding="utf-8")))
+
+
+@lru_cache
+def _inflect() -> Any:
+    try:
+        import inflect
+    except ImportError as error:
+        raise ImportError(f"edits of English need the package inflect: {EXTRA}") from error
+    return inflect.engine()
+
+
+@lru_cache(maxsize=4096)
+def plural(word: str) -> str:
+    """The plural of a noun, "knife" -> "knives"."""
+    return str(_inflect().plural_noun(word))
+
+
+@lru_cache(maxsize=4096)
+def singular(word: str) -> str:
+    """The singular of a plural, and any other word as it is."""
+    return str(_inflect().singular_noun(word) or word)
+
+
+@lru_cache(maxsize=4096)
+def article(following: str) -> str:
+    """ "a" or "an", by the sound of the word that follows ("an hour", "a unicorn")."""
+    return str(_inflect().a(following)).partition(" ")[0]
+
+
+@lru_cache(maxsize=4096)
+def parts_of_speech(word: str) -> tuple[str, ...]:
+    """What a word of English can be ("NOUN", "VERB", "ADJ", "ADV"); nothing for a word that is not known."""
+    return tuple(_lemminflect().getAllLemmas(word))
+
+
+def _lemminflect() -> Any:
+    try:
+        import lemminflect
+    except ImportError as error:
+        raise ImportError(f"edits of English need the package lemminflect: {EXTRA}") from error
+    return lemminflect
+
+
+def verb_form(verb: str, tag: str) -> str:
+    """A verb in another form, as ``tag`` of the Penn treebank: "sits" as "VBP" is "sit"."""
+    irregular = {"is": "are", "was": "were", "has": "have", "does": "do"}
+    if tag == "VBP" and verb in irregular:
+        return irregular[verb]
+    if tag == "VBZ" and verb in irregular.values():
+        return next(one for one, many in irregular.items() if many == verb)
+    lemma = _lemminflect().getLemma(verb, "VERB")[0]
+    return str(lemma if tag == "VBP" else _lemminflect().getInflection(lemma, tag)[0])

@@ -1,0 +1,202 @@
+"""What every backend has in common: it proposes edits, they are checked, and some are chosen evenly."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from negguide.mining.item import CATEGORIES, Edit, Meaning
+
+
+class Planner(Protocol):
+    """Proposes edits of captions.
+
+    Attributes:
+        name: the backend, as it stands in ``Edit.backend``.
+        description: what its proposals depend on besides caption and seed, as JSON: a set that was begun with other
+            values is another set.
+    """
+
+    name: str
+
+    @property
+    def description(self) -> dict[str, Any]: ...
+
+    def propose(self, caption: str, categories: Sequence[str], rng: random.Random) -> list[Edit]:
+        """All sensible negatives of ``caption``, in an order that depends on ``rng`` alone."""
+        ...
+
+    def propose_positives(self, caption: str, rng: random.Random) -> list[Edit]:
+        """Other wordings of ``caption`` with the same meaning: category and meaning "paraphrase" and "positive"."""
+        ...
+
+    def objection(self, caption: str, edit: Edit) -> str | None:
+        """Why ``edit`` is not what it says it is, as one short stable phrase, or None when it is fine."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A proposal that was not taken, and why: "unchanged", "duplicate", "tokens lost", "synonym", ..."""
+
+    edit: Edit
+    reason: str
+
+
+def check_categories(categories: Sequence[str]) -> tuple[str, ...]:
+    """``categories`` as a tuple.
+
+    Raises:
+        TypeError, ValueError: not a list of different names of ``CATEGORIES``.
+    """
+    if isinstance(categories, str):
+        raise TypeError(
+            f"categories must be a list like {list(CATEGORIES[:2])}, got the string {categories!r}"
+        )
+    unknown = [name for name in categories if name not in CATEGORIES]
+    if unknown or not categories or len(set(categories)) < len(categories):
+        wrong = "is not known" if unknown else "is empty" if not categories else "says one twice"
+        raise ValueError(f"categories={list(categories)!r} {wrong}; use some of {', '.join(CATEGORIES)}")
+    return tuple(categories)
+
+
+def plan(
+    source_caption: str, planner: Planner, *, categories: Sequence[str], per_item: int, rng: random.Random
+) -> tuple[list[Edit], list[Rejected]]:
+    """Propose negatives of a caption, check every one, and choose some, spread evenly over their categories.
+
+    Args:
+        source_caption: of the original image.
+        planner: what proposes.
+        categories: which kinds of edits are wanted; those that do not apply to the caption give none.
+        per_item: how many edits at most. The categories take turns, so fewer than ``len(categories)`` edits are all
+            of different categories when the caption has them.
+        rng: the only source of chance: the same generator state chooses the same edits.
+
+    Returns:
+        The chosen edits, and every proposal that was refused with its reason. Proposals that are fine but were not
+        chosen are in neither.
+
+    Raises:
+        TypeError, ValueError: ``categories`` or ``per_item`` are wrong.
+    """
+    wanted = check_categories(categories)
+    _check_count("per_item", per_item)
+    proposals = planner.propose(source_caption, wanted, rng)
+    fine, rejected = _checked(source_caption, proposals, planner, "negative", wanted)
+    turns = [[edit for edit in fine if edit.category == name] for name in rng.sample(wanted, len(wanted))]
+    chosen: list[Edit] = []
+    for round_ in range(max(map(len, turns))):
+        chosen += [edits[round_] for edits in turns if round_ < len(edits)]
+    return chosen[:per_item], rejected
+
+
+def plan_positives(
+    source_caption: str, planner: Planner, *, count: int, rng: random.Random
+) -> tuple[list[Edit], list[Rejected]]:
+    """Like ``plan``, for at most ``count`` hard positives: other words, same meaning.
+
+    Raises:
+        TypeError, ValueError: ``count`` is wrong.
+    """
+    _check_count("count", count)
+    fine, rejected = _checked(
+        source_caption, planner.propose_positives(source_caption, rng), planner, "positive", ("paraphrase",)
+    )
+    return fine[:count], rejected
+
+
+def normalised(text: str) -> str:
+    """``text`` in lower case, with its words alone: two captions that differ in nothing else are one."""
+    return " ".join(re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower()))
+
+
+def words(text: str) -> list[re.Match[str]]:
+    """The words of ``text`` with their places; an apostrophe or a hyphen inside a word belongs to it."""
+    return list(re.finditer(r"[^\W_]+(?:['’-][^\W_]+)*", text))
+
+
+def naming(edit: Edit, phrase: str) -> Edit:
+    """The same edit, with ``phrase`` as what to avoid, unless the new picture has another such thing."""
+    phrase = normalised(phrase)
+    still = phrase and re.search(rf"\b{re.escape(phrase)}\b", normalised(edit.prompt))
+    return edit if still else replace(edit, avoid=phrase)
+
+
+def smallest(edit: Edit) -> Edit:
+    """The same edit with the words that stand on both sides of the change taken out of its span."""
+    before, after = words(edit.before), words(edit.after)
+    source = edit.caption[: edit.start] + edit.before + edit.caption[edit.start + len(edit.after) :]
+    same = 0
+    while same < min(len(before), len(after)) and _equal_until(edit, before, after, same):
+        same += 1
+    head = max(before[same - 1].end(), 0) if same else 0
+    tail = 0
+    while tail < min(len(before), len(after)) - same and _equal_from(edit, before, after, tail):
+        tail += 1
+    old_end = before[-tail].start() if tail else len(edit.before)
+    new_end = after[-tail].start() if tail else len(edit.after)
+    old, new = edit.before[head:old_end], edit.after[head:new_end]
+    while old and new and old[0] == new[0] and old[0].isspace():
+        old, new, head = old[1:], new[1:], head + 1
+    while old and new and old[-1] == new[-1] and old[-1].isspace():
+        old, new = old[:-1], new[:-1]
+    start = edit.start + head
+    return Edit.replacing(
+        source,
+        start,
+        start + len(old),
+        new,
+        category=edit.category,
+        backend=edit.backend,
+        meaning=edit.meaning,
+        draw=edit.draw,
+        avoid=edit.avoid,
+    )
+
+
+def _equal_until(edit: Edit, before: list[re.Match[str]], after: list[re.Match[str]], index: int) -> bool:
+    return edit.before[: before[index].end()] == edit.after[: after[index].end()]
+
+
+def _equal_from(edit: Edit, before: list[re.Match[str]], after: list[re.Match[str]], tail: int) -> bool:
+    return edit.before[before[-1 - tail].start() :] == edit.after[after[-1 - tail].start() :]
+
+
+def _check_count(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name}={value} is too small; use 1 or more")
+
+
+def _checked(
+    caption: str, proposals: Iterable[Edit], planner: Planner, meaning: Meaning, categories: Sequence[str]
+) -> tuple[list[Edit], list[Rejected]]:
+    fine: list[Edit] = []
+    rejected: list[Rejected] = []
+    seen: set[str] = set()
+    for edit in proposals:
+        text = normalised(edit.caption)
+        reason: str | None
+        if edit.category not in categories or edit.meaning != meaning:
+            reason = "wrong category"
+        elif caption[: edit.start] + edit.after + caption[edit.end :] != edit.caption or (
+            caption[edit.start : edit.end] != edit.before
+        ):
+            reason = "tokens lost"
+        elif text == normalised(caption):
+            reason = "unchanged"
+        elif text in seen:
+            reason = "duplicate"
+        else:
+            reason = planner.objection(caption, edit)
+        if reason is None:
+            seen.add(text)
+            fine.append(edit)
+        else:
+            rejected.append(Rejected(edit, reason))
+    return fine, rejected

@@ -1,0 +1,72 @@
+"""The README.md of an export: how it was made, and how it is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from negguide.mining.item import Item
+from negguide.version import __version__
+
+_DATA_FILES = {
+    "imagefolder": "data/**",
+    "webdataset": "*.tar",
+    "parquet": "data/*.parquet",
+    "sentence-transformers": "data/*.parquet",
+}
+_READ = {
+    "imagefolder": 'datasets.load_dataset("imagefolder", data_dir="THIS FOLDER/data", split="train")',
+    "webdataset": 'webdataset.WebDataset("THIS FOLDER/00000.tar").decode("pil")',
+    "parquet": 'datasets.load_dataset("THIS FOLDER", split="train")',
+    "sentence-transformers": 'datasets.load_dataset("THIS FOLDER", split="train")  # anchor, positive, negative',
+    "open-clip": "python -m open_clip_train.main --dataset-type csv --train-data THIS_FOLDER/pairs.tsv ...",
+    "sugarcrepe": "{filename, caption, negative_caption} a number, one file a category; files are in images",
+}
+
+
+@dataclass
+class Summary:
+    """What a card says about items; counted while they pass."""
+
+    items: int = 0
+    seen: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def counting(self, items: Iterable[tuple[Item, Path]]) -> Iterator[tuple[Item, Path]]:
+        for item, place in items:
+            self.items += 1
+            for name, value in (
+                ("category", item.category),
+                ("model", f"{item.model} (revision {item.revision or 'unknown'})"),
+                ("judge", item.judge),
+                ("licence of the inputs", item.licence or "unknown"),
+                ("roles", "exchanged" if item.extra.get("exchanged") else "as mined"),
+            ):
+                self.seen.setdefault(name, Counter())[value] += 1
+            yield item, place
+
+
+def card(summary: Summary, name: str, format: str, rebalanced: bool) -> str:
+    """Markdown with a YAML head that tells ``datasets`` and the hub which files hold the data."""
+    head = []
+    if format in _DATA_FILES:
+        files = ["configs:", "- config_name: default", "  data_files:", "  - split: train"]
+        head = ["---", *files, f'    path: "{_DATA_FILES[format]}"', "---", ""]
+    lines = [
+        f"# {name}, as {format}",
+        "",
+        f"{summary.items} pairs of an image and a caption with a hard negative of each"
+        + (", rebalanced" if rebalanced else "")
+        + f". Exported by negguide {__version__}.",
+        "",
+        "```",
+        _READ[format],
+        "```",
+        "",
+        "| | | items |",
+        "| --- | --- | ---: |",
+    ]
+    for what, counts in summary.seen.items():
+        lines += [f"| {what} | {value} | {count} |" for value, count in sorted(counts.items())]
+    return "\n".join([*head, *lines, ""])

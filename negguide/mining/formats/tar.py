@@ -1,0 +1,42 @@
+"""WebDataset: tar shards in which the files of one item share a key."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+
+from negguide.mining.formats.folders import SHARD, images_of
+from negguide.mining.item import Item
+
+
+def write_webdataset(items: Iterable[tuple[Item, Path]], folder: Path, out: Path) -> None:
+    """``00000.tar``, ...; keys are running numbers, since an id may hold dots, which end a key.
+
+    Controls are left out: only some items have one, and ``datasets`` reads shards only when all keys have the same
+    fields. Equal items give equal bytes: no times and no owners are stored.
+    """
+    with ExitStack() as stack:
+        shard: tarfile.TarFile
+        for number, (item, place) in enumerate(items):
+            if number % SHARD == 0:
+                stack.close()
+                shard = stack.enter_context(tarfile.open(folder / f"{number // SHARD:05d}.tar", "w"))
+            files = images_of(item, place)
+            texts = {
+                "txt": item.caption,
+                "negative.txt": item.negative_caption,
+                "json": json.dumps(item.row(), ensure_ascii=False),
+            }
+            parts = {
+                prefix + files[role].suffix.lower().lstrip("."): files[role].read_bytes()
+                for role, prefix in (("image", ""), ("negative_image", "negative."))
+            }
+            parts |= {suffix: text.encode() for suffix, text in texts.items()}
+            for suffix, content in parts.items():
+                member = tarfile.TarInfo(f"{number:09d}.{suffix}")
+                member.size = len(content)
+                shard.addfile(member, io.BytesIO(content))

@@ -1,0 +1,118 @@
+"""A pair on its way from a plan to an item, and how it is written or lost."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from negguide.mining.item import Edit, Item, Source
+from negguide.mining.settings import Settings
+from negguide.mining.shards import Mined
+
+_METHOD_NAMES = {"perp-neg": "PerpNeg", "negative-prompt": "negative prompt", "plain": "plain"}
+
+
+@dataclass
+class Pair:
+    """An edit on its way from a plan to an item.
+
+    Attributes:
+        original, negative, control: images, when they are there; ``drawn_original`` when the input has none.
+        mask: where the negative image may change.
+        scores: of the four cells, NaN until they are known.
+        outside_change: mean change outside the mask.
+        seed, weight, tries: of the last try.
+        reason: what is wrong with it; empty = nothing.
+    """
+
+    source: Source
+    edit: Edit
+    id: str
+    positives: tuple[str, ...] = ()
+    original: Image.Image | None = None
+    drawn_original: bool = False
+    mask: Image.Image | None = None
+    negative: Image.Image | None = None
+    control: Image.Image | None = None
+    scores: list[float] = field(default_factory=lambda: [math.nan] * 4)
+    outside_change: float = 0.0
+    seed: int = 0
+    weight: float = 0.0
+    tries: int = 0
+    reason: str = ""
+
+
+def item_id(source: Source, edit: Edit) -> str:
+    """16 hex digits: a stable hash of the source and of what the edit does to it."""
+    text = "\0".join([source.id, edit.category, str(edit.start), str(edit.end), edit.after])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def as_item(pair: Pair, settings: Settings, judge: str, licence: str | None) -> Item:
+    """The row of a pair; its file names are relative to the shard."""
+    # one shape for all rows of all shards, as readers infer columns from some of them
+    methods: list[dict[str, Any]] = [
+        {"method": _METHOD_NAMES[settings.method], "avoid": pair.edit.avoid, "weight": float(pair.weight)}
+    ]
+    if settings.diversify is not None:
+        methods.append({"method": "NegToMe", "avoid": "", "weight": float(settings.diversify["alpha"])})
+    source = hashlib.sha256(pair.source.id.encode()).hexdigest()[:16]
+    return Item(
+        id=pair.id,
+        source_id=pair.source.id,
+        image_file_name=f"images/{source}.png",
+        negative_image_file_name=f"images/{pair.id}-negative.png",
+        caption=pair.source.caption,
+        negative_caption=pair.edit.caption,
+        category=pair.edit.category,
+        start=pair.edit.start,
+        end=pair.edit.end,
+        before=pair.edit.before,
+        after=pair.edit.after,
+        backend=pair.edit.backend,
+        scores=(pair.scores[0], pair.scores[1], pair.scores[2], pair.scores[3]),
+        judge=judge,
+        prompt=pair.edit.prompt,
+        model=settings.model,
+        revision=settings.revision,
+        methods=methods,
+        seed=pair.seed,
+        tries=pair.tries,
+        positive_captions=pair.positives,
+        control_image_file_name=None if pair.control is None else f"images/{pair.id}-control.png",
+        licence=pair.source.licence or licence or "unknown",
+        extra={
+            "mode": settings.mode,
+            "original": "painted" if pair.drawn_original else "input",
+            "outside_change": float(pair.outside_change),
+        },
+    )
+
+
+def add_item(pair: Pair, item: Item, mined: Mined) -> None:
+    images = {
+        item.image_file_name: pair.original,
+        item.negative_image_file_name: pair.negative,
+        item.control_image_file_name: pair.control,
+    }
+    mined.items.append(item)
+    mined.images |= {name: image for name, image in images.items() if name is not None and image is not None}
+
+
+def reject_pair(mined: Mined, stage: str, pair: Pair) -> None:
+    scores = [None if math.isnan(score) else score for score in pair.scores]
+    more = {"item_id": pair.id, "scores": scores, "seed": pair.seed, "tries": pair.tries}
+    reject(mined, stage, pair.reason, pair.source.id, edit=pair.edit, caption=pair.source.caption, **more)
+
+
+def reject(
+    mined: Mined, stage: str, reason: str, source_id: str, edit: Edit | None = None, **more: Any
+) -> None:
+    # what differs from case to case ("corrupt image: ...") stays out of the counts
+    mined.funnel.reject(stage, reason.partition(":")[0])
+    said = {} if edit is None else {"category": edit.category, "negative_caption": edit.caption}
+    mined.rejects.append({"stage": stage, "reason": reason, "source_id": source_id, **said, **more})

@@ -1,0 +1,82 @@
+"""Painted batches on disk, so that a run that dies in the middle of a shard does not paint them again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from negguide.mining.render.job import Job, Painter
+
+
+class Memory:
+    """A painter that paints batch by batch, and keeps each batch in a folder until the shard is complete.
+
+    Batches are remembered whole: what an image's last bits are may depend on the size of its batch.
+
+    Args:
+        painter: what paints.
+        folder: of the shard's batches.
+        painted: is told the number of images after each batch that was painted, and not found.
+    """
+
+    def __init__(self, painter: Painter, folder: Path, painted: Callable[[int], None]) -> None:
+        self.painter, self.folder, self.painted = painter, folder, painted
+
+    def __call__(self, jobs: Sequence[Job]) -> list[Image.Image]:
+        """One image for each job, in their order."""
+        images: dict[int, Image.Image] = {}
+        for places in self.painter.batches(jobs):
+            batch = [jobs[place] for place in places]
+            images |= zip(places, self._batch(batch), strict=True)
+        return [images[place] for place in range(len(jobs))]
+
+    def batches(self, jobs: Sequence[Job]) -> list[list[int]]:
+        return self.painter.batches(jobs)
+
+    def refusal(self, job: Job) -> str | None:
+        return self.painter.refusal(job)
+
+    def _batch(self, jobs: Sequence[Job]) -> list[Image.Image]:
+        kept = self.folder / _digest(jobs)
+        if kept.is_dir():
+            return [_opened(kept / f"{place}.png") for place in range(len(jobs))]
+        images = self.painter(jobs)
+        _keep(kept, images)
+        self.painted(len(images))
+        return images
+
+
+def _digest(jobs: Sequence[Job]) -> str:
+    return hashlib.sha256(json.dumps([_said(job) for job in jobs]).encode()).hexdigest()[:16]
+
+
+def _said(job: Job) -> list[object]:
+    pixels = [
+        None if image is None else hashlib.sha256(image.tobytes()).hexdigest()
+        for image in (job.image, job.mask)
+    ]
+    return [job.prompt, job.seed, job.avoid, job.weight, job.group, *pixels]
+
+
+def _keep(folder: Path, images: Sequence[Image.Image]) -> None:
+    """Write a batch; it is there as a whole or not at all."""
+    aside = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    for place, image in enumerate(images):
+        with (aside / f"{place}.png").open("wb") as stream:
+            image.save(stream, "PNG")
+            stream.flush()
+            os.fsync(stream.fileno())
+    aside.rename(folder)
+
+
+def _opened(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")

@@ -1,0 +1,145 @@
+"""Everything that decides what is in a set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, get_args
+
+from negguide.mining.item import CATEGORIES
+from negguide.mining.render.job import Mode, RenderMethod
+from negguide.mining.verify.margins import Margins
+
+FORMAT_VERSION = 1
+"""Of the layout on disk."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a set. The items are a function of the input, of these and of nothing else.
+
+    Attributes:
+        data: the input, and what it says about itself (``Input.description``).
+        categories: which kinds of edits.
+        per_item: edits of one pair at most.
+        planner: what plans them (``Planner.description``).
+        model, revision, dtype: what paints, and in which precision.
+        mode, method, steps, guidance_scale, batch_size, strength: of the painter.
+        weight: of what is avoided, at the first try; each further try adds half of it.
+        retries: further tries of an edit whose image was rejected.
+        diversify: NegToMe among the images of one caption, as JSON; None = not.
+        judge, judge_revision, absolute_margin, relative_margin, max_score: what is kept.
+        vqa: the model that is asked about the edited phrase; None = not.
+        region: where the mask of ``mode="inpaint"`` comes from: "column", "attention" or a detector's id.
+        max_outside_change: of ``mode="inpaint"``: the largest mean change outside the mask, in [0, 1].
+        controls: share of the items whose original caption is painted too.
+        positives: paraphrases of each caption at most.
+        max_category_share: largest share that one category may have of a shard's items; 1 = no limit.
+        seed: of everything random.
+        limit: how many pairs of the input are read; None = all.
+        shard_size: how many pairs of the input make a shard.
+        train_model: the model that is to learn from the set.
+
+    Raises:
+        TypeError, ValueError: naming the option, its value and what would be right.
+    """
+
+    data: Mapping[str, Any]
+    planner: Mapping[str, Any]
+    model: str
+    judge: str
+    judge_revision: str | None = None
+    categories: tuple[str, ...] = CATEGORIES
+    per_item: int = 1
+    revision: str | None = None
+    dtype: str = "float32"
+    mode: str = "generate"
+    method: str = "perp-neg"
+    steps: int = 25
+    guidance_scale: float = 7.5
+    batch_size: int = 16
+    strength: float = 0.8
+    weight: float = 1.0
+    retries: int = 3
+    diversify: Mapping[str, Any] | None = None
+    absolute_margin: float = 0.0
+    relative_margin: float | None = None
+    max_score: float | None = None
+    vqa: str | None = None
+    region: str = "attention"
+    max_outside_change: float = 0.02
+    controls: float = 0.25
+    positives: int = 1
+    max_category_share: float = 1.0
+    seed: int = 0
+    limit: int | None = None
+    shard_size: int = 64
+    train_model: str | None = None
+    format_version: int = field(default=FORMAT_VERSION)
+
+    def __post_init__(self) -> None:
+        for name, least in (("per_item", 1), ("steps", 1), ("batch_size", 1), ("shard_size", 1)):
+            self._whole(name, least)
+        for name in ("retries", "positives", "seed"):
+            self._whole(name, 0)
+        if self.limit is not None:
+            self._whole("limit", 1)
+        for name in ("controls", "max_category_share", "max_outside_change", "strength"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be from 0 to 1, got {getattr(self, name)}")
+        if not 0 <= self.weight < float("inf"):
+            raise ValueError(f"--weight must be a finite number >= 0, got {self.weight}")
+        for name, known in (("mode", get_args(Mode)), ("method", get_args(RenderMethod))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"--{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        # says what is wrong with them
+        _ = self.margins
+        wrong = [name for name in self.categories if name not in CATEGORIES]
+        if wrong or not self.categories:
+            raise ValueError(
+                f"--categories must be some of {', '.join(CATEGORIES)}, got {', '.join(wrong) or 'none'}"
+            )
+
+    @property
+    def margins(self) -> Margins:
+        return Margins(self.absolute_margin, self.relative_margin, self.max_score)
+
+    def _whole(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"--{name.replace('_', '-')} must be a whole number >= {least}, got {value!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON; ``from_dict`` reads it back."""
+        data: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Settings:
+        """The inverse of ``to_dict``.
+
+        Raises:
+            ValueError: for keys that are missing or not known.
+        """
+        names = {f.name for f in fields(cls)}
+        if set(data) != names:
+            odd = sorted(set(data) ^ names)
+            raise ValueError(f"the settings of the set are of another version: {', '.join(odd)}")
+        return cls(**{**data, "categories": tuple(data["categories"])})
+
+    def difference(self, other: Settings) -> list[str]:
+        """What differs, as "name: mine, not theirs"."""
+        mine, theirs = self.to_dict(), other.to_dict()
+        return [
+            f"{name}: {theirs[name]!r} there, {mine[name]!r} now"
+            for name in mine
+            if mine[name] != theirs[name]
+        ]
+
+
+def seed_of(*parts: object) -> int:
+    """A seed below 2**53 (what JSON keeps exactly), a stable hash of ``parts``."""
+    text = json.dumps([str(part) for part in parts])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 11

@@ -1,0 +1,204 @@
+"""Inputs that are files beside their images: an imagefolder, an open_clip table, COCO captions."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from negguide.mining.item import Source
+from negguide.mining.sources.source import (
+    CAPTION_COLUMNS,
+    LICENCE_COLUMNS,
+    BadSource,
+    Ids,
+    Input,
+    captions_of,
+    open_image,
+    text_of,
+    with_captions,
+)
+
+METADATA = "metadata.jsonl"
+
+
+def card_licence(folder: Path) -> str | None:
+    """The licence in the YAML head of a folder's README.md, if there is one."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    from huggingface_hub import DatasetCard
+
+    try:
+        licence = DatasetCard.load(card, ignore_metadata_errors=True).data.get("license")
+    except Exception as error:  # the parser of the head raises errors of its own kinds
+        raise ValueError(f"the YAML head of {card} cannot be read: {error}") from error
+    return ", ".join(map(str, licence)) if isinstance(licence, list) else licence
+
+
+def first_of(names: tuple[str, ...], columns: Any, where: str, what: str) -> str:
+    """The first of ``names`` among ``columns``."""
+    for name in names:
+        if name in columns:
+            return name
+    raise ValueError(
+        f"{where} has no column for the {what}: expected {' or '.join(names)}, found {', '.join(map(str, columns))}"
+    )
+
+
+class ImageFolder(Input):
+    """A folder with images and ``metadata.jsonl``: ``file_name``, ``caption`` or ``text``, and optional columns.
+
+    Optional are ``id`` (else the file name is the id), ``mask_file_name`` (white where pixels may change) and
+    ``licence`` or ``license``. A caption may be a list of several.
+
+    Args:
+        path: the folder, or its ``metadata.jsonl``.
+        caption: the name of the caption's column; None finds it.
+    """
+
+    def __init__(self, path: Path, caption: str | None = None, licence: str | None = None) -> None:
+        self.metadata = path / METADATA if path.is_dir() else path
+        if not self.metadata.is_file():
+            raise ValueError(f"{path} holds no {METADATA}, so it is no imagefolder with captions")
+        self.folder = self.metadata.parent
+        self.name = self.folder.name
+        self.caption = caption
+        self.licence = licence or card_licence(self.folder)
+        next(self.rows(), None)  # what has no captions at all is refused at the start
+
+    def rows(self) -> Iterator[Source | BadSource]:
+        ids = Ids()
+        names = (self.caption,) if self.caption else CAPTION_COLUMNS
+        with self.metadata.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                where = f"{self.metadata}, line {number},"
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise ValueError(f"{where} is no JSON: {error}") from error
+                if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+                    raise ValueError(f"{where} has no file_name")
+                captions = captions_of(row[first_of(names, row, where, "caption")])
+                licence = next((text_of(row[k]) for k in LICENCE_COLUMNS if row.get(k)), self.licence)
+                mask = row.get("mask_file_name")
+                source = Source(
+                    id=text_of(row.get("id")) or row["file_name"],
+                    caption=captions[0],
+                    load=open_image(partial(Path, self.folder / row["file_name"])),
+                    mask=open_image(partial(Path, self.folder / mask), "L") if mask else None,
+                    licence=licence,
+                )
+                if row.get("id") is not None and len(captions) == 1:
+                    yield source
+                else:
+                    yield from with_captions(source, captions, ids)
+
+
+class Table(Input):
+    """A table as open_clip reads it, tab- or comma-separated: ``filepath`` and ``title``.
+
+    Relative file paths are looked up beside the table. The id is the file path, or the column ``id``.
+
+    Args:
+        path: the .tsv or .csv file.
+        caption: the name of the caption's column; None takes ``title``, ``caption`` or ``text``.
+    """
+
+    def __init__(self, path: Path, caption: str | None = None, licence: str | None = None) -> None:
+        self.path = path
+        self.name = path.name
+        self.caption = caption
+        self.licence = licence
+        next(self.rows(), None)  # a table without the columns is refused at the start
+
+    def rows(self) -> Iterator[Source | BadSource]:
+        ids = Ids()
+        with self.path.open(encoding="utf-8-sig", newline="") as file:
+            # pandas writes quotes around cells with tabs, commas or quotes; csv reads them back.
+            reader = csv.DictReader(file, delimiter="," if self.path.suffix == ".csv" else "\t")
+            columns = reader.fieldnames or ()
+            image = first_of(("filepath", "file_name", "image"), columns, str(self.path), "image")
+            names = (self.caption,) if self.caption else ("title", *CAPTION_COLUMNS)
+            caption = first_of(names, columns, str(self.path), "caption")
+            for row in reader:
+                name = text_of(row[image])
+                given = text_of(row.get("id"))
+                number = given or ids(name or "no-file")
+                if not name or row[caption] is None or None in row:
+                    cells = sum(value is not None for value in row.values())
+                    yield BadSource(number, f"broken row: {cells} cells for {len(columns)} columns")
+                    continue
+                yield Source(
+                    id=number,
+                    caption=text_of(row[caption]),
+                    load=open_image(partial(Path, self.path.parent / name)),
+                    licence=next((text_of(row[k]) for k in LICENCE_COLUMNS if row.get(k)), self.licence),
+                )
+
+
+class CocoCaptions(Input):
+    """COCO captions: a JSON with ``images`` and ``annotations``, and the folder of the images.
+
+    The id is "coco-" and the annotation's. The JSON is held in memory while it is gone through, images never.
+
+    Args:
+        path: the JSON.
+        images: the folder with the images; None looks for the first image beside the JSON, in ``images`` there, and
+            in the folder that the JSON is named after ("captions_val2017.json": "val2017", also one level up).
+    """
+
+    def __init__(self, path: Path, images: Path | None = None, licence: str | None = None) -> None:
+        self.path = path
+        self.name = path.name
+        self.licence = licence
+        data = self._read()
+        self.images = self._find_images(data) if images is None else images
+        if not self.images.is_dir():
+            raise ValueError(f"images={str(images)!r} is no folder; give the one with the images of {path}")
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            data = json.loads(self.path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{self.path} is no JSON: {error}") from error
+        if not isinstance(data, dict) or not {"images", "annotations"} <= set(data):
+            raise ValueError(f"{self.path} holds no COCO captions: it needs 'images' and 'annotations'")
+        for name, needed in (("images", {"id", "file_name"}), ("annotations", {"id", "image_id"})):
+            for number, row in enumerate(data[name]):
+                if not isinstance(row, dict) or not needed <= set(row):
+                    raise ValueError(f"{self.path}: {name}[{number}] needs {' and '.join(sorted(needed))}")
+        return data
+
+    def _find_images(self, data: dict[str, Any]) -> Path:
+        beside = self.path.parent
+        named = self.path.stem.rpartition("_")[2]
+        tried = (beside, beside / "images", beside / named, beside.parent / named, beside.parent / "images")
+        for folder in tried:
+            if any((folder / str(image.get("file_name"))).is_file() for image in data["images"][:10]):
+                return folder
+        raise ValueError(
+            f"{self.path}: its images are in none of {', '.join(map(str, tried))}; name their folder with images="
+        )
+
+    def rows(self) -> Iterator[Source | BadSource]:
+        data = self._read()
+        images = {image["id"]: image for image in data["images"]}
+        licences = {one["id"]: one.get("name") for one in data.get("licenses", ())}
+        for note in data["annotations"]:
+            number = f"coco-{note['id']}"
+            image = images.get(note["image_id"])
+            if image is None:
+                yield BadSource(number, f"missing image: no image has the id {note['image_id']}")
+                continue
+            yield Source(
+                id=number,
+                caption=text_of(note.get("caption")),
+                load=open_image(partial(Path, self.images / image["file_name"])),
+                licence=licences.get(image.get("license"), self.licence),
+            )

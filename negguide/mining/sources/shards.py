@@ -1,0 +1,125 @@
+"""WebDataset shards as an input."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from glob import glob
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from negguide.mining.item import Source
+from negguide.mining.sources.source import (
+    CAPTION_COLUMNS,
+    LICENCE_COLUMNS,
+    BadSource,
+    Ids,
+    Input,
+    captions_of,
+    open_image,
+    text_of,
+    with_captions,
+)
+
+IMAGES = ("jpg", "jpeg", "png", "webp", "bmp")
+TEXTS = ("txt", "caption", "text")
+
+
+class Shards(Input):
+    """WebDataset shards: files with a shared key, an image, and a caption in ``.txt`` or in a ``.json``.
+
+    A ``.json`` may hold ``caption`` or ``text``, and ``licence`` or ``license``; a ``.mask.png`` is the mask. The id
+    is the shard's name and the key, "00000/000000012". A shard that breaks off is a ``BadSource`` of its own; the
+    others are read.
+
+    Args:
+        pattern: a folder, a glob ("data/*.tar") or a brace pattern ("data/{00000..00012}.tar").
+        caption: the key of the caption in the ``.json``; None finds it.
+    """
+
+    def __init__(self, pattern: str, caption: str | None = None, licence: str | None = None) -> None:
+        try:
+            import webdataset
+        except ImportError as error:
+            raise ImportError(
+                f'{pattern}: pip install "negguide[mining]" to read WebDataset shards'
+            ) from error
+        from braceexpand import braceexpand
+
+        self._webdataset = webdataset
+        self.caption = caption
+        self.licence = licence
+        self.name = Path(pattern).name
+        if Path(pattern).is_dir():
+            self.paths = sorted(Path(pattern).glob("*.tar"))
+        elif Path(pattern).is_file():
+            self.paths = [Path(pattern)]
+        else:
+            self.paths = [Path(path) for part in braceexpand(pattern) for path in _matching(part)]
+        if not self.paths:
+            raise ValueError(f"{pattern} names no .tar file")
+
+    @property
+    def description(self) -> dict[str, Any]:
+        return {**super().description, "shards": [path.name for path in self.paths]}
+
+    def rows(self) -> Iterator[Source | BadSource]:
+        for path in self.paths:
+            # The set is not split over processes here: who goes through it decides which rows are its own.
+            shard = self._webdataset.WebDataset(
+                str(path), shardshuffle=False, nodesplitter=None, workersplitter=None, empty_check=False
+            )
+            ids = Ids()
+            try:
+                for sample in shard:
+                    yield from self._sources(f"{path.stem}/{sample['__key__']}", sample, ids)
+            except (tarfile.TarError, OSError, EOFError) as error:
+                reason = str(error.args[0] if error.args else error).partition("\n")[0]
+                yield BadSource(f"{path.stem}", f"broken shard: {reason}")
+
+    def _sources(self, name: str, sample: Mapping[str, Any], ids: Ids) -> Iterator[Source | BadSource]:
+        try:
+            notes = json.loads(sample.get("json", b"{}"))
+            said = next((sample[text].decode("utf-8") for text in TEXTS if text in sample), None)
+        except ValueError as error:
+            yield BadSource(name, f"broken caption: {error}")
+            return
+        if not isinstance(notes, dict):
+            yield BadSource(name, "broken caption: its .json is no object")
+            return
+        names = (self.caption,) if self.caption else CAPTION_COLUMNS
+        if self.caption or said is None:
+            said = next((notes[key] for key in names if notes.get(key) is not None), None)
+        image = next((sample[kind] for kind in IMAGES if kind in sample), None)
+        if image is None:
+            yield BadSource(name, "missing image")
+            return
+        captions = captions_of(said)
+        source = Source(
+            id=name,
+            caption=captions[0],
+            load=_opener(image, "RGB"),
+            mask=_opener(sample["mask.png"], "L") if "mask.png" in sample else None,
+            licence=next((text_of(notes[k]) for k in LICENCE_COLUMNS if notes.get(k)), self.licence),
+        )
+        if len(captions) == 1:
+            yield source
+        else:
+            yield from with_captions(source, captions, ids)
+
+
+def _opener(content: bytes, mode: str) -> Callable[[], Image.Image]:
+    return open_image(partial(BytesIO, content), mode)
+
+
+def _matching(part: str) -> list[str]:
+    if any(sign in part for sign in "*?["):
+        return sorted(glob(part))
+    if not Path(part).is_file():
+        raise ValueError(f"there is no shard {part}")
+    return [part]

@@ -1,0 +1,1 @@
+"""Contrastive fine-tuning and evaluation of CLIP-like models."""

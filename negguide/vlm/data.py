@@ -1,0 +1,279 @@
+"""Image-caption pairs with their negatives, as training reads them, and what is wrong with them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    from negguide.vlm.models import VisionLanguageModel
+
+COLUMNS = ("negative_caption", "negative_image", "positive_captions")
+"""What a row may have besides its image and caption."""
+
+
+class Picture(Protocol):
+    """An image that is read when it is asked for; ``name`` says where it is."""
+
+    @property
+    def name(self) -> str: ...
+
+    def read(self) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class FilePicture:
+    """An image file."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def read(self) -> bytes:
+        return self.path.read_bytes()
+
+
+@dataclass(frozen=True)
+class TarPicture:
+    """A member of an uncompressed tar file, read by its place in it."""
+
+    tar: Path
+    member: str
+    offset: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.tar}:{self.member}"
+
+    def read(self) -> bytes:
+        with self.tar.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+@dataclass(frozen=True, eq=False)
+class TablePicture:
+    """A cell of a table of the datasets package, whose images are {"bytes", "path"}."""
+
+    table: Any
+    row: int
+    column: str
+
+    @property
+    def name(self) -> str:
+        return f"row {self.row}, column {self.column}"
+
+    def read(self) -> bytes:
+        data: bytes = self.table[self.row][self.column]["bytes"]
+        return data
+
+
+@dataclass(frozen=True)
+class Triplet:
+    """One row of a training set.
+
+    Attributes:
+        id: names the row in messages.
+        source: rows with the same image have the same.
+        image: of the caption.
+        caption: true of the image.
+        negative_caption: false of the image, and true of the negative image.
+        negative_image: what the negative caption says.
+        positive_captions: paraphrases of the caption.
+        category: what the negative changed.
+    """
+
+    id: str
+    source: str
+    image: Picture
+    caption: str
+    negative_caption: str | None = None
+    negative_image: Picture | None = None
+    positive_captions: tuple[str, ...] = ()
+    category: str = ""
+
+    def has(self, column: str) -> bool:
+        return bool(getattr(self, column))
+
+
+class UnreadableImage(ValueError):
+    """An image that does not decode, with the row that it is of."""
+
+
+def open_picture(triplet_id: str, picture: Picture) -> Image.Image:
+    """Decode an image to RGB.
+
+    Raises:
+        UnreadableImage: it is missing or broken; the message names the row and the file.
+    """
+    try:
+        with Image.open(io.BytesIO(picture.read())) as image:
+            return image.convert("RGB")
+    # Pillow raises SyntaxError for some broken PNGs
+    except (OSError, ValueError, SyntaxError, TypeError) as error:
+        raise UnreadableImage(
+            f"the image {picture.name} of item {triplet_id!r} cannot be read: {error}; mend the file or take the "
+            f"row out of the set"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A set that is fit for training, and what was found in it.
+
+    Attributes:
+        triplets: all rows.
+        valid: for each, whether it has all the columns that the loss needs, fit for use; other rows train as plain
+            pairs.
+        missing: rows without all the columns that the loss needs.
+        equal: rows whose negative equals the positive.
+        truncated: rows whose negative caption equals the caption once the tokenizer has cut both.
+    """
+
+    triplets: tuple[Triplet, ...]
+    valid: tuple[bool, ...]
+    missing: int = 0
+    equal: int = 0
+    truncated: int = 0
+
+    def remarks(self) -> list[str]:
+        """What a reader must know, a line each."""
+        total = len(self.triplets)
+        reasons = {
+            "have no negative": self.missing,
+            "have a negative that equals the positive": self.equal,
+            "differ from their negative only in words that the tokenizer cuts off": self.truncated,
+        }
+        return [f"{n} of {total} rows {what}; they train as plain pairs" for what, n in reasons.items() if n]
+
+
+def check(
+    triplets: Sequence[Triplet], model: VisionLanguageModel, columns: Sequence[str], *, loss: str, name: str
+) -> Checked:
+    """Which rows of the set ``name`` have a negative that ``loss`` can use; it needs ``columns``.
+
+    Raises:
+        ValueError: no rows, an empty caption, missing files, a set without the columns, no usable negative at all, or
+            a word that the tokenizer does not know.
+    """
+    if not triplets:
+        raise ValueError(f"train_data={name!r} has no rows")
+    for triplet in triplets:
+        for column in ("caption", "negative_caption"):
+            text = getattr(triplet, column)
+            if not isinstance(text, str | None) or (column == "caption" and not (text and text.strip())):
+                raise ValueError(
+                    f"train_data={name!r}: the {column} of item {triplet.id!r} is {text!r}; give a sentence"
+                )
+    _check_files(triplets, columns, name)
+    for column in columns:
+        if not any(triplet.has(column) for triplet in triplets):
+            present = [c for c in COLUMNS if any(triplet.has(c) for triplet in triplets)]
+            raise ValueError(
+                f"train_data={name!r} has no column {column}, which loss={loss!r} needs; it has "
+                f"{', '.join(['image', 'caption', *present])}"
+            )
+    complete = [all(triplet.has(column) for column in columns) for triplet in triplets]
+    equal = [good and _equal(triplet, columns) for triplet, good in zip(triplets, complete, strict=True)]
+    cut = [False] * len(triplets)
+    if "negative_caption" in columns:
+        asked = [i for i, good in enumerate(complete) if good and not equal[i]]
+        cut_too = _cut_to_the_same(model, [triplets[i] for i in asked])
+        for i, same in zip(asked, cut_too, strict=True):
+            cut[i] = same
+    valid = tuple(g and not e and not c for g, e, c in zip(complete, equal, cut, strict=True))
+    checked = Checked(tuple(triplets), valid, len(complete) - sum(complete), sum(equal), sum(cut))
+    if columns and not any(valid):
+        raise ValueError(
+            f"train_data={name!r} has no negative that loss={loss!r} can use: {'; '.join(checked.remarks())}"
+        )
+    return checked
+
+
+def as_pairs(checked: Checked) -> Checked:
+    """Every image with its caption as a row of its own, originals and negatives alike, for the loss "grouped".
+
+    The rows of one source are siblings. An original with several negatives comes once.
+    """
+    rows: dict[tuple[str, str], Triplet] = {}
+    for triplet, valid in zip(checked.triplets, checked.valid, strict=True):
+        plain = replace(triplet, negative_caption=None, negative_image=None, positive_captions=())
+        rows.setdefault((triplet.source, triplet.caption), plain)
+        if valid and triplet.negative_image is not None and triplet.negative_caption is not None:
+            rows[triplet.id, "negative"] = replace(
+                plain,
+                id=f"{triplet.id}/negative",
+                image=triplet.negative_image,
+                caption=triplet.negative_caption,
+            )
+    return replace(checked, triplets=tuple(rows.values()), valid=(False,) * len(rows))
+
+
+def split(
+    triplets: Sequence[Triplet], share: float, random_: Callable[[], float]
+) -> tuple[list[int], list[int]]:
+    """Places for training and for validation; the rows of one image are all on one side.
+
+    Args:
+        triplets: the rows.
+        share: of the images, in [0, 1), that go to validation; at least one when it is above 0.
+        random_: gives numbers in [0, 1).
+    """
+    sources = list(dict.fromkeys(triplet.source for triplet in triplets))
+    count = max(1, round(share * len(sources))) if share else 0
+    drawn = sorted(sources, key={source: random_() for source in sources}.__getitem__)
+    chosen = set(drawn[:count])
+    places: tuple[list[int], list[int]] = ([], [])
+    for i, triplet in enumerate(triplets):
+        places[triplet.source in chosen].append(i)
+    return places
+
+
+def numbered(values: Sequence[Hashable]) -> list[int]:
+    """Equal values get equal numbers."""
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(value, len(numbers)) for value in values]
+
+
+def normalised(text: str) -> str:
+    """What two sentences are compared by: letter case and spaces say nothing."""
+    return " ".join(text.lower().split())
+
+
+def _equal(triplet: Triplet, columns: Sequence[str]) -> bool:
+    captions = triplet.negative_caption is not None and normalised(triplet.caption) == normalised(
+        triplet.negative_caption
+    )
+    images = triplet.negative_image is not None and triplet.negative_image == triplet.image
+    return ("negative_caption" in columns and captions) or ("negative_image" in columns and images)
+
+
+def _cut_to_the_same(model: VisionLanguageModel, triplets: Sequence[Triplet]) -> list[bool]:
+    captions = [t.caption for t in triplets]
+    negatives = [t.negative_caption or "" for t in triplets]
+    long = [a or b for a, b in zip(model.truncated(captions), model.truncated(negatives), strict=True)]
+    same = [False] * len(triplets)
+    for i in (i for i, is_long in enumerate(long) if is_long):
+        ids = model.text_inputs([captions[i], negatives[i]])["input_ids"]
+        same[i] = bool((ids[0] == ids[1]).all())
+    return same
+
+
+def _check_files(triplets: Sequence[Triplet], columns: Sequence[str], name: str) -> None:
+    pictures = [t.image for t in triplets]
+    if "negative_image" in columns:
+        pictures += [t.negative_image for t in triplets if t.negative_image is not None]
+    paths = dict.fromkeys(picture.path for picture in pictures if isinstance(picture, FilePicture))
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise ValueError(
+            f"train_data={name!r}: {len(missing)} of {len(paths)} images are missing, the first is {missing[0]}"
+        )

@@ -1,0 +1,245 @@
+"""Read triplet sets in every format that they come in: those of negguide, and those people have."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from negguide.vlm.data import FilePicture, Picture, TablePicture, TarPicture, Triplet
+
+METADATA = "metadata.jsonl"
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "image": ("image_file_name", "image", "file_name", "filepath", "filename", "anchor"),
+    "caption": ("caption", "text", "title", "positive"),
+    "negative_image": (
+        "negative_image_file_name",
+        "negative_image",
+        "negative_file_name",
+        "negative_filepath",
+    ),
+    "negative_caption": ("negative_caption", "negative_text", "negative_title", "negative"),
+}
+"""What a column may be called; the first that a row has is taken."""
+_IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
+_RIGHT = (
+    "a set of negguide mine, a folder with metadata.jsonl, parquet or tar files, a .parquet or .tar file, a SugarCrepe "
+    ".json or an open_clip .tsv or .csv"
+)
+
+
+def read_triplets(name: str, images: Path | None = None) -> list[Triplet]:
+    """The rows of the training set ``name``, in order; images are not opened.
+
+    Args:
+        name: a set of negguide mine, or what negguide export made of it; a folder that holds ``metadata.jsonl`` (in
+            it or in its folders), ``*.parquet``, ``*.tar`` or ``*.tsv`` files; one such file; a SugarCrepe JSON
+            (``{"0": {"filename", "caption", "negative_caption"}}``); or a TSV or CSV with a header
+            (``filepath``, ``title``). Columns may be called as in `NAMES`, with ``source_id``, ``positive_captions``
+            and ``category`` beside them.
+        images: where the files that a JSON or a TSV names are; by default beside it, or for a JSON in ``images``
+            beside it where there is such a folder.
+
+    Raises:
+        ValueError: there is no such set, or a row lacks its image or caption, with the row.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _folder(path)
+    if not path.is_file():
+        raise ValueError(f"train_data={name!r} does not exist; give {_RIGHT}")
+    match path.suffix.lower():
+        case ".parquet":
+            return _parquet([path])
+        case ".tar":
+            return _tars([path])
+        case ".json":
+            beside = path.parent / "images"
+            return _json(path, images or (beside if beside.is_dir() else path.parent))
+        case ".tsv" | ".csv":
+            return _separated(path, images or path.parent)
+        case ".jsonl":
+            return _lines(path)
+    raise ValueError(f"train_data={name!r} is of no known kind; give {_RIGHT}")
+
+
+def _folder(folder: Path) -> list[Triplet]:
+    if (folder / "data").is_dir() and (folder / "set.json").is_file():
+        return _mined(folder)
+    found = {
+        pattern: sorted(path for path in folder.rglob(pattern) if not _hidden(path, folder))
+        for pattern in (METADATA, "*.parquet", "*.tar", "*.tsv")
+    }
+    if found[METADATA]:
+        return [triplet for path in found[METADATA] for triplet in _lines(path)]
+    if found["*.parquet"]:
+        return _parquet(found["*.parquet"])
+    if found["*.tar"]:
+        return _tars(found["*.tar"])
+    if found["*.tsv"]:
+        return [triplet for path in found["*.tsv"] for triplet in _separated(path, path.parent)]
+    if (folder / "images").is_dir() and (lists := sorted(folder.glob("*.json"))):
+        return [triplet for path in lists for triplet in _json(path, folder / "images")]
+    raise ValueError(f"train_data={str(folder)!r} holds no set; give {_RIGHT}")
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    """Half-written parts have names that begin with a dot."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def _mined(folder: Path) -> list[Triplet]:
+    from negguide.mining.shards import read_set
+
+    return [
+        Triplet(
+            id=item.id,
+            source=item.source_id,
+            image=FilePicture(shard / item.image_file_name),
+            caption=item.caption,
+            negative_caption=item.negative_caption,
+            negative_image=FilePicture(shard / item.negative_image_file_name),
+            positive_captions=tuple(item.positive_captions),
+            category=item.category,
+        )
+        for item, shard in read_set(folder)
+    ]
+
+
+def _lines(path: Path) -> list[Triplet]:
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}, is no JSON: {error}") from error
+        rows.append(_from_files(row, path.parent, f"{path}, line {number}"))
+    return rows
+
+
+def _json(path: Path, images: Path) -> list[Triplet]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(content, Mapping | list):
+        raise ValueError(
+            f"{path} holds {type(content).__name__}; SugarCrepe's JSON is {{number: {{filename, ...}}}}"
+        )
+    pairs = content.items() if isinstance(content, Mapping) else enumerate(content)
+    return [_from_files({"id": key, **row}, images, f"{path}, row {key}") for key, row in pairs]
+
+
+def _separated(path: Path, images: Path) -> list[Triplet]:
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        return [_from_files(row, images, f"{path}, row {number}") for number, row in enumerate(reader, 1)]
+
+
+def _from_files(row: Any, folder: Path, where: str) -> Triplet:
+    if not isinstance(row, Mapping):
+        raise ValueError(f"{where}: a row is a JSON object, got {row!r}")
+    image = _value(row, "image")
+    negative = _value(row, "negative_image")
+    for value in (image, negative):
+        if not isinstance(value, str | None):
+            raise ValueError(f"{where}: an image is given by its file name, got {value!r}")
+    return _triplet(
+        row,
+        FilePicture(folder / image) if image else None,
+        FilePicture(folder / negative) if negative else None,
+        where,
+    )
+
+
+def _parquet(paths: Sequence[Path]) -> list[Triplet]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError(
+            'parquet files are read by the package datasets; install it with pip install "negguide[mining]"'
+        ) from error
+    files = [str(path) for path in paths]
+    table = datasets.load_dataset("parquet", data_files=files, split="train")
+    present = {kind: next((c for c in NAMES[kind] if c in table.column_names), None) for kind in NAMES}
+    pictures = [c for c in (present["image"], present["negative_image"]) if c is not None]
+    for column in pictures:
+        if not isinstance(table.features[column], datasets.Image):
+            table = table.cast_column(column, datasets.Image())
+        table = table.cast_column(column, datasets.Image(decode=False))
+    texts = table.remove_columns(pictures)
+    filled = {column: table.data.column(column).is_valid().to_pylist() for column in pictures}
+    rows = []
+    for i, row in enumerate(texts):
+        image, negative = (
+            TablePicture(table, i, column) if column is not None and filled[column][i] else None
+            for column in (present["image"], present["negative_image"])
+        )
+        rows.append(_triplet(row, image, negative, f"{files[0]}, row {i}"))
+    return rows
+
+
+def _tars(paths: Sequence[Path]) -> list[Triplet]:
+    return [triplet for path in paths for triplet in _tar(path)]
+
+
+def _tar(path: Path) -> Iterator[Triplet]:
+    """A WebDataset shard: the members up to the first dot of their names are one row."""
+    rows: dict[str, dict[str, Any]] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                folder, _, file = member.name.rpartition("/")
+                key, _, suffix = file.partition(".")
+                if not member.isfile() or not key:
+                    continue
+                row = rows.setdefault(f"{folder}/{key}" if folder else key, {"id": key})
+                content = tar.extractfile(member)
+                assert content is not None  # it is a file
+                kind, ending = suffix.lower().rpartition(".")[::2]
+                if ending in _IMAGE_SUFFIXES:
+                    place = "negative_image" if kind.startswith("negative") else "image"
+                    row[place] = TarPicture(path, member.name, member.offset_data, member.size)
+                elif ending == "txt":
+                    row["negative_caption" if kind.startswith("negative") else "caption"] = (
+                        content.read().decode()
+                    )
+                elif ending == "json":
+                    told = json.load(content)
+                    row |= {k: v for k, v in told.items() if k not in ("image", "negative_image")}
+    except (tarfile.TarError, UnicodeDecodeError, ValueError) as error:
+        raise ValueError(f"{path} is no uncompressed tar file of WebDataset: {error}") from error
+    for key, row in rows.items():
+        yield _triplet(row, row.get("image"), row.get("negative_image"), f"{path}, key {key}")
+
+
+def _triplet(row: Mapping[str, Any], image: Picture | None, negative: Picture | None, where: str) -> Triplet:
+    caption = _value(row, "caption")
+    for what, value in (("image", image), ("caption", caption)):
+        if not value:
+            raise ValueError(
+                f"{where}: no {what}; its column is one of {', '.join(NAMES[what])}, and the row has "
+                f"{', '.join(map(str, row))}"
+            )
+    assert image is not None
+    negative_caption = _value(row, "negative_caption")
+    positives = row.get("positive_captions") or ()
+    return Triplet(
+        id=where if row.get("id") is None else str(row["id"]),
+        source=str(row.get("source_id") or image.name),
+        image=image,
+        caption=caption,
+        negative_caption=negative_caption or None,
+        negative_image=negative,
+        positive_captions=(positives,) if isinstance(positives, str) else tuple(positives),
+        category=str(row.get("category") or ""),
+    )
+
+
+def _value(row: Mapping[str, Any], kind: str) -> Any:
+    return next((row[name] for name in NAMES[kind] if row.get(name) is not None), None)

@@ -1,0 +1,390 @@
+"""Every action through the real server, as a program calls it."""
+
+import re
+import subprocess
+import sys
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from negguide.demo import Limits, serve
+from negguide.demo.server import Server
+from negguide.mining.shards import read_set
+from negguide.pictures import read_settings
+from negguide.toyworld import TRADEMARK, Scene, parse, render
+
+ENDPOINTS = {
+    "/leave_out",
+    "/push_apart",
+    "/keep_away",
+    "/draw_scene",
+    "/hard_negatives",
+    "/download_set",
+    "/compare",
+}
+SHORT: dict[str, Any] = {"images": 1, "steps": 2}
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "cat.png"
+    render(parse("a white cat in front view wearing a red hat in the snow")).save(path)
+    return path
+
+
+@pytest.fixture
+def editor(picture: Path, tmp_path: Path) -> dict[str, Any]:
+    """The picture with its upper part painted over, as the image editor sends it."""
+    layer = Image.new("RGBA", (64, 64))
+    layer.paste((255, 0, 0, 255), (8, 0, 56, 24))
+    layer.save(tmp_path / "layer.png")
+    return {
+        "background": handle_file(str(picture)),
+        "layers": [handle_file(str(tmp_path / "layer.png"))],
+        "composite": None,
+    }
+
+
+def test_every_action_is_a_named_endpoint_with_typed_and_described_parameters(
+    client: Client, server: Server
+) -> None:
+    named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert set(named) == ENDPOINTS
+    for endpoint in named.values():
+        assert all(parameter["python_type"]["type"] != "Any" for parameter in endpoint["parameters"])
+        # all but the first may be left out
+        assert all(parameter["parameter_has_default"] for parameter in endpoint["parameters"][1:])
+    documented = {fn.api_name: fn.fn.__doc__ for fn in server.page.fns.values() if f"/{fn.api_name}" in named}
+    for name, endpoint in named.items():
+        for parameter in endpoint["parameters"]:
+            assert f"{parameter['parameter_name']}: " in documented[name[1:]]
+
+
+def test_leave_out_gives_pictures_numbers_trace_and_settings(client: Client) -> None:
+    sheet, said, slider, gallery, where, when, python = client.predict(
+        prompt="a bear wearing glasses", negative_1="black glasses", images=2, steps=2, api_name="/leave_out"
+    )
+    assert "overlaps the prompt by" in said
+    assert "| still *black glasses* |" in said
+    assert [one["caption"] for one in gallery] == [
+        f"seed {seed} · {name}" for seed in (0, 1) for name in ("Plain", "Negative prompt", "Perp-Neg")
+    ]
+    pixels = [Image.open(path).convert("RGB").tobytes() for path in slider]
+    assert pixels[0] == Image.open(gallery[0]["image"]).convert("RGB").tobytes()
+    assert pixels[0] != pixels[1]
+    assert Image.open(where).width > Image.open(where).height / 2
+    assert Image.open(when).width > 500
+    settings = read_settings(Path(sheet))
+    assert [column["label"] for column in settings["columns"]] == ["Plain", "Negative prompt", "Perp-Neg"]
+    assert settings["columns"][2]["methods"][0]["negatives"][0]["weight"] == 1.5
+    assert 'PerpNeg(Negative("black' in python.replace("'", '"')
+
+
+@pytest.mark.parametrize("method", ["plain", "negative-prompt", "nag", "ong", "vsf"])
+def test_leave_out_by_every_other_method(client: Client, method: str) -> None:
+    result = client.predict(
+        prompt="a bear wearing a hat",
+        negative_1="a red hat",
+        negative_2="brown fur",
+        weight_2=0.5,
+        method=method,
+        **SHORT,
+        api_name="/leave_out",
+    )
+    columns = [column["label"] for column in read_settings(Path(result[0]))["columns"]]
+    own = {"plain": ["Plain"], "negative-prompt": ["Plain", "Negative prompt"]}
+    assert columns == own.get(method, ["Plain", "Negative prompt", method.upper()])
+    assert (result[5] is None) == (method in own)
+
+
+def test_push_apart_gives_both_batches(client: Client) -> None:
+    sheet, said, before, after, where, _, python = client.predict(
+        prompt="a bear", images=2, steps=2, api_name="/push_apart"
+    )
+    assert "NegToMe pushed" in said and "entropy of the fur colours" in said
+    assert len(before) == len(after) == 2 and Image.open(where).size[0] > 300
+    assert read_settings(Path(sheet))["columns"][1]["methods"][0]["method"] == "NegToMe"
+    assert "NegToMe(" in python
+
+
+def test_keep_away_from_pip_and_from_a_painted_upload(client: Client, editor: dict[str, Any]) -> None:
+    said, files = client.predict(prompt="an explorer in a meadow", **SHORT, api_name="/keep_away")[1::6]
+    assert "| is Pip himself |" in said and files is None
+    result = client.predict(
+        prompt="a cat in the snow", character="upload", picture=editor, **SHORT, api_name="/keep_away"
+    )
+    assert "distance to the picture" in result[1] and "Pip" not in result[1]
+    reference, mask = (Image.open(path) for path in result[7])
+    assert reference.size == mask.size == (64, 64)
+    assert mask.getpixel((30, 10)) == 255 and mask.getpixel((30, 40)) == 0
+    assert "reference_mask=reference_mask" in result[6]
+
+
+def test_hard_negatives_are_judged_and_packed_in_the_mining_format(client: Client, tmp_path: Path) -> None:
+    original, table, gallery, keep, set_id = client.predict(
+        caption="a brown bear in front view wearing a red hat in a meadow",
+        categories=["attribute", "object", "remove"],
+        edits=3,
+        steps=2,
+        api_name="/hard_negatives",
+    )
+    assert len(gallery) == 3 and table.count("\n") == 4
+    assert Image.open(original).size == (384, 384)
+    # a random model paints nothing right: kept or not is up to the visitor
+    assert [value for _, value in keep["choices"]] == ["1", "2", "3"]
+    packed = client.predict(set_id=set_id, keep=["1", "3"], api_name="/download_set")
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(tmp_path / "set")
+    items = [item for item, _ in read_set(tmp_path / "set")]
+    assert [item.id for item in items] == ["1", "3"]
+    for item, folder in read_set(tmp_path / "set"):
+        assert item.caption[item.start : item.end] == item.before
+        assert item.category in ("attribute", "object", "remove") and len(item.scores) == 4
+        assert Image.open(folder / item.negative_image_file_name).size == (64, 64)
+
+
+def test_a_scene_is_drawn_with_the_caption_that_is_true_of_it(client: Client) -> None:
+    image, caption = client.predict(seed=3, api_name="/draw_scene")
+    assert Image.open(image).size == (64, 64) and parse(caption).background
+    assert client.predict(seed=3, api_name="/draw_scene")[1] == caption
+
+
+def test_hard_negatives_of_an_uploaded_picture(client: Client, picture: Path) -> None:
+    original = client.predict(
+        caption="a white cat wearing a red hat in the snow",
+        image=handle_file(str(picture)),
+        edits=1,
+        steps=2,
+        api_name="/hard_negatives",
+    )[0]
+    shown = Image.open(original).convert("RGB").resize((64, 64), Image.Resampling.BOX)
+    assert shown.getpixel((2, 2)) == pytest.approx(Image.open(picture).getpixel((2, 2)), abs=4)
+
+
+def test_compare_gives_one_png_with_its_settings(client: Client) -> None:
+    sheet, said, python = client.predict(
+        columns="weights", weights="0.5, 2", images=2, steps=2, api_name="/compare"
+    )
+    labels = [column["label"] for column in read_settings(Path(sheet))["columns"]]
+    assert labels == ["Plain", "weight 0.5", "weight 2"]
+    assert said.count("of 2") == 6 and python.count("pipe(") == 3
+    sheet = client.predict(methods=["ong", "plain"], **SHORT, api_name="/compare")[0]
+    assert [column["label"] for column in read_settings(Path(sheet))["columns"]] == ["ONG", "Plain"]
+
+
+BAD: list[tuple[str, dict[str, Any], str]] = [
+    ("/leave_out", {"prompt": "a dragon wearing sunglasses"}, "does not know “dragon”, “sunglasses”"),
+    ("/leave_out", {"prompt": " "}, "The prompt is empty"),
+    ("/leave_out", {"prompt": "a bear glasses"}, "got 'glasses'"),
+    ("/leave_out", {"negative_1": "<b>x</b>"}, "“&lt;b&gt;x&lt;/b&gt;”"),
+    ("/leave_out", {"negative_1": ""}, "Nothing to leave out"),
+    ("/leave_out", {"start_1": 0.9, "stop_1": 0.1}, "0 <= start < stop <= 1".replace("<", "&lt;")),
+    ("/leave_out", {"steps": 999}, "greater than maximum value 3"),
+    ("/leave_out", {"images": 9}, "greater than maximum value 4"),
+    ("/leave_out", {"steps": 1.5}, "steps must be a whole number"),
+    ("/leave_out", {"method": "magic"}, "not in the list of choices"),
+    ("/leave_out", {"method": "nag", "scale": 0.5}, "scale must be finite and &gt;= 1"),
+    ("/leave_out", {"guidance_scale": 1}, "guidance_scale"),
+    ("/push_apart", {"images": 1}, "less than minimum value 2"),
+    ("/keep_away", {"character": "upload"}, "There is no picture to keep away from"),
+    ("/hard_negatives", {"caption": "a bear", "categories": ["swap"]}, "can be edited in these ways"),
+    ("/hard_negatives", {"categories": []}, "is empty"),
+    ("/download_set", {"set_id": "", "keep": []}, "There is no set yet"),
+    ("/download_set", {"set_id": "../../etc", "keep": ["1"]}, "not there any more"),
+    ("/compare", {"columns": "weights", "weights": "1, two"}, "with commas between"),
+    ("/compare", {"methods": []}, "no method to compare"),
+]
+
+
+@pytest.mark.parametrize(("endpoint", "arguments", "message"), BAD)
+def test_bad_input_gives_a_clear_message(
+    client: Client, endpoint: str, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(AppError) as caught:
+        client.predict(**arguments, api_name=endpoint)
+    assert message in str(caught.value)
+
+
+def test_a_file_that_is_no_picture_is_refused_in_words(client: Client, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_text("no picture")
+    file = handle_file(str(broken))
+    with pytest.raises(AppError, match="no picture that can be read"):
+        client.predict(image=file, api_name="/hard_negatives")
+    with pytest.raises(AppError, match="no picture that can be read"):
+        client.predict(
+            character="upload",
+            picture={"background": file, "layers": [], "composite": None},
+            api_name="/keep_away",
+        )
+
+
+def test_settings_run_as_pasted(client: Client, editor: dict[str, Any], tmp_path: Path) -> None:
+    left_out = client.predict(
+        prompt="a bear wearing glasses", negative_2="brown fur", **SHORT, api_name="/leave_out"
+    )[6]
+    away = client.predict(character="upload", picture=editor, **SHORT, api_name="/keep_away")
+    from_pip = client.predict(center=False, **SHORT, api_name="/keep_away")[6]
+    for path in away[7]:
+        (tmp_path / Path(path).name).write_bytes(Path(path).read_bytes())
+    # one process for all, since importing takes longest
+    codes = [left_out, away[6], from_pip]
+    for number, code in enumerate(codes):
+        (tmp_path / f"settings{number}.py").write_text(code)
+    together = "\n".join(f"exec(open('settings{number}.py').read(), {{}})" for number in range(len(codes)))
+    done = subprocess.run([sys.executable, "-c", together], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    written = {path.name for path in tmp_path.glob("*-seed0.png")}
+    assert written == {
+        f"{name}-seed0.png" for name in ("plain", "negative-prompt", "perp-neg", "before", "after")
+    }
+
+
+def test_visitors_wait_for_the_device_and_get_their_own_pictures(server: Server, backend: Any) -> None:
+    backend.prompts.clear()
+    asked = ["a bear wearing a hat", "a cat wearing a hat", "a dog wearing a hat"]
+
+    def visit(prompt: str) -> Any:
+        visitor = Client(server.url, verbose=False)
+        return visitor.predict(
+            prompt=prompt, negative_1="a red hat", images=1, steps=3, beside=False, api_name="/leave_out"
+        )
+
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(visit, asked))
+    for prompt, result in zip(asked, results, strict=True):
+        assert read_settings(Path(result[0]))["columns"][0]["prompt"] == prompt
+        assert repr(prompt) in result[6]
+    # plain and guided, three steps each, and nobody in between
+    blocks = [backend.prompts[i : i + 6] for i in range(0, 18, 6)]
+    assert sorted(block[0] for block in blocks) == sorted(asked)
+    assert all(len(set(block)) == 1 for block in blocks)
+
+
+def test_stop_ends_the_visitors_own_run_and_no_other(server: Server, backend: Any, gate: Any) -> None:
+    first, second = (Client(server.url, verbose=False) for _ in range(2))
+    gate.clear()
+    backend.prompts.clear()
+    mine = first.submit(prompt="a bear wearing a hat", **SHORT | {"steps": 3}, api_name="/leave_out")
+    _until(lambda: len(backend.prompts) == 1)
+    theirs = second.submit(prompt="a cat wearing glasses", **SHORT, api_name="/leave_out")
+    first.predict(api_name="/stop")
+    with pytest.raises(AppError, match="Stopped"):
+        mine.result(timeout=30)
+    gate.set()
+    assert "a cat wearing glasses" in theirs.result(timeout=30)[6]
+    assert backend.prompts.count("a bear wearing a hat") == 1
+
+
+def test_a_full_queue_sends_visitors_away(server: Server, backend: Any, gate: Any, limits: Limits) -> None:
+    gate.clear()
+    backend.prompts.clear()
+    visitors = [Client(server.url, verbose=False) for _ in range(limits.max_queue + 2)]
+    jobs = [visitors[0].submit(prompt="a bear", method="plain", **SHORT, api_name="/leave_out")]
+    _until(lambda: len(backend.prompts) == 1)
+    for visitor in visitors[1:-1]:
+        jobs.append(visitor.submit(prompt="a bear", method="plain", **SHORT, api_name="/leave_out"))
+    _until(lambda: len(server.page._queue) == limits.max_queue)
+    with pytest.raises(Exception, match="Queue is full"):
+        visitors[-1].predict(prompt="a bear", method="plain", **SHORT, api_name="/leave_out")
+    gate.set()
+    assert all(len(job.result(timeout=60)) == 7 for job in jobs)
+
+
+def test_only_what_the_demo_wrote_is_served(client: Client, server: Server) -> None:
+    image, _ = client.predict(seed=1, api_name="/draw_scene")
+    inside = next(server.outputs.folder.rglob("scene.png"))
+    address = f"{server.url}gradio_api/file="
+    assert httpx.get(f"{address}{inside}").status_code == 200
+    for path in ("/etc/hostname", __file__, str(Path(serve.__code__.co_filename)), "pyproject.toml", "/"):
+        assert httpx.get(f"{address}{path}").status_code in (403, 404), path
+    assert httpx.get(f"{address}{server.outputs.folder}/../../etc/hostname").status_code in (403, 404)
+    assert Path(image).is_file()
+
+
+def test_uploads_that_are_too_large_are_refused(server: Server) -> None:
+    def upload(size: int) -> int:
+        files = {"files": ("x.png", b"\0" * size, "image/png")}
+        return httpx.post(f"{server.url}gradio_api/upload", files=files).status_code
+
+    assert upload(1000) == 200
+    assert upload(1_200_000) == 413
+
+
+def test_a_direct_call_cannot_pass_the_queue(server: Server) -> None:
+    answer = httpx.post(f"{server.url}gradio_api/run/leave_out", json={"data": ["a bear"]})
+    assert answer.status_code == 404
+
+
+def test_everything_is_gone_after_an_hour(client: Client, server: Server) -> None:
+    set_id = client.predict(edits=1, steps=2, api_name="/hard_negatives")[4]
+    client.predict(prompt="a bear", method="plain", **SHORT, api_name="/leave_out")
+    assert any(server.outputs.folder.rglob("*.png"))
+    server.outputs.delete_old(time.time() + server.outputs.keep_seconds + 1)
+    left = {path for path in server.outputs.folder.rglob("*") if path.is_file()}
+    assert left <= server.outputs._kept
+    with pytest.raises(AppError, match="deleted after an hour"):
+        client.predict(set_id=set_id, keep=["1"], api_name="/download_set")
+
+
+def test_nothing_is_reported_to_anybody_and_nobody_else_may_come_in(server: Server) -> None:
+    config = httpx.get(f"{server.url}config").json()
+    assert config["analytics_enabled"] is False
+    assert not config.get("run_history", False)
+    assert server.url.startswith("http://127.0.0.1:")
+    assert server.page.server_name == "127.0.0.1"
+    assert not re.search(
+        r"https?://(?!127\.0\.0\.1)[\w.-]*(?:googleapis|gstatic)", httpx.get(server.url).text
+    )
+    monitoring = httpx.get(f"{server.url}monitoring/summary")
+    assert monitoring.status_code >= 400
+
+
+def test_with_auth_nobody_enters_without_a_password(backend: Any) -> None:
+    with pytest.raises(ValueError, match="tools cannot log in"):
+        serve(backend, mcp=True, auth=[("me", "secret")])
+    served = serve(backend, auth=[("me", "secret")], greeting=False, quiet=True)
+    try:
+        assert httpx.get(f"{served.url}config").status_code == 401
+        assert httpx.post(f"{served.url}gradio_api/queue/join", json={"data": []}).status_code == 401
+        visitor = Client(served.url, auth=("me", "secret"), verbose=False)
+        assert parse(visitor.predict(seed=1, api_name="/draw_scene")[1])
+    finally:
+        served.close()
+    assert not served.outputs.folder.exists()
+
+
+def test_the_page_greets_with_the_first_example(backend: Any) -> None:
+    served = serve(backend, Limits(max_steps=2), quiet=True)
+    try:
+        config = httpx.get(f"{served.url}config").json()
+        loads = [d for d in config["dependencies"] if any(event == "load" for _, event in d["targets"])]
+        assert len(loads) == 1
+        join = {"data": [], "fn_index": loads[0]["id"], "session_hash": "visit"}
+        answer = httpx.post(f"{served.url}gradio_api/run/predict", json=join).json()
+        assert "overlaps the prompt" in answer["data"][1]
+        assert len(answer["data"][3]) == 6
+    finally:
+        served.close()
+
+
+def test_pip_is_the_trademark_character() -> None:
+    from negguide.demo.reference import pip
+
+    assert pip().tobytes() == render(Scene((parse("pip in front view").characters[0],), "meadow")).tobytes()
+    assert parse("pip").characters[0] == TRADEMARK
+
+
+def _until(condition: Any, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "this did not happen in time"
+        time.sleep(0.05)

@@ -1,0 +1,143 @@
+"""What the demo is built from, without a server."""
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import gradio as gr
+import pytest
+import torch
+
+from negguide import NAG, Negative, NegToMe, PerpNeg
+from negguide.demo.backend import Backend, Run, first_and_rest, joined
+from negguide.demo.limits import MAX_TEXT, Limits, text, whole
+from negguide.demo.outputs import Outputs
+from negguide.demo.stopping import Stopped, Stops
+from negguide.demo.words import complaint, said_on_the_page, what_happened
+from negguide.integration.trace import Trace
+
+
+def test_a_limit_that_is_no_whole_number_or_too_small_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"max_steps must be a whole number, got 2\.5"):
+        Limits(max_steps=2.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="max_images must be at least 2, got 1"):
+        Limits(max_images=1)
+
+
+def test_numbers_and_texts_are_held_to_their_bounds() -> None:
+    assert whole("steps", 3.0, 1, 5) == 3
+    for value in (0, 6, 2.5, float("nan")):
+        with pytest.raises(ValueError, match="steps must be a whole number from 1 to 5"):
+            whole("steps", value, 1, 5)
+    assert text("prompt", "  a bear ") == "a bear"
+    with pytest.raises(ValueError, match=f"prompt is {MAX_TEXT + 1} characters long"):
+        text("prompt", "x" * (MAX_TEXT + 1))
+
+
+def test_files_are_deleted_when_they_are_old_and_those_of_the_page_stay(tmp_path: Path) -> None:
+    outputs = Outputs(60, tmp_path / "out")
+    page = outputs.folder / "page.png"
+    page.write_text("of the page")
+    outputs.start()
+    old, new = outputs.new() / "old.png", outputs.new() / "new.png"
+    old.write_text("old")
+    new.write_text("new")
+    hour_ago = time.time() - 61
+    for path in (page, old, old.parent):
+        os.utime(path, (hour_ago, hour_ago))
+    assert outputs.delete_old() == 1
+    # a folder is as old as the last change in it
+    assert not old.exists() and new.exists() and page.exists()
+    outputs.delete_old(time.time() + 3600)
+    assert [path.name for path in outputs.folder.iterdir()] == ["page.png"]
+    outputs.close()
+    assert not outputs.folder.exists()
+
+
+def test_stop_reaches_the_runs_of_one_visitor_only() -> None:
+    stops = Stops()
+    assert not stops.stop("a")
+    with stops.running("a") as mine, stops.running("b") as other:
+        assert stops.stop("a")
+        assert mine.is_set() and not other.is_set()
+    assert not stops.stop("a")
+
+
+def test_a_stopped_run_ends_before_its_next_step_and_leaves_the_device_free(backend: Backend) -> None:
+    run = Run("a bear", 3, 5.0, (0,))
+    stop, steps = threading.Event(), []
+
+    def on_step() -> None:
+        steps.append(1)
+        stop.set()
+
+    with pytest.raises(Stopped):
+        backend.draw(run, on_step, stop)
+    assert len(steps) == 1
+    assert len(backend.draw(run, lambda: None, threading.Event()).images) == 1
+
+
+def test_a_run_in_two_parts_draws_what_one_run_draws(backend: Backend) -> None:
+    run = Run("a bear wearing a hat", 2, 5.0, (3, 4, 5), methods=(PerpNeg(Negative("a red hat", stop=1.0)),))
+    free = threading.Event()
+    at_once = backend.draw(run, lambda: None, free)
+    parts = first_and_rest(run)
+    assert [part.seeds for part in parts] == [(3,), (4, 5)]
+    together = joined([backend.draw(part, lambda: None, free) for part in parts])
+    assert at_once.trace is not None and together.trace is not None
+    torch.testing.assert_close(together.trace.cosine, at_once.trace.cosine, atol=1e-4, rtol=0)
+    assert [len(maps) for maps in together.trace.maps.values()] == [3]
+    for one, other in zip(together.images, at_once.images, strict=True):
+        difference = torch.frombuffer(bytearray(one.tobytes()), dtype=torch.uint8).float()
+        difference -= torch.frombuffer(bytearray(other.tobytes()), dtype=torch.uint8).float()
+        assert difference.abs().max() <= 2
+
+
+def test_unknown_words_are_named_with_the_closest_known_ones() -> None:
+    assert complaint("a bear wearing glasses") is None
+    said = complaint("a beer wearing sunglasses") or ""
+    assert "does not know “beer”, “sunglasses”" in said
+    assert "Did you mean “bear”, “glasses”?" in said
+    assert "glasses" in (complaint("a bear glasses") or "")
+    assert "as a negative" in (complaint("a bear without a hat") or "")
+
+
+def test_an_error_becomes_a_message_in_which_nothing_is_markup() -> None:
+    with pytest.raises(gr.Error) as caught, said_on_the_page():
+        raise ValueError("no <script>alert(1)</script>")
+    assert caught.value.message == "no &lt;script&gt;alert(1)&lt;/script&gt;"
+    assert not caught.value.print_exception
+    with pytest.raises(gr.Error, match="Stopped"), said_on_the_page():
+        raise Stopped
+
+
+def _trace(cosine: float, kept: float, changed: float | None = None) -> Trace:
+    # two calls; in the second the negative rests
+    values = [torch.tensor([[[value]], [[float("nan")]]]) for value in (cosine, kept)]
+    attention = None if changed is None else torch.tensor([[changed], [float("nan")]])
+    return Trace(torch.tensor([900.0, 100.0]), ("black glasses",), *values, None, attention)
+
+
+def test_the_sentence_tells_the_numbers_of_the_trace() -> None:
+    method = PerpNeg("black glasses")
+    said = what_happened(method, _trace(0.83, 0.56), ["black glasses"])
+    assert said.startswith("“black glasses” overlaps the prompt by 0.83.")
+    assert "classic negative prompt" in said and "56%" in said
+    assert "hardly at all" in what_happened(method, _trace(0.05, 1.0), ["black glasses"])
+    nan = float("nan")
+    assert "never acted" in what_happened(method, _trace(nan, nan), ["black glasses"])
+    assert "by 12%" in what_happened(NAG("black glasses"), _trace(nan, nan, 0.12), ["black glasses"])
+    assert "also from what it shares" in what_happened(None, None, ["black glasses"])
+    assert "Nothing was left out" in what_happened(None, None, [])
+
+
+def test_what_a_pipeline_cannot_take_is_said(backend: Backend) -> None:
+    with pytest.raises(ValueError, match="guidance scale above 1, got 1"):
+        backend.arguments(Run("a bear", 2, 1.0, (0,), negative_prompt="a hat"))
+    with pytest.raises(ValueError, match="guidance_scale"):
+        backend.draw(
+            Run("a bear", 2, 1.0, (0,), methods=(PerpNeg("a hat"),)), lambda: None, threading.Event()
+        )
+    with pytest.raises(ValueError, match="at least 2 images"):
+        backend.draw(Run("a bear", 2, 5.0, (0,), methods=(NegToMe(),)), lambda: None, threading.Event())

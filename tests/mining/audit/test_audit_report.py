@@ -1,0 +1,105 @@
+"""The command, its report in three forms, and what it refuses."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from planted import spaced_stop, write_set
+
+from negguide.pictures import read_settings
+
+
+def test_the_command_writes_the_report_and_the_choice(command: Callable[..., Any], tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", 48, controls=True, change=spaced_stop)
+    (folder / "data" / "00000" / "7.png").write_bytes(b"broken")
+    (tmp_path / "eval.txt").write_text(
+        json.loads((folder / "data/00000/metadata.jsonl").read_text().splitlines()[0])["caption"]
+    )
+    before = sorted(path for path in folder.rglob("*") if path.is_file())
+    ended = command("audit", folder, "--rebalance", "--against", tmp_path / "eval.txt")
+    assert ended.exit_code == 0, ended.message
+    names = ["audit/report.md", "audit/audit.png", "audit/audit.json", "rebalanced.json"]
+    assert ended.stdout.split() == [str(folder / name) for name in names]
+    assert sorted(path for path in folder.rglob("*") if path.is_file()) == sorted(
+        [*before, *(folder / n for n in names)]
+    )
+
+    data = json.loads((folder / "audit/audit.json").read_text())
+    assert data["mined"]["text"]["punctuation"]["all"]["value"] == 1.0
+    assert data["mined"]["images"]["original and negative"]["file"]["all"]["n"] == 47
+    assert list(data["unreadable images"]) == [str(folder / "data/00000/7.png")]
+    for verdict in data["rebalanced"]["text"].values():
+        assert verdict["all"]["value"] <= 0.55
+    assert "a caption is in eval.txt" in data["dropped"].values()
+    kept = json.loads((folder / "rebalanced.json").read_text())
+    assert len(kept["kept"]) == data["rebalanced"]["pairs"]
+    assert len(kept["kept"]) + len(kept["dropped"]) == 48
+
+    text = (folder / "audit/report.md").read_text()
+    assert "| punctuation | **100.0% [92.6, 100.0]** |" in text
+    assert "caption in eval.txt" in text and "7.png" in text
+    assert "![accuracy of every probe](audit.png)" in text
+    assert "tokens: name a tokenizer with --tokenizer" in text
+    assert "1 images could not be opened" in ended.message
+    with Image.open(folder / "audit/audit.png") as image:
+        assert image.width > 800 and len(image.convert("L").getcolors() or []) > 20
+    assert read_settings(folder / "audit/audit.png")["rebalance"] is True
+
+
+def test_sugarcrepe_is_audited_without_images(command: Callable[..., Any], tmp_path: Path) -> None:
+    rows = {
+        str(i): {
+            "filename": f"{i}.jpg",
+            "caption": f"a dog at {i}",
+            "negative_caption": f"a small dog at {i}",
+        }
+        for i in range(30)
+    }
+    (tmp_path / "add_att.json").write_text(json.dumps(rows))
+    ended = command("audit", tmp_path / "add_att.json", "--rebalance")
+    assert ended.exit_code == 0, ended.message
+    assert "as mined, 30 pairs, captions: told, at most 100.0% [88.6, 100.0] by characters" in ended.message
+    assert "rebalanced, 0 pairs" in ended.message
+    report = tmp_path / "add_att-audit"
+    assert sorted(path.name for path in report.iterdir()) == [
+        "audit.json",
+        "audit.png",
+        "rebalanced.json",
+        "report.md",
+    ]
+    assert "image-only probes: the set has no negative images" in (report / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere does not exist"),
+        (
+            ["few"],
+            "holds 8 pairs from 8 sources, too few to be judged; at least 20 pairs from 5 sources are needed",
+        ),
+        (["set", "--rendered"], "rendered=True is about rebalancing"),
+        (["set", "--rebalance", "--rendered"], "rendered=True needs rendered originals (controls)"),
+        (["set", "--image-sample", 3], "image_sample=3 is too small; use at least 20"),
+        (["set", "--against", "nowhere"], "nowhere does not exist"),
+        (["set", "--language-model", "no/such-model"], "language_model='no/such-model' cannot be loaded"),
+        (["set", "--tokenizer", "no/such-model"], "tokenizer='no/such-model' cannot be loaded"),
+    ],
+)
+def test_wrong_input_is_one_message(
+    command: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[object],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_set(tmp_path / "few", 8, images=False)
+    write_set(tmp_path / "set", 24, images=False)
+    ended = command("audit", *arguments)
+    assert ended.exit_code == 2
+    assert message in ended.message
+    assert not (tmp_path / "set" / "audit").exists()

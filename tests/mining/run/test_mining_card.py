@@ -1,0 +1,107 @@
+"""What is written around a set, and that others can read it."""
+
+import json
+
+import mining_fakes as fakes
+import numpy as np
+import pytest
+from PIL import Image
+
+from negguide.mining.card import write_card
+from negguide.mining.contact_sheet import CELL, contact_sheet
+from negguide.mining.shards import read_set
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets") / "set"
+    fakes.mine(folder, controls=0.5, positives=1)
+    write_card(folder)
+    return folder
+
+
+@pytest.fixture
+def datasets(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    return lambda *args, **kwargs: datasets.load_dataset(*args, cache_dir=str(tmp_path), **kwargs)["train"]
+
+
+@pytest.mark.parametrize("as_imagefolder", [True, False])
+def test_datasets_loads_it_with_images(folder, datasets, as_imagefolder):
+    loaded = datasets("imagefolder", data_dir=str(folder)) if as_imagefolder else datasets(str(folder))
+    items = {item.id: (item, where) for item, where in read_set(folder)}
+    assert len(loaded) == len(items) > 10
+    for row in loaded:
+        item, where = items[row["id"]]
+        assert (row["caption"], row["negative_caption"]) == (item.caption, item.negative_caption)
+        assert row["positive_captions"] == list(item.positive_captions)
+        for column in ("image", "negative_image"):
+            with Image.open(where / getattr(item, f"{column}_file_name")) as stored:
+                assert row[column].tobytes() == stored.tobytes()
+        assert (row["control_image"] is None) == (item.control_image_file_name is None)
+
+
+def test_shards_without_items_do_not_stop_datasets(folder, datasets, tmp_path):
+    fakes.mine(tmp_path / "set", source=fakes.Rows([*fakes.sources(5), *fakes.sources(5, caption="")]))
+    assert (tmp_path / "set" / "data" / "00001" / "metadata.jsonl").read_text() == ""
+    assert len(datasets("imagefolder", data_dir=str(tmp_path / "set"))) == len(
+        list(read_set(tmp_path / "set"))
+    )
+
+
+def test_the_card_says_how_the_set_was_made(folder):
+    card = (folder / "README.md").read_text()
+    head, text = card.split("---\n")[1:3]
+    assert "data_files: data/**" in head and "size_categories: n<1K" in head and "license: apache-2.0" in head
+    funnel = json.loads((folder / "funnel.json").read_text())
+    assert f"{sum(funnel['stages']['written'].values())} pairs" in text
+    assert "contact_sheet.png" in text and "| judge | `toyworld` |" in text and "| seed | `0` |" in text
+    item, _ = next(read_set(folder))
+    assert item.negative_caption in text
+    before = card
+    write_card(folder)
+    assert (folder / "README.md").read_text() == before
+
+
+def test_the_card_of_a_set_without_items_has_no_picture(tmp_path):
+    fakes.mine(tmp_path / "set", source=fakes.Rows(fakes.sources(2, caption="")))
+    write_card(tmp_path / "set")
+    assert not (tmp_path / "set" / "contact_sheet.png").exists()
+    assert "0 pairs" in (tmp_path / "set" / "README.md").read_text()
+
+
+def test_the_card_of_half_a_set_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no hard-negative set"):
+        write_card(tmp_path)
+    fakes.mine(tmp_path / "set", limit=5)
+    (tmp_path / "set" / "funnel.json").unlink()
+    with pytest.raises(ValueError, match="holds no complete set"):
+        write_card(tmp_path / "set")
+
+
+def test_the_contact_sheet_shows_both_images_and_marks_what_was_changed(folder):
+    rows = list(read_set(folder))
+    one, four = contact_sheet(rows[:1], "one"), contact_sheet(rows[:4], "four", columns=2)
+    assert four.width > 1.8 * one.width and four.height > 1.5 * one.height
+    item, where = rows[0]
+    pixels = np.asarray(one).astype(int)
+    with Image.open(where / item.negative_image_file_name) as negative:
+        enlarged = np.asarray(negative.convert("RGB").resize((CELL, CELL), Image.Resampling.BICUBIC)).astype(
+            int
+        )
+    found = [
+        (y, x)
+        for y in range(40, pixels.shape[0] - CELL)
+        for x in (20 + CELL + 10,)
+        if np.abs(pixels[y : y + CELL, x : x + CELL] - enlarged).max() == 0
+    ]
+    assert found
+    captions = pixels[:, 20 + 2 * (CELL + 10) :]
+    red, green = (
+        (np.abs(captions - np.array(color)).sum(axis=2) < 40).sum()
+        for color in ((207, 34, 46), (26, 127, 55))
+    )
+    assert red > 20 and (green > 20 or not item.after)
+    with pytest.raises(ValueError, match="items is empty"):
+        contact_sheet([], "none")

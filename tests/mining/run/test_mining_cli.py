@@ -1,0 +1,146 @@
+"""The command `negguide mine`, on a tiny random model."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from negguide.cli.errors import CleanErrors
+from negguide.cli.mine import mine
+from negguide.mining.shards import read_set, read_settings
+from negguide.toyworld.models import CLIP
+
+app = typer.Typer(cls=CleanErrors, pretty_exceptions_enable=False)
+app.command()(mine)
+app.callback()(lambda: None)
+
+
+@pytest.fixture
+def command(tmp_path, tiny_model, monkeypatch):
+    """`command("--steps", 2)`: mines a few pairs into ./set; whatever the random model paints is kept or not."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+
+    def invoke(*args: object):
+        common = (
+            "mine",
+            "--out",
+            "set",
+            "--model",
+            tiny_model,
+            "--steps",
+            2,
+            "--device",
+            "cpu",
+            "--retries",
+            1,
+        )
+        result = CliRunner().invoke(app, [str(arg) for arg in (*common, "--data", "toyworld:6", *args)])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, re.sub(r"[│╭╮╰╯─\s]+", " ", result.output)
+
+    return invoke
+
+
+def test_a_set_is_made_and_the_funnel_is_shown(command, tmp_path, tiny_model):
+    code, output = command("--absolute-margin", 0, "--shard-size", 4)
+    assert code == 0, output
+    assert "6 pairs read, 0 bad" in output and "images painted in" in output and "written" in output
+    folder = tmp_path / "set"
+    funnel = json.loads((folder / "funnel.json").read_text())
+    assert funnel["sources"]["read"] == 6 and funnel["images"] > 0
+    assert len(list(read_set(folder))) == sum(funnel["stages"]["written"].values())
+    assert (folder / "README.md").exists() and not (folder / ".locks").exists()
+    made = read_settings(folder)
+    assert (made.model, made.steps, made.dtype, made.absolute_margin) == (str(tiny_model), 2, "float32", 0)
+    assert made.data["name"] == "toyworld:6" and made.judge == "toyworld" and made.guidance_scale == 7.5
+    # the same command has nothing left to do
+    code, output = command("--absolute-margin", 0, "--shard-size", 4)
+    assert code == 0 and "0 images painted" in output
+    code, output = command("--absolute-margin", 0, "--shard-size", 4, "--seed", 1)
+    assert code == 2 and "made with other settings (seed: 0 there, 1 now)" in output
+
+
+@pytest.mark.parametrize("mode", ["edit", "inpaint"])
+def test_images_can_be_changed_instead(command, tmp_path, mode):
+    code, output = command("--mode", mode, "--method", "plain", "--limit", 2, "--strength", 1.0)
+    assert code == 0, output
+    assert read_settings(tmp_path / "set").mode == mode
+    rows = [json.loads(line) for line in (tmp_path / "set" / "rejects" / "00000.jsonl").open()]
+    assert all(row["reason"] for row in rows)
+
+
+def test_diversify_and_another_judge(command, tmp_path):
+    code, output = command(
+        "--diversify", "--per-item", 2, "--judge", "clip:toyworld", "--limit", 2, "--steps", 5
+    )
+    assert code == 0, output
+    made = read_settings(tmp_path / "set")
+    assert (
+        made.judge == "clip:toyworld"
+        and made.diversify["reference"] == "others"
+        and made.absolute_margin == 0
+    )
+
+
+def test_wrong_options_are_one_clean_message(command, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(CLIP, folder)
+    (tmp_path / "captions.tsv").write_text("filepath\ttitle\n")
+    for args, message in (
+        (("--categories", "colour"), "--categories must be some of object"),
+        (("--judge", "blip"), "--judge 'blip' is not known"),
+        (
+            ("--judge", "clip:toyworld", "--train-model", folder),
+            "cannot check the data that it is to learn from",
+        ),
+        (("--data", "captions.tsv"), "--judge is needed for data that are not of the toy world"),
+        (("--data", "captions.tsv", "--judge", "toyworld"), "reads pictures of the toy world alone"),
+        (("--data", "nothing-here.tsv"), "nothing-here.tsv"),
+        (("--backend", "poem"), "backend='poem'"),
+        (("--method", "nag"), "--method must be one of perp-neg"),
+        (("--steps", 1), "steps=1 are too few"),
+        (("--guidance-scale", 1), "guidance_scale=1.0 must be above 1"),
+        (("--model", "nobody/nothing"), "cannot be loaded"),
+        (("--split", "train"), "has no meaning for toyworld:6"),
+        (("--max-score", 2), "max_score=2.0 must be from 0 to 1"),
+    ):
+        code, output = command(*args)
+        assert code == 2, (args, output)
+        assert message in output, (args, output)
+        assert not (tmp_path / "set").exists()
+
+
+def test_python_m_negguide_runs_in_several_processes(tmp_path, tiny_model):
+    command = [sys.executable, "-m", "negguide", "mine", "--out", tmp_path / "set", "--model", tiny_model]
+    options = [
+        "--data",
+        "toyworld:4",
+        "--steps",
+        "2",
+        "--shard-size",
+        "2",
+        "--retries",
+        "0",
+        "--device",
+        "cpu",
+    ]
+    processes = [
+        subprocess.Popen(
+            [*command, *options],
+            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    assert json.loads((tmp_path / "set" / "funnel.json").read_text())["sources"]["read"] == 4

@@ -1,0 +1,132 @@
+"""benchmarks/vlm.py makes its sets, trains its rows and judges its bars; its numbers are not asserted."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from negguide.mining.edits.toyworld import meaning
+from negguide.toyworld import parse
+from negguide.toyworld.measure import Rate
+from negguide.toyworld.scene import held_out
+from negguide.vlm.evaluate import evaluate, make_suite
+from negguide.vlm.reading import read_triplets
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
+import vlm
+
+
+@pytest.fixture(scope="module")
+def renders(tmp_path_factory):
+    return vlm.rendered_set(tmp_path_factory.mktemp("vlm") / "renders", 12, 2)
+
+
+def test_rendered_pairs_are_of_the_training_split_and_different(renders):
+    triplets = read_triplets(str(renders))
+    assert len(triplets) > 16 and len({t.source for t in triplets}) >= 10  # of some nothing can be edited
+    for triplet in triplets:
+        before, after = (parse(text, negation=True) for text in (triplet.caption, triplet.negative_caption))
+        assert meaning(before) != meaning(after) and not held_out(before)
+        assert triplet.image.read() != triplet.negative_image.read()
+        for text in triplet.positive_captions:
+            assert text != triplet.caption and meaning(parse(text, negation=True)) == meaning(before)
+
+
+def test_a_set_that_is_there_is_not_made_again(renders, monkeypatch):
+    monkeypatch.setattr("negguide.toyworld.render", None)
+    before = (renders / "metadata.jsonl").stat().st_mtime_ns
+    assert vlm.rendered_set(renders, 12, 2) == renders
+    assert (renders / "metadata.jsonl").stat().st_mtime_ns == before
+
+
+def test_plain_prompting_paints_the_same_items_again(tmp_path, monkeypatch):
+    from test_evaluation_suites import BLUE, RED, item, picture
+
+    shard = tmp_path / "mined" / "data" / "00000"
+    shard.mkdir(parents=True)
+    items = [item(i, "object", prompt="a brown cat in a meadow", seed=i) for i in range(2)]
+    (shard / "metadata.jsonl").write_text("".join(json.dumps(i.row()) + "\n" for i in items))
+    (shard / "shard.json").write_text("{}")
+    for i in items:
+        picture(shard / i.image_file_name, RED)
+        picture(shard / i.negative_image_file_name, BLUE)
+    monkeypatch.setattr(vlm, "STEPS", 2)
+    triplets = read_triplets(str(vlm.plain_set(tmp_path / "plain", tmp_path / "mined")))
+    assert [(t.caption, t.negative_caption) for t in triplets] == [
+        (i.caption, i.negative_caption) for i in items
+    ]
+    for triplet, original in zip(triplets, items, strict=True):
+        assert Path(triplet.image.name) == shard / original.image_file_name
+        painted = Image.open(triplet.negative_image.name)
+        assert painted.size == (64, 64) and painted.getpixel((0, 0)) != BLUE
+    assert triplets[0].negative_image.read() != triplets[1].negative_image.read()
+
+
+def test_a_row_is_trained_and_measured(renders, tmp_path):
+    suite = make_suite("toyworld", limit=2)
+    row = vlm.tuned(tmp_path, renders, vlm.BOTH, 0, suite, epochs=1, batch_size=8, lr=1e-3)
+    assert row["steps"] >= 1 and row["method"] == vlm.BOTH
+    assert {entry["suite"] for entry in row["results"]["rows"]} == {
+        "toyworld",
+        "toyworld/retrieval",
+        "toyworld/zero-shot",
+    }
+    json.dumps(row)
+
+
+def test_seeds_are_pooled_and_the_interval_holds_them_all(clip):
+    results = evaluate(clip, [make_suite("toyworld", limit=2)])
+
+    def row(value):
+        changed = [
+            replace(r, value=value) if r.key == ("toyworld", "group", "all") else r for r in results.rows
+        ]
+        return {"results": replace(results, rows=tuple(changed)).to_dict()}
+
+    rate = vlm.pooled([row(0.5), row(0.75)], "toyworld", "group")
+    assert (rate.value, rate.n) == (0.625, 16)
+    # Wilson's interval of 10 out of 16
+    assert (round(rate.low, 3), round(rate.high, 3)) == (0.386, 0.815)
+    assert vlm.pooled([row(0.25), row(1.0)], "toyworld", "group").high == 1.0
+
+
+def rates(**groups):
+    names = (vlm.START, vlm.TEXT, vlm.IMAGE, vlm.BOTH, vlm.KEEPING, vlm.PLAIN)
+    return {
+        name: {
+            figure: Rate(value, value - 0.03, value + 0.03, 1000)
+            for figure, value in dict.fromkeys(
+                vlm.FIGURES, groups[name.split(",")[0].replace(" ", "_")]
+            ).items()
+        }
+        for name in names
+    }
+
+
+def test_the_bars_are_judged_by_intervals_and_points():
+    found = rates(start_model=0.5, text_negatives=0.7, image_negatives=0.79, both=0.82)
+    found[vlm.KEEPING] |= {
+        "retrieval R@1": Rate(0.495, 0.4, 0.6, 500),
+        "zero-shot": Rate(0.48, 0.4, 0.6, 500),
+        "hard positives": Rate(0.5, 0.4, 0.6, 500),
+    }
+    met = {asked: (value, verdict) for asked, value, verdict in vlm.verdicts(found)}
+    assert met["group: both above text negatives"] == ("+12.0 points", "yes")
+    assert met["group: both above image negatives"] == ("+3.0 points", "better, intervals overlap")
+    assert met[f"group: both above {vlm.PLAIN}"] == ("+0.0 points", "no")
+    assert met["group: both 30 points over the start"] == ("+32.0 points", "yes")
+    assert met[f"retrieval R@1: {vlm.KEEPING} loses at most 1 points"] == ("-0.5 points", "yes")
+    assert met[f"zero-shot: {vlm.KEEPING} loses at most 1 points"] == ("-2.0 points", "no")
+    assert met[f"hard positives: {vlm.KEEPING} loses at most 0 points"] == ("+0.0 points", "yes")
+
+
+def test_a_plot_has_a_panel_for_every_figure(tmp_path):
+    found = rates(start_model=0.5, text_negatives=0.7, image_negatives=0.79, both=0.82)
+    vlm.plot(tmp_path / "rows.png", "Title", found, columns=3)
+    two = {name: {"text": row["text"], "group": row["group"]} for name, row in found.items()}
+    vlm.plot(tmp_path / "two.png", "Title", two, columns=2)
+    rows, pair = (Image.open(tmp_path / f"{name}.png") for name in ("rows", "two"))
+    assert rows.width > pair.width and rows.height > 1.5 * pair.height

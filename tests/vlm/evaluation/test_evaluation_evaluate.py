@@ -1,0 +1,264 @@
+"""Asking a model: the figures of a model that is known to the last score, files, tables and pictures."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from negguide.vlm.chart import plot_results
+from negguide.vlm.evaluate import evaluate, make_suite, pair_scores
+from negguide.vlm.models import load_model
+from negguide.vlm.results import Results, Row, comparison, comparison_tables
+from negguide.vlm.suites.base import Choice, Choices, Pair, Pairs, Retrieval, Suite, ZeroShot
+
+
+class Known:
+    """Features by name: an image is a picture of one colour, a text is itself; all as they are given."""
+
+    name, revision, max_tokens = "known", "1", 5
+
+    def __init__(self, images, texts):
+        self.images = {color: torch.tensor(v, dtype=torch.float32) for color, v in images.items()}
+        self.texts = {text: torch.tensor(v, dtype=torch.float32) for text, v in texts.items()}
+        self.model = SimpleNamespace(training=True, eval=lambda: None, train=lambda mode: None)
+        self.asked = []
+
+    def encode_images(self, images, batch_size):
+        return torch.stack([self.images[images[i].getpixel((0, 0))[0]] for i in range(len(images))])
+
+    def encode_texts(self, texts, batch_size):
+        self.asked += texts
+        return torch.stack([self.texts[text] for text in texts])
+
+    def truncated(self, texts):
+        return [len(text.split()) > self.max_tokens for text in texts]
+
+
+def shades(*values):
+    return [Image.new("RGB", (4, 4), (value, 0, 0)) for value in values]
+
+
+def figures(results):
+    return {(row.suite, row.metric, row.category): (round(row.value, 4), row.n) for row in results.rows}
+
+
+def test_pairs_by_category_with_hard_positives():
+    model = Known(
+        {1: [1, 0], 2: [0, 1]},
+        {
+            "a": [1, 0],
+            "b": [0, 1],
+            "a, said well": [0.9, 0],
+            "a, said badly": [0.1, 0.3],
+            "mixed": [0.5, 0.2],
+        },
+    )
+    images = shades(1, 2)
+    part = Pairs(
+        images,
+        (
+            Pair((0, 1), ("a", "b"), "good", ("a, said well",)),
+            Pair((0, 1), ("a", "mixed"), "good", ("a, said well", "a, said badly")),  # 0.1 is below 0.5
+            Pair((0, 1), ("b", "a"), "bad", ("mixed",)),
+            Pair((0, 1), ("a", "b"), "bad"),
+        ),
+    )
+    # rows: images, columns: captions
+    assert pair_scores(model, part)[1].tolist() == [[1.0, 0.5], [0.0, pytest.approx(0.2)]]
+    found = figures(evaluate(model, [Suite("s", "1", {"": part})]))
+    assert found[("s", "text", "all")] == (0.75, 4)
+    assert found[("s", "image", "all")] == (0.5, 4)  # caption "mixed" prefers the first image
+    assert found[("s", "group", "good")] == (0.5, 2) and found[("s", "group", "bad")] == (0.5, 2)
+    assert found[("s", "hard positives", "all")] == (0.3333, 3)
+    assert found[("s", "hard positives", "good")] == (0.5, 2)
+    assert found[("s", "lost to wording", "all")] == (0.3333, 3)
+    # captions 1, 1, 0 against the means of their paraphrases 0.9, 0.5, 0.5
+    assert found[("s", "wording gap", "all")] == (round((0.1 + 0.5 - 0.5) / 3, 4), 3)
+    assert len(model.asked) == len(set(model.asked)) + 3  # each text once (and three of them by pair_scores)
+
+
+def test_choices_with_different_numbers_of_options_and_a_mean_of_categories():
+    model = Known({1: [1, 0]}, {"yes": [1, 0], "no": [0, 1], "half": [0.5, 0], "same": [1, 0]})
+    items = (
+        Choice(0, ("yes", "no"), 0, "x"),
+        Choice(0, ("no", "yes", "half"), 1, "x"),
+        Choice(0, ("no", "half"), 0, "x"),
+        Choice(0, ("yes", "same"), 0, "y"),  # a tie
+    )
+    found = figures(evaluate(model, [Suite("c", "1", {"": Choices(shades(1), items, macro=1)})]))
+    assert found[("c", "accuracy", "all")] == (0.5, 4)
+    assert found[("c", "accuracy", "x")] == (0.6667, 3) and found[("c", "accuracy", "y")] == (0.0, 1)
+    assert found[("c", "mean of categories", "all")] == (0.3333, 4)
+    few = figures(evaluate(model, [Suite("c", "1", {"": Choices(shades(1), items, macro=2)})]))
+    assert few[("c", "mean of categories", "all")] == (0.6667, 3)
+
+
+def test_retrieval_both_ways_with_several_captions_an_image():
+    model = Known(
+        {1: [1, 0, 0], 2: [0, 1, 0], 3: [0, 0, 1]},
+        {"one": [1, 0, 0], "uno": [0.4, 0.6, 0], "two": [0, 1, 0.2], "three": [0.3, 0.2, 0.1]},
+    )
+    part = Retrieval(shades(1, 2, 3), ("one", "uno", "two", "three"), (0, 0, 1, 2))
+    found = figures(evaluate(model, [Suite("r", "1", {"": part})]))
+    assert found[("r", "text to image R@1", "all")] == (0.5, 4)
+    assert found[("r", "text to image R@5", "all")] == (1.0, 4)
+    assert found[("r", "image to text R@1", "all")] == (round(2 / 3, 4), 3)
+    one_way = figures(evaluate(model, [Suite("r", "1", {"": replace(part, both=False)})]))
+    assert {metric for _, metric, _ in one_way} == {"text to image R@1", "text to image R@5"}
+
+
+def test_zero_shot_averages_the_prompts_of_a_class():
+    model = Known(
+        {1: [1, 0], 2: [0, 1]}, {"cat": [1, 0], "a cat": [0.6, 0.8], "dog": [0.6, 0.8], "a dog": [0, 1]}
+    )
+    part = ZeroShot(shades(1, 2, 1), (0, 1, 1), (("cat", "a cat"), ("dog", "a dog")))
+    found = figures(evaluate(model, [Suite("z", "1", {"": part})]))
+    assert found == {("z", "accuracy", "all"): (0.6667, 3)}
+
+
+def test_texts_that_are_cut_are_counted_and_said():
+    model = Known({1: [1, 0]}, {"one two three four five six": [1, 0], "no": [0, 1]})
+    items = (Choice(0, ("one two three four five six", "no"), 0, "x"),) * 2
+    results = evaluate(model, [Suite("c", "1", {"part": Choices(shades(1), items)})])
+    assert results.remarks == ("c/part: 1 of 2 texts are longer than 5 tokens; their end was cut off",)
+
+
+def test_two_suites_of_one_name_are_refused():
+    suite = Suite("c", "1", {})
+    with pytest.raises(ValueError, match=r"suites \['c', 'c'\] have a name twice"):
+        evaluate(Known({}, {}), [suite, suite])
+
+
+@pytest.fixture(scope="module")
+def results(clip):
+    return evaluate(clip, [make_suite("toyworld", limit=5)], limit=5)
+
+
+def test_the_embedded_model_answers_its_own_suite(results, clip):
+    assert results.suites == {"toyworld": "1"} and results.revision == clip.revision
+    categories = [row.category for row in results.rows if row.metric == "group"]
+    assert categories == [
+        "all",
+        "object",
+        "attribute",
+        "count",
+        "relation",
+        "swap",
+        "add",
+        "remove",
+        "negation",
+    ]
+    for metric in ("text", "image", "group", "hard positives"):
+        row = results.row("toyworld", metric)
+        assert 0 <= row.low <= row.value <= row.high <= 1 and row.n == 40
+    group, text = results.row("toyworld", "group"), results.row("toyworld", "text")
+    assert group.value <= text.value
+    assert results.row("toyworld/retrieval", "text to image R@1").value >= 0.8
+    assert results.row("toyworld/zero-shot", "accuracy").n == 5
+    with pytest.raises(KeyError, match="no figure 'speed'"):
+        results.row("toyworld", "speed")
+
+
+def test_a_suite_does_not_change_the_model_or_its_mode(tiny_folders):
+    model = load_model(str(tiny_folders["clip"]))
+    model.model.train()
+    suite = make_suite("toyworld", limit=2)
+    first = evaluate(model, [suite], batch_size=3)
+    assert model.model.training
+    assert all(p.grad is None for p in model.model.parameters())
+    # captions of the world are longer than this model reads
+    assert any("texts are longer than 24 tokens" in text for text in first.remarks)
+    again = evaluate(model, [suite], batch_size=64)
+    for before, after in zip(first.rows, again.rows, strict=True):
+        assert after.key == before.key and after.value == pytest.approx(before.value, abs=1e-5)
+
+
+def test_results_come_back_from_their_file(results, tmp_path):
+    path = tmp_path / "new" / "results.json"
+    results.save(path)
+    assert Results.from_dict(json.loads(path.read_text())) == results
+    assert [p.name for p in path.parent.iterdir()] == ["results.json"]
+    with pytest.raises(ValueError, match="these are no results of negguide evaluate"):
+        Results.from_dict({"rows": [{"metric": "text"}]})
+
+
+def test_an_interrupted_save_leaves_the_old_file(results, tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    results.save(path)
+    before = path.read_text()
+    monkeypatch.setattr("pathlib.Path.replace", lambda self, target: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        replace(results, model="other").save(path)
+    assert path.read_text() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def shifted(results, by):
+    rows = tuple(
+        replace(row, value=row.value + by, low=row.low + by, high=row.high + by)
+        if row.metric == "group"
+        else row
+        for row in results.rows
+    )
+    return replace(results, model="tuned", rows=rows)
+
+
+def text_of(tables):
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    for table in tables:
+        console.print(table)
+    return console.export_text()
+
+
+def test_a_comparison_shows_each_change(results):
+    after = shifted(results, -0.2)
+    changes = {new.key: d for _, new, d in comparison(results, after)}
+    assert changes[("toyworld", "group", "all")].value == pytest.approx(-0.2)
+    assert changes[("toyworld", "text", "all")].value == 0
+    text = text_of(comparison_tables(results, after))
+    assert "toyworld: tuned, percent, and points more than toyworld" in text
+    assert " -20.0 " in text and " +0.0 " in text and "toyworld/retrieval" in text
+
+
+def test_results_of_other_questions_are_not_compared(results):
+    for other in (
+        replace(results, limit=6),
+        replace(results, suites={"toyworld": "2"}),
+        replace(results, rows=results.rows[1:]),
+        replace(results, rows=(replace(results.rows[0], n=7), *results.rows[1:])),
+    ):
+        with pytest.raises(ValueError, match="results of other questions cannot be compared"):
+            comparison(results, other)
+        with pytest.raises(ValueError, match="results of other questions cannot be compared"):
+            plot_results([results, other])
+
+
+def test_tables_name_every_category_and_fold_what_is_too_long(results):
+    text = text_of(results.tables())
+    for word in ("text", "hard positives", "negation", "text to image R@5", "toyworld/zero-shot"):
+        assert word in text
+    many = tuple(Row("aro", "accuracy", f"relation {i}", 0.5, 0.4, 0.6, 10) for i in range(48))
+    folded = text_of(replace(results, rows=many).tables())
+    assert "relation 16" in folded and "relation 17" not in folded and "… 31 more in the JSON" in folded
+
+
+def ink(image, color):
+    return sum(count for count, found in image.getcolors(1 << 24) if found == color)
+
+
+def test_the_picture_has_a_bar_for_every_figure(results, tmp_path):
+    blue, grey = (31, 111, 235), (168, 177, 187)
+    results = replace(results, rows=tuple(r for r in results.rows if r.metric in ("group", "accuracy")))
+    alone = plot_results([results], tmp_path / "a.png")
+    assert Image.open(tmp_path / "a.png").size == alone.size
+    assert ink(alone, blue) > 5_000 and ink(alone, grey) == 0
+    both = plot_results([results, shifted(results, 0.0)])
+    assert both.height > alone.height and both.width == alone.width
+    assert 0.8 < ink(both, blue) / ink(both, grey) < 1.25
+    higher = plot_results([shifted(results, -0.5), results])
+    assert ink(higher, blue) > 1.1 * ink(higher, grey)
+    with pytest.raises(ValueError, match="results holds 3 models; one or two can be drawn"):
+        plot_results([results] * 3)

@@ -1,0 +1,150 @@
+"""Metrics against examples worked out by hand, at ties and at chance."""
+
+import math
+
+import pytest
+import torch
+
+from negguide.vlm.metrics import (
+    choice_correct,
+    difference,
+    group_correct,
+    hard_positives_correct,
+    image_correct,
+    macro,
+    mean,
+    retrieved,
+    share,
+    text_correct,
+)
+
+
+def pairs(*matrices):
+    """Rows are images, columns captions."""
+    return torch.tensor(matrices, dtype=torch.float32)
+
+
+def test_text_image_and_group_on_examples_by_hand():
+    scores = pairs(
+        [[0.9, 0.1], [0.2, 0.8]],  # everything right
+        [[0.5, 0.1], [0.6, 0.8]],  # captions are told apart, but caption 0 prefers image 1
+        [[0.5, 0.6], [0.1, 0.7]],  # images are told apart, but image 0 prefers caption 1
+        [[0.1, 0.9], [0.8, 0.2]],  # everything wrong
+    )
+    assert text_correct(scores).tolist() == [True, True, False, False]
+    assert image_correct(scores).tolist() == [True, False, True, False]
+    assert group_correct(scores).tolist() == [True, False, False, False]
+
+
+def test_any_tie_loses():
+    equal = pairs([[0.5, 0.5], [0.5, 0.5]], [[0.9, 0.9], [0.1, 0.95]], [[0.9, 0.1], [0.9, 0.95]])
+    assert text_correct(equal).tolist() == [False, False, True]
+    assert image_correct(equal).tolist() == [False, True, False]
+    assert not group_correct(equal).any()
+    same = torch.tensor([[0.3, 0.3, 0.1], [0.3, 0.2, 0.1]])
+    assert choice_correct(same, torch.tensor([0, 0])).tolist() == [False, True]
+    assert choice_correct(same, torch.tensor([1, 2])).tolist() == [False, False]
+
+
+def test_swapping_both_images_and_captions_changes_nothing():
+    scores = torch.rand(200, 2, 2, generator=torch.Generator().manual_seed(0))
+    for metric in (text_correct, image_correct, group_correct):
+        assert torch.equal(metric(scores), metric(scores.flip(1, 2)))
+    assert torch.equal(text_correct(scores), image_correct(scores.mT))
+
+
+def test_chance_is_a_quarter_a_quarter_and_a_sixth():
+    scores = torch.rand(60_000, 2, 2, generator=torch.Generator().manual_seed(1))
+    for metric, chance in ((text_correct, 1 / 4), (image_correct, 1 / 4), (group_correct, 1 / 6)):
+        assert abs(metric(scores).float().mean() - chance) < 0.006
+    options = torch.rand(60_000, 4, generator=torch.Generator().manual_seed(2))
+    assert abs(choice_correct(options, torch.full((60_000,), 2)).float().mean() - 1 / 4) < 0.006
+    three = torch.rand(60_000, 4, generator=torch.Generator().manual_seed(3))
+    hard = hard_positives_correct(three[:, 0], three[:, 1:3], three[:, 3])
+    assert abs(hard.float().mean() - 1 / 4) < 0.006
+
+
+def test_options_that_an_item_does_not_have_are_never_chosen():
+    scores = torch.tensor([[0.1, 0.0, -torch.inf], [0.1, 0.2, -torch.inf]])
+    assert choice_correct(scores, torch.tensor([0, 0])).tolist() == [True, False]
+
+
+def test_retrieval_ranks_by_the_best_relevant_entry():
+    scores = torch.tensor([[0.9, 0.5, 0.1, 0.2], [0.9, 0.5, 0.1, 0.2], [0.9, 0.5, 0.1, 0.2]])
+    relevant = torch.tensor(
+        [[True, False, False, False], [False, True, True, False], [False, False, True, False]]
+    )
+    assert retrieved(scores, relevant, 1).tolist() == [True, False, False]
+    assert retrieved(scores, relevant, 2).tolist() == [True, True, False]
+    assert retrieved(scores, relevant, 4).tolist() == [True, True, True]
+
+
+def test_a_wrong_entry_with_the_same_score_goes_first():
+    scores, relevant = torch.tensor([[0.5, 0.5, 0.1]]), torch.tensor([[True, False, False]])
+    assert retrieved(scores, relevant, 1).tolist() == [False]
+    assert retrieved(scores, relevant, 2).tolist() == [True]
+    both = torch.tensor([[True, True, False]])
+    assert retrieved(scores, both, 1).tolist() == [True]
+
+
+def test_retrieval_refuses_a_query_without_an_answer():
+    with pytest.raises(ValueError, match="relevant has a query without anything relevant"):
+        retrieved(torch.rand(2, 3), torch.tensor([[True, False, False], [False, False, False]]), 1)
+
+
+def test_hard_positives_need_the_caption_and_every_paraphrase():
+    caption, negative = torch.tensor([0.9, 0.9, 0.2, 0.9, 0.9]), torch.full((5,), 0.5)
+    paraphrases = torch.tensor([[0.8, 0.7], [0.8, 0.4], [0.8, 0.8], [0.5, 0.9], [0.6, torch.inf]])
+    assert hard_positives_correct(caption, paraphrases, negative).tolist() == [
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
+
+
+def test_a_model_that_only_knows_other_words_is_caught():
+    # it scores 1 for the very words of the caption and less for anything else, whatever it means
+    n = 100
+    words = torch.rand(n, 2, generator=torch.Generator().manual_seed(4)) * 0.9
+    caption, negative, paraphrase = torch.ones(n), words[:, 0], words[:, 1:]
+    assert (caption > negative).all()
+    assert 0.35 < hard_positives_correct(caption, paraphrase, negative).float().mean() < 0.65
+
+
+def test_wilsons_interval_has_its_known_values():
+    # 8 of 10: Wilson 95% is (0.4901, 0.9433)
+    eight = share([True] * 8 + [False] * 2)
+    assert (eight.value, eight.n) == (0.8, 10)
+    assert (round(eight.low, 4), round(eight.high, 4)) == (0.4902, 0.9433)
+    none = share([False] * 10)
+    assert none.low == 0 and round(none.high, 4) == 0.2775
+    assert share(torch.ones(5, dtype=torch.bool)).high == 1
+
+
+def test_mean_and_macro_by_hand():
+    m = mean([1.0, 2.0, 3.0])
+    assert m.value == 2 and math.isclose(m.high - 2, 1.959964 / math.sqrt(3), rel_tol=1e-6)
+    outcomes, groups = torch.tensor([True, True, True, True, False]), ["a", "a", "a", "b", "b"]
+    both = macro(outcomes, groups)
+    assert both.value == 0.75 and both.low < 0.75 < both.high and both.n == 5
+    assert macro(outcomes, groups) == both
+
+
+def test_the_interval_of_a_difference_is_newcombes():
+    # 56/70 against 48/80, the example of the paper: 0.2 with 0.0524 to 0.3339
+    first, second = share([True] * 56 + [False] * 14), share([True] * 48 + [False] * 32)
+    d = difference(first, second)
+    assert (round(d.value, 4), round(d.low, 4), round(d.high, 4)) == (0.2, 0.0524, 0.3339)
+    assert difference(first, first).value == 0
+
+
+def test_wrong_shapes_and_nothing_to_count_are_refused():
+    with pytest.raises(ValueError, match=r"scores has shape \[4, 3, 2\]"):
+        text_correct(torch.rand(4, 3, 2))
+    with pytest.raises(ValueError, match="at least two options"):
+        choice_correct(torch.rand(4, 1), torch.zeros(4, dtype=torch.int64))
+    for empty in (lambda: share([]), lambda: mean([]), lambda: macro(torch.zeros(0, dtype=torch.bool), [])):
+        with pytest.raises(ValueError, match="is empty"):
+            empty()

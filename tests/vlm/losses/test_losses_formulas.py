@@ -1,0 +1,327 @@
+"""Every loss against its formula, written out with loops where that is clearer."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from negguide.vlm import losses
+from negguide.vlm.contrast import Options, false_negatives, info_nce
+from negguide.vlm.mixing import Mixing, mix
+
+N, D, SCALE = 6, 5, 7.0
+
+
+def features(count: int = N, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Image, text, negative image and negative text, of unit length."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(4, count, D, generator=generator, dtype=torch.float64)
+    image, text, negative_image, negative_text = F.normalize(drawn, dim=-1)
+    return image, text, negative_image, negative_text
+
+
+def ce(query: Tensor, keys: Tensor, label: int) -> Tensor:
+    logits = torch.stack([SCALE * (query * key).sum() for key in keys])
+    return torch.logsumexp(logits, 0) - logits[label]
+
+
+def average(values: list[Tensor]) -> Tensor:
+    return torch.stack(values).mean()
+
+
+def test_clip_is_the_mean_of_both_cross_entropies() -> None:
+    image, text, _, _ = features()
+    forward = average([ce(image[i], text, i) for i in range(N)])
+    backward = average([ce(text[i], image, i) for i in range(N)])
+    torch.testing.assert_close(losses.clip(image, text, SCALE), (forward + backward) / 2)
+
+
+def test_negclip_adds_negative_texts_to_the_texts_of_images_only() -> None:
+    image, text, _, negative = features()
+    forward = average([ce(image[i], torch.cat((text, negative)), i) for i in range(N)])
+    backward = average([ce(text[i], image, i) for i in range(N)])
+    torch.testing.assert_close(losses.negclip(image, text, negative, SCALE), (forward + backward) / 2)
+
+
+def test_negimage_adds_negative_images_to_the_images_of_texts_only() -> None:
+    image, text, negative, _ = features()
+    forward = average([ce(image[i], text, i) for i in range(N)])
+    backward = average([ce(text[i], torch.cat((image, negative)), i) for i in range(N)])
+    torch.testing.assert_close(losses.negimage(image, text, negative, SCALE), (forward + backward) / 2)
+
+
+def test_triplet_is_negclip_both_ways_round() -> None:
+    image, text, negative_image, negative_text = features()
+    expected = losses.negclip(image, text, negative_text, SCALE) + losses.negclip(
+        negative_image, negative_text, text, SCALE
+    )
+    found = losses.triplet(image, text, negative_image, negative_text, SCALE)
+    torch.testing.assert_close(found, expected)
+
+
+def test_conclip_takes_a_negated_caption_to_the_negative_image() -> None:
+    image, text, negative_image, negative_text = features()
+    texts, images = torch.cat((text, negative_text)), torch.cat((image, negative_image))
+    forward = average([ce(image[i], texts, i) for i in range(N)])
+    backward = average(
+        [ce(text[i], images, i) for i in range(N)] + [ce(negative_text[i], images, N + i) for i in range(N)]
+    )
+    found = losses.conclip(image, text, negative_image, negative_text, SCALE)
+    torch.testing.assert_close(found, (forward + backward) / 2)
+
+
+def test_siglip_is_a_sum_of_logistic_losses_over_the_number_of_images() -> None:
+    image, text, _, _ = features()
+    bias = -2.0
+    expected = torch.zeros((), dtype=torch.float64)
+    for i in range(N):
+        for j in range(N):
+            z = 1 if i == j else -1
+            expected += torch.log1p(torch.exp(-z * (SCALE * image[i] @ text[j] + bias))) / N
+    torch.testing.assert_close(losses.siglip(image, text, SCALE, bias), expected)
+
+
+def test_siglip_with_negatives_is_siglip_of_twice_as_many_pairs() -> None:
+    image, text, negative_image, negative_text = features()
+    expected = losses.siglip(
+        torch.cat((image, negative_image)), torch.cat((text, negative_text)), SCALE, -2.0
+    )
+    found = losses.siglip(
+        image, text, SCALE, -2.0, negative_image=negative_image, negative_text=negative_text
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_rank_margin_is_the_hinge_of_all_four_comparisons() -> None:
+    image, text, negative_image, negative_text = features()
+    total = torch.zeros((), dtype=torch.float64)
+    for i in range(N):
+        pair, twin = image[i] @ text[i], negative_image[i] @ negative_text[i]
+        for wrong in (image[i] @ negative_text[i], negative_image[i] @ text[i]):
+            total += (F.relu(0.2 - pair + wrong) + F.relu(0.2 - twin + wrong)) / N
+    found = losses.rank_margin(image, text, 0.2, negative_text=negative_text, negative_image=negative_image)
+    torch.testing.assert_close(found, total)
+    alone = average([F.relu(0.2 - image[i] @ text[i] + image[i] @ negative_text[i]) for i in range(N)])
+    torch.testing.assert_close(losses.rank_margin(image, text, 0.2, negative_text=negative_text), alone)
+
+
+def test_the_rank_margin_pushes_a_caption_away_from_its_negative() -> None:
+    image, text, _, negative = features()
+    text.requires_grad_()
+    losses.rank_margin(image, text, 2.0, negative_text=negative).backward()
+    moved = F.normalize(text.detach() - 0.1 * text.grad, dim=-1)
+    assert ((image * moved).sum(1) >= (image * text).sum(1)).all()
+
+
+def test_distill_is_the_kl_divergence_from_the_start_models_view() -> None:
+    image, text, guide_image, guide_text = features()
+    terms = []
+    for a, b, c, d in ((image, text, guide_image, guide_text), (text, image, guide_text, guide_image)):
+        now, before = (SCALE * a @ b.T).softmax(1), (3.0 * c @ d.T).softmax(1)
+        terms.append((before * (before / now).log()).sum(1).mean())
+    found = losses.distill(image, text, SCALE, guide_image, guide_text, 3.0)
+    torch.testing.assert_close(found, (terms[0] + terms[1]) / 2)
+    assert losses.distill(image, text, SCALE, image, text, SCALE).abs() < 1e-12
+
+
+def test_cwcl_weighs_texts_by_how_alike_the_images_are() -> None:
+    image, text, guide, _ = features()
+    weights = (1 + guide @ guide.T) / 2
+    log_p = (SCALE * image @ text.T).log_softmax(1)
+    forward = -((weights * log_p).sum(1) / weights.sum(1)).mean()
+    backward = average([ce(text[i], image, i) for i in range(N)])
+    found = losses.clip(image, text, SCALE, Options(continuous=True, guide_image=guide))
+    torch.testing.assert_close(found, (forward + backward) / 2)
+
+
+def test_rows_of_one_image_share_the_target() -> None:
+    image, text, _, _ = features()
+    source = torch.tensor([0, 1, 0, 2, 3, 4])
+    rows = []
+    for queries, keys in ((image, text), (text, image)):
+        for i in range(N):
+            same = [j for j in range(N) if source[j] == source[i]]
+            rows.append(average([ce(queries[i], keys, j) for j in same]))
+    found = losses.clip(image, text, SCALE, Options(source=source))
+    torch.testing.assert_close(found, average(rows))
+
+
+def test_a_negative_caption_that_is_true_of_another_row_is_no_negative_there() -> None:
+    image, text, _, negative = features()
+    caption, negative_caption = torch.arange(N), torch.arange(N) + 100
+    negative_caption[3] = 1  # says what caption 1 says
+    values = []
+    for i in range(N):
+        keep = [j for j in range(N) if not (i == 1 and j == 3)]
+        values.append(ce(image[i], torch.cat((text, negative[keep])), i))
+    backward = average([ce(text[i], image, i) for i in range(N)])
+    options = Options(caption=caption, negative_caption=negative_caption)
+    found = losses.negclip(image, text, negative, SCALE, options)
+    torch.testing.assert_close(found, (average(values) + backward) / 2)
+
+
+def test_paraphrases_are_positives_both_ways() -> None:
+    image, text, paraphrase, negative = features()
+    has = torch.tensor([True, False, True, True, False, False])
+    keys = torch.cat((text, paraphrase[has], negative))
+    place = {int(i): N + k for k, i in enumerate(has.nonzero())}
+    forward = [average([ce(image[i], keys, j) for j in ([i, place[i]] if has[i] else [i])]) for i in range(N)]
+    backward = [ce(text[i], image, i) for i in range(N)]
+    backward += [ce(paraphrase[i], image, i) for i in range(N) if has[i]]
+    options = Options(positive_text=paraphrase, has_positive=has)
+    found = losses.negclip(image, text, negative, SCALE, options)
+    torch.testing.assert_close(found, (average(forward) + average(backward)) / 2)
+
+
+def test_label_smoothing_is_that_of_torch() -> None:
+    image, text, _, negative = features()
+    keys = torch.cat((text, negative))
+    labels = torch.arange(N)
+    forward = F.cross_entropy(SCALE * image @ keys.T, labels, label_smoothing=0.1)
+    backward = F.cross_entropy(SCALE * text @ image.T, labels, label_smoothing=0.1)
+    found = losses.negclip(image, text, negative, SCALE, Options(smoothing=0.1))
+    torch.testing.assert_close(found, (forward + backward) / 2)
+
+
+def test_the_focal_factor_is_one_minus_the_probability_to_the_power() -> None:
+    image, text, _, _ = features()
+    values = []
+    for queries, keys in ((image, text), (text, image)):
+        for i in range(N):
+            value = ce(queries[i], keys, i)
+            values.append((1 - torch.exp(-value)) ** 2 * value)
+    found = losses.clip(image, text, SCALE, Options(focal=2.0))
+    torch.testing.assert_close(found, average(values))
+
+
+def test_the_focal_loss_of_a_certain_answer_has_a_gradient() -> None:
+    one = torch.eye(2, requires_grad=True)
+    loss = info_nce(one, torch.eye(2), 100.0, torch.eye(2), focal=0.5).sum()
+    loss.backward()
+    assert one.grad is not None and torch.isfinite(one.grad).all()
+
+
+def test_false_negatives_are_those_above_a_share_of_the_positive() -> None:
+    similarity = torch.tensor([[0.8, 0.79, 0.5], [0.9, 0.6, 0.3], [0.1, 0.2, -0.1]])
+    positive = torch.eye(3, dtype=torch.bool)
+    masked = false_negatives(similarity, positive, share=0.9, kept=0.0)
+    out = torch.tensor([[0, 1, 0], [1, 0, 0], [0, 0, 0]], dtype=torch.bool)  # the last positive is below 0
+    assert torch.equal(masked == -torch.inf, out)
+    half = false_negatives(similarity, positive, share=0.9, kept=0.5)
+    assert torch.allclose(half[out].exp(), torch.tensor(0.5)) and (half[~out] == 0).all()
+
+
+def test_a_masked_false_negative_leaves_the_denominator_and_a_halved_one_counts_half() -> None:
+    image, text, guide_image, guide_text = features()
+    for kept in (0.0, 0.5):
+        values = []
+        for queries, keys, a, b in (
+            (image, text, guide_image, guide_text),
+            (text, image, guide_text, guide_image),
+        ):
+            similarity = a @ b.T
+            for i in range(N):
+                total = torch.zeros((), dtype=torch.float64)
+                for j in range(N):
+                    best = similarity[i, i]
+                    doubtful = i != j and best > 0 and similarity[i, j] > 0.5 * best
+                    total += (kept if doubtful else 1) * torch.exp(SCALE * queries[i] @ keys[j])
+                values.append(torch.log(total) - SCALE * queries[i] @ keys[i])
+        options = Options(share=0.5, kept=kept, guide_image=guide_image, guide_text=guide_text)
+        torch.testing.assert_close(losses.clip(image, text, SCALE, options), average(values))
+
+
+def test_mixed_negatives_lie_between_the_hardest_and_the_query() -> None:
+    image, text, _, _ = features()
+    negative = ~torch.eye(N, dtype=torch.bool)
+    mixed = mix(image, text, negative, Mixing(hardest=2, pairs=40, queries=40))
+    assert mixed.shape == (N, 80, D) and not mixed.requires_grad
+    torch.testing.assert_close(mixed.norm(dim=-1), torch.ones(N, 80, dtype=mixed.dtype))
+    similarity = (image @ text.T).masked_fill(~negative, -torch.inf)
+    for i in range(N):
+        hard = text[similarity[i].topk(2).indices]
+        basis, _ = torch.linalg.qr(hard.T)
+        inside = mixed[i, :40] @ basis
+        torch.testing.assert_close(inside.norm(dim=-1), torch.ones(40, dtype=mixed.dtype))
+        # never nearer to the query than half way
+        assert (mixed[i, 40:] @ image[i]).max() < 1
+        assert (mixed[i, 40:] @ image[i]).mean() > (mixed[i, :40] @ image[i]).mean()
+
+
+def test_mixed_negatives_make_the_loss_larger_and_a_row_without_negatives_gets_none() -> None:
+    image, text, _, _ = features()
+    torch.manual_seed(0)
+    assert losses.clip(image, text, SCALE, Options(mixing=Mixing())) > losses.clip(image, text, SCALE)
+    alone = Options(source=torch.zeros(N, dtype=torch.int64), mixing=Mixing())
+    plain = Options(source=torch.zeros(N, dtype=torch.int64))
+    # opposites of the query weigh exp(-7) each
+    difference = losses.clip(image, text, 50.0, alone) - losses.clip(image, text, 50.0, plain)
+    assert abs(difference) < 1e-6
+
+
+Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+WITH_NEGATIVES: dict[str, Loss] = {
+    "negclip": lambda i, t, ni, nt, v: losses.negclip(i, t, nt, SCALE, valid=v),
+    "negimage": lambda i, t, ni, nt, v: losses.negimage(i, t, ni, SCALE, valid=v),
+    "triplet": lambda i, t, ni, nt, v: losses.triplet(i, t, ni, nt, SCALE, valid=v),
+    "conclip": lambda i, t, ni, nt, v: losses.conclip(i, t, ni, nt, SCALE, valid=v),
+    "negsiglip": lambda i, t, ni, nt, v: losses.siglip(
+        i, t, SCALE, -1.0, negative_image=ni, negative_text=nt, valid=v
+    ),
+    "rank margin": lambda i, t, ni, nt, v: losses.rank_margin(
+        i, t, 0.3, negative_image=ni, negative_text=nt, valid=v
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WITH_NEGATIVES)
+def test_what_stands_in_a_row_without_a_negative_changes_nothing(name: str) -> None:
+    image, text, negative_image, negative_text = features()
+    valid = torch.tensor([True, True, False, True, False, True])
+    found = []
+    for filling in (0.0, 1.0):
+        made = [
+            torch.where(valid[:, None], f, torch.full_like(f, filling))
+            for f in (negative_image, negative_text)
+        ]
+        leaves = [x.clone().requires_grad_() for x in (image, text, *made)]
+        value = WITH_NEGATIVES[name](*leaves, valid)
+        value.backward()
+        for leaf in leaves[2:]:
+            if leaf.grad is not None:
+                assert (leaf.grad[~valid] == 0).all()
+        found.append((value.detach(), leaves[0].grad))
+    torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("name", WITH_NEGATIVES)
+def test_invalid_rows_leave_what_the_valid_ones_alone_would_give(name: str) -> None:
+    image, text, negative_image, negative_text = features()
+    none = torch.zeros(N, dtype=torch.bool)
+    value = WITH_NEGATIVES[name](image, text, negative_image, negative_text, none)
+    plain = {
+        "conclip": losses.clip(image, text, SCALE),
+        "negsiglip": losses.siglip(image, text, SCALE, -1.0),
+        "rank margin": torch.zeros((), dtype=torch.float64),
+    }
+    torch.testing.assert_close(value, plain.get(name, losses.clip(image, text, SCALE)))
+
+
+def test_options_that_contradict_each_other_are_refused() -> None:
+    image, text, negative_image, _ = features()
+    with pytest.raises(ValueError, match="continuous=True needs guide_image"):
+        Options(continuous=True)
+    with pytest.raises(ValueError, match=r"share=0\.9 needs guide_image and guide_text"):
+        Options(share=0.9)
+    with pytest.raises(ValueError, match="no single positive"):
+        Options(continuous=True, focal=1.0, guide_image=image)
+    with pytest.raises(ValueError, match="siglip takes no continuous, smoothing"):
+        losses.siglip(image, text, SCALE, 0.0, Options(smoothing=0.1))
+    with pytest.raises(ValueError, match="together, or neither"):
+        losses.siglip(image, text, SCALE, 0.0, negative_image=negative_image)
+    with pytest.raises(ValueError, match="needs negative_text, negative_image or both"):
+        losses.rank_margin(image, text, 0.2)
+    with pytest.raises(ValueError, match="hardest=0"):
+        Mixing(hardest=0)

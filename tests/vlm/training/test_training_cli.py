@@ -1,0 +1,136 @@
+"""`negguide finetune` on the command line, and two processes of it."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+from safetensors.torch import load_file
+from transformers import CLIPModel
+from typer.testing import CliRunner
+
+from negguide.cli.errors import CleanErrors
+from negguide.cli.finetune import finetune
+
+app = typer.Typer(cls=CleanErrors, pretty_exceptions_enable=False)
+app.command()(finetune)
+
+
+@app.callback()
+def group() -> None:
+    """A group of one command, as `negguide` is one of many."""
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    monkeypatch.setenv("COLUMNS", "1000")
+
+    def invoke(*args: object) -> Any:
+        result = CliRunner().invoke(app, ["finetune", "--cpu", *[str(arg) for arg in args]])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return invoke
+
+
+def test_the_embedded_clip_is_tuned_and_its_gains_and_losses_are_printed(
+    run: Callable[..., Any], triplet_set: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "tuned"
+    fast = ("--epochs", 1, "--batch-size", 20, "--suite-limit", 4)
+    result = run("--train-data", triplet_set, "--out", out, *fast)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == str(out)
+    table = re.sub(r"[^\w/@+\-. ]+", " ", result.stderr)
+    for row in (
+        "held out/pairs +group",
+        "toyworld +group",
+        "toyworld +hard positives",
+        "toyworld/zero-shot +accuracy",
+    ):
+        assert re.search(rf"{row} +\d+\.\d +\d+\.\d +[+-]\d+\.\d", table), row
+    assert re.search(r"toyworld/retrieval +text to image R@1 +\d", table)
+    assert CLIPModel.from_pretrained(out).config.projection_dim == 128
+
+
+def test_wrong_input_is_one_message_and_exit_code_2(
+    run: Callable[..., Any], triplet_set: Path, tiny_clip: Path, tmp_path: Path
+) -> None:
+    for args, message in (
+        (("--train-data", tmp_path / "none"), "does not exist; give a set of negguide mine"),
+        (("--train-data", triplet_set, "--loss", "hinge"), "loss='hinge' is not known"),
+        (("--train-data", triplet_set, "--model", tmp_path), "is a folder without config.json"),
+        (("--train-data", triplet_set, "--model", tiny_clip, "--batch-size", 99), "larger than the set"),
+        (("--train-data", triplet_set, "--suite", "nothing"), "suite='nothing' is unknown"),
+    ):
+        result = run(*args, "--out", tmp_path / "out")
+        assert result.exit_code == 2 and "Traceback" not in result.output
+        assert message in re.sub(r"[│\s]+", " ", result.output)
+    assert not (tmp_path / "out").exists()
+
+
+COMMAND = """
+import sys, typer, torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1])
+from test_training_cli import app
+app(sys.argv[2:])
+"""
+
+
+def test_two_processes_train_to_the_weights_of_one(
+    run: Callable[..., Any], triplet_set: Path, tiny_clip: Path, tmp_path: Path
+) -> None:
+    # no dropout: its random numbers are each process's own
+    start = CLIPModel.from_pretrained(tiny_clip)
+    for config in (start.config.text_config, start.config.vision_config):
+        config.attention_dropout = 0.0
+    model = tmp_path / "model"
+    model.mkdir()
+    for file in tiny_clip.iterdir():
+        (model / file.name).write_bytes(file.read_bytes())
+    start.save_pretrained(model)
+    shared = ["--train-data", triplet_set, "--model", model, "--epochs", 1, "--lr", 1e-3, "--distill", 1.0]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    common = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2",
+        "ACCELERATE_USE_CPU": "1",
+    }
+    args = ["finetune", "--cpu", *shared, "--batch-size", 6, "--accum-freq", 2, "--out", tmp_path / "two"]
+    here = str(Path(__file__).parent)
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", COMMAND, here, *map(str, args)],
+            env={**os.environ, **common, **rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ranks
+    ]
+    said = []
+    for process in running:
+        out, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        said.append(out.strip())
+    assert said == [str(tmp_path / "two"), ""]
+    result = run(*shared, "--batch-size", 24, "--out", tmp_path / "one")
+    assert result.exit_code == 0, result.output
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    before = load_file(tiny_clip / "model.safetensors")
+    for name, value in one.items():
+        torch.testing.assert_close(value, two[name], rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    assert any(not torch.equal(one[name], before[name]) for name in one)

@@ -1,0 +1,257 @@
+"""Sets in every format, and what is wrong with them."""
+
+import csv
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from negguide.vlm.data import Checked, Triplet, as_pairs, check, open_picture, split
+from negguide.vlm.models import load_model
+from negguide.vlm.reading import read_triplets
+from negguide.vlm.settings import LOSSES
+
+BOTH = LOSSES["triplet"]
+
+
+def content(triplet: Triplet) -> tuple[object, ...]:
+    pictures = [p and open_picture("x", p).tobytes() for p in (triplet.image, triplet.negative_image)]
+    return (triplet.caption, triplet.negative_caption, *pictures)
+
+
+@pytest.fixture(scope="module")
+def mined(triplet_set: Path) -> list[Triplet]:
+    return read_triplets(str(triplet_set))
+
+
+def test_a_mined_set_is_read_with_all_its_columns(mined: list[Triplet], triplet_set: Path) -> None:
+    assert len(mined) == 48
+    first = mined[0]
+    assert (first.id, first.source) == ("item-0", "scene-0")
+    assert first.caption != first.negative_caption and first.category in ("object", "attribute")
+    assert len(first.positive_captions) == 1
+    assert open_picture(first.id, first.image).size == (64, 64)
+
+
+def test_an_imagefolder_gives_the_same_rows(mined: list[Triplet], triplet_set: Path) -> None:
+    read = read_triplets(str(triplet_set / "data" / "00000"))
+    assert [content(t) for t in read] == [content(t) for t in mined]
+    assert [t.source for t in read] == [t.source for t in mined]
+
+
+def test_parquet_gives_the_same_rows(
+    mined: list[Triplet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = {
+        "image": [t.image.path for t in mined[:5]],
+        "negative_image": [t.negative_image.path if i != 2 else None for i, t in enumerate(mined[:5])],
+        "caption": [t.caption for t in mined[:5]],
+        "negative_caption": [t.negative_caption for t in mined[:5]],
+    }
+    rows = {k: [str(v) if isinstance(v, Path) else v for v in values] for k, values in rows.items()}
+    table = datasets.Dataset.from_dict(rows)
+    table = table.cast_column("image", datasets.Image()).cast_column("negative_image", datasets.Image())
+    table = table.map(lambda row: row)  # files become bytes
+    (tmp_path / "set").mkdir()
+    from datasets.table import embed_table_storage
+
+    embedded = table.with_format("arrow").map(embed_table_storage, batched=True).with_format(None)
+    embedded.to_parquet(tmp_path / "set" / "part-0.parquet")
+    read = read_triplets(str(tmp_path / "set"))
+    assert [content(t) for i, t in enumerate(read) if i != 2] == [
+        content(t) for i, t in enumerate(mined[:5]) if i != 2
+    ]
+    assert read[2].negative_image is None and read[2].negative_caption == mined[2].negative_caption
+
+
+def test_webdataset_gives_the_same_rows(mined: list[Triplet], tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for triplet in mined[:4]:
+            parts = {
+                "png": triplet.image.path.read_bytes(),
+                "negative.png": triplet.negative_image.path.read_bytes(),
+                "txt": triplet.caption.encode(),
+                "json": json.dumps({"negative_caption": triplet.negative_caption, "source_id": "s"}).encode(),
+            }
+            for suffix, data in parts.items():
+                member = tarfile.TarInfo(f"shard/{triplet.id}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    read = read_triplets(str(tmp_path))
+    assert [content(t) for t in read] == [content(t) for t in mined[:4]]
+    assert [t.id for t in read] == [t.id for t in mined[:4]] and read[0].source == "s"
+    assert f"{tmp_path / '0.tar'}:shard/item-0.png" == read[0].image.name
+
+
+def test_sugarcrepe_json_and_open_clip_tsv_have_no_negative_images(
+    mined: list[Triplet], tmp_path: Path
+) -> None:
+    folder = mined[0].image.path.parent
+    rows = {
+        str(i): {"filename": t.image.path.name, "caption": t.caption, "negative_caption": t.negative_caption}
+        for i, t in enumerate(mined[:3])
+    }
+    (tmp_path / "crepe.json").write_text(json.dumps(rows))
+    read = read_triplets(str(tmp_path / "crepe.json"), folder)
+    assert [content(t) for t in read] == [(*content(t)[:3], None) for t in mined[:3]]
+    with (tmp_path / "pairs.tsv").open("w", newline="") as file:
+        writer = csv.writer(file, delimiter="\t")
+        writer.writerow(("filepath", "title"))
+        writer.writerows((t.image.path.name, t.caption) for t in mined[:3])
+    read = read_triplets(str(tmp_path / "pairs.tsv"), folder)
+    assert [content(t) for t in read] == [(t.caption, None, content(t)[2], None) for t in mined[:3]]
+
+
+@pytest.mark.parametrize(
+    "format", ["imagefolder", "webdataset", "parquet", "sentence-transformers", "open-clip", "sugarcrepe"]
+)
+def test_every_export_of_a_mined_set_is_read_as_what_was_exported(
+    mined: list[Triplet], triplet_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    from negguide.mining.formats.export import write_export
+
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    write_export(triplet_set, tmp_path / "out", format)
+    found = sorted(map(content, read_triplets(str(tmp_path / "out"))), key=str)
+    rows = [content(triplet) for triplet in mined]
+    expected = {
+        "sentence-transformers": [(*row[:3], None) for row in rows]
+        + [(b, a, d, None) for a, b, c, d in rows],
+        "open-clip": [(a, None, c, None) for a, b, c, d in rows]
+        + [(b, None, d, None) for a, b, c, d in rows],
+        "sugarcrepe": [(*row[:3], None) for row in rows],
+    }.get(format, rows)
+    assert found == sorted(expected, key=str)
+
+
+def test_what_is_no_set_is_refused_with_what_would_be(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"does not exist; give a set of negguide mine"):
+        read_triplets(str(tmp_path / "nothing"))
+    with pytest.raises(ValueError, match="holds no set"):
+        read_triplets(str(tmp_path))
+    for name, text, message in (
+        ("a.txt", "", "is of no known kind"),
+        ("a.json", "{", "a.json is no JSON"),
+        ("b.json", "3", "holds int"),
+        (
+            "a.jsonl",
+            '{"image": "x.png"}\n',
+            "line 1: no caption; its column is one of caption, text, title, positive",
+        ),
+        ("b.jsonl", '{"caption": "a bear"}\n', "line 1: no image; its column is one of image_file_name"),
+        ("c.jsonl", "[1]\n", "line 1: a row is a JSON object"),
+        ("d.jsonl", '{"image": 3, "caption": "a bear"}\n', "an image is given by its file name, got 3"),
+        ("a.tar", "no tar", "is no uncompressed tar file"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_triplets(str(tmp_path / name))
+
+
+def checked(folder: Path, tiny_clip: Path, loss: str = "triplet") -> Checked:
+    return check(read_triplets(str(folder)), load_model(str(tiny_clip)), LOSSES[loss], loss=loss, name="set")
+
+
+def test_rows_without_a_usable_negative_are_counted_and_masked(
+    changed_set: Callable[..., Path], tiny_clip: Path
+) -> None:
+    def change(i: int, row: dict) -> dict:
+        if i == 0:
+            return {**row, "negative_caption": row["caption"].upper() + " "}
+        if i == 1:
+            return {**row, "negative_caption": None, "negative_image_file_name": None}
+        if i == 2:
+            return {**row, "negative_image_file_name": row["image_file_name"]}
+        if i == 3:  # 24 tokens: the last words are cut off
+            long = " ".join(["brown bear"] * 14)
+            return {**row, "caption": f"{long} red hat", "negative_caption": f"{long} blue hat"}
+        return row
+
+    found = checked(changed_set(change), tiny_clip)
+    assert found.valid == (False,) * 4 + (True,) * 44
+    assert (found.missing, found.equal, found.truncated) == (1, 2, 1)
+    assert found.remarks() == [
+        "1 of 48 rows have no negative; they train as plain pairs",
+        "2 of 48 rows have a negative that equals the positive; they train as plain pairs",
+        "1 of 48 rows differ from their negative only in words that the tokenizer cuts off; they train as plain pairs",
+    ]
+
+
+def test_a_set_that_the_loss_cannot_use_is_refused(changed_set: Callable[..., Path], tiny_clip: Path) -> None:
+    keep = ("id", "source_id", "image_file_name", "caption", "negative_caption")
+    folder = changed_set(lambda i, row: {name: row[name] for name in keep})
+    with pytest.raises(
+        ValueError, match="no column negative_image, which loss='triplet' needs; it has image, caption"
+    ):
+        checked(folder, tiny_clip)
+    assert all(checked(folder, tiny_clip, "negclip").valid)
+    assert checked(folder, tiny_clip, "clip").remarks() == []
+
+
+def test_a_set_whose_negatives_all_equal_their_positives_is_refused(
+    changed_set: Callable[..., Path], tiny_clip: Path
+) -> None:
+    folder = changed_set(lambda i, row: {**row, "negative_caption": row["caption"]})
+    with pytest.raises(
+        ValueError, match="no negative that loss='triplet' can use: 48 of 48 rows have a negative that"
+    ):
+        checked(folder, tiny_clip)
+
+
+def test_empty_captions_and_missing_files_are_named(
+    changed_set: Callable[..., Path], tiny_clip: Path
+) -> None:
+    folder = changed_set(lambda i, row: {**row, "caption": "  "} if i == 7 else row)
+    with pytest.raises(ValueError, match=r"the caption of item 'item-7' is '  '"):
+        checked(folder, tiny_clip)
+    (folder / "images" / "005-negative.png").unlink()
+    rows = [t for t in read_triplets(str(folder)) if t.id != "item-7"]
+    with pytest.raises(ValueError, match=r"1 of 94 images are missing, the first is .*005-negative\.png"):
+        check(rows, load_model(str(tiny_clip)), BOTH, loss="triplet", name="set")
+    assert check(rows, load_model(str(tiny_clip)), (), loss="clip", name="set").missing == 0
+
+
+def test_pairs_hold_each_original_once_and_every_negative(mined: list[Triplet]) -> None:
+    twice = [
+        *mined[:3],
+        Triplet("again", mined[0].source, mined[0].image, mined[0].caption, "a bear", mined[1].image),
+    ]
+    pairs = as_pairs(Checked(tuple(twice), (True, True, False, True)))
+    assert [t.id for t in pairs.triplets] == [
+        "item-0",
+        "item-0/negative",
+        "item-1",
+        "item-1/negative",
+        "item-2",
+        "again/negative",
+    ]
+    assert pairs.triplets[1].caption == mined[0].negative_caption
+    assert pairs.triplets[1].image == mined[0].negative_image and pairs.triplets[1].source == mined[0].source
+    assert not any(t.negative_caption or t.negative_image for t in pairs.triplets)
+
+
+def test_the_rows_of_one_image_are_held_out_together() -> None:
+    image = None
+    rows = [Triplet(str(i), f"s{i // 3}", image, "a") for i in range(30)]  # type: ignore[arg-type]
+    numbers = iter(range(10, 0, -1))
+    training, held = split(rows, 0.2, lambda: float(next(numbers)))
+    assert held == [24, 25, 26, 27, 28, 29] and sorted([*training, *held]) == list(range(30))
+    assert split(rows, 0.0, lambda: 0.0) == (list(range(30)), [])
+
+
+def test_an_image_that_does_not_decode_is_named(tmp_path: Path, mined: list[Triplet]) -> None:
+    data = mined[0].image.path.read_bytes()
+    (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
+    (tmp_path / "a.jsonl").write_text('{"id": "row 1", "image": "cut.png", "caption": "a bear"}\n')
+    (row,) = read_triplets(str(tmp_path / "a.jsonl"))
+    with pytest.raises(ValueError, match=r"the image .*cut\.png of item 'row 1' cannot be read"):
+        open_picture(row.id, row.image)
+    Image.new("L", (4, 4)).save(tmp_path / "cut.png")
+    assert open_picture(row.id, row.image).mode == "RGB"
