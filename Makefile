@@ -1,4 +1,4 @@
-# make quickstart   an environment in .venv, negguide in it, and the first pictures in out/
+# make quickstart   an environment in .venv, negguide in it, and the first pictures and a small set of hard negatives in out/
 # make test         the same environment with the development tools, then lint, types and all tests
 #
 # A second call reinstalls nothing unless pyproject.toml or constraints.txt changed.
@@ -19,6 +19,9 @@ WANTED := negguide needs Python 3.11, 3.12 or 3.13
 
 quickstart: $(VENV)/.installed
 	$(BIN)/negguide quickstart --out "$(OUT)"
+	$(BIN)/negguide mine --data toyworld:12 --controls 0 --out "$(OUT)/hard-negatives"
+	@echo "$(OUT)/hard-negatives/contact_sheet.png"
+	@echo "    Twelve captions with one thing changed in each, a picture drawn for the change, and the judge's scores."
 
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -52,16 +52,12 @@ def perp_neg(stop: float | None = None, **options: Any) -> Callable[[tuple[str, 
 
 def cases() -> list[Case]:
     rows: list[Case] = []
-    for count in (1, 2, 4):
+    for count in (1, 4):
         rows += [
             Case(f"Perp-Neg K={count}, whole run", perp_neg(1.0), count),
             Case(f"Perp-Neg K={count}, default window", perp_neg(), count),
-        ]
-    for count in (1, 4):
-        rows += [
             Case(f"Perp-Neg K={count}, refresh_every=2", perp_neg(refresh_every=2), count),
             Case(f"Perp-Neg K={count}, refresh_every=3", perp_neg(refresh_every=3), count),
-            Case(f"Perp-Neg K={count}, refresh_every=5", perp_neg(refresh_every=5), count),
             Case(f"Perp-Neg K={count}, adaptive, whole run", perp_neg(1.0, adaptive=True), count),
             Case(
                 f"Perp-Neg K={count}, adaptive, refresh_every=2",
@@ -71,6 +67,7 @@ def cases() -> list[Case]:
         ]
     return [
         *rows,
+        Case("Perp-Neg K=2, default window", perp_neg(), 2),
         Case("NAG, scale 2", lambda texts: NAG(*texts, scale=2.0, tau=5.0, alpha=1.0)),
         Case("ONG, scale 1", lambda texts: ONG(*texts, scale=1.0)),
         Case("VSF, scale 0.5", lambda texts: VSF(*texts, scale=0.5)),
@@ -79,7 +76,7 @@ def cases() -> list[Case]:
         # attached for the whole run, acting in its last step only
         Case(
             "off: a negative that rests until the last step",
-            lambda _: PerpNeg(Negative(FOUR[0], 1.0, 0.96, 1.0)),
+            lambda _: PerpNeg(Negative(FOUR[0], start=0.96, stop=1.0)),
             0,
         ),
     ]

@@ -157,9 +157,9 @@ def build(studio: Studio) -> parts.Tab:
             )
             weights = gr.Textbox("0.5, 1, 2", label="Weights of Perp-Neg", visible=False)
             with gr.Accordion("Weight and window", open=False), gr.Row():
-                weight = gr.Slider(0, 5, WEIGHT, step=0.1, label="Weight", min_width=100, buttons=[])
-                start = gr.Slider(0, 1, START, step=0.05, label="From", min_width=100, buttons=[])
-                stop = gr.Slider(0, 1, STOP, step=0.05, label="until", min_width=100, buttons=[])
+                weight = gr.Slider(0, 5, WEIGHT, step=0.1, label="Weight", min_width=130, buttons=[])
+                start = gr.Slider(0, 1, START, step=0.05, label="From", min_width=130, buttons=[])
+                stop = gr.Slider(0, 1, STOP, step=0.05, label="until", min_width=130, buttons=[])
             button = parts.buttons("Compare", "compare")
             settings = parts.settings(studio, images=3)
             parts.vocabulary(studio)

@@ -13,7 +13,7 @@ from negguide.demo import parts
 from negguide.demo.as_python import code
 from negguide.demo.backend import Drawn, Run
 from negguide.demo.measures import agree, fur_entropy, pairwise_distance
-from negguide.demo.studio import Studio, curves, heatmap, shown
+from negguide.demo.studio import Studio
 from negguide.demo.words import pushed_sentence, said_on_the_page
 
 EXAMPLES = {
@@ -79,7 +79,10 @@ class Diversity:
             yield self._all(plain, pushed, before, after)
 
     def _gallery(self, drawn: Drawn, run: Run) -> list[tuple[Any, str]]:
-        return [(shown(image), f"seed {seed}") for image, seed in zip(drawn.images, run.seeds, strict=True)]
+        return [
+            (self.studio.shown(image), f"seed {seed}")
+            for image, seed in zip(drawn.images, run.seeds, strict=True)
+        ]
 
     def _all(self, plain: Run, pushed: Run, before: Drawn, after: Drawn) -> tuple[Any, ...]:
         title = f"“{plain.prompt}”, each picture pushed away from the others"
@@ -91,8 +94,8 @@ class Diversity:
             f"**{pushed_sentence(after.trace)}**\n\n{self._numbers(plain.prompt, before, after)}",
             self._gallery(before, plain),
             self._gallery(after, pushed),
-            heatmap(after),
-            curves(after),
+            self.studio.heatmap(after),
+            self.studio.curves(after),
             code(self.studio.backend, [("plain", plain), ("negtome", pushed)]),
         )
 

@@ -83,7 +83,6 @@ def build(
         page.unload(left)
         if greeting:
             first = negatives.greeting(studio)
-            # of this visit alone: what was written to disk at the start is deleted after an hour
             page.load(
                 lambda: first, outputs=tabs["Negative prompts"].outputs, api_visibility="private", queue=False
             )

@@ -16,7 +16,7 @@ from negguide.demo.backend import Run
 from negguide.demo.limits import whole
 from negguide.demo.pairs import SET, Original, Pair, marked, pack, settings_of, write_set
 from negguide.demo.stopping import Stopped
-from negguide.demo.studio import MAX_SEED, Studio, opened, shown
+from negguide.demo.studio import MAX_SEED, Studio, opened
 from negguide.demo.words import said_on_the_page
 from negguide.mining.edits import make_planner, plan
 from negguide.mining.item import CATEGORIES, Edit
@@ -121,18 +121,24 @@ class Mining:
             first = planned.run.seeds[0]
             if original is None:
                 original = Original(planned.run.prompt, paint(Job(planned.run.prompt, first)), True)
-            yield shown(original.image), "", [], gr.skip(), gr.skip()
+            yield self.studio.shown(original.image), "", [], gr.skip(), gr.skip()
             pairs: list[Pair] = []
             for edit in planned.edits:
                 drawn = paint(Job(edit.prompt, first, avoid=edit.avoid, weight=weight))
                 pairs.append(_judged(planned.judge, original, edit, drawn))
-                yield shown(original.image), _table(pairs), _gallery(pairs), gr.skip(), gr.skip()
+                yield (
+                    self.studio.shown(original.image),
+                    _table(pairs),
+                    self._gallery(pairs),
+                    gr.skip(),
+                    gr.skip(),
+                )
             folder = self.studio.outputs.new()
             write_set(folder / SET, planned.settings, original, pairs)
             choices = [(f"{i} · {pair.edit.caption}", str(i)) for i, pair in enumerate(pairs, 1)]
             kept = [str(i) for i, pair in enumerate(pairs, 1) if not pair.objections]
             keep = gr.CheckboxGroup(choices=choices, value=kept, visible=True)
-            yield shown(original.image), _table(pairs), _gallery(pairs), keep, folder.name
+            yield self.studio.shown(original.image), _table(pairs), self._gallery(pairs), keep, folder.name
 
     def download_set(self, set_id: str, keep: list[str]) -> str:
         """Pack the pairs that are kept as a zip in the mining format.
@@ -208,16 +214,17 @@ class Mining:
             return Original(caption, render(scene), False)
         return None
 
+    def _gallery(self, pairs: Sequence[Pair]) -> list[tuple[Any, str]]:
+        return [
+            (self.studio.shown(pair.image), f"{i} · {pair.edit.category}") for i, pair in enumerate(pairs, 1)
+        ]
+
 
 def _judged(judge: PairJudge, original: Original, edit: Edit, drawn: Image.Image) -> Pair:
     images = [original.image, original.image, drawn, drawn]
     found = judge.score(images, [original.caption, edit.caption] * 2).tolist()
     scores = (found[0], found[1], found[2], found[3])
     return Pair(edit, drawn, scores, tuple(judge.margins.objections(scores)))
-
-
-def _gallery(pairs: Sequence[Pair]) -> list[tuple[Any, str]]:
-    return [(shown(pair.image), f"{i} · {pair.edit.category}") for i, pair in enumerate(pairs, 1)]
 
 
 def _table(pairs: Sequence[Pair]) -> str:

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
 from negguide import Negative
 from negguide.demo import parts
@@ -16,7 +15,7 @@ from negguide.demo.as_python import code
 from negguide.demo.backend import Drawn, Run, first_and_rest, joined
 from negguide.demo.how import METHODS, left_out, with_method
 from negguide.demo.measures import agree
-from negguide.demo.studio import Studio, curves, heatmap, shown
+from negguide.demo.studio import Studio
 from negguide.demo.words import said_on_the_page, what_happened
 
 NEGATIVES = 4
@@ -130,13 +129,11 @@ class Negatives:
                         yield self._so_far(columns, drawn, method)
             yield self._all(columns, {key: joined(parts) for key, parts in drawn.items()}, method)
 
-    def show_seed(
-        self, pictures: list[tuple[str, str]], event: gr.SelectData
-    ) -> tuple[Image.Image, Image.Image] | None:
+    def show_seed(self, pictures: list[tuple[str, str]], event: gr.SelectData) -> tuple[str, str]:
         """Put the seed of the picture that was clicked into the slider."""
         seed = pictures[event.index][1].split(" · ")[0]
         row = [path for path, caption in pictures if caption.split(" · ")[0] == seed]
-        return Image.open(row[0]), Image.open(row[-1])
+        return row[0], row[-1]
 
     def _negative(self, prompt: str, weight: float, start: float, stop: float) -> Negative:
         return Negative(self.studio.words("negative", prompt), weight, start, stop)
@@ -157,8 +154,12 @@ class Negatives:
     def _so_far(self, columns: dict[str, Run], drawn: dict[str, list[Drawn]], method: str) -> tuple[Any, ...]:
         first = {key: parts[0].images[0] for key, parts in drawn.items() if parts}
         seed = columns["plain"].seeds[0]
-        gallery = [(shown(first[key]), _caption(seed, key)) for key in columns if key in first]
-        slider = (shown(first["plain"]), shown(first[method])) if method in first else gr.skip()
+        gallery = [(self.studio.shown(first[key]), _caption(seed, key)) for key in columns if key in first]
+        slider = (
+            (self.studio.shown(first["plain"]), self.studio.shown(first[method]))
+            if method in first
+            else gr.skip()
+        )
         return gr.skip(), gr.skip(), slider, gallery, *[gr.skip()] * 3
 
     def _all(self, columns: dict[str, Run], drawn: dict[str, Drawn], method: str) -> tuple[Any, ...]:
@@ -167,7 +168,7 @@ class Negatives:
         title = f"“{run.prompt}”" + (f" minus {' and '.join(f'“{name}”' for name in names)}" if names else "")
         listed = [(METHODS[key], columns[key], drawn[key].images) for key in columns]
         gallery = [
-            (shown(drawn[key].images[i]), _caption(seed, key))
+            (self.studio.shown(drawn[key].images[i]), _caption(seed, key))
             for i, seed in enumerate(plain.seeds)
             for key in columns
         ]
@@ -176,10 +177,10 @@ class Negatives:
         return (
             self.studio.sheet(listed, title),
             f"**{sentence}**\n\n{self._counted(columns, drawn, names)}",
-            (shown(drawn["plain"].images[0]), shown(drawn[method].images[0])),
+            (self.studio.shown(drawn["plain"].images[0]), self.studio.shown(drawn[method].images[0])),
             gallery,
-            heatmap(drawn[method]),
-            curves(drawn[method]),
+            self.studio.heatmap(drawn[method]),
+            self.studio.curves(drawn[method]),
             code(backend, list(columns.items())),
         )
 
@@ -198,7 +199,7 @@ class Negatives:
 
 
 def greeting(studio: Studio) -> list[Any]:
-    """The results of the first example, without the PNG, drawn now."""
+    """The results of the first example, drawn now."""
     prompt, negative, method = next(iter(EXAMPLES.values()))
     backend = studio.backend
     arguments: dict[str, Any] = {}
@@ -223,7 +224,7 @@ def greeting(studio: Studio) -> list[Any]:
         progress=lambda *_, **__: None,
     )
     *_, last = results
-    return [None, *last[1:]]
+    return list(last)
 
 
 def _caption(seed: int, key: str) -> str:
@@ -302,10 +303,10 @@ def _row(number: int, value: str) -> list[Any]:
                 WEIGHT,
                 step=0.1,
                 label="Weight",
-                min_width=100,
+                min_width=130,
                 buttons=[],
                 elem_id=f"negatives-weight-{number}",
             )
-            start = gr.Slider(0, 1, START, step=0.05, label="From", min_width=100, buttons=[])
-            stop = gr.Slider(0, 1, STOP, step=0.05, label="until", min_width=100, buttons=[])
+            start = gr.Slider(0, 1, START, step=0.05, label="From", min_width=130, buttons=[])
+            stop = gr.Slider(0, 1, STOP, step=0.05, label="until", min_width=130, buttons=[])
     return [text, weight, start, stop]

@@ -14,7 +14,7 @@ from negguide.demo import parts
 from negguide.demo.as_python import code
 from negguide.demo.backend import Drawn, Run
 from negguide.demo.measures import distances, trademarks
-from negguide.demo.studio import Studio, curves, heatmap, shown
+from negguide.demo.studio import Studio
 from negguide.demo.words import pushed_sentence, said_on_the_page
 from negguide.toyworld import TRADEMARK, Scene, render
 
@@ -124,7 +124,7 @@ class Reference:
     def _gallery(self, columns: list[tuple[str, Run, Drawn]]) -> list[tuple[Any, str]]:
         seeds = columns[0][1].seeds
         return [
-            (shown(drawn.images[i]), f"seed {seed} · {label}")
+            (self.studio.shown(drawn.images[i]), f"seed {seed} · {label}")
             for i, seed in enumerate(seeds)
             for label, _, drawn in columns
         ]
@@ -156,10 +156,10 @@ class Reference:
         return (
             sheet,
             self._said(before, after, reference, is_pip),
-            (shown(before.images[0]), shown(after.images[0])),
+            (self.studio.shown(before.images[0]), self.studio.shown(after.images[0])),
             self._gallery([("before", plain, before), ("after", pushed, after)]),
-            heatmap(after),
-            curves(after),
+            self.studio.heatmap(after),
+            self.studio.curves(after),
             code(
                 self.studio.backend,
                 [("before", plain), ("after", pushed)],
@@ -208,7 +208,7 @@ def build(studio: Studio) -> parts.Tab:
                 elem_id="reference-character",
             )
             gr.Image(
-                shown(pip()),
+                studio.shown(pip()),
                 label="Pip",
                 show_label=False,
                 interactive=False,

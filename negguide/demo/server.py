@@ -55,7 +55,7 @@ def serve(
     greeting: bool = True,
     quiet: bool = False,
 ) -> Server:
-    """Serve the interface in the background.
+    """Serve the interface in the background; one at a time in a process, since Gradio has one folder for all.
 
     Args:
         backend: what draws.

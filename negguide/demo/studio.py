@@ -103,6 +103,29 @@ class Studio:
 
             yield draw
 
+    def shown(self, image: Image.Image) -> str:
+        """The picture as a file of this call, as large as a page wants it; its path.
+
+        A picture in memory would be written by Gradio to a place that its content names, over what another visitor with
+        the same picture is reading.
+        """
+        return self._file(enlarged(image))
+
+    def heatmap(self, drawn: Drawn) -> str | None:
+        """Where the negatives acted in each picture, as a file; None where none did."""
+        if drawn.trace is None or not drawn.trace.maps:
+            return None
+        return self._file(plot_maps(drawn.trace, [enlarged(image) for image in drawn.images]))
+
+    def curves(self, drawn: Drawn) -> str | None:
+        """How much the negatives acted at each step, as a file; None without any."""
+        return None if drawn.trace is None else self._file(plot_trace(drawn.trace))
+
+    def _file(self, image: Image.Image) -> str:
+        path = self.outputs.new() / "picture.png"
+        image.save(path)
+        return str(path)
+
     def sheet(
         self,
         columns: Sequence[tuple[str, Run, Sequence[Image.Image]]],
@@ -134,24 +157,12 @@ class Studio:
         return str(path)
 
 
-def shown(image: Image.Image) -> Image.Image:
+def enlarged(image: Image.Image) -> Image.Image:
     """The picture as large as a page wants it."""
     factor = -(-SHOWN // min(image.size))
     if factor <= 1:
         return image
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
-
-
-def heatmap(drawn: Drawn) -> Image.Image | None:
-    """Where the negatives acted in each picture; None where none did."""
-    if drawn.trace is None or not drawn.trace.maps:
-        return None
-    return plot_maps(drawn.trace, [shown(image) for image in drawn.images])
-
-
-def curves(drawn: Drawn) -> Image.Image | None:
-    """How much the negatives acted at each step; None without any."""
-    return None if drawn.trace is None else plot_trace(drawn.trace)
 
 
 def opened(path: str) -> Image.Image:

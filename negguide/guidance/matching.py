@@ -1,5 +1,7 @@
 """The best match of every source token among reference tokens."""
 
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -8,6 +10,10 @@ from negguide.guidance.precision import norm_floor, reduction_dtype
 
 # How many neighbouring similarities _first_maximum reduces together before it looks for an index.
 _GROUP = 32
+# Builds of torch for NVIDIA GPUs on Linux bring triton with them.
+_TRITON = find_spec("triton") is not None and torch.version.cuda is not None
+# Of the kernel; float64 stays with PyTorch.
+_FUSED_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def check_tokens(
@@ -51,7 +57,8 @@ def best_match(
     The maximum is over the *reference* for each source token, as in the text of the paper; the code published
     with it takes it over the source.
 
-    Memory: one [B, tile, tile] block of similarities at a time, beside copies of the size of the inputs.
+    Memory: one [B, tile, tile] block of similarities at a time, beside copies of the size of the inputs; on an NVIDIA
+    GPU with triton none of them, but numbers for each token.
 
     Args:
         source: [B, N, C].
@@ -69,9 +76,43 @@ def best_match(
 
     Source: NegToMe, arXiv 2412.01339.
     """
-    dtype = check_tokens(source, reference, reference_mask, "source")
+    check_tokens(source, reference, reference_mask, "source")
     if tile < 1:
         raise ValueError(f"tile must be at least 1 token, got {tile}")
+    cosine, index = match(source, reference, reference_mask, tile)
+    return cosine.to(source.dtype), index
+
+
+def match(
+    source: Tensor, reference: Tensor, reference_mask: Tensor | None, tile: int = 1024
+) -> tuple[Tensor, Tensor]:
+    """`best_match` without its checks, and with the cosine as it was summed: float64 for float64, else float32.
+
+    On an NVIDIA GPU that triton supports, one kernel does it, and `tile` has no meaning; where a derivative is
+    wanted or the kernel does not take the dtype, and everywhere else, PyTorch does it.
+    """
+    if _fused(source, reference):
+        from negguide.guidance.matching_triton import match_fused
+
+        # triton launches on the current device, which need not be that of the tensors
+        with torch.cuda.device(source.device):
+            return match_fused(source, reference, reference_mask)
+    return match_tiled(source, reference, reference_mask, tile)
+
+
+def _fused(source: Tensor, reference: Tensor) -> bool:
+    if not (_TRITON and source.is_cuda and reference.dtype == source.dtype in _FUSED_DTYPES):
+        return False
+    if torch.is_grad_enabled() and (source.requires_grad or reference.requires_grad):
+        return False
+    return torch.cuda.get_device_properties(source.device).major >= 8
+
+
+def match_tiled(
+    source: Tensor, reference: Tensor, reference_mask: Tensor | None, tile: int
+) -> tuple[Tensor, Tensor]:
+    """`match` in PyTorch, one [B, tile, tile] block of similarities at a time: what the kernel has to agree with."""
+    dtype = reduction_dtype("source", source)
     floor = norm_floor(source.dtype)
     rows = normalize(source.to(dtype), dim=-1, eps=floor)
     columns = normalize(reference.to(dtype), dim=-1, eps=floor).transpose(1, 2)
@@ -94,7 +135,7 @@ def best_match(
         cosines.append(cosine)
         indices.append(index)
     # Rounding may lift the cosine of a token with itself above 1, and over a threshold of 1.
-    return torch.cat(cosines, dim=1).clamp_max(1.0).to(source.dtype), torch.cat(indices, dim=1)
+    return torch.cat(cosines, dim=1).clamp_max(1.0), torch.cat(indices, dim=1)
 
 
 def _first_maximum(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from negguide.guidance.matching import best_match, check_tokens
+from negguide.guidance.matching import check_tokens, match
 from negguide.guidance.precision import norm_floor
 
 
@@ -83,13 +83,15 @@ def negtome_and_share(
     if max_push is not None and not max_push > 0:
         raise ValueError(f"max_push must be > 0, or None for no bound, got {max_push}")
 
-    # The choice of a match has no gradient, so no similarities need to be kept for a backward pass. In the
-    # reduction dtype the cosine meets the threshold unrounded.
-    source, target = tokens.detach().to(dtype), reference.detach().to(dtype)
+    # The choice of a match has no gradient, so no similarities need to be kept for a backward pass.
+    source, target = tokens.detach(), reference.detach()
     if center:
+        # In the reduction dtype, for the difference from the mean may be small beside the mean.
+        source, target = source.to(dtype), target.to(dtype)
         mean = _mean_token(source, target, reference_mask)
         source, target = source - mean, target - mean
-    cosine, index = best_match(source, target, reference_mask)
+    # The cosine meets the threshold unrounded, in the reduction dtype.
+    cosine, index = match(source, target, reference_mask)
     pushed = cosine > threshold
     if source_mask is not None:
         pushed = pushed & (source_mask != 0)

@@ -1,5 +1,6 @@
 """Every action through the real server, as a program calls it."""
 
+import os
 import re
 import subprocess
 import sys
@@ -88,7 +89,7 @@ def test_leave_out_gives_pictures_numbers_trace_and_settings(client: Client) -> 
     assert 'PerpNeg(Negative("black' in python.replace("'", '"')
 
 
-@pytest.mark.parametrize("method", ["plain", "negative-prompt", "nag", "ong", "vsf"])
+@pytest.mark.parametrize("method", ["plain", "negative-prompt", "nag"])
 def test_leave_out_by_every_other_method(client: Client, method: str) -> None:
     result = client.predict(
         prompt="a bear wearing a hat",
@@ -176,8 +177,8 @@ def test_compare_gives_one_png_with_its_settings(client: Client) -> None:
     labels = [column["label"] for column in read_settings(Path(sheet))["columns"]]
     assert labels == ["Plain", "weight 0.5", "weight 2"]
     assert said.count("of 2") == 6 and python.count("pipe(") == 3
-    sheet = client.predict(methods=["ong", "plain"], **SHORT, api_name="/compare")[0]
-    assert [column["label"] for column in read_settings(Path(sheet))["columns"]] == ["ONG", "Plain"]
+    sheet = client.predict(methods=["ong", "vsf"], **SHORT, api_name="/compare")[0]
+    assert [column["label"] for column in read_settings(Path(sheet))["columns"]] == ["ONG", "VSF"]
 
 
 BAD: list[tuple[str, dict[str, Any], str]] = [
@@ -348,6 +349,13 @@ def test_nothing_is_reported_to_anybody_and_nobody_else_may_come_in(server: Serv
     assert monitoring.status_code >= 400
 
 
+@pytest.fixture
+def another_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradio has one folder for a process: put the shared server's back afterwards."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", os.environ.get("GRADIO_TEMP_DIR", ""))
+
+
+@pytest.mark.usefixtures("another_server")
 def test_with_auth_nobody_enters_without_a_password(backend: Any) -> None:
     with pytest.raises(ValueError, match="tools cannot log in"):
         serve(backend, mcp=True, auth=[("me", "secret")])
@@ -362,6 +370,7 @@ def test_with_auth_nobody_enters_without_a_password(backend: Any) -> None:
     assert not served.outputs.folder.exists()
 
 
+@pytest.mark.usefixtures("another_server")
 def test_the_page_greets_with_the_first_example(backend: Any) -> None:
     served = serve(backend, Limits(max_steps=2), quiet=True)
     try:

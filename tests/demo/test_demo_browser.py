@@ -72,7 +72,9 @@ def test_an_example_of_negatives_runs_at_a_click(page: Any) -> None:
     assert page.locator("#negatives-gallery img").count() == 12
     shown = page.locator("#negatives-slider img").first.get_attribute("src")
     page.locator("#negatives-gallery button.thumbnail-item").nth(4).click()
-    playwright.expect(page.locator("#negatives-slider img").first).not_to_have_attribute("src", shown)
+    playwright.expect(page.locator("#negatives-slider img").first).not_to_have_attribute(
+        "src", shown, timeout=WAIT
+    )
 
 
 def test_a_slider_changes_what_is_drawn(page: Any) -> None:

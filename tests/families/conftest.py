@@ -14,6 +14,7 @@ _built: dict[str, Any] = {}
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "families(*names): run on these tiny pipelines only")
+    config.addinivalue_line("markers", "guided_only: run on pipelines with classifier-free guidance only")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -21,6 +22,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         marker = metafunc.definition.get_closest_marker("families")
         names = [tiny.name for tiny in TINY] if marker is None else list(marker.args)
         by_name = {tiny.name: tiny for tiny in TINY}
+        if metafunc.definition.get_closest_marker("guided_only") is not None:
+            names = [name for name in names if by_name[name].guided]
         metafunc.parametrize("tiny", [by_name[name] for name in names], ids=names)
 
 
@@ -40,7 +43,7 @@ def pipe(base: Any) -> Any:
 
 @pytest.fixture
 def guided(tiny: Any) -> dict[str, Any]:
-    """The arguments with which guidance combines uncond and cond by SCALE."""
+    """The arguments with which guidance combines uncond and cond by SCALE; a distilled model is told it."""
     if "true_cfg_scale" in tiny.call():
         return {"true_cfg_scale": SCALE, "negative_prompt": ""}
     if tiny.name == "z-image":

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline
-from tiny_pipelines import NEGATIVES
+from tiny_pipelines import NEGATIVES, build, taken
 from torch import nn
 
 from negguide import NAG, ONG, VSF, Negative, NegToMe, PerpNeg, from_pipe
@@ -39,6 +39,7 @@ def short(tiny: Any) -> dict[str, int]:
     return {"max_sequence_length": 24} if tiny.name == "qwen-image" else {}
 
 
+@pytest.mark.guided_only
 def test_perp_neg_without_guidance_is_refused_and_nag_named(
     refused: Refused, unguided: dict[str, Any]
 ) -> None:
@@ -55,8 +56,8 @@ def test_two_methods_in_attention_are_refused(refused: Refused) -> None:
 def test_masks_of_other_proportions_are_refused(refused: Refused, tiny: Any, two: Any) -> None:
     wide = torch.ones(32, 64)
     says = "is 64x32 .*the image is " + ("32x32" if tiny.name == "sana" else "64x64") + ": .*aspect ratio"
-    for make in (PerpNeg, NAG, ONG, VSF):
-        method = make(Negative("a hat", mask=wide))
+    negative = Negative("a hat", mask=wide)
+    for method in taken(tiny, PerpNeg(negative), NAG(negative), ONG(negative), VSF(negative)):
         refused(rf"mask of Negative\('a hat'\) {says}", negative_guidance=method)
     for option in ("mask", "reference_mask"):
         refused(f"{option} of NegToMe {says}", negative_guidance=NegToMe(**{option: wide}), **two)
@@ -68,11 +69,11 @@ def test_one_image_of_a_prompt_is_too_few_for_negtome(refused: Refused, two: Any
 
 
 def test_a_negative_that_would_be_cut_off_is_refused_with_what_is_lost(
-    refused: Refused, short: dict[str, int]
+    refused: Refused, tiny: Any, short: dict[str, int]
 ) -> None:
     words = "a black hat in the snow in the forest on the bear with red glasses on the back of the robot " * 2
     says = "prompt of Negative.* is [0-9]+ tokens long.* reads [0-9]+: '.* robot' would be cut off"
-    for method in (PerpNeg(words), NAG("a hat", words)):
+    for method in taken(tiny, PerpNeg(words), NAG("a hat", words)):
         refused(says, negative_guidance=method, **short)
 
 
@@ -122,6 +123,32 @@ def test_a_pipeline_without_what_encodes_is_told_so(pipe: Any, refused: Refused,
 def test_perp_neg_without_a_negative_prompt_is_told_to_give_one(refused: Refused) -> None:
     says = "negative_prompt is None, and this pipeline is guided only with one; give negative_prompt=''"
     refused(says, negative_guidance=PerpNeg("a hat"), negative_prompt=None)
+
+
+@pytest.mark.families("flux2-dev")
+def test_what_the_system_message_takes_is_not_left_for_a_negative(pipe: Any, refused: Refused) -> None:
+    method = NAG("a red hat")
+    pipe.system_message = "bear " * 49
+    # with the start, two marks around each of the two messages, and 3 words, 57 of 56 tokens
+    refused("is 57 tokens long.* reads 56: 'hat' would be cut off", negative_guidance=method)
+    assert pipe.family.reading(pipe, "a hat", {"max_sequence_length": 56}).tokens == 56
+
+
+@pytest.mark.families("flux2-dev")
+def test_a_tokenizer_without_its_processor_is_asked_itself(tiny: Any, pipe: Any) -> None:
+    arguments, base = tiny.call(), build(tiny)
+    processor, base.tokenizer = base.tokenizer, base.tokenizer.tokenizer
+    base.tokenizer.chat_template = processor.chat_template
+    inside, alone = (p.family.reading(p, "a red hat", arguments) for p in (pipe, from_pipe(base)))
+    assert (inside.tokens, inside.limit) == (alone.tokens, alone.limit) == (34, 56)
+    assert type(inside.tokenizer) is type(alone.tokenizer)
+
+
+@pytest.mark.families("flux2-dev", "flux2-dev-reference")
+def test_flux_2_dev_is_not_given_perp_neg(refused: Refused) -> None:
+    says = r"FLUX.2 dev is guidance-distilled, so .* no second prediction\. NAG.*, e.g. NAG\('a hat'\), and NegToMe"
+    for scale in (1.0, 4.0):
+        refused(says, negative_guidance=PerpNeg("a hat"), guidance_scale=scale)
 
 
 @pytest.mark.families("flux2-klein")

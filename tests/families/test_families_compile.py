@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_pipelines import build, denoiser, differ
+from tiny_pipelines import build, denoiser, differ, taken
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
@@ -29,7 +29,7 @@ def shorten(model: nn.Module) -> None:
                 setattr(module, name, child[:1])
 
 
-@pytest.mark.families("sdxl", "sd3", "flux", "qwen-image", "wan")
+@pytest.mark.families("sdxl", "sd3", "flux", "flux2-dev", "qwen-image", "wan")
 def test_steps_and_further_calls_do_not_compile_again(
     tiny: Any, run: Run, two: Any, monkeypatch: Any
 ) -> None:
@@ -39,11 +39,12 @@ def test_steps_and_further_calls_do_not_compile_again(
     shorten(model)
     # one family shows that a window's end is one compilation more
     stop = 0.5 if tiny.name == "sd3" else 1.0
-    methods = [
+    methods = taken(
+        tiny,
         PerpNeg(Negative("black glasses", stop=1.0)),
         NAG(Negative("a red scarf", stop=stop)),
         NegToMe("first", alpha=2.0, threshold=0.1, stop=1.0),
-    ]
+    )
     arguments = {"steps": 4, "negative_guidance": methods, **two}
     expected = run(from_pipe(plain), **arguments)
     assert differ(expected, run(plain, steps=4, **two)) > 1e-3

@@ -31,6 +31,8 @@ LAYOUTS: dict[str, tuple[str, tuple[int, int, int]]] = {
     "sd3": ("image first", (22, 22, 22)),
     "flux": ("text first", (10, 10, 10)),
     "flux-kontext": ("text first", (10, 10, 10)),
+    "flux2-dev": ("text first", (56, 56, 56)),
+    "flux2-dev-reference": ("text first", (56, 56, 56)),
     # as many as words, and the end of the instruction
     "qwen-image": ("text first", (10, 7, 8)),
     # each text is a row of its own behind 16 tokens of the image, both padded to 32
@@ -200,7 +202,7 @@ def test_two_negatives_of_half_the_weight_are_one(pipe: Any, run: Run, make: Any
     )
 
 
-@pytest.mark.families("qwen-image", "flux2-klein")
+@pytest.mark.families("qwen-image", "flux2-dev", "flux2-klein")
 def test_a_negative_is_carried_through_the_blocks_as_if_it_were_alone_with_the_image(
     base: Any, pipe: Any, run: Run, tiny: Any, unguided: dict[str, Any]
 ) -> None:

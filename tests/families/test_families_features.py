@@ -8,7 +8,7 @@ import tiny_unet_and_cross
 import torch
 from diffusers.hooks import FirstBlockCacheConfig
 from peft import LoraConfig
-from tiny_pipelines import NEGATIVES, OTHER, PROMPT, SCALE, assert_same, build, denoiser, differ
+from tiny_pipelines import NEGATIVES, OTHER, PROMPT, SCALE, assert_same, build, denoiser, differ, taken
 
 from negguide import NAG, ONG, VSF, Negative, NegToMe, PerpNeg, from_pipe
 from negguide.guidance import perp_neg
@@ -27,32 +27,35 @@ def half() -> torch.Tensor:
     return mask
 
 
-def check_identities(base: Any, pipe: Any, run: Run, **arguments: Any) -> None:
+def check_identities(base: Any, pipe: Any, run: Run, tiny: Any, **arguments: Any) -> None:
     """Negatives that say what the prompt says change nothing, and others do."""
     plain = run(base, **arguments)
-    for same in (PerpNeg(always(PROMPT, weight=2)), NAG(PROMPT, scale=3.0), ONG(PROMPT)):
+    for same in taken(tiny, PerpNeg(always(PROMPT, weight=2)), NAG(PROMPT, scale=3.0), ONG(PROMPT)):
         assert_same(run(pipe, negative_guidance=same, **arguments), plain)
-    for other in (PerpNeg(always(NEGATIVES[0])), NAG(NEGATIVES[0], scale=3.0), VSF(NEGATIVES[0])):
+    others = PerpNeg(always(NEGATIVES[0])), NAG(NEGATIVES[0], scale=3.0), VSF(NEGATIVES[0])
+    for other in taken(tiny, *others):
         assert differ(run(pipe, negative_guidance=other, **arguments), plain) > 1e-3
 
 
 # ---- Adapters -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.families("sdxl", "sd3", "flux")
+@pytest.mark.families("sdxl", "sd3", "flux", "flux2-dev")
 def test_a_lora_acts_on_negatives_as_on_the_prompt(tiny: Any, run: Run) -> None:
     base = build(tiny)
-    pipe, method = from_pipe(base), [PerpNeg(always(NEGATIVES[0])), NAG(NEGATIVES[1], scale=3.0)]
+    pipe = from_pipe(base)
+    method = taken(tiny, PerpNeg(always(NEGATIVES[0])), NAG(NEGATIVES[1], scale=3.0))
     without = run(pipe, negative_guidance=method)
     torch.manual_seed(0)
     config = LoraConfig(r=2, target_modules=["to_q", "to_v", "add_k_proj"], init_lora_weights=False)
     denoiser(base).add_adapter(config)
-    keyword = "cross_attention_kwargs" if tiny.name == "sdxl" else "joint_attention_kwargs"
+    own = {"sdxl": "cross_attention_kwargs", "flux2-dev": "attention_kwargs"}
+    keyword = own.get(tiny.name, "joint_attention_kwargs")
     off, part, whole = ({keyword: {"scale": scale}} for scale in (0.0, 0.5, 1.0))
     assert_same(run(pipe, negative_guidance=method, **off), without)
     results = [run(pipe, negative_guidance=method, **arguments) for arguments in (off, part, whole)]
     assert differ(results[0], results[1]) > 1e-3 and differ(results[1], results[2]) > 1e-3
-    check_identities(base, pipe, run, **part)
+    check_identities(base, pipe, run, tiny, **part)
 
 
 def ip_adapter(unet: Any, width: int) -> dict[str, dict[str, torch.Tensor]]:
@@ -79,7 +82,7 @@ def test_an_ip_adapter_goes_on_beside_the_negatives(tiny: Any, run: Run, two: An
     arguments = {"ip_adapter_image_embeds": [torch.randn(2, 1, 16)]}
     plain = run(base, **arguments)
     assert differ(plain, without) > 1e-3
-    check_identities(base, pipe, run, **arguments)
+    check_identities(base, pipe, run, tiny, **arguments)
     pairs = run(base, **arguments, **two)
     assert_same(run(pipe, negative_guidance=NegToMe("first", **PUSH), **arguments, **two)[:1], pairs[:1])
     pushed = run(pipe, negative_guidance=NegToMe("others", **PUSH), **arguments, **two)
@@ -135,10 +138,10 @@ def test_the_trace_of_blocks_that_a_cache_skips_rests(base: Any, pipe: Any, run:
 # ---- Offloading, half precision -------------------------------------------------------------------------------------
 
 
-@pytest.mark.families("sdxl", "sd3", "flux", "qwen-image", "z-image", "wan")
+@pytest.mark.families("sdxl", "sd3", "flux", "flux2-dev", "qwen-image", "z-image", "wan")
 def test_offloaded_pipelines_give_the_same(pipe: Any, run: Run, tiny: Any, two: Any) -> None:
     push = NegToMe("others" if tiny.name == "wan" else torch.rand(3, 64, 64), **PUSH)
-    methods = [PerpNeg(always(NEGATIVES[0])), NAG(NEGATIVES[1], scale=3.0), push]
+    methods = taken(tiny, PerpNeg(always(NEGATIVES[0])), NAG(NEGATIVES[1], scale=3.0), push)
     expected = run(pipe, negative_guidance=methods, **two)
     base = build(tiny)
     base.enable_model_cpu_offload(device="cpu")
@@ -155,7 +158,8 @@ def test_half_precision_stays_finite_and_half(tiny: Any, run: Run, two: Any) -> 
     references = ["others"] if tiny.name == "wan" else ["others", torch.rand(3, 64, 64), "first"]
     for i, make in enumerate((NAG, ONG, VSF)):
         push = NegToMe(references[i % len(references)], mask=half(), reference_mask=half(), **PUSH)
-        result = run(pipe, negative_guidance=[PerpNeg(*negatives), make(*negatives), push], **two)
+        methods = taken(tiny, PerpNeg(*negatives), make(*negatives), push)
+        result = run(pipe, negative_guidance=methods, **two)
         assert result.dtype == plain.dtype and result.shape == plain.shape
         assert torch.isfinite(result).all() and differ(result.float(), plain.float()) > 1e-3
 
@@ -166,7 +170,7 @@ def test_half_precision_stays_finite_and_half(tiny: Any, run: Run, two: Any) -> 
 def test_several_prompts_with_several_images_each_are_those_of_calls_of_their_own(
     pipe: Any, run: Run, tiny: Any, two: Any
 ) -> None:
-    methods = [PerpNeg(always(NEGATIVES[0])), NAG(NEGATIVES[1], scale=3.0)]
+    methods = taken(tiny, PerpNeg(always(NEGATIVES[0])), NAG(NEGATIVES[1], scale=3.0))
     together = run(pipe, [PROMPT, OTHER], steps=1, negative_guidance=methods, **two)
     assert_same(together[:2], run(pipe, steps=1, negative_guidance=methods, **two))
     if not tiny.name.startswith("sdxl-inpaint"):
@@ -174,8 +178,8 @@ def test_several_prompts_with_several_images_each_are_those_of_calls_of_their_ow
         assert_same(together[2:], run(pipe, OTHER, seed=2, steps=1, negative_guidance=methods, **two))
 
 
-def test_one_branch_at_a_time_gives_the_same_with_nag(pipe: Any, run: Run, two: Any) -> None:
-    methods = [PerpNeg(*map(always, NEGATIVES)), NAG(NEGATIVES[1], scale=3.0)]
+def test_one_branch_at_a_time_gives_the_same_with_nag(pipe: Any, run: Run, tiny: Any, two: Any) -> None:
+    methods = taken(tiny, PerpNeg(*map(always, NEGATIVES)), NAG(NEGATIVES[1], scale=3.0))
     together = run(pipe, steps=1, negative_guidance=methods, **two)
     assert_same(run(pipe, steps=1, negative_guidance=methods, max_branch_batch=1, **two), together)
 
@@ -217,23 +221,25 @@ def test_guidance_rescale_comes_after_the_negatives(
 
 
 @pytest.mark.families("sd3")
-def test_skipped_layers_guide_beside_the_negatives(base: Any, pipe: Any, run: Run) -> None:
+def test_skipped_layers_guide_beside_the_negatives(base: Any, pipe: Any, run: Run, tiny: Any) -> None:
     arguments = {
         "skip_guidance_layers": [1],
         "skip_layer_guidance_start": 0.0,
         "skip_layer_guidance_stop": 1.0,
     }
-    check_identities(base, pipe, run, steps=3, **arguments)
+    check_identities(base, pipe, run, tiny, steps=3, **arguments)
     assert differ(run(base, steps=3, **arguments), run(base, steps=3)) > 1e-3
     push = NegToMe(torch.rand(3, 64, 64), mask=torch.zeros(64, 64), **PUSH)
     assert_same(run(pipe, steps=3, negative_guidance=push, **arguments), run(base, steps=3, **arguments))
 
 
 @pytest.mark.families("z-image")
-def test_guidance_that_ends_or_is_bounded_takes_the_negatives_with_it(base: Any, pipe: Any, run: Run) -> None:
+def test_guidance_that_ends_or_is_bounded_takes_the_negatives_with_it(
+    base: Any, pipe: Any, run: Run, tiny: Any
+) -> None:
     for arguments in ({"cfg_truncation": 0.3}, {"cfg_normalization": True}):
         assert differ(run(base, steps=4, **arguments), run(base, steps=4)) > 1e-4
-        check_identities(base, pipe, run, steps=4, **arguments)
+        check_identities(base, pipe, run, tiny, steps=4, **arguments)
     method = PerpNeg(always(NEGATIVES[0]))
     trace = run(pipe, steps=4, negative_guidance=method, cfg_truncation=0.3, trace=True, whole=True)[-1]
     assert trace.cosine.isnan().flatten().tolist() == [False, False, False, True]
@@ -263,11 +269,11 @@ def wan_with_two_denoisers() -> Any:
 
 @pytest.mark.families("wan")
 def test_two_denoisers_take_turns_with_a_scale_each(
-    run: Run, unguided: Any, two: Any, predictions: Any
+    run: Run, tiny: Any, unguided: Any, two: Any, predictions: Any
 ) -> None:
     base = wan_with_two_denoisers()
     pipe, scales = from_pipe(base), {"guidance_scale": SCALE, "guidance_scale_2": 2.0}
-    check_identities(base, pipe, run, steps=3, **scales)
+    check_identities(base, pipe, run, tiny, steps=3, **scales)
     assert differ(run(base, steps=3, **scales), run(base, steps=3)) > 1e-3
     pushed = run(pipe, steps=3, negative_guidance=NegToMe("first", **PUSH), **scales, **two)
     assert_same(pushed[:1], run(base, steps=3, **scales, **two)[:1])

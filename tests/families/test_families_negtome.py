@@ -6,7 +6,7 @@ from typing import Any
 import PIL.Image
 import pytest
 import torch
-from tiny_pipelines import NEGATIVES, OTHER, PROMPT, assert_same, denoiser, differ
+from tiny_pipelines import NEGATIVES, OTHER, PROMPT, assert_same, denoiser, differ, taken
 from torch.nn.functional import normalize
 
 import negguide.integration.denoiser as denoiser_module
@@ -107,7 +107,7 @@ def test_it_goes_with_perp_neg_and_nag(pipe: Any, run: Run, tiny: Any, two: Any)
     resting = [PerpNeg(Negative(NEGATIVES[0], weight=0, **WHOLE)), NAG(NEGATIVES[1], scale=1)]
 
     def guided(*methods: Any) -> torch.Tensor:
-        return run(pipe, steps=1, negative_guidance=methods, **two)
+        return run(pipe, steps=1, negative_guidance=taken(tiny, *methods), **two)
 
     both = guided(perp_neg, nag)
     for reference in ("others", *([noise_picture()] if takes_images(tiny) else [])):
@@ -177,7 +177,7 @@ def test_the_latents_of_a_reference_are_those_that_the_pipeline_would_decode(
     torch.testing.assert_close(decoded[0], raw, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.families("sd3", "flux", "qwen-image", "z-image", "sana")
+@pytest.mark.families("sd3", "flux", "flux2-dev", "qwen-image", "z-image", "sana")
 def test_references_are_on_the_straight_way_to_the_same_noise_at_every_step(
     pipe: Any, run: Run, monkeypatch: Any
 ) -> None:
@@ -202,6 +202,7 @@ PLACES: dict[str, list[tuple[str, int, int]]] = {
     "sd3": [("transformer_blocks.0.attn", 0, 0)],
     "flux": [("single_transformer_blocks.0.attn", 10, 0)],
     "flux-kontext": [("transformer_blocks.0.attn", 0, 16), ("single_transformer_blocks.0.attn", 10, 16)],
+    "flux2-dev-reference": [("transformer_blocks.0.attn", 0, 16)],
     "flux2-klein-reference": [("transformer_blocks.0.attn", 0, 16)],
     "z-image": [("layers.0.attention", 0, 16 + 32)],
 }

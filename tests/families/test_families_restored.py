@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers.hooks.hooks import HookRegistry
-from tiny_pipelines import NEGATIVES, denoiser
+from tiny_pipelines import NEGATIVES, denoiser, taken
 
 from negguide import NAG, Negative, NegToMe, PerpNeg
 
@@ -38,15 +38,20 @@ def breaking_off(pipe: Any, error: type[BaseException]) -> dict[str, Any]:
     return {"callback": fail, "callback_steps": 1}
 
 
+def test_without_negatives_it_is_the_pipeline_bit_for_bit(base: Any, pipe: Any, run: Run) -> None:
+    assert torch.equal(run(pipe), run(base))
+
+
 def test_after_a_run_that_breaks_off_the_model_is_as_before(
     base: Any, pipe: Any, run: Run, tiny: Any, two: Any
 ) -> None:
     reference = "others" if tiny.name == "wan" else torch.rand(3, 64, 64)
-    methods = [
+    methods = taken(
+        tiny,
         PerpNeg(Negative(NEGATIVES[0], stop=1.0)),
         NAG(NEGATIVES[1]),
         NegToMe(reference, alpha=2.0, threshold=0.1, stop=1.0),
-    ]
+    )
     plain, arguments = run(base, **two), {"negative_guidance": methods, **two}
     before = state(base)
     for error in (RuntimeError, KeyboardInterrupt):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_pipelines import NEGATIVES, assert_same, build, denoiser, differ
+from tiny_pipelines import NEGATIVES, assert_same, build, denoiser, differ, taken
 
 from negguide import NAG, Negative, NegToMe, PerpNeg, from_pipe
 
@@ -26,11 +26,12 @@ def wide(tiny: Any) -> dict[str, Any]:
     return arguments
 
 
-def masked(mask: torch.Tensor | None) -> list[Any]:
-    return [
+def masked(tiny: Any, mask: torch.Tensor | None) -> list[Any]:
+    return taken(
+        tiny,
         PerpNeg(Negative(NEGATIVES[0], stop=1.0, mask=mask)),
         NAG(Negative(NEGATIVES[1], mask=mask), scale=3.0),
-    ]
+    )
 
 
 def test_a_mask_of_ones_is_no_mask_and_one_of_zeros_no_negative(
@@ -38,13 +39,13 @@ def test_a_mask_of_ones_is_no_mask_and_one_of_zeros_no_negative(
 ) -> None:
     arguments = {"steps": 1, **wide(tiny)}
     ones = torch.ones(4, 8) if tiny.name == "sana" else torch.ones(24, 40)
-    everywhere = run(pipe, negative_guidance=masked(None), **arguments)
+    everywhere = run(pipe, negative_guidance=masked(tiny, None), **arguments)
     plain = run(base, **arguments)
-    assert_same(run(pipe, negative_guidance=masked(ones), **arguments), everywhere)
-    assert_same(run(pipe, negative_guidance=masked(0 * ones), **arguments), plain)
+    assert_same(run(pipe, negative_guidance=masked(tiny, ones), **arguments), everywhere)
+    assert_same(run(pipe, negative_guidance=masked(tiny, 0 * ones), **arguments), plain)
     somewhere = ones.clone()
     somewhere[:, : ones.shape[1] // 2] = 0
-    result = run(pipe, negative_guidance=masked(somewhere), **arguments)
+    result = run(pipe, negative_guidance=masked(tiny, somewhere), **arguments)
     assert differ(result, everywhere) > 1e-4 and differ(result, plain) > 1e-4
     if tiny.name != "wan":
         push = {"alpha": 2.0, "threshold": 0.1, "stop": 1.0}
@@ -60,21 +61,21 @@ def test_sizes_that_a_pipeline_was_trained_on_are_known_beforehand(tiny: Any, ru
     denoiser(base).register_to_config(sample_size={"pixart-sigma": 32, "sana": 16}[tiny.name])
     arguments = {"use_resolution_binning": True, "height": 64, "width": 128}
     # twice as wide as high, whatever the size
-    result = run(from_pipe(base), steps=1, negative_guidance=masked(torch.ones(10, 20)), **arguments)
+    result = run(from_pipe(base), steps=1, negative_guidance=masked(tiny, torch.ones(10, 20)), **arguments)
     assert result.shape[3] == 2 * result.shape[2] > 2 * 8
 
 
 @pytest.mark.families("sdxl-img2img")
-def test_image_to_image_of_latents_has_their_size(base: Any, pipe: Any, run: Run) -> None:
+def test_image_to_image_of_latents_has_their_size(base: Any, pipe: Any, run: Run, tiny: Any) -> None:
     arguments = {
         "image": torch.randn(1, 4, 6, 10, generator=torch.Generator().manual_seed(0)),
         "strength": 1.0,
     }
     ones = torch.ones(48, 80)
     ones[:, 40:] = 0
-    result = run(pipe, negative_guidance=masked(ones), **arguments)
+    result = run(pipe, negative_guidance=masked(tiny, ones), **arguments)
     assert result.shape == (1, 4, 6, 10) and differ(result, run(base, **arguments)) > 1e-4
-    assert differ(result, run(pipe, negative_guidance=masked(None), **arguments)) > 1e-4
+    assert differ(result, run(pipe, negative_guidance=masked(tiny, None), **arguments)) > 1e-4
 
 
 @pytest.mark.families("sdxl")

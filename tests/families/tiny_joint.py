@@ -11,6 +11,7 @@ from diffusers import (
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
+    Flux2Pipeline,
     Flux2Transformer2DModel,
     FluxKontextPipeline,
     FluxPipeline,
@@ -22,7 +23,9 @@ from diffusers import (
 )
 from diffusers.image_processor import VaeImageProcessor
 from tiny_parts import (
+    END,
     PAD,
+    START,
     T5_TEXT,
     VOCABULARY,
     Tiny,
@@ -41,8 +44,11 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from torch import nn
 from transformers import (
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    ProcessorMixin,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen3Config,
@@ -111,6 +117,73 @@ def qwen_vl(width: int) -> PreTrainedModel:
         },
     )
     return apart(Qwen2_5_VLForConditionalGeneration(config))
+
+
+INSTRUCTION_TOKENS = ["[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[INST]", "[/INST]", "[IMG]"]
+INSTRUCTION_VOCABULARY = {token: i for i, token in enumerate([*VOCABULARY, *INSTRUCTION_TOKENS])}
+# the content of a message is a list of parts, as where there may be images among them
+INSTRUCTION_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '[SYSTEM_PROMPT]' if message.role == 'system' else '[INST]' }}"
+    "{% for part in message.content %}{{ part.text }}{% endfor %}"
+    "{{ '[/SYSTEM_PROMPT]' if message.role == 'system' else '[/INST]' }}{% endfor %}"
+)
+INSTRUCTION_LENGTH = 56
+"""A prompt of n words has n + 31 tokens in the instruction of FLUX.2 dev."""
+
+
+class TextProcessor(ProcessorMixin):
+    """A tokenizer inside a processor, as PixtralProcessor is for text."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, chat_template: str) -> None:
+        super().__init__(tokenizer, chat_template=chat_template)
+
+
+def mistral_processor() -> TextProcessor:
+    """One token a word or a sign, and padded in front."""
+    words = Tokenizer(WordLevel(INSTRUCTION_VOCABULARY, unk_token="<unk>"))
+    words.pre_tokenizer = Split(Regex(r"\w+|[^\w\s]"), behavior="removed", invert=True)
+    words.add_special_tokens(INSTRUCTION_TOKENS)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        padding_side="left",
+        model_max_length=1000,
+    )
+    return TextProcessor(tokenizer, chat_template=INSTRUCTION_TEMPLATE)
+
+
+def mistral(width: int) -> PreTrainedModel:
+    config = Mistral3Config(
+        text_config={
+            "model_type": "mistral",
+            "vocab_size": len(INSTRUCTION_VOCABULARY),
+            "hidden_size": width,
+            "head_dim": 8,
+            "intermediate_size": 37,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "bos_token_id": START,
+            "eos_token_id": END,
+            "pad_token_id": PAD,
+        },
+        vision_config={
+            "model_type": "pixtral",
+            "hidden_size": 16,
+            "head_dim": 8,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "patch_size": 4,
+            "image_size": 16,
+        },
+        image_token_index=INSTRUCTION_VOCABULARY["[IMG]"],
+    )
+    return apart(Mistral3ForConditionalGeneration(config))
 
 
 # ---- Shared parts ---------------------------------------------------------------------------------------------------
@@ -189,9 +262,7 @@ def flux_kontext() -> DiffusionPipeline:
 # ---- FLUX.2 ---------------------------------------------------------------------------------------------------------
 
 
-def flux2_klein() -> DiffusionPipeline:
-    """The undistilled one: FLUX.2 dev and the distilled klein run without classifier-free guidance."""
-    torch.manual_seed(24)
+def flux2_parts(guidance_embeds: bool) -> dict[str, Any]:
     model = Flux2Transformer2DModel(
         **HEADS,
         in_channels=16,
@@ -200,19 +271,29 @@ def flux2_klein() -> DiffusionPipeline:
         joint_attention_dim=3 * 32,
         timestep_guidance_channels=32,
         axes_dims_rope=(4, 4, 4, 4),
-        guidance_embeds=False,
+        guidance_embeds=guidance_embeds,
     )
     strong = {"modulation": 6, "time_guidance_embed": 4, "context_embedder": 2, "attn.": 2, "proj_out": 2}
-    return ready(
-        Flux2KleinPipeline(
-            transformer=louder(model, strong),
-            vae=AutoencoderKLFlux2(**KL),
-            text_encoder=qwen3(32, causal_lm=True),
-            tokenizer=qwen_tokenizer(),
-            scheduler=FlowMatchEulerDiscreteScheduler(**DYNAMIC),
-            is_distilled=False,
-        )
-    )
+    return {
+        "transformer": louder(model, strong),
+        "vae": AutoencoderKLFlux2(**KL),
+        "scheduler": FlowMatchEulerDiscreteScheduler(**DYNAMIC),
+    }
+
+
+def flux2_dev() -> DiffusionPipeline:
+    """Distilled: with embedded guidance only."""
+    torch.manual_seed(27)
+    parts = flux2_parts(guidance_embeds=True)
+    return ready(Flux2Pipeline(**parts, text_encoder=mistral(32), tokenizer=mistral_processor()))
+
+
+def flux2_klein() -> DiffusionPipeline:
+    """The undistilled one: the distilled klein runs without classifier-free guidance, as FLUX.2 dev does."""
+    torch.manual_seed(24)
+    parts = flux2_parts(guidance_embeds=False)
+    encoder = {"text_encoder": qwen3(32, causal_lm=True), "tokenizer": qwen_tokenizer()}
+    return ready(Flux2KleinPipeline(**parts, **encoder, is_distilled=False))
 
 
 # ---- Qwen-Image -----------------------------------------------------------------------------------------------------
@@ -286,12 +367,16 @@ CHAT_TEXT: dict[str, Any] = {"max_sequence_length": CHAT_LENGTH}
 TRUE_CFG: dict[str, Any] = {"true_cfg_scale": 3.0, "negative_prompt": ""}
 # Otherwise the size would be one of those the large model was trained on.
 AS_ASKED: dict[str, Any] = {"max_area": 64 * 64, "_auto_resize": False}
-KLEIN: dict[str, Any] = {**CHAT_TEXT, "guidance_scale": 3.0, "text_encoder_out_layers": (1, 2, 3)}
+LAYERS: dict[str, Any] = {"text_encoder_out_layers": (1, 2, 3), "guidance_scale": 3.0}
+KLEIN: dict[str, Any] = {**CHAT_TEXT, **LAYERS}
+DEV: dict[str, Any] = {"max_sequence_length": INSTRUCTION_LENGTH, **LAYERS}
 
 TINY: tuple[Tiny, ...] = (
     Tiny("flux", flux, size(**T5_TEXT, **TRUE_CFG)),
     Tiny("flux-dev", flux_dev, size(**T5_TEXT, **TRUE_CFG, guidance_scale=2.5)),
     Tiny("flux-kontext", flux_kontext, size(**T5_TEXT, **TRUE_CFG, **AS_ASKED, image=picture)),
+    Tiny("flux2-dev", flux2_dev, size(**DEV), guided=False),
+    Tiny("flux2-dev-reference", flux2_dev, size(**DEV, image=pil_picture), guided=False),
     Tiny("flux2-klein", flux2_klein, size(**KLEIN)),
     Tiny("flux2-klein-reference", flux2_klein, size(**KLEIN, image=pil_picture)),
     Tiny("qwen-image", qwen_image, size(**TRUE_CFG)),

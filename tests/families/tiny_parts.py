@@ -32,6 +32,8 @@ class Tiny:
     build: Callable[[], DiffusionPipeline]
     call: Callable[[], dict[str, Any]]
     """Without prompt, num_inference_steps, guidance_scale and generator; made fresh, for a pipeline may change them."""
+    guided: bool = True
+    """Whether it has classifier-free guidance, without which Perp-Neg cannot act."""
 
 
 SPECIAL = ["<pad>", "<s>", "<unk>", "</s>"]

@@ -3,6 +3,7 @@
 from negguide.integration.families.cross import PIXART, SANA, WAN
 from negguide.integration.families.joint import (
     FLUX,
+    FLUX_2_DEV,
     FLUX_2_KLEIN,
     FLUX_KONTEXT,
     QWEN_IMAGE,
@@ -22,6 +23,7 @@ PIPELINES: dict[str, Family] = {
     "StableDiffusion3Pipeline": STABLE_DIFFUSION_3,
     "FluxPipeline": FLUX,
     "FluxKontextPipeline": FLUX_KONTEXT,
+    "Flux2Pipeline": FLUX_2_DEV,
     "Flux2KleinPipeline": FLUX_2_KLEIN,
     "QwenImagePipeline": QWEN_IMAGE,
     "ZImagePipeline": Z_IMAGE,

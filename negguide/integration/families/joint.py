@@ -172,7 +172,7 @@ def _klein_off(pipe: Any, arguments: Arguments) -> str | None:
     return off_up_to_one(pipe, arguments)
 
 
-def _klein_size(pipe: Any, arguments: Arguments) -> tuple[int, int]:
+def _flux2_size(pipe: Any, arguments: Arguments) -> tuple[int, int]:
     if arguments.get("latents") is not None:
         rows, columns = arguments["latents"].shape[-2:]
         return 2 * rows, 2 * columns
@@ -189,7 +189,7 @@ def _klein_size(pipe: Any, arguments: Arguments) -> tuple[int, int]:
     return 2 * (height // patch), 2 * (width // patch)
 
 
-def _klein_text(pipe: Any, texts: Sequence[str], arguments: Arguments) -> list[dict[str, Any]]:
+def _flux2_text(pipe: Any, texts: Sequence[str], arguments: Arguments) -> list[dict[str, Any]]:
     embeddings, positions = pipe.encode_prompt(
         prompt=list(texts),
         device=pipe._execution_device,
@@ -200,7 +200,7 @@ def _klein_text(pipe: Any, texts: Sequence[str], arguments: Arguments) -> list[d
     return each_text({"encoder_hidden_states": embeddings, "txt_ids": positions})
 
 
-def _klein_image(pipe: Any, pixels: Tensor) -> Tensor:
+def _flux2_image(pipe: Any, pixels: Tensor) -> Tensor:
     pixels = pixels.to(pipe._execution_device, pipe.vae.dtype)
     packed: Tensor = pipe._pack_latents(pipe._encode_vae_image(image=pixels, generator=None))
     return packed
@@ -217,15 +217,44 @@ FLUX_2_KLEIN = Family(
     sequential=True,
     scale=call_scale,
     guidance_off=_klein_off,
-    latent_size=_klein_size,
-    encode_text=_klein_text,
+    latent_size=_flux2_size,
+    encode_text=_flux2_text,
     reading=partial(read_as_message, thinking=False),
-    encode_image=_klein_image,
+    encode_image=_flux2_image,
     image_tokens=_packed_tokens,
     predicted=_first_tokens,
     attention=((r"^(single_)?transformer_blocks\.\d+\.attn$", "text first"),),
     # a single-stream module of FLUX.2 gives attention and MLP in one, so only the double-stream ones are pushed
     negtome_blocks=r"^transformer_blocks\.\d+\.attn$",
+)
+
+
+def _dev_off(pipe: Any, arguments: Arguments) -> str | None:
+    return "FLUX.2 dev is guidance-distilled, so there is no second prediction"
+
+
+def _dev_reading(pipe: Any, text: str, arguments: Arguments) -> Reading:
+    # the module is there already, as that of the pipeline
+    from diffusers.pipelines.flux2.pipeline_flux2 import format_input
+
+    chat = pipe.tokenizer.apply_chat_template(
+        format_input([text], system_message=pipe.system_message),
+        add_generation_prompt=False,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    # what it names its tokenizer is the processor around one
+    tokenizer = getattr(pipe.tokenizer, "tokenizer", pipe.tokenizer)
+    return Reading(tokenizer, chat["input_ids"].shape[1], arguments["max_sequence_length"])
+
+
+FLUX_2_DEV = replace(
+    FLUX_2_KLEIN,
+    name="FLUX.2 dev",
+    branches=lambda pipe, arguments: ("cond",),
+    guidance_off=_dev_off,
+    reading=_dev_reading,
 )
 
 

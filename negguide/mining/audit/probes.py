@@ -54,9 +54,9 @@ class Accuracy:
         return self.value > LIMIT
 
     @property
-    def surely_told(self) -> bool:
-        """More than ``LIMIT``, and the interval is above chance: small categories are noisy."""
-        return self.told and self.low > 0.5
+    def likely_told(self) -> bool:
+        """More than ``LIMIT``, and more than one standard error above chance: small categories are noisy."""
+        return self.told and self.value - 0.5 > (self.high - self.low) / (2 * Z)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ class Probe:
 class Verdict:
     """How a probe did: accuracy over all pairs and by family, each cross-validated on its own.
 
-    ``margins`` [pairs] of the same places: on held-out pairs, positive where the probe was right, 0 elsewhere.
+    ``margins`` [pairs] of the same places: on held-out pairs, positive where the probe was right; NaN for pairs
+    that are not there.
     """
 
     accuracies: Mapping[str, Accuracy]
@@ -106,7 +107,7 @@ def judge(probe: Probe, sources: Sequence[str], families: Sequence[str] = ()) ->
         if len(rows) < FEWEST or len(set(source[rows])) < FOLDS:
             continue
         held_out = held_out_margins(probe.differences[rows], probe.rule, source[rows])
-        margins[name] = np.zeros(len(source))
+        margins[name] = np.full(len(source), np.nan)
         margins[name][rows] = held_out
         accuracies[name] = accuracy(held_out, source[rows])
     return Verdict(accuracies, margins)

@@ -16,7 +16,7 @@ from sklearn.model_selection import cross_val_score
 from negguide.mining.audit import audit, read_rebalanced, write_rebalanced
 from negguide.mining.audit.pairs import Pair, read_pairs
 from negguide.mining.audit.probes import OVERALL, judge
-from negguide.mining.audit.rebalance import Balance, _without_the_surest, rebalance
+from negguide.mining.audit.rebalance import Balance, _surest, rebalance
 from negguide.mining.audit.text import text_probes
 from negguide.mining.item import Item
 
@@ -103,10 +103,9 @@ def test_with_controls_roles_are_exchanged_and_nearly_all_is_kept(tmp_path: Path
 def test_the_last_resort_drops_what_is_told_most_surely(
     half: list[Pair], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    margins = np.asarray([3.0, -1.0, 2.0, 0.0, 1.0, 0.5, -2.0, 4.0, 5.0, 6.0])
-    left = _without_the_surest([str(i) for i in range(10)], margins)  # type: ignore[arg-type]
+    margins = np.asarray([3.0, -1.0, np.nan, 2.0, 0.0, 1.0, 0.5, -2.0, 4.0, 5.0, 6.0])
     # right in 7.5 of 10; 2.5 of 5 are left
-    assert left == ["1", "3", "4", "5", "6"]
+    assert _surest(margins) == [10, 9, 8, 0, 3]
     monkeypatch.setattr("negguide.mining.audit.rebalance.TIGHTNESS", ())
     balance = rebalance(half, text_probes)
     assert best(balance.kept) <= 0.55 and len(balance.kept) >= 60
