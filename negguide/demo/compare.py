@@ -197,4 +197,4 @@ def build(studio: Studio) -> parts.Tab:
             for example, values in zip(tries, EXAMPLES.values(), strict=True)
         },
     )
-    return parts.Tab(events, button.stop, outputs)
+    return parts.Tab(events, button.stop, outputs, said)

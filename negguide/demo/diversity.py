@@ -177,4 +177,4 @@ def build(studio: Studio) -> parts.Tab:
             example: [(prompt, value)] for example, (value,) in zip(tries, EXAMPLES.values(), strict=True)
         },
     )
-    return parts.Tab(events, button.stop, outputs)
+    return parts.Tab(events, button.stop, outputs, said)

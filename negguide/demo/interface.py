@@ -55,10 +55,11 @@ def build(
     limits = limits or Limits()
     studio = Studio(backend, limits, outputs or Outputs(limits.keep_seconds))
 
-    def stop(request: gr.Request) -> None:
+    def stop(request: gr.Request) -> str:
         """Stop what you are drawing."""
-        if studio.stops.stop(request.session_hash):
-            gr.Info("Stopped.", duration=3)
+        # what is still waiting is taken out of the queue by the event itself
+        studio.stops.stop(request.session_hash)
+        return "Stopped."
 
     def left(request: gr.Request) -> None:
         studio.stops.stop(request.session_hash)
@@ -70,16 +71,19 @@ def build(
             for title, module in TABS.items():
                 with gr.Tab(title, id=title):
                     tabs[title] = module.build(studio)
-        gr.on(
-            [tab.stop.click for tab in tabs.values()],
-            stop,
-            api_name="stop",
-            # of the visitor who asks, and tools share one session
-            api_visibility="undocumented",
-            cancels=[event for tab in tabs.values() for event in tab.events],
-            queue=False,
-            show_progress="hidden",
-        )
+        events = [event for tab in tabs.values() for event in tab.events]
+        for number, tab in enumerate(tabs.values()):
+            tab.stop.click(
+                stop,
+                outputs=tab.said,
+                api_name="stop" if number == 0 else None,
+                # undocumented, so that it is no tool: tools of all clients share one session
+                api_visibility="undocumented" if number == 0 else "private",
+                cancels=events,
+                # a full queue must not keep anybody from stopping
+                queue=False,
+                show_progress="hidden",
+            )
         page.unload(left)
         if greeting:
             first = negatives.greeting(studio)

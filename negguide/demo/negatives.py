@@ -284,7 +284,7 @@ def build(studio: Studio) -> parts.Tab:
             for example, values in zip(tries, EXAMPLES.values(), strict=True)
         },
     )
-    return parts.Tab(events, button.stop, outputs)
+    return parts.Tab(events, button.stop, outputs, said)
 
 
 def _row(number: int, value: str) -> list[Any]:

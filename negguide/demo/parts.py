@@ -20,11 +20,12 @@ DEVICE = "device"
 
 @dataclass(frozen=True)
 class Tab:
-    """A tab that was built: the events that Stop ends, its Stop button, and where its results are shown."""
+    """A tab that was built: the events that Stop ends, its Stop button, and where its results and words are shown."""
 
     events: list[Any]
     stop: gr.Button
     outputs: list[Component]
+    said: Component
 
 
 @dataclass(frozen=True)

@@ -285,4 +285,4 @@ def build(studio: Studio) -> parts.Tab:
             for example, value in zip(tries, EXAMPLES.values(), strict=False)
         },
     )
-    return parts.Tab(events, button.stop, outputs)
+    return parts.Tab(events, button.stop, outputs, said)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from negguide.guidance import active, relative_shift
+from negguide.guidance.precision import norm_floor
 from negguide.methods import PerpNeg
 
 FADED = 0.5
@@ -25,6 +26,7 @@ class Asking:
 
     def __init__(self, method: PerpNeg) -> None:
         self.method = method
+        # with refresh_every > 1: the step of the last question, and (n - u) / |p| of that step
         self.asked: dict[int, int] = {}
         self.directions: dict[int, Tensor] = {}
         # of adaptive negatives: [B] largest shares and [B] bool on the device, and what of it has arrived on the host
@@ -54,6 +56,7 @@ class Asking:
     def complete(
         self,
         uncond: Tensor,
+        cond: Tensor,
         predictions: Sequence[Tensor],
         acting: Sequence[int],
         due: Sequence[int],
@@ -61,16 +64,21 @@ class Asking:
     ) -> Tensor:
         """The predictions [K, B, ...] of all K acting negatives, from those of the `due` ones.
 
-        A negative that was not asked says what it said last, relative to the unconditional prediction:
-        uncond + (its last prediction - the uncond of that step).
+        A negative that was not asked says what it said last, relative to the guidance:
+        uncond + |p| / |p'| (n' - u'), with p = cond - uncond of this step, and n', u', p' of the step that asked. All
+        differences of predictions shrink quickly in the first steps; kept at its old length, a negative would outweigh
+        the prompt.
         """
         fresh = dict(zip(due, predictions, strict=True))
-        keep = self.method.refresh_every > 1
+        if self.method.refresh_every == 1:
+            return torch.stack([fresh[k] for k in acting])
+        length = _length(cond - uncond)
         for k, prediction in fresh.items():
             self.asked[k] = step
-            if keep:
-                self.directions[k] = prediction - uncond
-        return torch.stack([fresh[k] if k in fresh else uncond + self.directions[k] for k in acting])
+            self.directions[k] = (prediction - uncond).to(length) / length
+        return torch.stack(
+            [fresh[k] if k in fresh else uncond + (length * self.directions[k]).to(uncond) for k in acting]
+        )
 
     def weights(
         self, weights: Tensor, uncond: Tensor, cond: Tensor, negatives: Tensor, acting: Sequence[int]
@@ -90,6 +98,13 @@ class Asking:
             self.awake[k] = enough if before is None else before & enough
             self.arrivals[k] = Arrival(self.awake[k].any())
         return torch.stack(rows)
+
+
+def _length(difference: Tensor) -> Tensor:
+    """[B, 1, ...] float32 norms of [B, ...], never zero."""
+    wide = difference.to(torch.promote_types(difference.dtype, torch.float32))
+    norm = torch.linalg.vector_norm(wide.flatten(1), dim=1).clamp_min(norm_floor(difference.dtype))
+    return norm.reshape(-1, *[1] * (difference.ndim - 1))
 
 
 class Arrival:

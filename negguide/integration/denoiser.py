@@ -248,7 +248,7 @@ class DenoiserHook(ModelHook):
         size, predicted = run.parts.latent_size, run.family.predicted
         u, c = predicted(uncond, sample, size), predicted(run.cond, sample, size)
         others = [predicted(other, sample, size) for other in run.others]
-        n = run.asking.complete(u, others, run.acting, run.due, run.step)
+        n = run.asking.complete(u, c, others, run.acting, run.due, run.step)
         masks = None
         if negatives.masks is not None:
             masks = torch.stack([mask_over(negatives.masks[k : k + 1], u, size) for k in run.acting])

@@ -261,7 +261,7 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         asked = [others.pop(f"pred_negative_{k}") for k in self._due]
         if pred_uncond is None or not self._acting:
             return self.guidance.forward(pred_cond=pred_cond, pred_uncond=pred_uncond, **others)
-        negatives = self._asking.complete(pred_uncond, asked, self._acting, self._due, self._step)
+        negatives = self._asking.complete(pred_uncond, pred_cond, asked, self._acting, self._due, self._step)
         weights = torch.tensor(
             [self.perp_neg.negatives[k].weight for k in self._acting], device=pred_uncond.device
         )

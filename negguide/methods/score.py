@@ -133,8 +133,9 @@ class PerpNeg(NegativesMethod):
         negatives: one or more `Negative` or plain strings.
         joint: also make each negative perpendicular to the ones before it, so that two wordings of one thing do not
             count twice.
-        refresh_every: ask the model for each negative only every so many steps; in between its last n_k is projected
-            on each step's own p. 1 asks at every step. Each step that does not ask costs what guidance alone costs.
+        refresh_every: ask the model for each negative only every so many steps; in between its last n_k, scaled by |p|
+            over the |p| of that step, is projected on each step's own p. 1 asks at every step. A step that does not ask
+            costs what guidance alone costs.
         adaptive: let negative k rest for the rest of the run once its share weight_k |perpendicular part of n_k| / |p|
             has fallen below half of the largest it has been; an image by itself, so that its batch mates do not
             matter. A negative that rests in every image is no longer asked for. The host learns of it without waiting

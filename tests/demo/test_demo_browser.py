@@ -106,12 +106,14 @@ def test_stop_ends_a_run(page: Any, backend: Any, gate: threading.Event) -> None
     gate.clear()
     backend.prompts.clear()
     page.click("#negatives-draw")
-    for _ in range(200):
+    for _ in range(WAIT // 50):
         if backend.prompts:
             break
         page.wait_for_timeout(50)
     page.click("#negatives-stop")
-    playwright.expect(page.locator(".toast-body").first).to_contain_text("Stopped", timeout=WAIT)
+    playwright.expect(page.locator("#negatives-said")).to_contain_text("Stopped.", timeout=WAIT)
+    # and can be used again
+    playwright.expect(page.locator("#negatives-draw")).to_be_enabled()
     gate.set()
     page.wait_for_timeout(300)
     assert backend.prompts == ["a bear wearing glasses"]

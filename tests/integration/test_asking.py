@@ -42,15 +42,20 @@ def test_negatives_are_asked_every_so_many_steps_of_their_own_window(every, wind
         assert due == wanted
         # a second denoiser call of the same step asks again for the same
         if acting:
-            asking.complete(u, [normal(2, 3, seed=k) for k in due], acting, due, step)
+            asking.complete(u, u + 1, [normal(2, 3, seed=k) for k in due], acting, due, step)
             assert asking.due(acting, step) == due
 
 
-def test_between_two_questions_the_last_difference_counts():
+def test_between_two_questions_the_last_difference_counts_as_long_as_the_guidance_is():
     asking = Asking(PerpNeg("a", refresh_every=2))
-    u, later, said = normal(2, 3), normal(2, 3, seed=1), normal(2, 3, seed=2)
-    assert torch.equal(asking.complete(u, [said], [0], [0], 0)[0], said)
-    assert torch.allclose(asking.complete(later, [], [0], [], 1)[0], later + said - u)
+    u, c, said = normal(2, 3), normal(2, 3, seed=3), normal(2, 3, seed=2)
+    assert torch.equal(asking.complete(u, c, [said], [0], [0], 0)[0], said)
+    later, prompt = normal(2, 3, seed=1), normal(2, 3, seed=4)
+    ratio = (prompt - later).norm(dim=1, keepdim=True) / (c - u).norm(dim=1, keepdim=True)
+    assert torch.allclose(asking.complete(later, prompt, [], [0], [], 1)[0], later + ratio * (said - u))
+    # equal predictions leave no direction: nothing becomes NaN
+    assert asking.complete(u, u, [said], [0], [0], 2).isfinite().all()
+    assert asking.complete(u, c, [], [0], [], 3).isfinite().all()
 
 
 def test_an_adaptive_negative_rests_in_each_image_by_itself_and_is_then_asked_no_more():

@@ -233,7 +233,8 @@ def test_a_negative_is_asked_every_so_many_steps_and_its_last_difference_counts_
             if batch.noise_pred is None:
                 batch.noise_pred = NEGATIVES[int(kind[-1])]
         pred = guider(batches).pred
-        close(pred, perp_neg(uncond, C, NEGATIVES - U + uncond, WEIGHTS, 5.0))
+        lengths = [(C - u).flatten(1).norm(dim=1).reshape(-1, 1, 1, 1) for u in (uncond, U)]
+        close(pred, perp_neg(uncond, C, uncond + lengths[0] / lengths[1] * (NEGATIVES - U), WEIGHTS, 5.0))
     assert asked == [2, 0, 2]
     # the next run begins with a question
     guider.set_negatives([{"text": negative[:1]} for negative in NEGATIVES])

@@ -66,9 +66,9 @@ def rebalance(
 ) -> Balance:
     """Choose pairs that no probe of ``probes`` tells; the same choice each time for the same pairs.
 
-    Overall, a probe must not be better than 55%. Within a family it must not be better than 55% with an interval above
-    chance. A family of which less than a tenth and fewer than 20 pairs are left is dropped: what is left has the tell.
-    So is everything when fewer than 20 pairs are left in all.
+    Overall, a probe must not be better than 55%. Within a family it must not be better than 55% and one standard error
+    above chance, which is the same from 100 pairs on. A family of which less than a tenth and fewer than 20 pairs are
+    left is dropped: what is left has the tell. So is everything when fewer than 20 pairs are left in all.
 
     Args:
         pairs: the set.

@@ -142,6 +142,9 @@ def _dropped(audit: Audit) -> list[str]:
         f"{len(balance.kept)} items are kept, {len(balance.exchanged)} of them with exchanged roles; "
         f"{len(balance.dropped)} are dropped. Nothing is deleted: `rebalanced.json` lists them.",
         "",
+        "Accuracies somewhat below 50% are no tell: in a balanced set, the pairs that a probe is tried on are the "
+        "counterweight of those that it learned from.",
+        "",
     ]
     if balance.rendered:
         lines += ["Rendered originals stand in for the originals.", ""]

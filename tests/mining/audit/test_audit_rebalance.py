@@ -48,28 +48,45 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> list[Pair]:
 
 
 def test_a_tell_in_half_of_the_items_goes_with_these_items(half: list[Pair]) -> None:
-    assert best(half) > 0.7 and by_letters(half) > 0.7
+    assert best(half) > 0.7
     balance = rebalance(half, text_probes)
     assert best(balance.kept) <= 0.55
-    assert by_letters(balance.kept) <= 0.58
     with_tell = sum(pair.negative_caption.endswith(" .") for pair in balance.kept)
     assert with_tell <= 6
-    # most of the 80 items without the tell are kept
-    assert len(balance.kept) - with_tell >= 55
+    # nearly all of the 80 items without the tell are kept
+    assert len(balance.kept) - with_tell >= 72
     assert not balance.exchanged
     assert set(balance.dropped) == {pair.id for pair in half} - {pair.id for pair in balance.kept}
     assert any("punctuation told" in reason for reason in balance.dropped.values())
+
+
+def test_an_attacker_that_rebalancing_does_not_know_is_at_chance_too(tmp_path: Path) -> None:
+    before, after = [], []
+    for seed in range(3):
+        folder = write_set(tmp_path / str(seed), 160, change=stops_in_half, images=False, seed=seed)
+        pairs = read_pairs(folder)
+        before.append(by_letters(pairs))
+        after.append(by_letters(rebalance(pairs, text_probes).kept))
+    assert min(before) > 0.7
+    # 240 pairs in all: a standard error is 3%
+    assert np.mean(after) < 0.57
 
 
 def test_the_choice_is_the_same_each_time(half: list[Pair]) -> None:
     assert rebalance(half, text_probes) == rebalance(list(half), text_probes)
 
 
-def test_a_set_without_tells_is_kept_whole(tmp_path: Path) -> None:
+def test_a_set_without_tells_is_kept_nearly_whole(tmp_path: Path) -> None:
     pairs = read_pairs(write_set(tmp_path, 200, images=False))
     assert best(pairs) <= 0.55
     balance = rebalance(pairs, text_probes)
-    assert balance == Balance(tuple(pairs), frozenset(), {})
+    # of a few dozen probes and families, chance lets one tell
+    assert len(balance.kept) >= 185 and not balance.exchanged
+    # what no probe tells is left alone
+    blind = rebalance(
+        pairs, lambda some: [probe for probe in text_probes(some) if probe.name == "punctuation"]
+    )
+    assert blind == Balance(tuple(pairs), frozenset(), {})
 
 
 def test_add_is_balanced_against_remove(tmp_path: Path) -> None:
@@ -108,7 +125,7 @@ def test_the_last_resort_drops_what_is_told_most_surely(
     assert _surest(margins) == [10, 9, 8, 0, 3]
     monkeypatch.setattr("negguide.mining.audit.rebalance.TIGHTNESS", ())
     balance = rebalance(half, text_probes)
-    assert best(balance.kept) <= 0.55 and len(balance.kept) >= 60
+    assert best(balance.kept) <= 0.55 and len(balance.kept) >= 45
 
 
 def test_items_may_be_dropped_beforehand(half: list[Pair]) -> None:
