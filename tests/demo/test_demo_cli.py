@@ -83,7 +83,13 @@ def test_the_command_serves_the_embedded_model_until_it_is_interrupted() -> None
         "app = typer.Typer(cls=CleanErrors)\napp.command()(demo.demo)\napp.command('other')(lambda: None)\n"
         "app(['demo', '--max-steps', '2', '--max-images', '2'])\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+        # a shell starts what runs in its background with Ctrl-C ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     try:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
