@@ -63,8 +63,9 @@ def build(
         raise ValueError(
             f"--judge {TOYWORLD} reads pictures of the toy world alone; use clip:MODEL or itm:MODEL"
         )
-    # before anything is loaded
-    check_independent(judge.partition(":")[2] or judge, options.get("train_model"))
+    # before anything is loaded; the world's judge is no CLIP, though the embedded CLIP goes by the same name
+    if judge != TOYWORLD:
+        check_independent(judge.partition(":")[2] or judge, options.get("train_model"))
     planner = make_planner(backend, world=source.world, **planner_options)
 
     from negguide.methods import NegToMe

@@ -147,15 +147,15 @@ class VisionLanguageModel:
     def _tokenize(self, texts: Sequence[str], **options: Any) -> Any:
         try:
             return self.processor.tokenizer(list(texts), **options)
-        except Exception as error:  # the tokenizers package raises nothing narrower
+        except Exception:  # the tokenizers package raises nothing narrower; find the text it stumbled over
             for text in texts:
                 try:
                     self.processor.tokenizer(text)
-                except Exception:
+                except Exception as cause:
                     raise ValueError(
-                        f"text={text!r} cannot be read by the tokenizer of model={self.name!r} ({error})"
+                        f"text={text!r} cannot be read by the tokenizer of model={self.name!r} ({cause})"
                         + ("; it knows the words of the toy world only" if self.name == TOYWORLD else "")
-                    ) from error
+                    ) from cause
             raise
 
     def _moved(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -40,7 +41,7 @@ class BadSource:
     reason: str
 
 
-class Input:
+class Input(ABC):
     """Pairs of images and captions, read one after the other; an input may be gone through many times.
 
     Attributes:
@@ -59,9 +60,9 @@ class Input:
     world: bool = False
     spec: str = ""
 
+    @abstractmethod
     def rows(self) -> Iterator[Source | BadSource]:
         """All rows as the format has them, images unopened."""
-        raise NotImplementedError
 
     @property
     def description(self) -> dict[str, Any]:
