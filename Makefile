@@ -21,7 +21,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/negguide quickstart --out "$(OUT)"
 	$(BIN)/negguide mine --data toyworld:12 --controls 0 --out "$(OUT)/hard-negatives"
 	@echo "$(OUT)/hard-negatives/contact_sheet.png"
-	@echo "    Twelve captions with one thing changed in each, a picture drawn for the change, and the judge's scores."
+	@echo "    Captions with one thing changed in each, a picture drawn for the change, and the judge's four scores."
 
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
