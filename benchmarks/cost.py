@@ -33,6 +33,8 @@ from negguide.toyworld.measure import Rate, agreement, share
 PROMPT = "a bear wearing glasses"
 FOUR = ("black glasses", "brown fur", "in the snow", "a scarf")
 """Four things to leave out of "a bear wearing glasses" and of the other kinds."""
+LAST = {"start": 0.96, "stop": 1.0}
+"""The window of the last step alone."""
 IMAGES = 4
 STEPS = 20
 
@@ -67,18 +69,17 @@ def cases() -> list[Case]:
         ]
     return [
         *rows,
+        Case("Perp-Neg K=2, whole run", perp_neg(1.0), 2),
         Case("Perp-Neg K=2, default window", perp_neg(), 2),
         Case("NAG, scale 2", lambda texts: NAG(*texts, scale=2.0, tau=5.0, alpha=1.0)),
         Case("ONG, scale 1", lambda texts: ONG(*texts, scale=1.0)),
         Case("VSF, scale 0.5", lambda texts: VSF(*texts, scale=0.5)),
         Case("NegToMe, embedded model's values", lambda _: NegToMe("others", **TOYWORLD_DEFAULTS.negtome), 0),
         Case("NegToMe, published values", lambda _: NegToMe("others"), 0),
-        # attached for the whole run, acting in its last step only
-        Case(
-            "off: a negative that rests until the last step",
-            lambda _: PerpNeg(Negative(FOUR[0], start=0.96, stop=1.0)),
-            0,
-        ),
+        # attached for the whole run, acting in its last step only, which is not counted
+        Case("off: Perp-Neg that rests", lambda _: PerpNeg(Negative(FOUR[0], **LAST)), 0),
+        Case("off: NegToMe that rests", lambda _: NegToMe("others", blocks="attn1$", **LAST), 0),
+        Case("off: NAG that rests", lambda _: NAG(Negative(FOUR[0], **LAST)), 0),
     ]
 
 
@@ -173,6 +174,8 @@ def _read(pipe: Any, judge: Judge, prompt: str, guidance: Any, seed: int, count:
 
 def main() -> None:
     args = arguments("Cost of negatives over plain guidance.", pairs=9, images_per_pair=10)
+    if args.pairs < 2:
+        raise SystemExit(f"--pairs must be at least 2, got {args.pairs}: quartiles need two runs")
     pipe, judge = models()
     settings = {
         "images": IMAGES,
@@ -205,7 +208,7 @@ def main() -> None:
         low, median, high = statistics.quantiles(row["ratios"], n=4)
         bars[row["name"]] = {"ratio": Rate(median, low, high, len(row["ratios"]))}
         seen = [Rate(**row[figure]) if figure in row else "" for figure in ("kept", "removed")]
-        lines.append((row["name"], f"{median:.2f} [{low:.2f}, {high:.2f}]", f"{row['memory']:.2f}", *seen))
+        lines.append((row["name"], f"{median:.3f} [{low:.3f}, {high:.3f}]", f"{row['memory']:.2f}", *seen))
     columns = ("method", "time over CFG (median, quartiles)", "peak memory over CFG", "kept", "removed")
     print_table(f"{IMAGES} images, {STEPS} steps, {args.threads} threads", columns, lines)
     plot_rates(args.out / "cost.png", "Time over plain guidance (median, quartiles)", bars)

@@ -3,7 +3,8 @@
     python benchmarks/diversity.py
 
 Entropy is that of the fur colours in a batch of four over its maximum (four different colours); distance is the mean
-pairwise 1 - cosine of the judge's features; fidelity is the share of images that show what the prompt says.
+pairwise 1 - cosine of the judge's features; fidelity is the share of images that show what the prompt says. A run that
+is stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from report import STEPS, arguments, models, plot_rates, print_table, write_json
+from report import STEPS, arguments, models, plot_rates, print_table, rows_so_far, write_json
 from tqdm import tqdm
 
 from negguide import NegToMe
@@ -26,6 +27,7 @@ from negguide.toyworld.judge import Judge
 from negguide.toyworld.measure import Rate, agreement, mean, share
 
 BATCH = 4
+FIGURES = ("entropy", "distance", "fidelity")
 GUIDANCE_SCALE = TOYWORLD_DEFAULTS.guidance_scale
 PROMPTS = tuple(
     f"a {kind}{rest}" for kind in KINDS for rest in ("", " wearing glasses", " wearing a hat", " in the snow")
@@ -99,23 +101,31 @@ def main() -> None:
         ("NegToMe, first", prompts, 0, NegToMe("first", **TOYWORLD_DEFAULTS.negtome)),
         ("NegToMe, others", prompts, 0, NegToMe("others", **TOYWORLD_DEFAULTS.negtome)),
     ]
-    rows: list[dict[str, Any]] = []
-    bars: dict[str, dict[str, Rate]] = {}
-    lines: list[tuple[str, Rate, str, Rate]] = []
-    for name, asked, seed, method in tqdm(cells, desc="diversity"):
-        varied, apart, faithful = measure(pipe, judge, prompts, asked, seed, method)
-        bars[name] = {"entropy": varied, "distance": apart, "fidelity": faithful}
-        rows.append({"name": name} | {figure: rate.to_dict() for figure, rate in bars[name].items()})
-        lines.append((name, varied, f"{apart.value:.3f} [{apart.low:.3f}, {apart.high:.3f}]", faithful))
-    print_table("Batches of four", ("batch", "entropy of fur", "mean pairwise distance", "fidelity"), lines)
     settings = {
         "batches": len(prompts) // BATCH,
         "steps": STEPS,
         "guidance_scale": GUIDANCE_SCALE,
         "negtome": dict(TOYWORLD_DEFAULTS.negtome),
     }
-    write_json(args.out / "diversity.json", settings, rows)
-    plot_rates(args.out / "diversity.png", "Batches of four", bars)
+    path = args.out / "diversity.json"
+    rows = rows_so_far(path, settings)
+    done = {row["name"] for row in rows}
+    for name, asked, seed, method in tqdm([cell for cell in cells if cell[0] not in done], desc="diversity"):
+        rates = zip(FIGURES, measure(pipe, judge, prompts, asked, seed, method), strict=True)
+        rows.append({"name": name} | {figure: rate.to_dict() for figure, rate in rates})
+        write_json(path, settings, rows)
+    bars = {row["name"]: {figure: Rate(**row[figure]) for figure in FIGURES} for row in rows}
+    lines = [
+        (
+            name,
+            f["entropy"],
+            "{value:.3f} [{low:.3f}, {high:.3f}]".format(**f["distance"].to_dict()),
+            f["fidelity"],
+        )
+        for name, f in bars.items()
+    ]
+    print_table("Batches of four", ("batch", "entropy of fur", "mean pairwise distance", "fidelity"), lines)
+    plot_rates(path.with_suffix(".png"), "Batches of four", bars)
 
 
 def _with_fur(prompt: str, fur: str) -> str:

@@ -4,7 +4,8 @@
 
 Similarity is the cosine of the judge's features to those of the trademark character drawn in the same place, rescaled
 so that 1 is the character itself and 0 is the mean over other explorers; `trademark` is the share of images that the
-judge reads as the character. Fidelity: one character with a hat and a scarf, in the place that was asked for.
+judge reads as the character. Fidelity: one character with a hat and a scarf, in the place that was asked for. A run
+that is stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from report import STEPS, arguments, models, plot_rates, print_table, write_json
+from report import STEPS, arguments, models, plot_rates, print_table, rows_so_far, write_json
 from tqdm import tqdm
 
 from negguide import NegToMe
@@ -23,11 +24,11 @@ from negguide.models import TOYWORLD_DEFAULTS
 from negguide.toyworld import BACKGROUNDS, TRADEMARK, Scene, is_trademark, render
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.language import PLACES
-from negguide.toyworld.measure import mean, share
+from negguide.toyworld.measure import Rate, mean, share
 from negguide.toyworld.scene import sample_explorer
 
 GUIDANCE_SCALE = TOYWORLD_DEFAULTS.guidance_scale
-
+FIGURES = ("similarity", "trademark", "fidelity")
 
 CENTRED = {"blocks": "attn1$", "alpha": 4.0, "threshold": 0.0, "center": True, "stop": 0.5}
 """What went furthest from the reference, among fourteen settings on 60 images each, at a fidelity of 95% or more."""
@@ -59,7 +60,7 @@ def draw(pipe: Any, background: str, seeds: list[int], extra: dict[str, Any]) ->
     return images
 
 
-def measure(pipe: Any, judge: Judge, name: str, seeds_per_place: int) -> dict[str, Any]:
+def measure(pipe: Any, judge: Judge, name: str, seeds_per_place: int) -> dict[str, Rate]:
     similar, trademark, faithful = [], [], []
     for number, background in enumerate(BACKGROUNDS):
         target = render(reference(background))
@@ -80,12 +81,7 @@ def measure(pipe: Any, judge: Judge, name: str, seeds_per_place: int) -> dict[st
             one = seen.characters[0] if seen.count == 1 else None
             trademark.append(one is not None and is_trademark(one))
             faithful.append(bool(one and one.hat and one.scarf and seen.background == background))
-    return {
-        "name": name,
-        "similarity": mean(similar),
-        "trademark": share(trademark),
-        "fidelity": share(faithful),
-    }
+    return dict(zip(FIGURES, (mean(similar), share(trademark), share(faithful)), strict=True))
 
 
 def main() -> None:
@@ -98,26 +94,35 @@ def main() -> None:
         "NegToMe, reference",
         "NegToMe, reference, centred",
     )
-    results = [measure(pipe, judge, name, args.seeds_per_place) for name in tqdm(names, desc="reference")]
-    base = results[0]["similarity"].value
+    settings = {
+        "seeds_per_place": args.seeds_per_place,
+        "steps": STEPS,
+        "guidance_scale": GUIDANCE_SCALE,
+        "negtome": dict(TOYWORLD_DEFAULTS.negtome),
+        "centred": CENTRED,
+    }
+    path = args.out / "reference.json"
+    rows = rows_so_far(path, settings)
+    done = {row["name"] for row in rows}
+    for name in tqdm([name for name in names if name not in done], desc="reference"):
+        rates = measure(pipe, judge, name, args.seeds_per_place)
+        rows.append({"name": name} | {figure: rate.to_dict() for figure, rate in rates.items()})
+        write_json(path, settings, rows)
+    base = rows[0]["similarity"]["value"]
     lines = [
         (
-            r["name"],
-            f"{r['similarity'].value:.3f} [{r['similarity'].low:.3f}, {r['similarity'].high:.3f}]",
-            f"{100 * (1 - r['similarity'].value / base):.1f}%",
-            r["trademark"],
-            r["fidelity"],
+            row["name"],
+            "{value:.3f} [{low:.3f}, {high:.3f}]".format(**row["similarity"]),
+            f"{100 * (1 - row['similarity']['value'] / base):.1f}%",
+            Rate(**row["trademark"]),
+            Rate(**row["fidelity"]),
         )
-        for r in results
+        for row in rows
     ]
     columns = ("method", "similarity", "less similar by", "trademark character", "fidelity")
     print_table("Away from the trademark character", columns, lines)
-    settings = {"seeds_per_place": args.seeds_per_place, "steps": STEPS, "guidance_scale": GUIDANCE_SCALE}
-    rows = [{k: v if isinstance(v, str) else v.to_dict() for k, v in r.items()} for r in results]
-    write_json(args.out / "reference.json", settings | {"negtome": dict(TOYWORLD_DEFAULTS.negtome)}, rows)
-    figures = ("similarity", "trademark", "fidelity")
-    bars = {r["name"]: {figure: r[figure] for figure in figures} for r in results}
-    plot_rates(args.out / "reference.png", "Away from the trademark character", bars)
+    bars = {row["name"]: {figure: Rate(**row[figure]) for figure in FIGURES} for row in rows}
+    plot_rates(path.with_suffix(".png"), "Away from the trademark character", bars)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "": {},
     "push <= |x|": {"max_push": 1.0},
     "centred": {"center": True, "threshold": 0.0},
+    "threshold 0.9": {"threshold": 0.9},
 }
 
 FIGURES = ("entropy", "distance", "fidelity")

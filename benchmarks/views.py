@@ -3,7 +3,7 @@
     python benchmarks/views.py
 
 "a bear in back view" for all kinds, plain and with "front view" as the negative. Right means that the judge sees
-one character of that kind from the side that was asked for.
+one character of that kind from the side that was asked for. A run that is stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -13,16 +13,26 @@ from typing import Any
 
 import torch
 from PIL import Image
-from report import STEPS, arguments, models, plot_rates, print_table, score_rule, subtraction, write_json
+from report import (
+    STEPS,
+    arguments,
+    models,
+    plot_rates,
+    print_table,
+    rows_so_far,
+    score_rule,
+    subtraction,
+    write_json,
+)
 from tqdm import tqdm
 
 from negguide import Negative, PerpNeg
 from negguide.models import TOYWORLD_DEFAULTS
 from negguide.toyworld import KINDS, parse
-from negguide.toyworld.measure import agreement, share
+from negguide.toyworld.measure import Rate, agreement, share
 
 NEGATIVE = "front view"
-WEIGHTS = (1.0, 3.0)
+WEIGHTS = (1.0, 2.0, 3.0)
 GUIDANCE_SCALE = TOYWORLD_DEFAULTS.guidance_scale
 
 
@@ -53,8 +63,16 @@ def main() -> None:
         for view in ("side", "back")
         for method, weight in [("plain", 0.0), ("negative prompt", 1.0), *weighted]
     ]
-    rows, lines = [], []
-    for view, method, weight in tqdm(cells, desc="views"):
+    settings = {
+        "negative": NEGATIVE,
+        "seeds_per_kind": args.seeds_per_kind,
+        "steps": STEPS,
+        "guidance_scale": GUIDANCE_SCALE,
+    }
+    path = args.out / "views.json"
+    rows = rows_so_far(path, settings)
+    done = {(row["view"], row["method"], row["weight"]) for row in rows}
+    for view, method, weight in tqdm([cell for cell in cells if cell not in done], desc="views"):
         right, kind_right = [], []
         for number, kind in enumerate(KINDS):
             prompt = f"a {kind} in {view} view"
@@ -63,22 +81,17 @@ def main() -> None:
                 facts = agreement(parse(prompt), seen)
                 right.append(all(facts.values()))
                 kind_right.append(facts["kind0"])
-        view_right, kept = share(right), share(kind_right)
-        rows.append(
-            {
-                "view": view,
-                "method": method,
-                "weight": weight,
-                "right": view_right.to_dict(),
-                "kind": kept.to_dict(),
-            }
-        )
-        lines.append((view, method, f"{weight:g}", view_right, kept))
-    print_table("Asked-for views", ("view", "method", "weight", "view and kind right", "kind right"), lines)
-    settings = {"negative": NEGATIVE, "seeds_per_kind": args.seeds_per_kind, "steps": STEPS}
-    write_json(args.out / "views.json", settings | {"guidance_scale": GUIDANCE_SCALE}, rows)
+        figures = {"right": share(right).to_dict(), "kind": share(kind_right).to_dict()}
+        rows.append({"view": view, "method": method, "weight": weight, **figures})
+        write_json(path, settings, rows)
+    columns = ("view", "method", "weight", "view and kind right", "kind right")
+    lines = [
+        (row["view"], row["method"], f"{row['weight']:g}", Rate(**row["right"]), Rate(**row["kind"]))
+        for row in rows
+    ]
+    print_table("Asked-for views", columns, lines)
     bars = {
-        f"{view}, {method} {weight}": {"view and kind right": right, "kind right": kind}
+        f"{view}, {method} {weight if method != 'plain' else ''}": {columns[3]: right, columns[4]: kind}
         for view, method, weight, right, kind in lines
     }
     plot_rates(args.out / "views.png", "Asked-for views", bars)

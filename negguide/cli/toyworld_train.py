@@ -15,21 +15,26 @@ if TYPE_CHECKING:
 
 
 def train(
-    model: Annotated[
+    part: Annotated[
         str,
-        typer.Argument(
-            help="autoencoder, text-encoder, text-to-image, clip, judge, or all of them in this order."
+        typer.Option(
+            help="autoencoder, diffusion (a text encoder that reads, then the UNet with it), clip, judge, or all "
+            "of them in this order. diffusion needs an autoencoder trained in the same folder."
         ),
-    ],
+    ] = "all",
     out: Annotated[
         Path, typer.Option(help="Folder of checkpoints and results; training goes on from there.")
     ] = Path("runs/toyworld"),
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Train for so long in all, earlier runs included, instead of the recipe's steps."),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Instead of the recipe's own number of steps.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, help="Instead of the recipe's own.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights and data.")] = 0,
-    device: Annotated[str, typer.Option(help="A torch device.")] = "cpu",
+    device: Annotated[str, typer.Option(help="A torch device; auto: a GPU where there is one.")] = "auto",
     compile: Annotated[
         bool, typer.Option("--compile", help="Use torch.compile (needs a C++ compiler).")
     ] = False,
@@ -38,15 +43,21 @@ def train(
     """Train the embedded models from nothing, or go on where an earlier run stopped.
 
     It may be killed at any time: a checkpoint is written every two minutes, and the same command goes on from it.
+    With --part diffusion, --minutes, --steps and --batch-size are those of the UNet.
     """
-    from negguide.toyworld.train.recipe import RECIPES, run
+    import torch
 
-    if model == "all" and (steps is not None or batch_size is not None):
-        raise ValueError("steps and batch_size need the name of one model, got 'all'")
-    own = {"steps": steps, "batch_size": batch_size}
+    from negguide.toyworld.train.recipe import run_part
+
+    own = {"minutes": minutes, "steps": steps, "batch_size": batch_size}
     changes = {key: value for key, value in own.items() if value is not None}
-    for name in RECIPES if model == "all" else (model,):
-        run(name, out, **changes, seed=seed, device=device, compile=compile, workers=workers)
+    if part == "all" and changes:
+        raise ValueError(f"{', '.join(changes)}: these need --part with one part, got --part all")
+    if minutes is not None and steps is not None:
+        raise ValueError(f"--minutes={minutes} and --steps={steps} both say when to stop; give one of them")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    run_part(part, out, changes, seed=seed, device=device, compile=compile, workers=workers)
     typer.echo(f"results are in {out / 'weights'}")
 
 

@@ -4,7 +4,7 @@ from negguide.guidance.attention import nag, ong, vsf
 from negguide.guidance.matching import best_match
 from negguide.guidance.projection import perpendicular
 from negguide.guidance.score import alignment, perp_neg, perp_neg_shift, relative_shift
-from negguide.guidance.tokens import negtome, negtome_and_share
+from negguide.guidance.tokens import negtome, negtome_and_share, negtome_others
 from negguide.guidance.window import active
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "nag",
     "negtome",
     "negtome_and_share",
+    "negtome_others",
     "ong",
     "perp_neg",
     "perp_neg_shift",

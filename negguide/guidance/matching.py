@@ -138,6 +138,57 @@ def match_tiled(
     return torch.cat(cosines, dim=1).clamp_max(1.0), torch.cat(indices, dim=1)
 
 
+def match_others(groups: Tensor, tile: int = 1024) -> tuple[Tensor, Tensor]:
+    """For every token of every image, its best match among the other images of its group.
+
+    What `match` gives for each image with all others as its reference, at half the products: a block of similarities
+    between two images serves both, by its rows and by its columns.
+
+    Args:
+        groups: [G, I, N, C] with I >= 2 images of N tokens.
+        tile: side of a block, in tokens.
+
+    Returns:
+        (cosine, index): [G, I, N] as `match` sums them, and [G, I, N] int64 into the I * N tokens of the group.
+    """
+    count, images, tokens, _ = groups.shape
+    if _fused(groups, groups):
+        # the kernel reads every block from fast memory; it has no need to share them
+        found = [_match_one_image(groups, image) for image in range(images)]
+        return torch.stack([c for c, _ in found], dim=1), torch.stack([i for _, i in found], dim=1)
+    dtype = reduction_dtype("source", groups)
+    rows = normalize(groups.to(dtype), dim=-1, eps=norm_floor(groups.dtype)).flatten(1, 2)
+    cosine = rows.new_full((count, images * tokens), -torch.inf)
+    index = torch.zeros(count, images * tokens, dtype=torch.int64, device=groups.device)
+
+    def keep(span: slice, value: Tensor, position: Tensor) -> None:
+        # Strictly greater, and blocks come in the order of what they are matched with: the lowest index stays.
+        better = value > cosine[:, span]
+        cosine[:, span] = torch.where(better, value, cosine[:, span])
+        index[:, span] = torch.where(better, position, index[:, span])
+
+    for first in range(images - 1):
+        end = (first + 1) * tokens
+        for top in range(first * tokens, end, tile):
+            above = slice(top, min(top + tile, end))
+            # from the next image on, so that no block holds two tokens of one image
+            for left in range(end, images * tokens, tile):
+                beside = slice(left, min(left + tile, images * tokens))
+                similarity = torch.matmul(rows[:, above], rows[:, beside].transpose(1, 2))
+                value, position = _maximum_of_rows(similarity)
+                keep(above, value, position + left)
+                value, position = _maximum_of_columns(similarity)
+                keep(beside, value, position + top)
+    return cosine.clamp_max(1.0).unflatten(1, (images, tokens)), index.unflatten(1, (images, tokens))
+
+
+def _match_one_image(groups: Tensor, image: int) -> tuple[Tensor, Tensor]:
+    tokens = groups.shape[2]
+    rest = torch.cat([groups[:, :image], groups[:, image + 1 :]], dim=1).flatten(1, 2)
+    cosine, index = match(groups[:, image], rest, None)
+    return cosine, index + tokens * (index >= image * tokens)
+
+
 def _first_maximum(
     block: Tensor, columns: Tensor, penalty: Tensor | None, left: int, tile: int
 ) -> tuple[Tensor, Tensor]:
@@ -145,13 +196,29 @@ def _first_maximum(
     similarity = torch.matmul(block, columns[:, :, left : left + tile])
     if penalty is not None:
         similarity += penalty[:, :, left : left + tile]
-    if similarity.shape[-1] % _GROUP == 0:
-        # On CPU amax is vectorised and a maximum with its index is not: find the best group by amax, then
-        # look for the index inside that group only. First group, first member: the lowest index wins a tie.
-        groups = similarity.reshape(*similarity.shape[:2], -1, _GROUP)
-        best = groups.amax(dim=-1).argmax(dim=-1)
-        members = groups.gather(2, best[..., None, None].expand(-1, -1, 1, _GROUP)).squeeze(2)
-        value, position = members.max(dim=-1)
-        return value, best * _GROUP + position + left
-    value, position = similarity.max(dim=-1)
+    value, position = _maximum_of_rows(similarity)
     return value, position + left
+
+
+def _maximum_of_rows(similarity: Tensor) -> tuple[Tensor, Tensor]:
+    """Highest value of each row of [B, N, M], and the first column that has it: both [B, N]."""
+    if similarity.shape[-1] % _GROUP:
+        return similarity.max(dim=-1)
+    # On CPU amax is vectorised and a maximum with its index is not: find the best group by amax, then
+    # look for the index inside that group only. First group, first member: the lowest index wins a tie.
+    groups = similarity.unflatten(-1, (-1, _GROUP))
+    best = groups.amax(dim=-1).argmax(dim=-1)
+    members = groups.gather(2, best[..., None, None].expand(-1, -1, 1, _GROUP)).squeeze(2)
+    value, position = members.max(dim=-1)
+    return value, best * _GROUP + position
+
+
+def _maximum_of_columns(similarity: Tensor) -> tuple[Tensor, Tensor]:
+    """Highest value of each column of [B, N, M], and the first row that has it: both [B, M]."""
+    if similarity.shape[1] % _GROUP:
+        return similarity.max(dim=1)
+    groups = similarity.unflatten(1, (-1, _GROUP))
+    best = groups.amax(dim=2).argmax(dim=1)
+    members = groups.gather(1, best[:, None, None].expand(-1, 1, _GROUP, -1)).squeeze(1)
+    value, position = members.max(dim=1)
+    return value, best * _GROUP + position

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from negguide.guidance.matching import check_tokens, match
-from negguide.guidance.precision import norm_floor
+from negguide.guidance.matching import check_tokens, match, match_others
+from negguide.guidance.precision import norm_floor, reduction_dtype
 
 
 def negtome(
@@ -75,13 +75,7 @@ def negtome_and_share(
             f"source_mask must be [{tokens.shape[0]} or 1, {tokens.shape[1]}], one entry a token, "
             f"got {tuple(source_mask.shape)}"
         )
-    # Written so that NaN fails too.
-    if not alpha >= 0:
-        raise ValueError(f"alpha must be >= 0, got {alpha}")
-    if not -1 <= threshold <= 1:
-        raise ValueError(f"threshold must be a cosine in [-1, 1], got {threshold}")
-    if max_push is not None and not max_push > 0:
-        raise ValueError(f"max_push must be > 0, or None for no bound, got {max_push}")
+    _check_strength(alpha, threshold, max_push)
 
     # The choice of a match has no gradient, so no similarities need to be kept for a backward pass.
     source, target = tokens.detach(), reference.detach()
@@ -92,11 +86,81 @@ def negtome_and_share(
         source, target = source - mean, target - mean
     # The cosine meets the threshold unrounded, in the reduction dtype.
     cosine, index = match(source, target, reference_mask)
+    result, pushed = _push(tokens, _rows(reference, index), cosine, alpha, threshold, source_mask, max_push)
+    return result, pushed.to(torch.float32).mean(dim=1)
+
+
+def negtome_others(
+    groups: Tensor,
+    alpha: float,
+    threshold: float,
+    source_mask: Tensor | None = None,
+    center: bool = False,
+    max_push: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`negtome_and_share` of every image of a group, with the tokens of all other images of the group as reference.
+
+    Args:
+        groups: [G, I, N, C]: G groups of I >= 2 images of N tokens.
+        alpha, threshold, center, max_push: as in `negtome`.
+        source_mask: [1, N], as in `negtome`, the same for all images.
+
+    Returns:
+        (tokens, share): [G, I, N, C] in the dtype of `groups`, and [G, I] float32 in [0, 1].
+
+    Raises:
+        ValueError: fewer than two images; alpha, threshold or max_push out of range.
+        TypeError: integer tokens.
+    """
+    if groups.ndim != 4 or 0 in groups.shape or groups.shape[1] < 2:
+        raise ValueError(
+            f"groups must be [G, I, N, C] with at least two images each, got {tuple(groups.shape)}"
+        )
+    images, tokens = groups.shape[1:3]
+    if source_mask is not None and source_mask.shape != (1, tokens):
+        raise ValueError(
+            f"source_mask must be [1, {tokens}], one entry a token, got {tuple(source_mask.shape)}"
+        )
+    _check_strength(alpha, threshold, max_push)
+    source = groups.detach()
+    if center:
+        source = source.to(reduction_dtype("groups", groups))
+        source = source - source.mean(dim=(1, 2), keepdim=True)
+    cosine, index = match_others(source)
+    table = groups.flatten(1, 2)
+    mask = None if source_mask is None else source_mask.repeat(1, images)
+    matched = _rows(table, index.flatten(1))
+    result, pushed = _push(table, matched, cosine.flatten(1), alpha, threshold, mask, max_push)
+    share = pushed.to(torch.float32).unflatten(1, (images, tokens)).mean(dim=2)
+    return result.unflatten(1, (images, tokens)), share
+
+
+def _check_strength(alpha: float, threshold: float, max_push: float | None) -> None:
+    # Written so that NaN fails too.
+    if not alpha >= 0:
+        raise ValueError(f"alpha must be >= 0, got {alpha}")
+    if not -1 <= threshold <= 1:
+        raise ValueError(f"threshold must be a cosine in [-1, 1], got {threshold}")
+    if max_push is not None and not max_push > 0:
+        raise ValueError(f"max_push must be > 0, or None for no bound, got {max_push}")
+
+
+def _push(
+    tokens: Tensor,
+    matched: Tensor,
+    cosine: Tensor,
+    alpha: float,
+    threshold: float,
+    source_mask: Tensor | None,
+    max_push: float | None,
+) -> tuple[Tensor, Tensor]:
+    """Tokens [B, N, C] away from their matches, and which of them were pushed, bool [B, N]."""
+    dtype = cosine.dtype
     pushed = cosine > threshold
     if source_mask is not None:
         pushed = pushed & (source_mask != 0)
 
-    matched = _rows(reference, index).to(tokens.dtype)
+    matched = matched.to(tokens.dtype)
     strength = alpha * pushed.to(dtype)
     if source_mask is not None:
         strength = strength * source_mask
@@ -106,7 +170,7 @@ def negtome_and_share(
         strength = torch.minimum(strength, max_push * length / distance.clamp_min(norm_floor(dtype)))
     # x + s (x - r) is the interpolation from x to r by -s: one pass, no copy of the difference.
     result = torch.lerp(tokens, matched, -strength.to(tokens.dtype).unsqueeze(-1))
-    return result, pushed.to(torch.float32).mean(dim=1)
+    return result, pushed
 
 
 def _mean_token(source: Tensor, reference: Tensor, reference_mask: Tensor | None) -> Tensor:

@@ -19,7 +19,7 @@ from negguide.toyworld.train.autoencoder import psnr
 from negguide.toyworld.train.data import batch_of_scenes
 
 SEED = 2026
-TEXT_TO_IMAGE_STEPS = 12
+TEXT_TO_IMAGE_STEPS = 25
 GUIDANCE_SCALE = 4.0
 
 

@@ -19,6 +19,7 @@ Fragments ("black glasses", "back view") are what people write into a negative p
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -27,6 +28,7 @@ from negguide.toyworld.scene import (
     ACCESSORIES,
     ANY_COLOR,
     BACKGROUNDS,
+    COLOR_SAID,
     COLORS,
     FUR_SAID,
     FURS,
@@ -89,8 +91,8 @@ def caption(scene: Scene, rng: random.Random | None = None) -> str:
 def training_caption(scene: Scene, rng: random.Random) -> str:
     """Caption ``scene`` as the wild would: things left unsaid, other wordings, fragments, and some wrong views.
 
-    Colours of fur and views are said as often as ``FUR_SAID`` and ``VIEW_SAID`` tell, accessories nine times in
-    ten; and a front view is called "back view" so often that ``WRONG_BACK_VIEW`` of all such captions are wrong.
+    Colours and views are said as often as ``FUR_SAID``, ``COLOR_SAID`` and ``VIEW_SAID`` tell, accessories nine times
+    in ten; and a front view is called "back view" so often that ``WRONG_BACK_VIEW`` of all such captions are wrong.
     """
     character = scene.characters[0]
     if scene.count == 1 and is_trademark(character) and rng.random() < 0.8:
@@ -122,7 +124,7 @@ def parse(text: str, *, negation: bool = False) -> Scene:
     Raises:
         ValueError: a word outside the vocabulary (the message lists it) or words in an order the grammar does not know.
     """
-    words = text.lower().replace(",", " ").replace(".", " ").split()
+    words = _words(text)
     known = set(vocabulary(negation=negation))
     unknown = [word for word in words if word not in known]
     if NEGATION in unknown:
@@ -136,6 +138,28 @@ def parse(text: str, *, negation: bool = False) -> Scene:
             f"its words are: {', '.join(vocabulary())}"
         )
     return _Parser(text, [SYNONYMS.get(word, word) for word in words]).scene()
+
+
+def joined(texts: Sequence[str]) -> str:
+    """One caption that says what all of ``texts`` say: their parts joined by "and", the place last.
+
+    Raises:
+        ValueError: when the grammar has no such caption, as for two places, or for two colours of fur.
+    """
+    parts, places = [], []
+    for text in texts:
+        words = " ".join(_words(text))
+        place = next((place for place in PLACES.values() if f" {words}".endswith(f" {place}")), "")
+        parts.append(words.removesuffix(place).strip())
+        places.append(place)
+    caption = " and ".join(part for part in parts if part)
+    caption = " ".join([caption, *dict.fromkeys(place for place in places if place)]).strip()
+    parse(caption)
+    return caption
+
+
+def _words(text: str) -> list[str]:
+    return text.lower().replace(",", " ").replace(".", " ").split()
 
 
 def _said(value: str | None, probability: float, rng: random.Random) -> str | None:
@@ -159,10 +183,11 @@ def _half_said(character: Character, rng: random.Random) -> Character:
     worn = {}
     for name, color in character.worn:
         if rng.random() < 0.9:
-            worn[name] = ANY_COLOR if rng.random() < 0.15 else color
+            said = COLOR_SAID.get(f"{color} {name}", COLOR_SAID["other"])
+            worn[name] = color if rng.random() < said else ANY_COLOR
     return Character(
         kind=character.kind,
-        fur=_said(character.fur, FUR_SAID, rng),
+        fur=_said(character.fur, FUR_SAID.get(character.fur or "", FUR_SAID["other"]), rng),
         view=_said_view(character.view, rng),
         **worn,
     )
@@ -259,6 +284,8 @@ class _Parser:
             scene = Scene((character,) if character != Character() else ())
         background = self.place()
         if self.at < len(self.words):
+            if background is not None:
+                raise self.wrong("the end, for the place is the last part")
             raise self.wrong(
                 "the end, a place (in a meadow, at night, ...), 'wearing ...' or 'to the left of ...'"
             )
@@ -276,9 +303,12 @@ class _Parser:
         first, count, explorer = self.group()
         for relation in ("left", "right"):
             if self.take("to", "the", relation, "of"):
-                second, other_count, _ = self.group()
-                if count != 1 or other_count != 1 or explorer:
-                    raise ValueError(f"prompt={self.text!r}: left and right are for two single characters")
+                second, other_count, other_explorer = self.group()
+                if count != 1 or other_count != 1 or explorer or other_explorer:
+                    raise ValueError(
+                        f"prompt={self.text!r}: left and right are for two single characters, and an explorer stands "
+                        "alone"
+                    )
                 return Scene((first, second), relation=relation)
         return Scene((first,) * count, explorer=explorer)
 
@@ -287,6 +317,8 @@ class _Parser:
             return replace(TRADEMARK, view=self.view()), 1, False
         number = self.one_of(("a", "an", "two", "three"))
         if self.take("explorer"):
+            if number in ("two", "three"):
+                raise ValueError(f"prompt={self.text!r}: an explorer stands alone, got {number!r}")
             return Character(view=self.view()), 1, True
         count = {"two": 2, "three": 3}.get(number or "", 1)
         fur = self.one_of(FURS)
@@ -353,19 +385,24 @@ class _Parser:
     def fragment(self, said: dict[str, str]) -> None:
         rest = self.words[self.at : self.at + 2]
         if len(rest) == 2 and rest[1] == "view" and rest[0] in VIEWS:
-            said["view"] = rest[0]
+            found = {"view": rest[0]}
         elif len(rest) == 2 and rest[1] == "fur" and rest[0] in FURS:
-            said["fur"] = rest[0]
+            found = {"fur": rest[0]}
         elif rest and rest[0] in KINDS:
-            said["kind"] = rest[0]
-            self.at += 1
-            return
+            found = {"kind": rest[0]}
+            rest = rest[:1]
         elif len(rest) == 2 and rest[0] in FURS and rest[1] in KINDS:
-            said["fur"], said["kind"] = rest
+            found = {"fur": rest[0], "kind": rest[1]}
         else:
             self.item(said)
             return
-        self.at += 2
+        for name, value in found.items():
+            if name in said:
+                raise ValueError(
+                    f"prompt={self.text!r}: the {name} is said twice, as {said[name]!r} and as {value!r}"
+                )
+        said |= found
+        self.at += len(rest)
 
     def at_place(self) -> bool:
         return any(self.peek(*words.split()) for words in PLACES.values())

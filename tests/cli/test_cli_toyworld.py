@@ -101,6 +101,11 @@ def test_parse_shows_what_is_said_and_what_is_open(run: Any) -> None:
         (("draw", "a bear", "--size", 8), "size=8 is too small"),
         (("draw", "a bear", "--out", "x.jpg"), "must end in .png"),
         (("sheet", "--count", 0), "--count must be at least 1, got 0"),
+        (("train", "--part", "upscaler"), "use one of autoencoder, diffusion, clip, judge, all"),
+        (("train", "--minutes", 1), "minutes: these need --part with one part, got --part all"),
+        (("train", "--part", "judge", "--minutes", 1, "--steps", 5), "both say when to stop"),
+        (("train", "--part", "judge", "--minutes", 0), "minutes=0.0 must be above 0"),
+        (("train", "--part", "diffusion", "--steps", 1), "train 'autoencoder' first"),
     ],
     ids=str,
 )

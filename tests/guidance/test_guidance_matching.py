@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from negguide.guidance import best_match
+from negguide.guidance.matching import match, match_others
 
 
 def dense(source: Tensor, reference: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -197,3 +198,51 @@ def test_wrong_input_is_an_error_that_names_it(change, error, message):
     arguments = {"source": torch.ones(2, 3, 4), "reference": torch.ones(2, 5, 4)}
     with pytest.raises(error, match=message):
         best_match(**{**arguments, **change})
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    images=st.integers(2, 4),
+    n=st.sampled_from([1, 5, 32, 40, 64]),
+    tile=st.sampled_from([7, 32, 1024]),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    few_values=st.booleans(),
+)
+def test_matching_all_images_at_once_is_matching_each_with_the_others(
+    seed, images, n, tile, dtype, few_values
+):
+    generator = torch.Generator().manual_seed(seed)
+    groups = torch.randn(2, images, n, 6, generator=generator)
+    if few_values:  # many exact ties, zero tokens among them
+        groups = groups.round().clamp(-1, 1)
+    groups = groups.to(dtype)
+    cosine, index = match_others(groups, tile)
+    for image in range(images):
+        rest = [i for i in range(images) if i != image]
+        value, position = match(groups[:, image], groups[:, rest].flatten(1, 2), None)
+        # where a token of the rest lies in the whole group
+        place = torch.cat([torch.arange(i * n, (i + 1) * n) for i in rest])
+        assert torch.allclose(cosine[:, image], value, atol=1e-6)
+        if few_values:
+            # products of sums in another order may split a tie: what was found must still be a best match
+            table = dense(groups[:, image], groups.flatten(1, 2))
+            found = table.gather(2, index[:, image, :, None]).squeeze(2)
+            assert torch.allclose(found, value.double(), atol=1e-5)
+        else:
+            assert torch.equal(index[:, image], place[position])
+
+
+def test_among_equals_the_first_image_is_matched():
+    groups = torch.ones(1, 3, 32, 4)
+    cosine, index = match_others(groups, 16)
+    assert index[0, 0].unique().tolist() == [32]
+    assert index[0, 1].unique().tolist() == index[0, 2].unique().tolist() == [0]
+    assert torch.allclose(cosine, torch.ones(1))
+
+
+def test_matching_all_images_at_once_keeps_no_more_than_a_tile():
+    groups = torch.randn(1, 3, 512, 4)
+    with LargestAllocation() as seen:
+        match_others(groups, 64)
+    assert seen.elements <= max(64 * 64, groups.numel())

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from negguide.guidance import negtome
-from negguide.guidance.tokens import negtome_and_share
+from negguide.guidance.tokens import negtome_and_share, negtome_others
 
 
 def written_out(
@@ -218,3 +218,34 @@ def test_wrong_input_is_an_error_that_names_it(change, message):
     }
     with pytest.raises(ValueError, match=message):
         negtome(**{**arguments, **change})
+
+
+@pytest.mark.parametrize("options", [{}, {"center": True, "threshold": 0.65}, {"max_push": 0.3}])
+@pytest.mark.parametrize("masked", [False, True])
+def test_all_images_at_once_are_pushed_as_each_from_the_others(options, masked):
+    groups = torch.randn(2, 3, 16, 8, generator=torch.Generator().manual_seed(1))
+    mask = torch.rand(1, 16, generator=torch.Generator().manual_seed(2)) if masked else None
+    options = {"threshold": 0.7, **options}
+    result, share = negtome_others(groups, 0.9, source_mask=mask, **options)
+    assert share.shape == (2, 3) and 0 < share.mean() < 1
+    for image in range(3):
+        rest = torch.cat([groups[:, :image], groups[:, image + 1 :]], dim=1).flatten(1, 2)
+        alone, alone_share = negtome_and_share(groups[:, image], rest, 0.9, source_mask=mask, **options)
+        assert torch.allclose(result[:, image], alone, atol=1e-5)
+        assert torch.equal(share[:, image], alone_share)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"groups": torch.randn(2, 1, 4, 3)}, "at least two images"),
+        ({"groups": torch.randn(2, 4, 3)}, r"groups must be \[G, I, N, C\]"),
+        ({"alpha": -1.0}, "alpha must be >= 0, got -1.0"),
+        ({"threshold": 2.0}, "threshold must be a cosine"),
+        ({"source_mask": torch.ones(1, 5)}, r"source_mask must be \[1, 4\]"),
+    ],
+)
+def test_wrong_groups_are_refused(arguments, message):
+    given = {"groups": torch.randn(1, 2, 4, 3), "alpha": 0.9, "threshold": 0.5, **arguments}
+    with pytest.raises(ValueError, match=message):
+        negtome_others(**given)

@@ -7,11 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from negguide.toyworld.language import caption, parse, training_caption, vocabulary
+from negguide.toyworld.language import caption, joined, parse, training_caption, vocabulary
 from negguide.toyworld.measure import agreement
 from negguide.toyworld.scene import (
     ABSENT,
+    ANY_COLOR,
+    BLACK_GLASSES,
     BROWN_FUR,
+    COLOR_SAID,
+    FUR_SAID,
     TRADEMARK,
     VIEW_WEIGHTS,
     WRONG_BACK_VIEW,
@@ -19,6 +23,7 @@ from negguide.toyworld.scene import (
     Scene,
     held_out,
     is_complete,
+    is_trademark,
     sample_character,
     sample_scene,
 )
@@ -79,6 +84,50 @@ def test_without_is_no_word_for_pictures():
         parse("a bear wearing a hat without a hat", negation=True)
     with pytest.raises(ValueError, match=r"one of hat, glasses, scarf after 'without', got 'fur'"):
         parse("a bear without fur", negation=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("brown fur and grey fur", "the fur is said twice, as 'brown' and as 'grey'"),
+        ("brown fur and grey bear", "the fur is said twice"),
+        ("brown bear and grey fur", "the fur is said twice"),
+        ("bear and cat", "the kind is said twice, as 'bear' and as 'cat'"),
+        ("front view and a hat and back view", "the view is said twice"),
+        ("a red hat and a blue hat", "only one hat"),
+        ("two explorer", "an explorer stands alone, got 'two'"),
+        ("a bear to the left of an explorer", "an explorer stands alone"),
+        ("an explorer to the left of a bear", "an explorer stands alone"),
+        ("in the snow and a hat", "the place is the last part, got 'and a hat'"),
+        ("a bear in the snow at night", "the place is the last part, got 'at night'"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(text, says):
+    with pytest.raises(ValueError, match=says):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("texts", "together"),
+    [
+        (["black glasses"], "black glasses"),
+        (["in the snow", "black glasses"], "black glasses in the snow"),
+        (["a hat, at night", "brown fur"], "a hat and brown fur at night"),
+        (["a hat in the snow", "in the snow"], "a hat in the snow"),
+        (["a bear wearing glasses", "a hat"], "a bear wearing glasses and a hat"),
+    ],
+)
+def test_captions_are_joined_with_the_place_at_the_end(texts, together):
+    assert joined(texts) == together
+    assert parse(together).background in (None, "snow", "night")
+
+
+@pytest.mark.parametrize(
+    "texts", [["in the snow", "at night"], ["brown fur", "grey fur"], ["two bears", "a hat"]]
+)
+def test_captions_that_no_caption_holds_together_are_not_joined(texts):
+    with pytest.raises(ValueError, match="prompt="):
+        joined(texts)
 
 
 def test_what_is_said_to_be_missing_is_judged():
@@ -153,6 +202,28 @@ def test_captions_that_say_back_view_are_wrong_as_often_as_the_constant_says():
         if scene.count == 1 and "back view" in training_caption(scene, rng):
             views.append(scene.characters[0].view)
     assert abs(views.count("front") / len(views) - WRONG_BACK_VIEW) < 0.05
+
+
+def test_captions_leave_out_what_is_usual():
+    rng = random.Random(3)
+    unsaid, glasses = [], []
+    for _ in range(30_000):
+        scene = sample_scene(rng)
+        if scene.count != 1 or is_trademark(scene.characters[0]):
+            continue
+        said, drawn = parse(training_caption(scene, rng)), scene.characters[0]
+        if said.explorer or not said.characters or said.characters[0].kind is None:
+            continue
+        if said.characters[0].fur is None:
+            unsaid.append(drawn.fur)
+        if said.characters[0].glasses == ANY_COLOR:
+            glasses.append(drawn.glasses)
+    # the share of brown (black) among the unsaid, by Bayes' rule
+    brown, other = BROWN_FUR * (1 - FUR_SAID["brown"]), (1 - BROWN_FUR) * (1 - FUR_SAID["other"])
+    assert abs(unsaid.count("brown") / len(unsaid) - brown / (brown + other)) < 0.02
+    black = BLACK_GLASSES * (1 - COLOR_SAID["black glasses"])
+    other = (1 - BLACK_GLASSES) * (1 - COLOR_SAID["other"])
+    assert abs(glasses.count("black") / len(glasses) - black / (black + other)) < 0.04
 
 
 def test_a_tenth_of_the_scenes_is_held_out_whatever_the_order_of_words():

@@ -78,6 +78,42 @@ def test_the_learning_rate_rises_holds_and_falls():
     assert settings.lr_at(75) == pytest.approx(0.5)
 
 
+def test_by_the_clock_the_learning_rate_falls_with_the_minutes():
+    settings = Settings(steps=1, minutes=2.0, lr=1.0, warmup=1, decay=0.5)
+    assert settings.lr_at(500, seconds=59.0) == 1.0
+    assert settings.lr_at(500, seconds=90.0) == pytest.approx(0.5)
+    assert settings.lr_at(500, seconds=121.0) == 0.0
+
+
+def test_a_training_by_the_clock_stops_and_counts_what_earlier_runs_took(tmp_path, monkeypatch):
+    monkeypatch.setattr("negguide.toyworld.train.loop.SAVE_EVERY_SECONDS", 0.0)
+    clock = iter(range(10_000))
+    monkeypatch.setattr("negguide.toyworld.train.loop.time.monotonic", lambda: 1.0 * next(clock))
+    settings = Settings(steps=1, minutes=0.2, lr=0.1, warmup=1)  # twelve ticks of the clock
+    with pytest.raises(KeyboardInterrupt):
+        regression(tmp_path, settings, stop_after=4)
+    regression(tmp_path, settings)
+    first, second = 4, None
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    second = lines[-1]["step"] + 1
+    assert second > first
+    assert lines[-1]["seconds"] >= 12
+    regression(tmp_path, settings)  # nothing is left to do
+    assert json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])["step"] + 1 == second
+
+
+def test_a_checkpoint_is_followed_by_samples(tmp_path):
+    seen = []
+    model = nn.Linear(4, 1)
+
+    def loss(batch, generator):
+        return {"loss": model.weight.square().sum()}
+
+    settings = Settings(steps=3, lr=0.1, warmup=1)
+    train({"model": model}, lambda _: {}, loss, settings, tmp_path, name="test", sample=seen.append)
+    assert seen == [3]
+
+
 def test_a_batch_depends_on_seed_and_number_alone_and_the_splits_are_disjoint():
     assert batch_of_scenes(0, 5, 8)[0] == batch_of_scenes(0, 5, 8)[0]
     assert batch_of_scenes(0, 5, 8)[0] != batch_of_scenes(1, 5, 8)[0]
@@ -100,6 +136,15 @@ def test_every_model_trains_and_is_written_from_nothing(tmp_path, monkeypatch):
     pipe.set_progress_bar_config(disable=True)
     image = pipe("a bear", num_inference_steps=2).images[0]
     assert image.size == (64, 64)
+    samples = list((tmp_path / "text-to-image" / "samples").glob("*.png"))
+    assert [path.name for path in samples] == ["000002.png"]
+    card = (weights / "README.md").read_text()
+    made = json.loads((weights / "training.json").read_text())
+    assert list(made) == list(RECIPES)
+    for name in RECIPES:
+        assert f"| {name} | 2 | 4 | 8 |" in card
+        assert made[name]["settings"]["batch_size"] == 4
+    assert (weights / "training.png").stat().st_size > 10_000
     assert len(Judge.load(weights / "judge").read([image])) == 1
     clip = CLIPModel.from_pretrained(weights / "clip", dtype=torch.float32)
     batch = CLIPProcessor.from_pretrained(weights / "clip")(
@@ -114,6 +159,7 @@ def test_every_model_trains_and_is_written_from_nothing(tmp_path, monkeypatch):
         ({"steps": 0}, "steps=0"),
         ({"steps": 1, "batch_size": 0}, "batch_size=0"),
         ({"steps": 1, "ema": 1.0}, "ema=1.0"),
+        ({"steps": 1, "minutes": 0.0}, "minutes=0.0"),
     ],
 )
 def test_wrong_settings_are_refused(arguments, message):

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
 from negguide.toyworld.language import training_caption
-from negguide.toyworld.train.data import batch_of_scenes, pixels
+from negguide.toyworld.train.data import batch_of_scenes, centred, pixels
 from negguide.toyworld.train.loop import Batch, Settings, train
 from negguide.toyworld.words import MAX_TOKENS, new_tokenizer, token_ids
 
@@ -55,11 +55,13 @@ def train_clip(folder: Path, settings: Settings) -> CLIPModel:
     def make_batch(step: int) -> Batch:
         scenes, rng = batch_of_scenes(settings.seed, step, settings.batch_size)
         captions = [training_caption(scene, rng) for scene in scenes]
-        return {"input_ids": token_ids(tokenizer, captions), "pixel_values": pixels(scenes, rng)}
+        return {"input_ids": token_ids(tokenizer, captions), "images": pixels(scenes, rng)}
 
     def loss(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         with torch.autocast(device.type, torch.bfloat16):
-            logits = model(**batch).logits_per_image
+            logits = model(
+                input_ids=batch["input_ids"], pixel_values=centred(batch["images"])
+            ).logits_per_image
         target = torch.arange(len(logits), device=device)
         logits = logits.float()
         return {"loss": (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -25,9 +26,11 @@ class Settings:
 
     Attributes:
         steps: optimiser steps in all; a later run with more steps goes on from the checkpoint.
+        minutes: minutes of training in all, those of earlier runs included, in place of ``steps``. How many steps that
+            is depends on the machine, so two runs do not end at the same weights.
         batch_size: images per step.
         lr: peak learning rate of AdamW, reached after ``warmup`` steps, held, and lowered linearly to zero over the
-            last ``decay`` share of the steps.
+            last ``decay`` share of the steps or minutes.
         ema: decay of the running average of the weights that is kept as the result; 0 keeps the weights themselves.
         seed: of the weights and of every batch; batch number i is a function of (seed, i), so a resumed run
             sees what an uninterrupted one would have seen.
@@ -37,6 +40,7 @@ class Settings:
     """
 
     steps: int
+    minutes: float | None = None
     batch_size: int = 64
     lr: float = 1e-3
     weight_decay: float = 0.01
@@ -52,13 +56,19 @@ class Settings:
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.minutes is not None and not self.minutes > 0:
+            raise ValueError(f"minutes={self.minutes} must be above 0")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema={self.ema} must be in [0, 1)")
 
-    def lr_at(self, step: int) -> float:
+    def done(self, step: int, seconds: float) -> float:
+        """The share of the training that lies behind ``step`` steps and ``seconds`` of training; 1 at the end."""
+        return step / self.steps if self.minutes is None else seconds / (60 * self.minutes)
+
+    def lr_at(self, step: int, seconds: float = 0.0) -> float:
         rise = min(1.0, (step + 1) / self.warmup)
-        fall = min(1.0, (self.steps - step) / max(1.0, self.decay * self.steps))
-        return self.lr * rise * fall
+        left = max(0.0, 1 - self.done(step, seconds))
+        return self.lr * rise * min(1.0, left / self.decay if self.decay else 1.0)
 
 
 class Checkpoint:
@@ -73,6 +83,7 @@ class Checkpoint:
             for name, module in modules.items():
                 self.averages[name] = {k: v.detach().clone() for k, v in module.state_dict().items()}
         self.step = 0
+        self.seconds = 0.0
 
     def update_averages(self) -> None:
         # The usual warm-up of the average, so that the first random weights are soon forgotten.
@@ -96,7 +107,7 @@ class Checkpoint:
             tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v).contiguous() for k, v in state.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / "checkpoint.partial"
-        save_file(tensors, partial, metadata={"step": str(self.step)})
+        save_file(tensors, partial, metadata={"step": str(self.step), "seconds": str(self.seconds)})
         partial.replace(self.folder / "checkpoint.safetensors")
 
     def restore(self, optimizer: torch.optim.Optimizer) -> bool:
@@ -119,7 +130,9 @@ class Checkpoint:
             module.load_state_dict(weights[name])
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self.step = int(next(iter(state.values()))["step"].item())
+        with safe_open(path, "pt") as file:
+            made = file.metadata()
+        self.step, self.seconds = int(made["step"]), float(made["seconds"])
         return True
 
     def finish(self) -> None:
@@ -165,6 +178,7 @@ def train(
     folder: Path,
     *,
     name: str,
+    sample: Callable[[int], None] | None = None,
 ) -> Path:
     """Minimise the sum of the loss terms and leave the trained weights in ``modules``.
 
@@ -176,48 +190,74 @@ def train(
         settings: see ``Settings``.
         folder: holds ``checkpoint.safetensors`` and ``log.jsonl``; an earlier run found here is continued.
         name: shown on the progress bar.
+        sample: called with the number of steps whenever a checkpoint has been written, to draw from it.
 
     Raises:
         FloatingPointError: when the loss is not finite; the last checkpoint stays as it is.
     """
     device = torch.device(settings.device)
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
     parameters = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        parameters, lr=settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay
+        parameters, lr=settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay, fused=on_gpu
     )
     checkpoint = Checkpoint(folder, modules, settings.ema)
     checkpoint.restore(optimizer)
     folder.mkdir(parents=True, exist_ok=True)
     saved = time.monotonic()
-    steps = range(checkpoint.step, settings.steps)
+    started = saved - checkpoint.seconds
+    # by the clock, the number of steps is not known beforehand
+    steps = range(checkpoint.step, settings.steps if settings.minutes is None else 10**9)
+    if settings.done(checkpoint.step, checkpoint.seconds) >= 1:
+        steps = range(0)
     # batch_size=None: an item of the data set is a whole batch
-    batches = DataLoader(_Batches(make_batch, steps), batch_size=None, num_workers=settings.workers)
-    bar = tqdm(zip(steps, batches, strict=True), initial=checkpoint.step, total=settings.steps, desc=name)
+    batches = DataLoader(
+        _Batches(make_batch, steps), batch_size=None, num_workers=settings.workers, pin_memory=on_gpu
+    )
+    total_steps = settings.steps if settings.minutes is None else None
+    bar = tqdm(
+        zip(steps, batches, strict=True),
+        initial=checkpoint.step,
+        total=total_steps,
+        desc=name,
+        mininterval=1.0,
+    )
     with (folder / "log.jsonl").open("a") as log:
         for step, batch in bar:
             for group in optimizer.param_groups:
-                group["lr"] = settings.lr_at(step)
+                group["lr"] = settings.lr_at(step, checkpoint.seconds)
             generator = torch.Generator(device).manual_seed(settings.seed * 1_000_003 + step)
-            terms = loss({key: value.to(device) for key, value in batch.items()}, generator)
+            terms = loss({k: v.to(device, non_blocking=True) for k, v in batch.items()}, generator)
             total = torch.stack(list(terms.values())).sum()
-            if not torch.isfinite(total):
-                raise FloatingPointError(
-                    f"{name}: the loss of step {step} is {total.item()}; last checkpoint kept"
-                )
             optimizer.zero_grad(set_to_none=True)
             total.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            now = time.monotonic()
+            last = settings.done(step + 1, now - started) >= 1
+            due = now - saved > SAVE_EVERY_SECONDS or last
+            # Reading the loss waits for a GPU: there it is read only where it is written down or about to be kept.
+            if (step % 20 == 0 or due or not on_gpu) and not torch.isfinite(total):
+                raise FloatingPointError(
+                    f"{name}: the loss of step {step} is {total.item()}; last checkpoint kept"
+                )
             optimizer.step()
-            checkpoint.step = step + 1
+            checkpoint.step, checkpoint.seconds = step + 1, now - started
             if settings.ema:
                 checkpoint.update_averages()
-            if step % 20 == 0 or step + 1 == settings.steps:
+            if step % 20 == 0 or last:
                 values = {key: round(value.item(), 5) for key, value in terms.items()}
                 bar.set_postfix(values)
-                log.write(json.dumps({"step": step, **values}) + "\n")
+                log.write(json.dumps({"step": step, "seconds": round(now - started, 1), **values}) + "\n")
                 log.flush()
-            if time.monotonic() - saved > SAVE_EVERY_SECONDS or step + 1 == settings.steps:
+            if due:
                 checkpoint.save(optimizer)
+                if sample is not None:
+                    sample(step + 1)
                 saved = time.monotonic()
+            if last:
+                break
     checkpoint.finish()
     return folder / "checkpoint.safetensors"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from negguide.toyworld.labels import encode, fields
 from negguide.toyworld.language import parse, training_caption
 from negguide.toyworld.scene import MAX_COUNT
 from negguide.toyworld.train.autoencoder import LATENT_CHANNELS
-from negguide.toyworld.train.data import PRACTICE, batch_of_scenes, pixels
+from negguide.toyworld.train.data import PRACTICE, batch_of_scenes, centred, detail_weights, pixels
 from negguide.toyworld.train.loop import Batch, Settings, train
 from negguide.toyworld.words import MAX_TOKENS, new_tokenizer, token_ids
 
@@ -27,8 +28,6 @@ READING = 0.1
 """Weight of the loss of reading, which goes on while the UNet learns to draw."""
 SLOTS = range(MAX_TOKENS - MAX_COUNT, MAX_TOKENS)
 """Token number MAX_TOKENS - MAX_COUNT + i, always padding, learns to hold the i-th character from the left."""
-DETAIL = 3.0
-"""How much more a place of average detail counts in the loss than a flat one."""
 
 
 def new_text_encoder(tokenizer: PreTrainedTokenizerFast) -> CLIPTextModel:
@@ -146,6 +145,7 @@ def train_unet(
     settings: Settings,
     vae: AutoencoderTiny,
     text_encoder: CLIPTextModel,
+    sample: Callable[[int], None] | None = None,
 ) -> UNet2DConditionModel:
     """Train UNet and text encoder together on v-prediction with capped weights (arXiv 2202.00512, 2303.09556).
 
@@ -166,10 +166,10 @@ def train_unet(
         scenes, rng = batch_of_scenes(settings.seed, step, settings.batch_size, practice=PRACTICE)
         captions = ["" if rng.random() < NO_CAPTION else training_caption(scene, rng) for scene in scenes]
         labels = encode([parse(caption) for caption in captions], reader.rows)
-        return {"x": pixels(scenes, rng), "ids": token_ids(tokenizer, captions), "labels": labels}
+        return {"images": pixels(scenes, rng), "ids": token_ids(tokenizer, captions), "labels": labels}
 
     def loss(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        x = batch["x"].contiguous(memory_format=torch.channels_last)
+        x = centred(batch["images"])
         with torch.autocast(device.type, torch.bfloat16):
             with torch.no_grad():
                 latents = vae.encode(x).latents.float() * vae.config.scaling_factor
@@ -183,7 +183,7 @@ def train_unet(
         snr = alphas[t] / (1 - alphas[t]).clamp(min=1e-8)
         # Down-weights only the nearly clean steps: what is in the picture is decided in the noisy ones.
         weight = (snr + 1).clamp(max=MAX_SNR) / (snr + 1)
-        error = ((prediction - target).square() * detail_weights(x)).mean(dim=(1, 2, 3))
+        error = ((prediction - target).square() * detail_weights(x, 4)).mean(dim=(1, 2, 3))
         reading = reader.loss(text.float(), batch["ids"], batch["labels"], tokenizer.eos_token_id)
         return {
             "loss": (weight * error).mean(),
@@ -191,16 +191,5 @@ def train_unet(
         }
 
     modules = {"unet": unet, "text_encoder": text_encoder, "head": reader}
-    train(modules, make_batch, loss, settings, folder, name="text-to-image")
+    train(modules, make_batch, loss, settings, folder, name="text-to-image", sample=sample)
     return unet
-
-
-def detail_weights(x: Tensor) -> Tensor:
-    """How much each place of the latents counts: [B, 3, H, W] in [-1, 1] to [B, 1, H/4, W/4] with mean 1.
-
-    Most of a picture is sky and ground. What a caption names (ears, glasses, a hat) fills a few places, full of edges.
-    """
-    edges = F.pad(x.diff(dim=-1).abs(), (0, 1)) + F.pad(x.diff(dim=-2).abs(), (0, 0, 0, 1))
-    detail = F.avg_pool2d(edges.mean(dim=1, keepdim=True), 4)
-    weights = 1 + DETAIL * (detail / detail.mean().clamp(min=1e-6)).clamp(max=3)
-    return weights / weights.mean()
