@@ -4,9 +4,10 @@
 
 Each method runs in alternation with plain guidance in one process; the ratio is the median over the pairs. Memory is
 the largest sum of live tensor bytes that PyTorch's allocator reports (CPU: through the profiler), over the plain run's.
-Beside the settings of Perp-Neg, NAG, ONG and VSF stands what the judge sees in 200 images: `kept` is the share that
-shows everything the prompt asks for, `removed` the share in which none of what was unwanted is left (one negative: the
-pairs of overlap.py; four: `FOUR`). A run that is stopped goes on where it was.
+Beside the settings of Perp-Neg stands what the judge sees in 200 images: `kept` is the share that shows everything the
+prompt asks for, `removed` the share in which none of what was unwanted is left (one negative: the pairs of overlap.py;
+four: `FOUR`). `--part judged` and `--part times` do one half each: only the times need a quiet machine. A run that is
+stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -31,8 +32,11 @@ from negguide.toyworld.judge import Judge
 from negguide.toyworld.measure import Rate, agreement, share
 
 PROMPT = "a bear wearing glasses"
-FOUR = ("black glasses", "brown fur", "in the snow", "a scarf")
-"""Four things to leave out of "a bear wearing glasses" and of the other kinds."""
+FOUR = {"black glasses": 3.0, "brown fur": 2.0, "in the snow": 0.3, "a scarf": 0.3}
+"""Four things to leave out of "a bear wearing glasses" and of the other kinds, and their weights: more for what the
+world mostly shows than for what it seldom does."""
+ALONE = 3.0
+"""Weight of a single negative: where overlap.py finds most removed with at least 95% kept."""
 LAST = {"start": 0.96, "stop": 1.0}
 """The window of the last step alone."""
 IMAGES = 4
@@ -41,15 +45,26 @@ STEPS = 20
 
 @dataclass(frozen=True)
 class Case:
-    """A row: the method for a list of negatives, and how many it is run with (0: it takes none in words)."""
+    """A row: the method for a list of negatives, how many it is run with (0: it takes none in words), and whether the
+    judge looks at its images too."""
 
     name: str
     method: Callable[[tuple[str, ...]], Any]
     negatives: int = 1
+    judged: bool = True
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(FOUR)[: self.negatives]
 
 
 def perp_neg(stop: float | None = None, **options: Any) -> Callable[[tuple[str, ...]], PerpNeg]:
-    return lambda texts: PerpNeg(*(Negative(text, stop=stop) for text in texts), **options)
+    def method(texts: tuple[str, ...]) -> PerpNeg:
+        weights = [ALONE] if len(texts) == 1 else [FOUR[text] for text in texts]
+        negatives = [Negative(text, weight, stop=stop) for text, weight in zip(texts, weights, strict=True)]
+        return PerpNeg(*negatives, **options)
+
+    return method
 
 
 def cases() -> list[Case]:
@@ -59,27 +74,22 @@ def cases() -> list[Case]:
             Case(f"Perp-Neg K={count}, whole run", perp_neg(1.0), count),
             Case(f"Perp-Neg K={count}, default window", perp_neg(), count),
             Case(f"Perp-Neg K={count}, refresh_every=2", perp_neg(refresh_every=2), count),
-            Case(f"Perp-Neg K={count}, refresh_every=3", perp_neg(refresh_every=3), count),
             Case(f"Perp-Neg K={count}, adaptive, whole run", perp_neg(1.0, adaptive=True), count),
-            Case(
-                f"Perp-Neg K={count}, adaptive, refresh_every=2",
-                perp_neg(adaptive=True, refresh_every=2),
-                count,
-            ),
         ]
     return [
         *rows,
-        Case("Perp-Neg K=2, whole run", perp_neg(1.0), 2),
-        Case("Perp-Neg K=2, default window", perp_neg(), 2),
-        Case("NAG, scale 2", lambda texts: NAG(*texts, scale=2.0, tau=5.0, alpha=1.0)),
-        Case("ONG, scale 1", lambda texts: ONG(*texts, scale=1.0)),
-        Case("VSF, scale 0.5", lambda texts: VSF(*texts, scale=0.5)),
+        Case("Perp-Neg K=4, first quarter", perp_neg(0.25), 4),
+        Case("Perp-Neg K=2, whole run", perp_neg(1.0), 2, judged=False),
+        Case("Perp-Neg K=2, default window", perp_neg(), 2, judged=False),
+        Case("NAG, scale 2", lambda texts: NAG(*texts, scale=2.0, tau=5.0, alpha=1.0), judged=False),
+        Case("ONG, scale 1", lambda texts: ONG(*texts, scale=1.0), judged=False),
+        Case("VSF, scale 0.5", lambda texts: VSF(*texts, scale=0.5), judged=False),
         Case("NegToMe, embedded model's values", lambda _: NegToMe("others", **TOYWORLD_DEFAULTS.negtome), 0),
         Case("NegToMe, published values", lambda _: NegToMe("others"), 0),
         # attached for the whole run, acting in its last step only, which is not counted
-        Case("off: Perp-Neg that rests", lambda _: PerpNeg(Negative(FOUR[0], **LAST)), 0),
+        Case("off: Perp-Neg that rests", lambda _: PerpNeg(Negative("black glasses", **LAST)), 0),
         Case("off: NegToMe that rests", lambda _: NegToMe("others", blocks="attn1$", **LAST), 0),
-        Case("off: NAG that rests", lambda _: NAG(Negative(FOUR[0], **LAST)), 0),
+        Case("off: NAG that rests", lambda _: NAG(Negative("black glasses", **LAST)), 0),
     ]
 
 
@@ -142,9 +152,7 @@ def judged(pipe: Any, judge: Judge, case: Case, per_cell: int) -> tuple[Rate, Ra
     else:
         for number, kind in enumerate(KINDS):
             prompt = f"a {kind} wearing glasses"
-            seen = _read(
-                pipe, judge, prompt, case.method(FOUR[: case.negatives]), 1000 * number, 4 * per_cell
-            )
+            seen = _read(pipe, judge, prompt, case.method(case.texts), 1000 * number, 4 * per_cell)
             kept += [all(agreement(parse(prompt), scene).values()) for scene in seen]
             removed += [none_left(scene, case.negatives) for scene in seen]
     return share(kept), share(removed)
@@ -173,9 +181,11 @@ def _read(pipe: Any, judge: Judge, prompt: str, guidance: Any, seed: int, count:
 
 
 def main() -> None:
-    args = arguments("Cost of negatives over plain guidance.", pairs=9, images_per_pair=10)
+    args = arguments("Cost of negatives over plain guidance.", pairs=9, images_per_pair=10, part="all")
     if args.pairs < 2:
         raise SystemExit(f"--pairs must be at least 2, got {args.pairs}: quartiles need two runs")
+    if args.part not in ("all", "judged", "times"):
+        raise SystemExit(f"--part must be all, judged or times, got {args.part!r}")
     pipe, judge = models()
     settings = {
         "images": IMAGES,
@@ -184,24 +194,30 @@ def main() -> None:
         "threads": args.threads,
         "judged": 20 * args.images_per_pair,
         "judged_steps": JUDGED_STEPS,
+        "weights": {"alone": ALONE, **FOUR},
     }
     path = args.out / "cost.json"
-    rows = rows_so_far(path, settings)
-    done = {row["name"] for row in rows}
-    base_peak = None
-    for case in tqdm([case for case in cases() if case.name not in done], desc="cost"):
-        if base_peak is None:
-            run(pipe, None)
-            base_peak = peak_bytes(pipe, None)
-        guidance = case.method(FOUR[: case.negatives])
-        found = ratios(pipe, guidance, args.pairs, inner=case.name.startswith("off"))
-        row: dict[str, Any] = {"name": case.name, "ratio": statistics.median(found), "ratios": found}
-        row["memory"] = peak_bytes(pipe, guidance) / base_peak
-        if case.negatives:
-            kept, removed = judged(pipe, judge, case, args.images_per_pair)
-            row |= {"kept": kept.to_dict(), "removed": removed.to_dict()}
-        rows.append(row)
-        write_json(path, settings, rows)
+    found = {row["name"]: row for row in rows_so_far(path, settings)}
+    rows = [found.get(case.name, {"name": case.name}) for case in cases()]
+    if args.part != "times":
+        for case, row in tqdm(list(zip(cases(), rows, strict=True)), desc="judged"):
+            if case.judged and case.negatives and "kept" not in row:
+                kept, removed = judged(pipe, judge, case, args.images_per_pair)
+                row |= {"kept": kept.to_dict(), "removed": removed.to_dict()}
+                write_json(path, settings, rows)
+    if args.part != "judged":
+        run(pipe, None)
+        base_peak = peak_bytes(pipe, None)
+        for case, row in tqdm(list(zip(cases(), rows, strict=True)), desc="times"):
+            if "ratios" not in row:
+                guidance = case.method(case.texts)
+                times = ratios(pipe, guidance, args.pairs, inner=case.name.startswith("off"))
+                row |= {"ratio": statistics.median(times), "ratios": times}
+                row["memory"] = peak_bytes(pipe, guidance) / base_peak
+                write_json(path, settings, rows)
+    rows = [row for row in rows if "ratios" in row]
+    if not rows:
+        return
     lines = []
     bars: dict[str, dict[str, Rate]] = {}
     for row in rows:

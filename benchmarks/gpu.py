@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from tqdm import tqdm
 
 import negguide
 from negguide import NAG, Negative, NegToMe, PerpNeg
-from negguide.guidance.matching import match_tiled
+from negguide.guidance.matching import match_each, match_tiled
 from negguide.toyworld.measure import Rate
 
 IMAGES = 4
@@ -176,7 +177,10 @@ def measure(
         return step_seconds(pipe, call, device, args.steps, args.size)
 
     def method() -> float:
-        way = mock.patch("negguide.guidance.tokens.match", MATCHING[case.matching]) if case.matching else None
+        way = None
+        if case.matching:
+            by = partial(match_each, one=MATCHING[case.matching])
+            way = mock.patch("negguide.guidance.tokens.match_others", by)
         with way or nullcontext():
             guided = {**call, "negative_guidance": case.method, **case.options}
             return step_seconds(pipe, guided, device, args.steps, args.size)

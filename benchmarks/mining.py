@@ -5,14 +5,18 @@
 - *First try*: every planned edit is painted once, with the classic prompt alone, with the classic negative prompt, and
   with Perp-Neg, from the same noise. *Accepted* is what the pair judge keeps, *right* the share whose four cells are
   right by the scene that the judge reads: each image shows its own caption and not the other one.
-- *Set*: a whole run with Perp-Neg, verification and tries again; the share of planned edits that end as a written pair,
-  and the share of written pairs that are right, beside the first row of the table above without any verification.
+- *Set*: a whole run with Perp-Neg, verification, tries again and a painted original for each pair; the share of planned
+  edits that end as a written pair, and the share of written pairs that are right, beside the first row of the table
+  above without any verification.
+- *Tells*: what captions alone, and images alone, say about which is the negative, in that set as it is, rebalanced, and
+  rebalanced with painted originals in the place of the originals: the best of all probes, tokens of the embedded CLIP
+  and its features among them.
 - *Speed*: images a second of the painter in batches, of the whole run, and of a loop that calls the pipeline once for
-  each image; what it costs to stop in the middle and to go on; peak memory.
+  each image; what it costs to stop in the middle, at the worst moment, and to go on; peak memory.
 - *Variety*: several edits of one caption, painted without and with NegToMe among them; mean pairwise 1 - cosine of the
   judge's features.
 
-A run that is stopped goes on where it was.
+The last table holds the goals of the project against what was measured. A run that is stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -30,11 +34,13 @@ from typing import Any
 
 import torch
 from diversity import distance
+from mining_tables import GROUPS, LABELS, show
 from PIL import Image
-from report import STEPS, arguments, models, plot_rates, print_table, rows_so_far, write_json
+from report import STEPS, arguments, models, rows_so_far, write_json
 from tqdm import tqdm
 
 from negguide import Negative, NegToMe, PerpNeg
+from negguide.mining import audit as auditing
 from negguide.mining.block import Miner
 from negguide.mining.edits import make_planner, plan
 from negguide.mining.item import CATEGORIES, Edit, Source
@@ -45,15 +51,20 @@ from negguide.mining.settings import Settings, seed_of
 from negguide.mining.shards import read_set
 from negguide.mining.sources import open_source
 from negguide.mining.verify.world import WorldJudge
-from negguide.models import TOYWORLD_DEFAULTS
+from negguide.models import TOYWORLD, TOYWORLD_DEFAULTS
 from negguide.toyworld import ACCESSORIES, Scene, parse
 from negguide.toyworld.judge import Judge
-from negguide.toyworld.measure import Rate, agreement, mean, share
+from negguide.toyworld.measure import agreement, mean, share
 from negguide.toyworld.scene import ABSENT
 
-LABELS = {"plain": "classic prompt", "negative-prompt": "classic negative prompt", "perp-neg": "Perp-Neg"}
 GROUP = 4
 """Edits of one caption in the measurement of variety."""
+CHOICES = {
+    "as mined": {},
+    "rebalanced": {"balance": True},
+    "rebalanced, painted originals": {"balance": True, "rendered": True},
+}
+"""Of the pairs in the measurement of tells, with what the audit is told."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +184,10 @@ class Stops:
 def mine(
     folder: Path, pipe: Any, count: int, shard_size: int, batch_size: int, steps: int, stop_after: int = 0
 ):
-    """A whole run; with ``stop_after`` it stops when so many images are painted. Returns (outcome, images, seconds)."""
+    """A whole run; with ``stop_after`` it stops when so many images are painted.
+
+    Returns (outcome, images, seconds, seconds of computing).
+    """
     source = open_source(f"toyworld:{count}")
     planner = make_planner("rules", world=True)
     settings = Settings(
@@ -186,23 +200,41 @@ def mine(
         batch_size=batch_size,
         absolute_margin=WorldJudge.margins.absolute_margin,
         shard_size=shard_size,
+        controls=1.0,
     )
     stops = Stops(painter(pipe, "perp-neg", batch_size, steps), stop_after)
     miner = Miner(settings, planner, stops, WorldJudge())
-    start = time.perf_counter()
+    start, computed = time.perf_counter(), time.process_time()
     outcome = None
     with suppress(Stopped):
         outcome = run(folder, settings, source, miner, made_by={})
-    return outcome, stops.images, time.perf_counter() - start
+    return outcome, stops.images, time.perf_counter() - start, time.process_time() - computed
+
+
+def tells(folder: Path) -> dict[str, Any] | None:
+    """{choice: how many pairs, and the best probe of each group}; None for a set that is too small to be judged."""
+    if not auditing.large_enough(auditing.read_pairs(folder)):
+        return None
+    found: dict[str, Any] = {}
+    for choice, options in CHOICES.items():
+        audit = auditing.audit(folder, tokenizer=TOYWORLD, features=TOYWORLD, **options)
+        of_choice = audit.mined if audit.rebalanced is None else audit.rebalanced
+        found[choice] = {"pairs": of_choice.pairs}
+        for group, verdicts in {"captions": of_choice.text, **of_choice.images}.items():
+            if group in GROUPS and verdicts:
+                best = max(verdicts, key=lambda name: verdicts[name].accuracies[auditing.OVERALL].value)
+                accuracy = verdicts[best].accuracies[auditing.OVERALL]
+                found[choice][group] = {"probe": best, **accuracy.to_dict()}
+    return found
 
 
 def the_set(pipe: Any, judge: Judge, args: Any) -> dict[str, Any]:
     """A whole run, and the same one stopped in the middle and gone on with."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "set"
-        outcome, images, seconds = mine(
-            folder, pipe, args.pairs, args.shard_size, args.batch_size, args.steps
-        )
+        made = (pipe, args.pairs, args.shard_size, args.batch_size, args.steps)
+        outcome, images, seconds, computed = mine(folder, *made)
+        peak = peak_memory()
         funnel = outcome.funnel
         rows = list(read_set(folder))
         pictures, captions = [], []
@@ -210,12 +242,11 @@ def the_set(pipe: Any, judge: Judge, args: Any) -> dict[str, Any]:
             names = (item.image_file_name, item.negative_image_file_name)
             pictures.append(tuple(Image.open(where / file).convert("RGB") for file in names))
             captions.append((item.caption, item.negative_caption))
-        _, _, nothing = mine(folder, pipe, args.pairs, args.shard_size, args.batch_size, args.steps)
+        _, _, nothing, _ = mine(folder, *made)
         stopped = Path(name) / "stopped"
-        _, before, first = mine(
-            stopped, pipe, args.pairs, args.shard_size, args.batch_size, args.steps, stop_after=images // 2
-        )
-        _, after, second = mine(stopped, pipe, args.pairs, args.shard_size, args.batch_size, args.steps)
+        _, before, _, first = mine(stopped, *made, stop_after=images // 2)
+        _, after, _, second = mine(stopped, *made)
+        told = tells(folder) if rows else None
     kept, lost = funnel.total("written"), funnel.total("planned") - funnel.total("written")
     return {
         "written": share([True] * kept + [False] * lost).to_dict(),
@@ -225,7 +256,9 @@ def the_set(pipe: Any, judge: Judge, args: Any) -> dict[str, Any]:
         "images": images,
         "nothing_to_do": nothing / seconds,
         "stopped_images": (before + after - images) / images,
-        "stopped_seconds": (first + second - seconds) / seconds,
+        "stopped_computing": (first + second - computed) / computed,
+        "tells": told,
+        "peak_memory": peak,
     }
 
 
@@ -290,50 +323,6 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def show(rows: Sequence[dict[str, Any]], out: Path) -> None:
-    """The tables and the plot."""
-    by_name = {row["name"]: row for row in rows}
-    tried = [row for row in rows if row["name"] in LABELS]
-    lines = [[LABELS[r["name"]], Rate(**r["accepted"]), Rate(**r["right"])] for r in tried]
-    print_table("Edits painted once", ("method", "accepted", "right, unverified"), lines)
-    bars = {
-        LABELS[r["name"]]: {"accepted": Rate(**r["accepted"]), "right": Rate(**r["right"])} for r in tried
-    }
-    plot_rates(out / "mining.png", "Edits painted once", bars)
-    made = by_name["set"]
-    lines = [
-        ["planned edits that are written", Rate(**made["written"])],
-        ["written pairs right in four cells", Rate(**made["right"]) if made["right"] else "none"],
-        ["images a second, checks and files included", f"{made['images'] / made['seconds']:.2f}"],
-        ["a run with nothing left to do, of a whole one", f"{made['nothing_to_do']:.2%}"],
-        ["images painted again after a stop half-way", f"{made['stopped_images']:.2%}"],
-        ["time lost by a stop half-way", f"{made['stopped_seconds']:.2%}"],
-        ["peak memory", f"{made['peak_memory']:.0f} MiB"],
-    ]
-    print_table("A set", ("", ""), lines)
-    fast = by_name["speed"]
-    lines = [
-        [name, f"{r['value']:.2f} [{r['low']:.2f}, {r['high']:.2f}]"]
-        for name, r in (
-            ("images a second, in batches", fast["batches"]),
-            ("images a second, one at a time", fast["loop"]),
-            ("ratio", fast["ratio"]),
-        )
-    ]
-    print_table("Painting", ("", ""), lines)
-    lines = []
-    for name in ("without NegToMe", "with NegToMe"):
-        apart = by_name[name]["distance"]
-        lines.append(
-            [
-                name,
-                f"{apart['value']:.3f} [{apart['low']:.3f}, {apart['high']:.3f}]",
-                Rate(**by_name[name]["right"]),
-            ]
-        )
-    print_table("Images of one caption", ("", "mean pairwise distance", "right, unverified"), lines)
-
-
 def main() -> None:
     args = arguments(
         "Hard-negative sets of the toy world.",
@@ -359,7 +348,7 @@ def main() -> None:
                 strict=True,
             )
         )
-    work["set"] = lambda: {**the_set(pipe, judge, args), "peak_memory": peak_memory()}
+    work["set"] = lambda: the_set(pipe, judge, args)
     work["speed"] = lambda: speed(pipe, pairs[: args.speed_pairs], args)
     work["without NegToMe"] = lambda: variety(pipe, judge, False, args)
     work["with NegToMe"] = lambda: variety(pipe, judge, True, args)

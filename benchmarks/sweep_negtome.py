@@ -21,7 +21,7 @@ from negguide.toyworld.measure import Rate
 
 BLOCKS = {
     "16x16": r"(down_blocks\.0|up_blocks\.1).*attn1$",
-    "8x8": r"(down_blocks\.1|mid|up_blocks\.0).*attn1$",
+    "8x8": r"(down_blocks\.1|mid_block|up_blocks\.0).*attn1$",
     "all": "attn1$",
 }
 ALPHAS = (1.0, 3.0, 10.0)

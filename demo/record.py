@@ -20,7 +20,7 @@ from negguide import Negative, PerpNeg
 from negguide.cli.errors import quiet_libraries
 from negguide.demo.backend import Backend, Run
 
-PROMPT, NEGATIVE = "a bear wearing glasses", Negative("black glasses", weight=1.5, stop=0.6)
+PROMPT, NEGATIVE = "a bear wearing glasses", Negative("black glasses", weight=3.0, stop=1.0)
 SEEDS, SIDE, GAP, TOP, BOTTOM = (0, 1, 2), 224, 12, 46, 34
 FRAMES, MILLISECONDS = 40, 70
 INK, PAPER, LINE = (28, 30, 38), (255, 255, 255), (99, 102, 241)

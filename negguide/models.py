@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ class Defaults:
     """What suits a model unless the user says otherwise.
 
     Attributes:
-        guidance_scale: of classifier-free guidance.
+        guidance_scale: of classifier-free guidance, where the pipeline is not asked (`own_guidance_scale`).
         negtome: arguments of `NegToMe` that differ from its own defaults.
     """
 
@@ -34,14 +35,54 @@ class Defaults:
 
 TOYWORLD_DEFAULTS = Defaults(
     guidance_scale=5.0,
-    # A small model's tokens are nearly parallel, so it is pushed harder, in all blocks and for longer than SDXL.
-    negtome=MappingProxyType({"alpha": 3.0, "threshold": 0.65, "stop": 0.5, "blocks": "attn1$"}),
+    # A small model's tokens are nearly parallel, so it is pushed much harder than SDXL; at its 8x8 feature maps, which
+    # decide what is seen and cost next to nothing.
+    negtome=MappingProxyType(
+        {
+            "alpha": 10.0,
+            "threshold": 0.65,
+            "stop": 0.25,
+            "blocks": r"(down_blocks\.1|mid_block|up_blocks\.0).*attn1$",
+        }
+    ),
 )
 
 
 def defaults(model: str) -> Defaults:
     """What suits `model`; the published values for every model but the embedded one."""
     return TOYWORLD_DEFAULTS if model == TOYWORLD else Defaults()
+
+
+TRUE_CFG_SCALE = 4.0
+"""With negatives, where a pipeline has true CFG and leaves it off unless asked: FLUX.1."""
+
+
+def own_guidance_scale(pipeline: Any, *, guided: bool) -> float:
+    """The guidance scale that suits a diffusers pipeline, or a class of them: the default of its call.
+
+    Where there is `true_cfg_scale` (FLUX.1, Qwen-Image) it is that one, and 1, off, unless `guided`: these pipelines
+    run without it when there is no negative prompt.
+
+    Args:
+        guided: whether something is asked for that needs classifier-free guidance.
+    """
+    accepted = inspect.signature(pipeline.__call__).parameters
+    if "true_cfg_scale" not in accepted:
+        return float(accepted["guidance_scale"].default)
+    if not guided:
+        return 1.0
+    own = float(accepted["true_cfg_scale"].default)
+    return own if own > 1 else TRUE_CFG_SCALE
+
+
+def not_from_words(pipeline: Any) -> str | None:
+    """Why a diffusers pipeline, or a class of them, draws no pictures from words alone; None when it does."""
+    accepted = inspect.signature(pipeline.__call__).parameters
+    if "num_videos_per_prompt" in accepted:
+        return "makes videos"
+    if {"strength", "controlnet_conditioning_scale"} & set(accepted):
+        return "starts from a picture"
+    return None
 
 
 def check_model(model: str) -> str:
@@ -123,11 +164,18 @@ def _load(model: str, dtype: torch.dtype) -> Any:
     try:
         return DiffusionPipeline.from_pretrained(model, dtype=dtype, use_safetensors=True)
     except Exception as error:
-        # A model that is missing, unreachable or broken fails in many ways, with pages of text; the cause stays.
-        reason = re.sub(r"\s*\([^()]*\)", "", str(error)).strip().partition("\n")[0].partition(". ")[0]
         raise ValueError(
-            f"model={model!r} cannot be loaded: {reason or type(error).__name__}; use {_RIGHT}"
+            f"model={model!r} cannot be loaded: {first_sentence(error)}; use {_RIGHT}"
         ) from error
+
+
+def first_sentence(error: Exception) -> str:
+    """The gist of an error while loading a model, which may hold pages of text; its name where there is none.
+
+    A model that is missing, unreachable or broken fails in many ways.
+    """
+    text = re.sub(r"\s*\([^()]*\)", "", str(error)).strip().partition("\n")[0].partition(". ")[0]
+    return text or type(error).__name__
 
 
 def _fingerprint(folder: Path) -> str:

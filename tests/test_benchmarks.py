@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -59,11 +60,12 @@ def test_every_method_of_overlap_draws_something_else(models):
     pair = overlap.pairs()[0]
 
     def draw(method, weight):
-        return overlap.draw(pipe, method, pair, weight, [0], steps=3)[0].tobytes()
+        return np.asarray(overlap.draw(pipe, method, pair, weight, [0], steps=3)[0]).astype(int)
 
     images = {method: draw(method, 2.0) for method in ("plain", *overlap.WEIGHTS)}
-    assert len(set(images.values())) == 1 + len(overlap.WEIGHTS)
-    assert draw("perp-neg", 0.0) == images["plain"]
+    assert len({image.tobytes() for image in images.values()}) == 1 + len(overlap.WEIGHTS)
+    # a third row in the batch rounds bfloat16 otherwise
+    assert np.abs(draw("perp-neg", 0.0) - images["plain"]).mean() < 0.5
 
 
 def test_a_weight_of_one_is_the_classic_negative_prompt(models):
@@ -131,7 +133,8 @@ def test_cost_measures_time_memory_and_what_is_removed(models, monkeypatch):
     monkeypatch.setattr(cost, "IMAGES", 2)
     monkeypatch.setattr(cost, "JUDGED_STEPS", 2)
     case = next(case for case in cost.cases() if case.name == "Perp-Neg K=4, whole run")
-    guidance = case.method(cost.FOUR)
+    guidance = case.method(case.texts)
+    assert [n.weight for n in guidance.negatives] == list(cost.FOUR.values())
     whole, inner = cost.run(pipe, guidance)
     assert whole > inner > 0
     assert len(cost.ratios(pipe, guidance, 2)) == 2

@@ -89,7 +89,9 @@ def test_reference_images_are_kept_as_a_tuple() -> None:
         (lambda: NegToMe(alpha=INF), ValueError, "alpha"),
         (lambda: NegToMe(threshold=1.1), ValueError, r"threshold .*\[-1, 1\], got 1.1"),
         (lambda: NegToMe(threshold=NAN), ValueError, "threshold"),
-        (lambda: NegToMe(start=0.3), ValueError, "start=0.3, stop=0.2"),
+        (lambda: NegToMe(start=0.3, stop=0.2), ValueError, "start=0.3, stop=0.2"),
+        (lambda: NegToMe(start=1.0), ValueError, "start=1.0"),
+        (lambda: NegToMe(stop="late"), TypeError, "stop must be a number, got 'late'"),
         (lambda: NegToMe(max_push=0), ValueError, "max_push"),
         (lambda: NegToMe(max_push=INF), ValueError, "max_push"),
         (lambda: NegToMe(center=1), TypeError, "center"),
@@ -109,6 +111,7 @@ def test_bad_input_is_named_with_its_value(make: Any, error: type[Exception], sa
 METHODS = [
     PerpNeg(Negative("black glasses", 1.5, 0.1, 0.6), "hat", joint=True),
     NegToMe(),
+    NegToMe(start=0.5, threshold=0.3),
     NegToMe("first", 10, -0.5, 0.1, 0.9, blocks="attn1", center=True, max_push=0.3),
 ]
 
@@ -116,6 +119,12 @@ METHODS = [
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_without_images_survives_json(method: Any) -> None:
     assert method_from_dict(json.loads(json.dumps(method.to_dict()))) == method
+
+
+def test_what_is_left_to_the_model_family_stays_so_in_json() -> None:
+    stored = json.loads(json.dumps(NegToMe().to_dict()))
+    assert (stored["threshold"], stored["stop"]) == (None, None)
+    assert method_from_dict(stored) == NegToMe() != NegToMe(threshold=0.65, stop=0.2)
 
 
 def test_json_says_what_an_image_is_and_refuses_to_guess_it_back() -> None:

@@ -63,12 +63,15 @@ def audit(
 ) -> None:
     """Say how well captions alone, and images alone, tell the negatives of SET; chance is 50%.
 
-    Also finds near-duplicates. Writes report.md, audit.png and audit.json. No item is ever deleted.
+    Also finds near-duplicates. Writes report.md, audit.png and audit.json, and a summary into the card of a mined
+    set. No item is ever deleted.
     """
     try:
         from negguide.mining import audit as auditing
     except ImportError as error:
         raise ValueError(str(error)) from error
+    from negguide.mining.card import AUDIT, write_card
+    from negguide.mining.shards import FUNNEL
 
     with waiting("auditing"):
         found = auditing.audit(
@@ -83,13 +86,16 @@ def audit(
             rendered=rendered,
             device=device,
         )
-    place = out or (folder / "audit" if folder.is_dir() else folder.with_name(f"{folder.stem}-audit"))
+    place = out or (folder / AUDIT if folder.is_dir() else folder.with_name(f"{folder.stem}-audit"))
     paths = auditing.write_report(found, place)
     if found.balance is not None:
         # beside the set, where the readers of the set look for it
         kept = (folder if folder.is_dir() and out is None else place) / auditing.REBALANCED
         auditing.write_rebalanced(found.balance, kept, found.settings)
         paths.append(kept)
+    if out is None and auditing.is_mined(folder) and (folder / FUNNEL).is_file():
+        # a complete set: its card says what was found
+        write_card(folder)
     for line in auditing.verdict_lines(found):
         remark(line)
     for path in paths:

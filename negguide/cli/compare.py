@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from negguide.cli import options
+from negguide.cli.output import remark
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,7 +38,7 @@ IN_WORDS = ("perp-neg", "nag", "ong", "vsf")
 
 
 def compare(
-    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    prompt: Annotated[str, typer.Argument(help=options.PROMPT_HELP)],
     negative: options.NegativeOption = None,
     joint: options.JointOption = False,
     refresh_every: options.RefreshOption = 1,
@@ -80,13 +82,15 @@ def compare(
 ) -> None:
     """Draw PROMPT with several methods on the same seeds: rows are seeds, columns methods or weights.
 
-    Writes one PNG with its settings inside.
+    Columns, unless --methods or --weights says which: plain; with --negative the classic negative prompt and Perp-Neg;
+    NegToMe with --negtome or --reference, and where there is no --negative. Writes one PNG with its settings inside.
     """
     from negguide.cli.attachments import Attachments
-    from negguide.cli.job import Job, choose_device, choose_dtype, describe, draw, draw_with_traces
+    from negguide.cli.job import Job, choose_device, choose_dtype, describe, draw
     from negguide.models import check_model, defaults, revision
     from negguide.pictures import file_name, grid, save_png, versions
 
+    options.check_folder(out)
     model = check_model(model)
     suited = defaults(model)
     attachments = Attachments()
@@ -126,7 +130,7 @@ def compare(
         prompt=prompt,
         model=model,
         steps=steps,
-        guidance_scale=suited.guidance_scale if guidance_scale is None else guidance_scale,
+        guidance_scale=options.guidance_scale(guidance_scale, model),
         seeds=tuple(range(seed, seed + num_images)),
         device=device,
         dtype=choose_dtype(dtype, device, model),
@@ -134,28 +138,35 @@ def compare(
     if weights is not None and minus is not None:
         labels, jobs = _weighted(plain, minus, weights)
     else:
+        try:
+            together = (
+                _together(plain.model, minus) if any("negative-prompt" in name for name in wanted) else ""
+            )
+        except ValueError as error:
+            if methods is not None:
+                raise ValueError(f"--methods {methods!r}: no column negative-prompt, for {error}") from error
+            remark(f"without the column negative-prompt: {error}")
+            wanted.remove("negative-prompt")
+            together = ""
         labels = ["+".join(LABELS[part] for part in name.split("+")) for name in wanted]
-        jobs = [_with(plain, name.split("+"), in_words, apart) for name in wanted]
+        jobs = [_with(plain, name.split("+"), in_words, apart, together) for name in wanted]
     _check_used(jobs, minus, apart)
     if explain and not any(job.methods for job in jobs):
         raise ValueError(
             "--explain shows what methods do, and no column has one; give --negative or --negtome"
         )
-    traces: list[Any] = []
-    if explain:
-        pictures, traces = (list(part) for part in zip(*draw_with_traces(jobs), strict=True))
-    else:
-        pictures = draw(jobs)
+    drawn = draw(jobs, trace=explain)
+    jobs = [one.job for one in drawn]
 
     title = f"“{prompt}”"
     if minus is not None:
         title += " minus " + " and ".join(f"“{n.prompt}”" for n in minus.negatives)
     sheet = grid(
-        [[column[row] for column in pictures] for row in range(num_images)],
+        [[one.images[row] for one in drawn] for row in range(num_images)],
         row_labels=[f"seed {s}" for s in plain.seeds],
         column_labels=labels,
         title=title,
-        footer=describe(plain, methods=[*{m: None for job in jobs for m in job.methods}]),
+        footer=describe(jobs[0], methods=[*{m: None for job in jobs for m in job.methods}]),
     )
     columns = [{"label": a, **b.to_dict(attachments.save)} for a, b in zip(labels, jobs, strict=True)]
     settings = {"command": "compare", "columns": columns, "revision": revision(model), "versions": versions()}
@@ -164,9 +175,9 @@ def compare(
     attachments.write(out)
     save_png(sheet, path, settings)
     typer.echo(path)
-    for name, images, trace in zip(wanted or labels, pictures, traces, strict=False):
-        if trace is not None:
-            _explain(trace, images, path.with_name(f"{path.stem}-{file_name(name)}"), settings)
+    for name, one in zip(wanted or labels, drawn, strict=True):
+        if one.trace is not None:
+            _explain(one.trace, one.images, path.with_name(f"{path.stem}-{file_name(name)}"), settings)
 
 
 def _explain(trace: Trace, images: list[Image.Image], path: Path, settings: Mapping[str, Any]) -> None:
@@ -210,10 +221,17 @@ def _columns(methods: str | None, weights: str | None, minus: bool, apart: bool)
             )
         if not minus and {"negative-prompt", *IN_WORDS} & set(parts):
             raise ValueError(f"--methods {methods!r}: {name!r} needs something to leave out; give --negative")
+    _check_once("--methods", wanted)
     return wanted
 
 
 def _weighted(plain: Job, minus: PerpNeg, weights: str) -> tuple[list[str], list[Job]]:
+    for negative in minus.negatives:
+        if negative.weight != 1.0:
+            raise ValueError(
+                f"--weights takes the place of the weight {negative.weight:g} of --negative {negative.prompt!r}; leave "
+                "out one of the two"
+            )
     labels, jobs = ["plain"], [plain]
     for text in weights.split(","):
         try:
@@ -227,22 +245,47 @@ def _weighted(plain: Job, minus: PerpNeg, weights: str) -> tuple[list[str], list
         negatives = [replace(negative, weight=weight) for negative in minus.negatives]
         labels.append(f"weight {weight:g}")
         jobs.append(replace(plain, methods=(minus.with_negatives(*negatives),)))
+    _check_once("--weights", labels)
     return labels, jobs
 
 
-def _with(plain: Job, parts: list[str], in_words: Mapping[str, Any], apart: NegToMe | None) -> Job:
-    from negguide.models import TOYWORLD
+def _check_once(option: str, columns: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(columns).items() if count > 1]
+    if twice:
+        raise ValueError(f"{option}: {', '.join(twice)} is there more than once; each column differs")
 
+
+def _together(model: str, minus: PerpNeg) -> str:
+    """All negatives as one negative prompt.
+
+    Raises:
+        ValueError: when the toy world's grammar has no place for all of them.
+    """
+    from negguide.models import TOYWORLD
+    from negguide.toyworld.language import joined
+
+    texts = [negative.prompt for negative in minus.negatives]
+    if model != TOYWORLD:
+        return ", ".join(texts)
+    try:
+        return joined(texts)
+    except ValueError as error:
+        raise ValueError(
+            f"the negatives make no negative prompt of the toy world together ({error})"
+        ) from error
+
+
+def _with(
+    plain: Job, parts: list[str], in_words: Mapping[str, Any], apart: NegToMe | None, negative_prompt: str
+) -> Job:
     found: list[Method] = [in_words[name] for name in IN_WORDS if name in parts]
-    changes: dict[str, Any] = {}
     if "negtome" in parts and apart is not None:
         found.append(apart)
-    if "negative-prompt" in parts:
-        # the toy world's grammar has "and" between fragments
-        negatives = in_words["perp-neg"].negatives
-        together = (" and " if plain.model == TOYWORLD else ", ").join(n.prompt for n in negatives)
-        changes["negative_prompt"] = together
-    return replace(plain, methods=tuple(found), **changes)
+    return replace(
+        plain,
+        methods=tuple(found),
+        negative_prompt=negative_prompt if "negative-prompt" in parts else "",
+    )
 
 
 def _check_used(jobs: list[Job], minus: PerpNeg | None, apart: NegToMe | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,17 +15,15 @@ from negguide.cli import options
 from negguide.cli.output import remark
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from negguide.cli.attachments import Attachments
-    from negguide.cli.job import Job
+    from negguide.cli.job import Drawn
 
 _FREE_AT_REPLAY = {"replay", "out"}
 
 
 def generate(
     ctx: typer.Context,
-    prompt: Annotated[str | None, typer.Argument(help="What to draw.")] = None,
+    prompt: Annotated[str | None, typer.Argument(help=options.PROMPT_HELP)] = None,
     negative: options.NegativeOption = None,
     joint: options.JointOption = False,
     refresh_every: options.RefreshOption = 1,
@@ -64,6 +62,7 @@ def generate(
 
     Writes one PNG per image with its settings inside, and a JSON file that --from replays.
     """
+    options.check_folder(out)
     if replay is not None:
         _replay(ctx, replay, out)
         return
@@ -96,12 +95,12 @@ def generate(
         methods=tuple(one for one in methods if one is not None),
         model=model,
         steps=steps,
-        guidance_scale=suited.guidance_scale if guidance_scale is None else guidance_scale,
+        guidance_scale=options.guidance_scale(guidance_scale, model),
         seeds=tuple(range(seed, seed + num_images)),
         device=device,
         dtype=choose_dtype(dtype, device, model),
     )
-    _write(job, draw([job])[0], attachments, out)
+    _write(draw([job])[0], attachments, out)
 
 
 def _replay(ctx: typer.Context, source: Path, out: Path) -> None:
@@ -132,22 +131,23 @@ def _replay(ctx: typer.Context, source: Path, out: Path) -> None:
         expected = _recorded(settings, source, len(job.seeds))
     except (TypeError, ValueError) as error:
         raise ValueError(f"--from {source}: {error}") from error
-    made = _write(job, draw([job])[0], attachments, out)
+    made = _write(draw([job])[0], attachments, out)
     _compare(settings, made, expected)
 
 
-def _write(job: Job, images: Sequence[Image.Image], attachments: Attachments, out: Path) -> dict[str, Any]:
+def _write(drawn: Drawn, attachments: Attachments, out: Path) -> dict[str, Any]:
     """Write all files; returns the content of the JSON file."""
     from negguide.models import revision
     from negguide.pictures import file_name, save_json, save_png, versions
 
+    job = drawn.job
     stored = job.to_dict(attachments.save)
     digest = hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
     name = f"{file_name(job.prompt)}-{digest[:8]}"
     settings = {"command": "generate", **stored, "revision": revision(job.model), "versions": versions()}
     attachments.write(out)
     records = []
-    for i, (image, seed) in enumerate(zip(images, job.seeds, strict=True)):
+    for i, (image, seed) in enumerate(zip(drawn.images, job.seeds, strict=True)):
         path = out / f"{name}-seed{seed}.png"
         content = save_png(image, path, {**settings, "image": i})
         records.append({"file": path.name, "seed": seed, "sha256": hashlib.sha256(content).hexdigest()})

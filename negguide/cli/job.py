@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from PIL import Image
 
 from negguide.cli.errors import quiet_libraries
 from negguide.cli.output import steps_bar, waiting
+from negguide.integration.negtome import suited
 from negguide.methods import (
     Load,
     Method,
@@ -23,10 +24,11 @@ from negguide.methods import (
     Save,
     method_from_dict,
 )
-from negguide.models import TOYWORLD, load_pipeline
+from negguide.models import TOYWORLD, load_pipeline, not_from_words, own_guidance_scale
 from negguide.version import __version__
 
 if TYPE_CHECKING:
+    from negguide.integration.family import Family
     from negguide.integration.trace import Trace
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -40,7 +42,9 @@ class Job:
         prompt, negative_prompt: as diffusers takes them; negative_prompt "" = without.
         methods: negative guidance, at most one of each kind.
         model: "toyworld", a folder or a hub id.
-        steps, guidance_scale: of the sampler.
+        steps: of the sampler.
+        guidance_scale: of classifier-free guidance (true CFG where a pipeline has it); None until the model is loaded =
+            what suits its pipeline.
         seeds: one per image; each image has a generator of its own.
         device, dtype: by name.
 
@@ -51,7 +55,7 @@ class Job:
     prompt: str
     model: str
     steps: int
-    guidance_scale: float
+    guidance_scale: float | None
     seeds: tuple[int, ...]
     negative_prompt: str = ""
     methods: tuple[Method, ...] = ()
@@ -64,13 +68,12 @@ class Job:
                 raise TypeError(f"{name} must be of type {kind.__name__}, got {getattr(self, name)!r}")
         if not self.prompt.strip():
             raise ValueError("PROMPT is empty; say what to draw, e.g. 'a bear wearing glasses'")
+        if self.negative_prompt and not self.negative_prompt.strip():
+            raise ValueError("--negative-prompt is blank; say what to leave out, or leave it out")
         if self.steps < 1:
             raise ValueError(f"--steps must be at least 1, got {self.steps}")
-        scale = self.guidance_scale
-        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 <= scale < float("inf"):
-            raise ValueError(f"--guidance-scale must be a finite number >= 0, got {scale!r}")
-        if self.negative_prompt and scale <= 1:
-            raise ValueError(f"--negative-prompt acts only with --guidance-scale above 1, got {scale}")
+        if self.guidance_scale is not None:
+            self._check_guidance_scale(self.guidance_scale)
         if not self.seeds:
             raise ValueError("--num-images must be at least 1")
         for seed in self.seeds:
@@ -80,18 +83,29 @@ class Job:
         if self.model == TOYWORLD:
             check_vocabulary([self.prompt, self.negative_prompt, *(n.prompt for n in self.negatives)])
 
+    def _check_guidance_scale(self, scale: Any) -> None:
+        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 <= scale < float("inf"):
+            raise ValueError(f"--guidance-scale must be a finite number >= 0, got {scale!r}")
+        if self.negative_prompt and scale <= 1:
+            raise ValueError(f"--negative-prompt acts only with --guidance-scale above 1, got {scale}")
+        if scale <= 1 and any(isinstance(method, PerpNeg) for method in self.methods):
+            raise ValueError(
+                f"--negative acts only with --guidance-scale above 1, got {scale}; --method nag, ong or vsf acts "
+                "without guidance"
+            )
+
     def _check_methods(self) -> None:
         for method in self.methods:
-            if isinstance(method, PerpNeg) and self.guidance_scale <= 1:
-                raise ValueError(
-                    f"--negative acts only with --guidance-scale above 1, got {self.guidance_scale}; --method nag, "
-                    "ong or vsf acts without guidance"
-                )
             if isinstance(method, NegToMe) and not method.images and len(self.seeds) < 2:
                 raise ValueError(
                     f"--negtome {method.reference} compares the images of one call, so --num-images must be at least "
                     "2, got 1; or give --reference image.png"
                 )
+
+    @property
+    def guided(self) -> bool:
+        """Whether it asks for something that needs classifier-free guidance."""
+        return bool(self.negative_prompt) or any(isinstance(method, PerpNeg) for method in self.methods)
 
     @property
     def negatives(self) -> tuple[Negative, ...]:
@@ -128,15 +142,17 @@ class Job:
 
 
 def check_vocabulary(texts: Sequence[str]) -> None:
-    """Refuse words that the toy world does not know.
+    """Refuse words that the toy world does not know, and texts without any.
 
     Raises:
         ValueError: with the text and the vocabulary.
     """
     from negguide.toyworld.language import parse
+    from negguide.toyworld.scene import Scene
 
     for text in texts:
-        parse(text)
+        if parse(text) == Scene(()) and text:
+            raise ValueError(f"{text!r} holds no word; write a caption like 'a bear wearing glasses'")
 
 
 def choose_device(name: str) -> str:
@@ -170,32 +186,61 @@ def choose_dtype(name: str, device: str, model: str) -> str:
     return name
 
 
-def draw(jobs: Sequence[Job]) -> list[list[Image.Image]]:
-    """Load the model and run each job: one image per seed. All jobs share model, device and dtype.
+@dataclass(frozen=True)
+class Drawn:
+    """A job with everything that was left to the pipeline, its images, one for each seed, and what its methods did."""
+
+    job: Job
+    images: list[Image.Image]
+    trace: Trace | None
+
+
+def draw(jobs: Sequence[Job], *, trace: bool = False) -> list[Drawn]:
+    """Load the model and run each job. All jobs share model, device and dtype.
+
+    Jobs without a guidance scale get the same one, what suits the pipeline when one of them needs guidance, so that
+    they differ by what they ask for alone.
+
+    Args:
+        trace: also say of each job that has methods what they did.
 
     Raises:
         ValueError: when the model cannot be loaded, when the device has too little memory, and for what the
             pipeline refuses.
     """
-    return [images for images, _ in _drawn(jobs, trace=False)]
-
-
-def draw_with_traces(jobs: Sequence[Job]) -> list[tuple[list[Image.Image], Trace | None]]:
-    """`draw`, and with the images of each job that has methods the trace of what they did."""
-    return _drawn(jobs, trace=True)
-
-
-def _drawn(jobs: Sequence[Job], trace: bool) -> list[tuple[list[Image.Image], Trace | None]]:
     quiet_libraries()
     first = jobs[0]
     with waiting(f"loading {first.model}"):
         pipe = load_pipeline(first.model, dtype=DTYPES[first.dtype], device=first.device)
     pipe.set_progress_bar_config(disable=True)
+    _check_pipeline(pipe, jobs)
+    own = own_guidance_scale(pipe, guided=any(job.guided for job in jobs))
+    jobs = [_settled(job, own, pipe.family) for job in jobs]
     count = sum(len(job.seeds) for job in jobs)
     with steps_bar(
         f"drawing {count} image{'s' if count > 1 else ''}", sum(job.steps for job in jobs)
     ) as advance:
-        return [_run(pipe, job, trace and bool(job.methods), advance) for job in jobs]
+        return [Drawn(job, *_run(pipe, job, trace and bool(job.methods), advance)) for job in jobs]
+
+
+def _settled(job: Job, guidance_scale: float, family: Family) -> Job:
+    """The job with everything said that was left to the pipeline, so that its record is whole."""
+    methods = tuple(suited(m, family) if isinstance(m, NegToMe) else m for m in job.methods)
+    if job.guidance_scale is not None:
+        guidance_scale = job.guidance_scale
+    return replace(job, guidance_scale=guidance_scale, methods=methods)
+
+
+def _check_pipeline(pipe: Any, jobs: Sequence[Job]) -> None:
+    kind = type(pipe).__name__.removeprefix("NegGuide")
+    reason = not_from_words(pipe)
+    if reason is not None:
+        raise ValueError(
+            f"--model {jobs[0].model}: {kind} {reason}; give a text-to-image model, or call it from Python"
+        )
+    negative_prompts = any(job.negative_prompt for job in jobs)
+    if negative_prompts and "negative_prompt" not in signature(pipe.__call__).parameters:
+        raise ValueError(f"--negative-prompt: {kind} takes none; leave it out, or say it as a --negative")
 
 
 def _run(
@@ -205,21 +250,16 @@ def _run(
         advance()
         return tensors
 
-    accepted = inspect.signature(pipe.__call__).parameters
-    if "num_videos_per_prompt" in accepted:
-        raise ValueError(f"--model {job.model}: {type(pipe).__name__} makes videos; call it from Python")
-    if job.negative_prompt and "negative_prompt" not in accepted:
-        raise ValueError(
-            f"--negative-prompt: {type(pipe).__name__} takes none; leave it out, or say it as a --negative"
-        )
-    arguments: dict[str, Any] = {"negative_prompt": job.negative_prompt or None}
-    # FLUX and Qwen-Image have guidance of their own beside this one, and need a negative prompt to be guided by it
+    accepted = signature(pipe.__call__).parameters
+    # FLUX.1 and Qwen-Image have guidance of their own beside this one, and need a negative prompt to be guided by it
     true_cfg = "true_cfg_scale" in accepted
-    arguments["true_cfg_scale" if true_cfg else "guidance_scale"] = job.guidance_scale
-    if true_cfg and job.guidance_scale > 1:
+    arguments: dict[str, Any] = {"true_cfg_scale" if true_cfg else "guidance_scale": job.guidance_scale}
+    if job.negative_prompt or (true_cfg and arguments["true_cfg_scale"] > 1):
         arguments["negative_prompt"] = job.negative_prompt
     if "callback_on_step_end" in accepted:
         arguments["callback_on_step_end"] = on_step_end
+    else:  # PixArt-Sigma has the older kind
+        arguments["callback"] = lambda *_: advance()
     try:
         output = pipe(
             prompt=job.prompt,
@@ -229,7 +269,7 @@ def _run(
             num_images_per_prompt=len(job.seeds),
             # on the CPU, so that a seed is the same noise on every device
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in job.seeds],
-            **{name: value for name, value in arguments.items() if name in accepted},
+            **arguments,
         )
     except torch.OutOfMemoryError as error:
         raise ValueError(
@@ -239,7 +279,11 @@ def _run(
 
 
 def describe(job: Job, methods: Sequence[Method] | None = None) -> str:
-    """One line that says how the images are made, for the foot of a picture; `methods` instead of the job's own."""
+    """One line that says how the images of a drawn job were made, for the foot of a picture.
+
+    Args:
+        methods: instead of the job's own.
+    """
     # of a folder, its name
     parts = [
         Path(job.model).name if Path(job.model).is_absolute() else job.model,
@@ -255,7 +299,7 @@ def describe(job: Job, methods: Sequence[Method] | None = None) -> str:
         else:
             kind = method.reference if isinstance(method.reference, str) else "reference images"
             numbers = f"alpha {method.alpha:g}, threshold {method.threshold:g}"
-            parts.append(f"NegToMe: {kind}, {numbers}, {_window(method.start, method.stop)}")
+            parts.append(f"NegToMe: {kind}, {numbers}, {_window(*method.window)}")
     return " · ".join([*parts, f"negguide {__version__}"])
 
 

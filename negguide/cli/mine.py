@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections import Counter
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from negguide.mining.funnel import Funnel
 
 TOYWORLD_STEPS = 12
+AUDITED = 10_000
+"""Sets of more pairs are not audited at once: near-duplicates are looked for among all images."""
 _IN, _PLAN, _PAINT, _CHECK, _RUN = "Input", "Plan", "Paint", "Check", "Run"
 
 
@@ -178,8 +181,8 @@ def mine(
     """Make a set of hard negatives in --out, or go on with it.
 
     Plans edits of each caption, paints them, keeps what the judge finds right in all four cells, and writes an
-    imagefolder with a card and a contact sheet. It can be killed at any time; the same command goes on, also in several
-    processes at once (accelerate launch -m negguide mine ...).
+    imagefolder with a card, a contact sheet and an audit. It can be killed at any time; the same command goes on, also
+    in several processes at once (accelerate launch -m negguide mine ...).
     """
     began = time.monotonic()
     from negguide.cli.errors import quiet_libraries
@@ -254,6 +257,7 @@ def mine(
         return
     from negguide.mining.card import write_card
 
+    verdicts = _audited(out, outcome.funnel.total("written"))
     write_card(out)
     show(outcome.funnel)
     seconds = time.monotonic() - began
@@ -261,6 +265,8 @@ def mine(
         f"{painted.total()} images painted in {seconds:.0f} s ({painted.total() / seconds:.2f} a second), "
         f"{_peak_memory(device)}"
     )
+    for line in verdicts:
+        remark(line)
     typer.echo(out)
 
 
@@ -300,6 +306,29 @@ def show(funnel: Funnel) -> None:
     for row in reasons:
         table.add_row(*row)
     console.print(table)
+
+
+def _audited(out: Path, written: int) -> list[str]:
+    """What an audit of the set finds, for its card; nothing where the set is too small or too large, or was audited."""
+    try:
+        from negguide.mining import audit as auditing
+    except ImportError as error:
+        # all that mining itself needs is there
+        return [f"not audited: {error}"]
+    from negguide.mining.card import AUDIT
+
+    done = out / AUDIT / "audit.json"
+    if written > AUDITED or (
+        done.is_file() and json.loads(done.read_text(encoding="utf-8"))["mined"]["pairs"] == written
+    ):
+        return []
+    # a set without items has no pairs to be read
+    if not written or not auditing.large_enough(auditing.read_pairs(out)):
+        return ["not audited: too few pairs to be judged"]
+    with waiting("auditing"):
+        found = auditing.audit(out)
+        auditing.write_report(found, out / AUDIT)
+    return auditing.verdict_lines(found)
 
 
 def _where(device: str, dtype: str, model: str, local: int) -> tuple[str, str]:

@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from rich.console import Console
 from rich.table import Table
 
-from negguide.models import TOYWORLD, Defaults, defaults
+from negguide.cli.output import waiting
+from negguide.models import TOYWORLD, defaults, not_from_words, own_guidance_scale
+
+if TYPE_CHECKING:
+    from negguide.methods import NegToMe
 
 
 def models() -> None:
-    """Show the embedded model and the supported families of diffusers pipelines."""
-    from negguide.integration.families import PIPELINES
+    """Show the embedded model and the supported families of diffusers pipelines, with what each has unless told.
 
-    table = Table(title="What --model takes", title_justify="left", title_style="bold")
+    generate, compare and demo draw from words alone; pipelines that start from a picture or make videos take negatives
+    from Python. FLUX.1 and Qwen-Image have a guidance of their own; the scale shown is that of their true CFG.
+    """
+    import diffusers
+
+    from negguide.integration.families import PIPELINES
+    from negguide.integration.negtome import suited
+    from negguide.methods import NegToMe
+
+    table = Table(title="Models that take negatives", title_justify="left", title_style="bold")
     for heading in ("--model", "what it is", "guidance scale", "NegToMe"):
         table.add_column(heading, overflow="fold")
-    table.add_row(TOYWORLD, "embedded, 64x64, a closed vocabulary", *_suited(defaults(TOYWORLD)))
-    for pipeline, family in PIPELINES.items():
-        table.add_row("folder or hub id", f"{family.name}, as {pipeline}", *_suited(Defaults()))
+    own = defaults(TOYWORLD)
+    method = _negtome(NegToMe(**own.negtome))
+    table.add_row(TOYWORLD, "embedded, 64x64, a closed vocabulary", f"{own.guidance_scale:g}", method)
+    # the classes are imported, for their defaults
+    with waiting("asking diffusers"):
+        for name, family in PIPELINES.items():
+            pipeline = getattr(diffusers, name)
+            place = "folder or hub id" if not_from_words(pipeline) is None else "from Python"
+            method = _negtome(suited(NegToMe(), family))
+            table.add_row(place, f"{family.name}, as {name}", _guidance_scale(pipeline), method)
     Console().print(table)
 
 
-def _suited(suited: Defaults) -> tuple[str, str]:
-    from negguide.methods import NegToMe
+def _guidance_scale(pipeline: Any) -> str:
+    plain, guided = (own_guidance_scale(pipeline, guided=guided) for guided in (False, True))
+    return f"{plain:g}" if plain == guided else f"{guided:g} with negatives, else off"
 
-    method = NegToMe(**suited.negtome)
-    return (
-        f"{suited.guidance_scale:g}",
-        f"alpha {method.alpha:g}, threshold {method.threshold:g}, window {method.start:g}-{method.stop:g}",
-    )
+
+def _negtome(method: NegToMe) -> str:
+    start, stop = method.window
+    return f"alpha {method.alpha:g}, threshold {method.threshold:g}, window {start:g}-{stop:g}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from negguide.models import TOYWORLD_DEFAULTS, Defaults
+from negguide.models import TOYWORLD, TOYWORLD_DEFAULTS, Defaults
 
 if TYPE_CHECKING:
     from negguide.cli.attachments import Attachments
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 NEGATIVE_FORM = "text:weight@start-stop"
 WINDOW_FORM = "start-stop, fractions of the steps such as 0-0.5"
+
+PROMPT_HELP = (
+    "What to draw, e.g. 'a bear wearing glasses'. toyworld knows few words; a word that it does not know is answered "
+    "with all of them."
+)
 
 _PERP_NEG, _NEGTOME, _MODEL = "Negatives in words", "NegToMe", "Model and sampling"
 _TOY = TOYWORLD_DEFAULTS.negtome
@@ -93,14 +98,18 @@ AlphaOption = Annotated[
 ]
 ThresholdOption = Annotated[
     float | None,
-    typer.Option("--threshold", help="Least cosine of a match (0.65).", rich_help_panel=_NEGTOME),
+    typer.Option(
+        "--threshold",
+        help=f"Least cosine of a match (toyworld {_TOY['threshold']:g}, others as in `negguide models`).",
+        rich_help_panel=_NEGTOME,
+    ),
 ]
 WindowOption = Annotated[
     str | None,
     typer.Option(
         "--negtome-window",
         metavar="START-STOP",
-        help=f"When it acts (toyworld 0-{_TOY['stop']:g}, others 0-0.2).",
+        help=f"When it acts, in fractions of the steps (toyworld 0-{_TOY['stop']:g}, others as in `negguide models`).",
         rich_help_panel=_NEGTOME,
     ),
 ]
@@ -140,21 +149,33 @@ ReferenceMaskOption = Annotated[
 ]
 ModelOption = Annotated[
     str,
-    typer.Option(help="toyworld, a folder, or a Hugging Face hub id.", rich_help_panel=_MODEL),
+    typer.Option(
+        help="toyworld (embedded), a folder that save_pretrained wrote, or a Hugging Face hub id; see `negguide "
+        "models`.",
+        rich_help_panel=_MODEL,
+    ),
 ]
 StepsOption = Annotated[int, typer.Option(help="Denoising steps.", rich_help_panel=_MODEL)]
 GuidanceScaleOption = Annotated[
     float | None,
     typer.Option(
-        help=f"Strength of the prompt (toyworld {TOYWORLD_DEFAULTS.guidance_scale:g}, others 7.5).",
+        help=f"Strength of the prompt (toyworld {TOYWORLD_DEFAULTS.guidance_scale:g}, others as in `negguide models`).",
         rich_help_panel=_MODEL,
     ),
 ]
 SeedOption = Annotated[
     int, typer.Option(help="Seed of the first image; image i has seed + i.", rich_help_panel=_MODEL)
 ]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=_MODEL)]
-DtypeOption = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.", rich_help_panel=_MODEL)]
+DeviceOption = Annotated[
+    str,
+    typer.Option(help="cpu, cuda, cuda:1 or mps; auto: a GPU where there is one.", rich_help_panel=_MODEL),
+]
+DtypeOption = Annotated[
+    str,
+    typer.Option(
+        help="float32, float16 or bfloat16; auto: float16 on a GPU, except toyworld.", rich_help_panel=_MODEL
+    ),
+]
 OutOption = Annotated[Path, typer.Option(metavar="FOLDER", help="Where the files go.")]
 
 
@@ -168,6 +189,22 @@ class NegToMeCommand(TyperCommand):
         ]
         args = [f"{arg}=" if bare else arg for arg, bare in zip(args, alone, strict=True)]
         return super().parse_args(ctx, args)
+
+
+def check_folder(out: Path) -> None:
+    """Refuse a `--out` that can be no folder, before anything is drawn.
+
+    Raises:
+        ValueError: when it is a file, or lies below one.
+    """
+    for path in (out, *out.parents):
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"--out {out}: {path} is a file; give a folder")
+
+
+def guidance_scale(given: float | None, model: str) -> float | None:
+    """What `--guidance-scale` says, or else what suits the model; None where its pipeline knows, once it is loaded."""
+    return TOYWORLD_DEFAULTS.guidance_scale if given is None and model == TOYWORLD else given
 
 
 def parse_negative(value: str) -> Negative:

@@ -27,6 +27,8 @@ GLASSES_PROMPT, GLASSES_NEGATIVE = "a bear wearing glasses", "black glasses"
 GLASSES_WEIGHT, GLASSES_WINDOW = 1.5, (0.0, 0.6)
 FUR_PROMPT, FUR_NEGATIVE = "a bear wearing a hat", "a brown bear wearing a hat"
 FUR_WEIGHT, FUR_WINDOW = 1.0, (0.0, 0.6)
+VIEW_PROMPT, VIEW_NEGATIVE = "a bear in back view", "front view"
+VIEW_WEIGHT, VIEW_WINDOW = 3.0, (0.0, 1.0)
 # NegToMe: how is said by negguide.models.TOYWORLD_DEFAULTS.
 BATCH_PROMPT = "a bear"
 REFERENCE_PROMPT = "an explorer"
@@ -38,6 +40,10 @@ GLASSES_LOOK = (
 FUR_LOOK = (
     "bear and hat. The negative says nearly the same as the prompt, and only adds that bears are mostly brown. Which "
     "column takes the brown away and keeps a bear with a hat?"
+)
+VIEW_LOOK = (
+    "who turns round. In this world most bears face you, and captions that say “back view” are often wrong, as many "
+    "captions are. Which column shows backs?"
 )
 BATCH_LOOK = (
     "fur, clothes and places, which the prompt leaves open. Both rows have the same seeds; in the lower one each "
@@ -68,11 +74,15 @@ def quickstart(
         bool, typer.Option("--quick", help="Fewer images and steps: only to see that it runs.")
     ] = False,
 ) -> None:
-    """Draw the first pictures on the embedded model: Perp-Neg and NegToMe beside plain prompting."""
+    """Draw the first pictures on the embedded model: Perp-Neg and NegToMe beside plain prompting.
+
+    Writes five labelled PNGs and says what to look at; some minutes on two CPU cores. Nothing is downloaded.
+    """
     from negguide.cli.job import Job, draw
     from negguide.methods import Negative
     from negguide.models import TOYWORLD, defaults
 
+    options.check_folder(out)
     began = time.monotonic()
     plain = Job(
         prompt=BATCH_PROMPT,
@@ -96,10 +106,17 @@ def quickstart(
             Negative(FUR_NEGATIVE, FUR_WEIGHT, *FUR_WINDOW),
             FUR_LOOK,
         ),
+        _minus(
+            plain,
+            "perp-neg-view.png",
+            VIEW_PROMPT,
+            Negative(VIEW_NEGATIVE, VIEW_WEIGHT, *VIEW_WINDOW),
+            VIEW_LOOK,
+        ),
         _batch(plain),
         _reference(plain),
     ]
-    pictures = iter(draw([job for sheet in sheets for job in sheet.jobs]))
+    pictures = iter([drawn.images for drawn in draw([job for sheet in sheets for job in sheet.jobs])])
     for sheet in sheets:
         _write(sheet, [next(pictures) for _ in sheet.jobs], out)
     for sheet in sheets:

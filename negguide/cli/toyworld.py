@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,12 +19,18 @@ if TYPE_CHECKING:
 
     from negguide.toyworld.scene import Character, Scene
 
-app = typer.Typer(name="toyworld", help="The small drawn world of the embedded model.", no_args_is_help=True)
+app = typer.Typer(
+    name="toyworld",
+    help="The small drawn world of the embedded model. Captions are like 'a grey cat wearing a red hat in the snow', "
+    "'two bears at night', 'a dog to the left of a robot', or parts such as 'black glasses' and 'back view'.",
+    no_args_is_help=True,
+)
 app.command()(train)
 app.command()(evaluate)
 
 _SHEET_CELL = 128
 _SHEET_COLUMNS = 10
+_MAX_SIZE = 4096
 
 
 @app.command()
@@ -43,6 +50,9 @@ def draw(
     from negguide.toyworld.language import caption, parse
     from negguide.toyworld.render import render
 
+    _check_said(text)
+    if size > _MAX_SIZE:
+        raise ValueError(f"--size must be at most {_MAX_SIZE}, got {size}")
     scene = complete(parse(text, negation=True), random.Random(seed))
     settings = {
         "command": "toyworld draw",
@@ -87,6 +97,7 @@ def parse_caption(text: Annotated[str, typer.Argument(metavar="CAPTION", help="W
     from negguide.toyworld.language import parse
     from negguide.toyworld.scene import ACCESSORIES
 
+    _check_said(text)
     scene = parse(text, negation=True)
     table = Table(title=f"“{text}”", title_justify="left", title_style="bold")
     columns = ("kind", "fur", "view", *ACCESSORIES)
@@ -97,6 +108,11 @@ def parse_caption(text: Annotated[str, typer.Argument(metavar="CAPTION", help="W
     console = Console()
     console.print(table)
     console.print(f"background: {scene.background or '-'}")
+
+
+def _check_said(text: str) -> None:
+    if not re.search(r"\w", text):
+        raise ValueError(f"CAPTION holds no word, got {text!r}; write e.g. 'a bear wearing glasses'")
 
 
 def complete(scene: Scene, rng: random.Random) -> Scene:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +25,10 @@ def train(
         ),
     ] = "all",
     out: Annotated[
-        Path, typer.Option(help="Folder of checkpoints and results; training goes on from there.")
+        Path,
+        typer.Option(
+            metavar="FOLDER", help="For checkpoints and results; training goes on from what is there."
+        ),
     ] = Path("runs/toyworld"),
     minutes: Annotated[
         float | None,
@@ -34,7 +39,9 @@ def train(
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, help="Instead of the recipe's own.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights and data.")] = 0,
-    device: Annotated[str, typer.Option(help="A torch device; auto: a GPU where there is one.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1, mps; auto: cuda where there is one, else cpu.")
+    ] = "auto",
     compile: Annotated[
         bool, typer.Option("--compile", help="Use torch.compile (needs a C++ compiler).")
     ] = False,
@@ -43,10 +50,12 @@ def train(
     """Train the embedded models from nothing, or go on where an earlier run stopped.
 
     It may be killed at any time: a checkpoint is written every two minutes, and the same command goes on from it.
-    With --part diffusion, --minutes, --steps and --batch-size are those of the UNet.
+    --minutes, --steps and --batch-size need one --part; with --part diffusion they are those of the UNet.
     """
     import torch
+    from safetensors import SafetensorError
 
+    from negguide.cli.job import choose_device
     from negguide.toyworld.train.recipe import run_part
 
     own = {"minutes": minutes, "steps": steps, "batch_size": batch_size}
@@ -55,21 +64,34 @@ def train(
         raise ValueError(f"{', '.join(changes)}: these need --part with one part, got --part all")
     if minutes is not None and steps is not None:
         raise ValueError(f"--minutes={minutes} and --steps={steps} both say when to stop; give one of them")
-    if device == "auto":
+    if device == "auto":  # not mps, which was never tried
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    run_part(part, out, changes, seed=seed, device=device, compile=compile, workers=workers)
+    device = choose_device(device)
+    try:
+        run_part(part, out, changes, seed=seed, device=device, compile=compile, workers=workers)
+    except (SafetensorError, FloatingPointError) as error:
+        # a damaged checkpoint, or a loss that is no number
+        raise ValueError(f"--out {out}: {error}") from error
     typer.echo(f"results are in {out / 'weights'}")
 
 
 def evaluate(
     weights: Annotated[
         Path | None,
-        typer.Option(help="Folder with text-to-image, clip and judge; default: the shipped ones."),
+        typer.Option(
+            metavar="FOLDER",
+            help="With text-to-image, clip and judge in it, such as runs/toyworld/weights; default: the shipped ones.",
+        ),
     ] = None,
     count: Annotated[int, typer.Option(min=20, help="Images per figure of the text-to-image model.")] = 300,
-    out: Annotated[Path | None, typer.Option(help="Also write the figures to this JSON file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Also write the figures to this JSON file.")
+    ] = None,
 ) -> None:
-    """Measure the embedded models on held-out scenes and print every figure beside its bar."""
+    """Measure the embedded models on held-out scenes and print every figure beside its bar.
+
+    What is drawn is read by the judge: with --count 300 it takes long on a CPU (--count 20 for a first look).
+    """
     import torch
     from diffusers import StableDiffusionPipeline
     from transformers import CLIPModel, CLIPProcessor
@@ -81,14 +103,15 @@ def evaluate(
 
     quiet_libraries()
     folder = weights or WEIGHTS
-    for name in ("text-to-image", "clip", "judge"):
-        if not (folder / name).is_dir():
-            raise ValueError(f"weights={str(folder)!r} has no folder {name!r}; train it first")
-    judge = Judge.load(folder / "judge")
+    with _loading(folder, "judge") as path:
+        judge = Judge.load(path)
+    with _loading(folder, "clip") as path:
+        clip = CLIPModel.from_pretrained(path, dtype=torch.float32, local_files_only=True).eval()
+        processor = CLIPProcessor.from_pretrained(path, local_files_only=True)
+    with _loading(folder, "text-to-image") as path:
+        pipe = StableDiffusionPipeline.from_pretrained(path, dtype=torch.float32, local_files_only=True)
     bars = measured.judge_bars(judge)
-    clip = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32).eval()
-    bars += measured.clip_bars(clip, CLIPProcessor.from_pretrained(folder / "clip"))
-    pipe = StableDiffusionPipeline.from_pretrained(folder / "text-to-image", dtype=torch.float32)
+    bars += measured.clip_bars(clip, processor)
     bars += measured.autoencoder_bars(pipe.vae)
     bars += measured.text_to_image_bars(pipe, judge, count)
     _print(bars)
@@ -96,6 +119,19 @@ def evaluate(
         rows = [{"model": b.model, "name": b.name, "at_least": b.at_least, **b.rate.to_dict()} for b in bars]
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+@contextmanager
+def _loading(folder: Path, name: str) -> Iterator[Path]:
+    """The folder of a model to load, of whose damage the user is told in one line."""
+    from negguide.models import first_sentence
+
+    if not (folder / name).is_dir():
+        raise ValueError(f"--weights {folder} has no folder {name!r}; train it first")
+    try:
+        yield folder / name
+    except Exception as error:
+        raise ValueError(f"--weights {folder}: {name} cannot be loaded: {first_sentence(error)}") from error
 
 
 def _print(bars: list[Bar]) -> None:

@@ -16,7 +16,15 @@ from negguide.integration.trace import Trace
 from negguide.methods import Method, Save
 from negguide.mining.verify.judge import load_judge
 from negguide.mining.verify.margins import PairJudge
-from negguide.models import TOYWORLD, Defaults, check_model, defaults, load_pipeline
+from negguide.models import (
+    TOYWORLD,
+    Defaults,
+    check_model,
+    defaults,
+    load_pipeline,
+    not_from_words,
+    own_guidance_scale,
+)
 
 STEPS = {TOYWORLD: 12}
 """Denoising steps that suit a model; 25 for others."""
@@ -67,7 +75,8 @@ class Backend:
         pipe: the pipeline of that model, when it is loaded already.
 
     Raises:
-        TypeError, ValueError: when there is no such model, it cannot be loaded, or it makes videos.
+        TypeError, ValueError: when there is no such model, it cannot be loaded, or it does not draw single pictures
+            from words alone.
     """
 
     def __init__(
@@ -84,9 +93,10 @@ class Backend:
         self.pipe = load_pipeline(self.model, dtype=dtype, device=device) if pipe is None else pipe
         self.pipe.set_progress_bar_config(disable=True)
         self.accepted = inspect.signature(self.pipe.__call__).parameters
-        if "num_videos_per_prompt" in self.accepted:
+        reason = not_from_words(self.pipe)
+        if reason is not None:
             raise ValueError(
-                f"model={model!r}: {type(self.pipe).__name__} makes videos; the demo shows single pictures"
+                f"model={model!r}: {type(self.pipe).__name__} {reason}; the demo needs a text-to-image pipeline"
             )
         name = TOYWORLD if judge is None and self.toyworld else judge
         self.judge: PairJudge | None = None if name is None else load_judge(name, device)
@@ -99,8 +109,20 @@ class Backend:
 
     @property
     def suited(self) -> Defaults:
-        """What suits the model."""
-        return defaults(self.model)
+        """What suits the model: the embedded one's values, or those of the pipeline and of its family."""
+        if self.toyworld:
+            return defaults(self.model)
+        family = self.pipe.family
+        return Defaults(
+            guidance_scale=own_guidance_scale(self.pipe, guided=True),
+            negtome={"threshold": family.negtome_threshold, "stop": family.negtome_stop},
+        )
+
+    @property
+    def strength(self) -> tuple[float, float, float]:
+        """Weight, start and stop of a negative to begin with."""
+        # 3 keeps and removes most on the embedded model (benchmarks/overlap.py); others are broken by so much
+        return (3.0, 0.0, 1.0) if self.toyworld else (1.5, 0.0, 0.6)
 
     @property
     def steps(self) -> int:
@@ -111,6 +133,14 @@ class Backend:
     def resizable(self) -> bool:
         """Whether the size of the images can be chosen. The embedded model has learned one size."""
         return not self.toyworld and {"height", "width"} <= set(self.accepted)
+
+    @property
+    def size(self) -> int:
+        """Pixels along an edge of what the model draws unless it is asked for another size."""
+        denoiser = getattr(self.pipe, "unet", None) or self.pipe.transformer
+        own = getattr(self.pipe, "default_sample_size", None) or getattr(denoiser.config, "sample_size", None)
+        # Z-Image says it nowhere, and draws 1024
+        return own * self.pipe.vae_scale_factor if isinstance(own, int) else 1024
 
     def arguments(self, run: Run) -> dict[str, Any]:
         """The arguments of the pipeline that `run` stands for, without prompt, methods and generators.
@@ -148,15 +178,20 @@ class Backend:
             TypeError, ValueError: for what the pipeline refuses, or when the device has too little memory.
         """
 
-        def on_step_end(_pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        def after_step(*_: Any) -> None:
             if stop.is_set():
                 raise Stopped
             on_step()
+
+        def on_step_end(_pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            after_step()
             return tensors
 
         arguments = self.arguments(run)
         if "callback_on_step_end" in self.accepted:
             arguments["callback_on_step_end"] = on_step_end
+        else:  # PixArt-Sigma has the older kind
+            arguments["callback"] = after_step
         with self.device_lock:
             if stop.is_set():
                 raise Stopped

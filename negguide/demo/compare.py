@@ -15,7 +15,6 @@ from negguide.demo.as_python import code
 from negguide.demo.backend import Run
 from negguide.demo.how import METHODS, with_method
 from negguide.demo.measures import agree
-from negguide.demo.negatives import START, STOP, WEIGHT
 from negguide.demo.studio import Studio
 from negguide.demo.words import said_on_the_page
 
@@ -108,6 +107,8 @@ class Compare:
             raise ValueError(f"columns must be methods or weights, got {columns!r}")
         if not methods:
             raise ValueError("There is no method to compare; choose at least one.")
+        if len(set(methods)) < len(methods):
+            raise ValueError("Each method can be a column once.")
         return [
             (METHODS.get(method, method), with_method(plain, method, [negative], None, toy))
             for method in methods
@@ -138,6 +139,7 @@ def _weights(text: str) -> list[float]:
 def build(studio: Studio) -> parts.Tab:
     """Lay the tab out and wire it."""
     actions = Compare(studio)
+    usual = studio.backend.strength
     gr.Markdown(
         "Every row is a seed, every column a way to leave the same thing out. The picture carries its settings; "
         "download it, and it says how it was made."
@@ -155,11 +157,11 @@ def build(studio: Studio) -> parts.Tab:
                 value=["plain", "negative-prompt", "perp-neg"],
                 label="Methods",
             )
-            weights = gr.Textbox("0.5, 1, 2", label="Weights of Perp-Neg", visible=False)
+            weights = gr.Textbox("1, 2, 3", label="Weights of Perp-Neg", visible=False)
             with gr.Accordion("Weight and window", open=False), gr.Row():
-                weight = gr.Slider(0, 5, WEIGHT, step=0.1, label="Weight", min_width=130, buttons=[])
-                start = gr.Slider(0, 1, START, step=0.05, label="From", min_width=130, buttons=[])
-                stop = gr.Slider(0, 1, STOP, step=0.05, label="until", min_width=130, buttons=[])
+                weight = gr.Slider(0, 5, usual[0], step=0.1, label="Weight", min_width=130, buttons=[])
+                start = gr.Slider(0, 1, usual[1], step=0.05, label="From", min_width=130, buttons=[])
+                stop = gr.Slider(0, 1, usual[2], step=0.05, label="Until", min_width=130, buttons=[])
             button = parts.buttons("Compare", "compare")
             settings = parts.settings(studio, images=3)
             parts.vocabulary(studio)

@@ -12,7 +12,7 @@ from negguide import NegToMe
 from negguide.demo import parts
 from negguide.demo.as_python import code
 from negguide.demo.backend import Drawn, Run
-from negguide.demo.measures import agree, fur_entropy, pairwise_distance
+from negguide.demo.measures import agree, features, fur_entropy, pairwise_distance
 from negguide.demo.studio import Studio
 from negguide.demo.words import pushed_sentence, said_on_the_page
 
@@ -100,18 +100,17 @@ class Diversity:
         )
 
     def _numbers(self, prompt: str, before: Drawn, after: Drawn) -> str:
-        """A table of what the judge sees, for the embedded model."""
-        if not self.studio.backend.toyworld:
+        """A table of what the judge sees; empty where there is none that looks at pictures."""
+        vectors = [features(self.studio.backend, drawn.images) for drawn in (before, after)]
+        distances = [pairwise_distance(found) for found in vectors if found is not None]
+        if not distances:
             return ""
-        n = len(before.images)
-        rows = (
-            ("entropy of the fur colours", *(f"{fur_entropy(d.images):.0%}" for d in (before, after))),
-            (
-                "mean distance of two pictures",
-                *(f"{pairwise_distance(d.images):.2f}" for d in (before, after)),
-            ),
-            (f"still *{prompt}*", *(f"{agree(d.images, prompt)} of {n}" for d in (before, after))),
-        )
+        rows = [("mean distance of two pictures", *(f"{distance:.2f}" for distance in distances))]
+        if self.studio.backend.toyworld:
+            n = len(before.images)
+            entropies = (f"{fur_entropy(drawn.images):.0%}" for drawn in (before, after))
+            counts = (f"{agree(drawn.images, prompt)} of {n}" for drawn in (before, after))
+            rows = [("entropy of the fur colours", *entropies), *rows, (f"still *{prompt}*", *counts)]
         lines = ["| what the judge sees | Plain | NegToMe |", "|---|---|---|"]
         return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
 
@@ -120,9 +119,10 @@ def build(studio: Studio) -> parts.Tab:
     """Lay the tab out and wire it."""
     actions = Diversity(studio)
     suited = NegToMe(**studio.backend.suited.negtome)
+    here = ": here most bears are brown" if studio.backend.toyworld else ""
     gr.Markdown(
-        "Models repeat themselves: here most bears are brown. **NegToMe** pushes every picture of a batch away from "
-        "what it has in common with the others, while the prompt keeps what was asked for."
+        f"Models repeat themselves{here}. **NegToMe** pushes every picture of a batch away from what it has in common "
+        "with the others, while the prompt keeps what was asked for."
     )
     tries = parts.examples(list(EXAMPLES), "diversity")
     with gr.Row(equal_height=False):
@@ -130,7 +130,7 @@ def build(studio: Studio) -> parts.Tab:
             prompt = gr.Textbox("a bear", label="Draw", elem_id="diversity-prompt", max_lines=3)
             alpha = gr.Slider(
                 0,
-                12,
+                20,
                 suited.alpha,
                 step=0.1,
                 label="How strongly (alpha)",

@@ -13,6 +13,7 @@ from negguide.demo.limits import Limits
 from negguide.demo.outputs import Outputs
 from negguide.demo.parts import Tab
 from negguide.demo.studio import Studio
+from negguide.mining.verify.judge import ClipJudge
 
 CSS = Path(__file__).with_name("style.css")
 THEME = gr.themes.Default(
@@ -23,6 +24,13 @@ THEME = gr.themes.Default(
     # of the reader's own system: nothing is fetched
     font=["ui-sans-serif", "system-ui", "sans-serif"],
     font_mono=["ui-monospace", "Consolas", "monospace"],
+).set(
+    # Gradio's own are too pale to read on white: 4.5 to 1 at least
+    body_text_color_subdued="*neutral_500",
+    body_text_color_subdued_dark="*neutral_400",
+    block_info_text_color="*neutral_500",
+    button_primary_background_fill="*primary_600",
+    button_primary_background_fill_hover="*primary_700",
 )
 TABS: dict[str, Any] = {
     "Negative prompts": negatives,
@@ -66,6 +74,8 @@ def build(
 
     with gr.Blocks(title="negguide", analytics_enabled=False) as page:
         gr.Markdown(HEAD, elem_id="head")
+        if not backend.toyworld:
+            gr.Markdown(_other_model(backend), elem_id="other-model")
         tabs: dict[str, Tab] = {}
         with gr.Tabs():
             for title, module in TABS.items():
@@ -92,3 +102,17 @@ def build(
             )
     page.queue(max_size=limits.max_queue, api_open=False, default_concurrency_limit=4)
     return page
+
+
+def _other_model(backend: Backend) -> str:
+    """What the page says when it draws with another model than the embedded one."""
+    numbers = (
+        f"Distances are those of {backend.judge.name}"
+        if isinstance(backend.judge, ClipJudge)
+        else "Distances need `--judge clip:MODEL`"
+    )
+    name = Path(backend.model).name if Path(backend.model).is_absolute() else backend.model
+    return (
+        f"Drawn by **{name}**. What belongs to the embedded toy world is not here: its judge, which counts what each "
+        f"picture shows, its words, its scenes and Pip. {numbers}."
+    )

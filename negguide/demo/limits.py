@@ -20,7 +20,7 @@ class Limits:
         keep_seconds: age at which outputs and uploads are deleted.
 
     Raises:
-        TypeError, ValueError: for a bound that is no whole number, or is below 1 (2 for `max_images`).
+        TypeError, ValueError: for a bound that is no whole number, or is too small.
     """
 
     max_size: int = 1024
@@ -35,12 +35,15 @@ class Limits:
             value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, int):
                 raise TypeError(f"{field.name} must be a whole number, got {value!r}")
-            # two, because a batch of one has nothing to be pushed away from
-            least = 2 if field.name == "max_images" else 1
+            least = _LEAST.get(field.name, 1)
             if value < least:
                 raise ValueError(f"{field.name} must be at least {least}, got {value}")
 
 
+GRAIN = 32
+"""Pixels of which the edges of a picture are a multiple; every family can draw such sizes."""
+# a batch of one has nothing to be pushed away from
+_LEAST = {"max_images": 2, "max_size": GRAIN}
 MAX_TEXT = 300
 """Characters of a prompt or a negative."""
 MAX_PIXELS = 4096 * 4096

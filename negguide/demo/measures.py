@@ -1,4 +1,4 @@
-"""Numbers beside the pictures. The embedded model's judge reads them; for other models there is none."""
+"""Numbers beside the pictures: by the embedded model's judge; for other models by a CLIP judge, where there is one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+import torch
 from PIL import Image
+from torch import Tensor
 
+from negguide.demo.backend import Backend
+from negguide.mining.verify.judge import ClipJudge
 from negguide.toyworld import is_trademark, load_judge, parse
 from negguide.toyworld.measure import agreement
 
@@ -26,19 +30,29 @@ def fur_entropy(images: Sequence[Image.Image]) -> float:
     return abs(sum(count / n * math.log(count / n) for count in furs.values())) / math.log(n)
 
 
-def pairwise_distance(images: Sequence[Image.Image]) -> float:
-    """Mean of 1 - cosine of the judge's features over all pairs of the images."""
-    features = load_judge().embed(images)
-    n = len(images)
-    similar = features @ features.T
+def features(backend: Backend, images: Sequence[Image.Image]) -> Tensor | None:
+    """Unit vectors, [len(images), d], whose cosine says how alike two images are; None where nothing looks at them."""
+    if backend.toyworld:
+        return load_judge().embed(images)
+    judge = backend.judge
+    if not isinstance(judge, ClipJudge):
+        return None
+    inputs = judge.processor(images=[image.convert("RGB") for image in images], return_tensors="pt")
+    with torch.no_grad():
+        found = judge.net.get_image_features(**inputs.to(judge.device)).pooler_output
+    return torch.nn.functional.normalize(found.float(), dim=-1).cpu()
+
+
+def pairwise_distance(vectors: Tensor) -> float:
+    """Mean of 1 - cosine over all pairs of the unit vectors [n, d]."""
+    n = len(vectors)
+    similar = vectors @ vectors.T
     return float(1 - (similar.sum() - similar.diagonal().sum()) / (n * (n - 1)))
 
 
-def distances(images: Sequence[Image.Image], reference: Image.Image) -> list[float]:
-    """1 - cosine of the judge's features between each image and the reference."""
-    judge = load_judge()
-    cosines = judge.embed(images) @ judge.embed([reference])[0]
-    return [float(1 - cosine) for cosine in cosines]
+def distance(vectors: Tensor, reference: Tensor) -> float:
+    """Mean of 1 - cosine between the unit vectors [n, d] and the one of the reference, [1, d]."""
+    return float(1 - (vectors @ reference[0]).mean())
 
 
 def trademarks(images: Sequence[Image.Image]) -> int:

@@ -5,23 +5,24 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
 from PIL import Image
 
+from negguide import Negative
 from negguide.demo import parts
+from negguide.demo.as_python import code
 from negguide.demo.backend import Run
+from negguide.demo.how import METHODS, with_method
 from negguide.demo.limits import whole
 from negguide.demo.pairs import SET, Original, Pair, marked, pack, settings_of, write_set
-from negguide.demo.stopping import Stopped
-from negguide.demo.studio import MAX_SEED, Studio, opened
+from negguide.demo.studio import MAX_SEED, Studio
+from negguide.demo.uploads import opened, refuse_broken
 from negguide.demo.words import said_on_the_page
 from negguide.mining.edits import make_planner, plan
 from negguide.mining.item import CATEGORIES, Edit
-from negguide.mining.render.job import Job
-from negguide.mining.render.pipeline import PipelinePainter
 from negguide.mining.settings import Settings
 from negguide.mining.verify.margins import PairJudge
 from negguide.models import revision
@@ -34,20 +35,34 @@ EXAMPLES = {
     "a white cat wearing black glasses": "a white cat in front view wearing black glasses in the snow",
     "a grey rabbit wearing a blue scarf": "a grey rabbit in front view wearing a blue scarf on a beach",
 }
-WAYS = {"perp-neg": "Perp-Neg", "negative-prompt": "Negative prompt", "plain": "Plain"}
-"""How what was edited out is kept out of the negative picture."""
+ENGLISH = {
+    caption: caption
+    for caption in (
+        "a black cat on a red chair",
+        "two brown dogs in a park",
+        "a man in a blue shirt riding a horse",
+    )
+}
+"""For models of the real world."""
+WAYS = ("perp-neg", "negative-prompt", "plain")
+"""How what was edited out is kept out of the negative picture; the mining format knows no others."""
 STOP = 0.6
+"""Share of the steps after which it is not kept out any more."""
+NO_JUDGE = (
+    "This tab needs a judge for its verdicts, and only the embedded model brings one. Start the demo with "
+    "`--judge clip:MODEL` or `--judge itm:MODEL`, a CLIP, SigLIP or BLIP by its folder or hub id."
+)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is made: checked settings, the edits, and the judge."""
+    """What is made: the run of the original, the edits and a run for each, checked settings, and the judge."""
 
     run: Run
     edits: list[Edit]
+    runs: list[Run]
     settings: Settings
     judge: PairJudge
-    painter: PipelinePainter
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,46 +114,30 @@ class Mining:
             image: the picture; none = one is drawn from the caption.
 
         Returns:
-            The original, every edit with its scores and verdict, the negative pictures, which to keep, and the id of
-            the set for download.
+            The original, every edit with its scores and verdict, the negative pictures, which to keep, the settings
+            as Python code, and the id of the set for download.
         """
         with said_on_the_page():
             planned = self._plan(caption, categories, edits, method, weight, seed, steps, guidance_scale)
             original = self._original(planned.run.prompt, image)
-        with said_on_the_page(), self.studio.stops.running(request.session_hash) as stop:
-            total, done = len(planned.edits) + (original is None), 0
-
-            def paint(job: Job) -> Image.Image:
-                nonlocal done
-                if stop.is_set():
-                    raise Stopped
-                progress((done, total), desc=job.prompt, unit="pictures")
-                with self.studio.backend.device_lock:
-                    (drawn,) = planned.painter([job])
-                done += 1
-                return drawn
-
-            first = planned.run.seeds[0]
+        to_paint = [*([planned.run] if original is None else []), *planned.runs]
+        with self.studio.drawing(request, progress, to_paint) as draw:
             if original is None:
-                original = Original(planned.run.prompt, paint(Job(planned.run.prompt, first)), True)
-            yield self.studio.shown(original.image), "", [], gr.skip(), gr.skip()
+                (image_of_it,) = draw(planned.run, "The original").images
+                original = Original(planned.run.prompt, image_of_it, True)
+            shown = self.studio.shown(original.image)
+            yield shown, "", [], *[gr.skip()] * 3
             pairs: list[Pair] = []
-            for edit in planned.edits:
-                drawn = paint(Job(edit.prompt, first, avoid=edit.avoid, weight=weight))
+            for edit, run in zip(planned.edits, planned.runs, strict=True):
+                (drawn,) = draw(run, edit.caption).images
                 pairs.append(_judged(planned.judge, original, edit, drawn))
-                yield (
-                    self.studio.shown(original.image),
-                    _table(pairs),
-                    self._gallery(pairs),
-                    gr.skip(),
-                    gr.skip(),
-                )
+                yield shown, _table(pairs), self._gallery(pairs), *[gr.skip()] * 3
             folder = self.studio.outputs.new()
             write_set(folder / SET, planned.settings, original, pairs)
             choices = [(f"{i} · {pair.edit.caption}", str(i)) for i, pair in enumerate(pairs, 1)]
             kept = [str(i) for i, pair in enumerate(pairs, 1) if not pair.objections]
             keep = gr.CheckboxGroup(choices=choices, value=kept, visible=True)
-            yield self.studio.shown(original.image), _table(pairs), self._gallery(pairs), keep, folder.name
+            yield shown, _table(pairs), self._gallery(pairs), keep, self._code(planned, original), folder.name
 
     def download_set(self, set_id: str, keep: list[str]) -> str:
         """Pack the pairs that are kept as a zip in the mining format.
@@ -174,12 +173,12 @@ class Mining:
     ) -> Plan:
         studio, backend = self.studio, self.studio.backend
         if backend.judge is None:
-            raise ValueError(
-                "There is no judge for this model; start the demo with --judge clip:MODEL or itm:MODEL."
-            )
+            raise ValueError(NO_JUDGE)
+        if method not in WAYS:
+            raise ValueError(f"method must be one of {', '.join(WAYS)}, got {method!r}")
         if not 0 <= weight <= 10:
             raise ValueError(f"weight must be from 0 to 10, got {weight}")
-        run = studio.plain(caption, 1, seed, steps, guidance_scale, studio.limits.max_size)
+        run = studio.plain(caption, 1, seed, steps, guidance_scale, studio.size)
         count = whole("edits", edits, 1, studio.limits.max_images)
         planner = make_planner("rules", world=backend.toyworld)
         rng = random.Random(run.seeds[0])
@@ -189,22 +188,33 @@ class Mining:
                 f"Nothing in “{run.prompt}” can be edited in these ways; choose more of them, or say more, like “a "
                 "brown bear wearing a red hat in a meadow”."
             )
+        runs = [self._run(run, edit, method, weight) for edit in found]
+        for one in runs:
+            backend.arguments(one)
         how = {
             "model": backend.model,
             "revision": revision(backend.model),
+            "dtype": str(backend.pipe.dtype).removeprefix("torch."),
             "judge": backend.judge.name,
             "method": method,
             "weight": float(weight),
         }
-        painter = PipelinePainter(
-            backend.pipe,
-            method=method,  # type: ignore[arg-type]
-            steps=run.steps,
-            guidance_scale=run.guidance_scale,
-            batch_size=1,
-            stop=STOP,
-        )
-        return Plan(run, found, settings_of(run, planner, categories, count, how), backend.judge, painter)
+        settings = settings_of(run, planner, categories, count, how)
+        return Plan(run, found, runs, settings, backend.judge)
+
+    def _run(self, original: Run, edit: Edit, method: str, weight: float) -> Run:
+        """The run that paints the edited caption, what was edited away kept out of it."""
+        negatives = [Negative(edit.avoid, weight, stop=STOP)] if edit.avoid and weight else []
+        painted = replace(original, prompt=edit.prompt)
+        return with_method(painted, method, negatives, None, self.studio.backend.toyworld)
+
+    def _code(self, planned: Plan, original: Original) -> str:
+        runs = [("original", planned.run)] if original.painted else []
+        runs += [
+            (f"{i}-{edit.category}", run)
+            for i, (edit, run) in enumerate(zip(planned.edits, planned.runs, strict=True), 1)
+        ]
+        return code(self.studio.backend, runs)
 
     def _original(self, caption: str, image: str | None) -> Original | None:
         """The picture that was given, or drawn by the toy world itself; None = the model has to paint it."""
@@ -229,14 +239,12 @@ def _judged(judge: PairJudge, original: Original, edit: Edit, drawn: Image.Image
 
 def _table(pairs: Sequence[Pair]) -> str:
     """Every edit with the 2x2 scores; I is the picture, T the caption, and ′ marks the negative ones."""
-    lines = [
-        "| | edit | negative caption | verdict | I, T | I, T′ | I′, T | I′, T′ |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    lines = ["| | edit | negative caption, T′ | verdict | scores of T and T′ |", "|---|---|---|---|---|"]
     for i, pair in enumerate(pairs, 1):
         verdict = "rejected: " + "; ".join(pair.objections) if pair.objections else "**kept**"
-        cells = " | ".join(f"{score:.2f}" for score in pair.scores)
-        lines.append(f"| {i} | {pair.edit.category} | {marked(pair.edit)} | {verdict} | {cells} |")
+        first, second = ("{:.2f} · {:.2f}".format(*row) for row in (pair.scores[:2], pair.scores[2:]))
+        scores = f"I: {first}<br>I′: {second}"
+        lines.append(f"| {i} | {pair.edit.category} | {marked(pair.edit)} | {verdict} | {scores} |")
     return "\n".join(lines)
 
 
@@ -249,11 +257,15 @@ def build(studio: Studio) -> parts.Tab:
         "is painted with **Perp-Neg** keeping out what was edited away, and a judge looks at all four combinations. "
         "Keep what is right, and download it to train a CLIP-like model on."
     )
-    tries = parts.examples(list(EXAMPLES), "mining") if toy else []
+    judged = studio.backend.judge is not None
+    if not judged:
+        gr.Markdown(NO_JUDGE, elem_id="mining-no-judge")
+    captions = EXAMPLES if toy else ENGLISH
+    tries = parts.examples(list(captions), "mining") if judged else []
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=320):
             words = gr.Textbox(
-                EXAMPLES["a brown bear wearing a red hat"] if toy else "a black cat on a red chair",
+                next(iter(captions.values())),
                 label="Caption",
                 elem_id="mining-caption",
                 max_lines=3,
@@ -266,7 +278,7 @@ def build(studio: Studio) -> parts.Tab:
                 height=230,
                 elem_id="mining-image",
             )
-            parts.refuse_broken(image)
+            refuse_broken(image)
             with gr.Row(visible=toy, equal_height=True):
                 number = gr.Number(1, label="Scene", precision=0, minimum=0, maximum=MAX_SEED, min_width=80)
                 scene = gr.Button("Draw me this scene", size="sm", min_width=120, elem_id="mining-scene")
@@ -274,10 +286,10 @@ def build(studio: Studio) -> parts.Tab:
                 list(CATEGORIES), value=list(CATEGORIES), label="What may be edited"
             )
             edits = parts.up_to(studio.limits.max_images, 4, "Edits")
-            button = parts.buttons("Make hard negatives", "mining")
+            button = parts.buttons("Make hard negatives", "mining", interactive=judged)
             with gr.Accordion("How they are painted", open=False):
                 method = gr.Radio(
-                    [(label, key) for key, label in WAYS.items()],
+                    [(METHODS[key], key) for key in WAYS],
                     value="perp-neg",
                     label="What was edited out is kept out by",
                 )
@@ -309,9 +321,10 @@ def build(studio: Studio) -> parts.Tab:
             packed = gr.File(
                 label="The set", interactive=False, elem_id="mining-zip", elem_classes="file-out"
             )
+            python = parts.python("mining")
     scene.click(actions.draw_scene, number, [image, words], api_name="draw_scene", show_progress="hidden")
     pack.click(actions.download_set, [set_id, keep], packed, api_name="download_set", show_progress="hidden")
-    outputs = [original, said, gallery, keep, set_id]
+    outputs = [original, said, gallery, keep, python, set_id]
     events = parts.wire(
         actions.hard_negatives,
         [words, categories, edits, method, weight, seed, steps, scale, image],
@@ -321,7 +334,7 @@ def build(studio: Studio) -> parts.Tab:
         progress_on=said,
         filled={
             example: [(words, value), (image, None)]
-            for example, value in zip(tries, EXAMPLES.values(), strict=False)
+            for example, value in zip(tries, captions.values(), strict=False)
         },
     )
     return parts.Tab(events, button.stop, outputs, said)

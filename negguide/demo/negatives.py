@@ -19,7 +19,6 @@ from negguide.demo.studio import Studio
 from negguide.demo.words import said_on_the_page, what_happened
 
 NEGATIVES = 4
-WEIGHT, START, STOP = 1.5, 0.0, 0.6
 
 EXAMPLES = {
     "a bear wearing glasses − black glasses": ("a bear wearing glasses", "black glasses", "perp-neg"),
@@ -28,7 +27,6 @@ EXAMPLES = {
         "a brown bear wearing a hat",
         "perp-neg",
     ),
-    "a rabbit wearing a hat − a red hat": ("a rabbit wearing a hat", "a red hat", "perp-neg"),
     "a cat wearing glasses − black glasses, by NAG": ("a cat wearing glasses", "black glasses", "nag"),
 }
 """What a button says: prompt, negative and method."""
@@ -202,13 +200,14 @@ def greeting(studio: Studio) -> list[Any]:
     """The results of the first example, drawn now."""
     prompt, negative, method = next(iter(EXAMPLES.values()))
     backend = studio.backend
+    weight, start, stop = backend.strength
     arguments: dict[str, Any] = {}
     for number in range(1, NEGATIVES + 1):
         arguments |= {
             f"negative_{number}": negative if number == 1 else "",
-            f"weight_{number}": WEIGHT,
-            f"start_{number}": START,
-            f"stop_{number}": STOP,
+            f"weight_{number}": weight,
+            f"start_{number}": start,
+            f"stop_{number}": stop,
         }
     results = Negatives(studio).leave_out(
         prompt=prompt,
@@ -219,7 +218,7 @@ def greeting(studio: Studio) -> list[Any]:
         seed=0,
         steps=min(backend.steps, studio.limits.max_steps),
         guidance_scale=backend.suited.guidance_scale,
-        size=studio.limits.max_size,
+        size=studio.size,
         request=SimpleNamespace(session_hash=None),
         progress=lambda *_, **__: None,
     )
@@ -244,9 +243,9 @@ def build(studio: Studio) -> parts.Tab:
             prompt = gr.Textbox(
                 "a bear wearing glasses", label="Draw", elem_id="negatives-prompt", max_lines=3
             )
-            rows = [_row(1, "black glasses")]
+            rows = [_row(studio, 1, "black glasses")]
             with gr.Accordion("More to leave out", open=False):
-                rows += [_row(number, "") for number in range(2, NEGATIVES + 1)]
+                rows += [_row(studio, number, "") for number in range(2, NEGATIVES + 1)]
             method = gr.Radio(
                 [(label, key) for key, label in METHODS.items()],
                 value="perp-neg",
@@ -287,8 +286,9 @@ def build(studio: Studio) -> parts.Tab:
     return parts.Tab(events, button.stop, outputs, said)
 
 
-def _row(number: int, value: str) -> list[Any]:
+def _row(studio: Studio, number: int, value: str) -> list[Any]:
     """What to leave out, its weight and its window."""
+    usual = studio.backend.strength
     with gr.Group():
         text = gr.Textbox(
             value,
@@ -300,13 +300,13 @@ def _row(number: int, value: str) -> list[Any]:
             weight = gr.Slider(
                 0,
                 5,
-                WEIGHT,
+                usual[0],
                 step=0.1,
                 label="Weight",
                 min_width=130,
                 buttons=[],
                 elem_id=f"negatives-weight-{number}",
             )
-            start = gr.Slider(0, 1, START, step=0.05, label="From", min_width=130, buttons=[])
-            stop = gr.Slider(0, 1, STOP, step=0.05, label="until", min_width=130, buttons=[])
+            start = gr.Slider(0, 1, usual[1], step=0.05, label="From", min_width=130, buttons=[])
+            stop = gr.Slider(0, 1, usual[2], step=0.05, label="Until", min_width=130, buttons=[])
     return [text, weight, start, stop]

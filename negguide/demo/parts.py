@@ -8,8 +8,9 @@ from typing import Any
 
 import gradio as gr
 
-from negguide.demo.studio import MAX_SEED, Studio, opened
-from negguide.demo.words import VOCABULARY, said_on_the_page
+from negguide.demo.limits import GRAIN
+from negguide.demo.studio import MAX_SEED, Studio
+from negguide.demo.words import VOCABULARY
 
 # Gradio's interactive components have no common class that its types know.
 Component = Any
@@ -44,11 +45,12 @@ def settings(studio: Studio, *, images: int, least: int = 1) -> list[Component]:
     with gr.Accordion("Sampling", open=False), gr.Row():
         steps, scale = _steps(studio)
         size = up_to(
-            studio.limits.max_size,
-            512,
+            # for a limit that is no multiple, the slider ends below it
+            studio.limits.max_size // GRAIN * GRAIN,
+            studio.size,
             "Size",
-            least=64,
-            step=8,
+            least=GRAIN,
+            step=GRAIN,
             info="pixels along an edge",
             visible=studio.backend.resizable,
         )
@@ -101,10 +103,17 @@ def vocabulary(studio: Studio) -> None:
             gr.Markdown(VOCABULARY, elem_classes="vocabulary")
 
 
-def buttons(label: str, name: str) -> Buttons:
+def buttons(label: str, name: str, *, interactive: bool = True) -> Buttons:
     """Draw and Stop, side by side."""
     with gr.Row(elem_classes="actions"):
-        draw = gr.Button(label, variant="primary", scale=3, min_width=140, elem_id=f"{name}-draw")
+        draw = gr.Button(
+            label,
+            variant="primary",
+            scale=3,
+            min_width=140,
+            elem_id=f"{name}-draw",
+            interactive=interactive,
+        )
         stop = gr.Button("Stop", variant="secondary", scale=1, min_width=80, elem_id=f"{name}-stop")
     return Buttons(draw, stop)
 
@@ -230,19 +239,3 @@ def acted() -> tuple[Component, Component]:
             label="Step by step", format="png", show_label=False, interactive=False, buttons=["fullscreen"]
         )
     return where, when
-
-
-def refuse_broken(component: Component) -> None:
-    """Say it in words when an upload is no picture or has too many pixels, before Gradio fails on it."""
-    preprocess = component.preprocess
-
-    def checked(payload: Any) -> Any:
-        # an image editor holds its picture as the background
-        file = getattr(payload, "background", payload)
-        if file is not None and file.path:
-            with said_on_the_page():
-                opened(file.path)
-        return preprocess(payload)
-
-    # of this one component: a subclass would have Gradio write a .pyi file beside this one
-    component.preprocess = checked

@@ -13,15 +13,17 @@ from negguide import NegToMe
 from negguide.demo import parts
 from negguide.demo.as_python import code
 from negguide.demo.backend import Drawn, Run
-from negguide.demo.measures import distances, trademarks
+from negguide.demo.measures import distance, features, trademarks
 from negguide.demo.studio import Studio
+from negguide.demo.uploads import bound, refuse_broken
 from negguide.demo.words import pushed_sentence, said_on_the_page
 from negguide.toyworld import TRADEMARK, Scene, render
 
 PIP, UPLOAD = "pip", "upload"
 PLACE = "meadow"
-CENTRED = {"alpha": 4.0, "threshold": 0.0, "stop": 0.5}
-"""What went furthest from the trademark character, tokens centred, on the embedded model (benchmarks/reference.py)."""
+CENTRED = {"alpha": 7.0, "threshold": 0.3, "stop": 0.25}
+CENTRED_BLOCKS = "attn1$"
+"""What goes furthest from the trademark character, tokens centred, on the embedded model (benchmarks/reference.py)."""
 
 EXAMPLES = {
     "an explorer, away from Pip": "an explorer in a meadow",
@@ -85,7 +87,8 @@ class Reference:
 
         Args:
             prompt: what to draw, e.g. "an explorer in a meadow".
-            character: pip (the toy world's trademark character) or upload (the picture that is given).
+            character: pip (the trademark character, which the embedded model alone knows) or upload (the picture that
+                is given).
             alpha: how strongly, from 0.
             threshold: the least cosine at which two tokens count as alike, -1 to 1.
             stop: when it ends to act, as a fraction of the steps.
@@ -103,8 +106,6 @@ class Reference:
         """
         with said_on_the_page():
             plain = self.studio.plain(prompt, images, seed, steps, guidance_scale, size)
-            if character not in (PIP, UPLOAD):
-                raise ValueError(f"character must be {PIP} or {UPLOAD}, got {character!r}")
             reference, mask = (pip(), None) if character == PIP else painted(picture)
             options = {
                 **self.studio.backend.suited.negtome,
@@ -112,6 +113,8 @@ class Reference:
                 "threshold": threshold,
                 "stop": stop,
             }
+            if center and self.studio.backend.toyworld:
+                options["blocks"] = CENTRED_BLOCKS
             method = NegToMe(reference, reference_mask=mask, center=center, **options)
         pushed = replace(plain, methods=(method,))
         with self.studio.drawing(request, progress, [plain, pushed]) as draw:
@@ -170,13 +173,15 @@ class Reference:
         )
 
     def _said(self, before: Drawn, after: Drawn, reference: Image.Image, is_pip: bool) -> str:
-        sentence = f"**{pushed_sentence(after.trace)}**"
-        if not self.studio.backend.toyworld:
+        sentence, backend = f"**{pushed_sentence(after.trace)}**", self.studio.backend
+        goal = features(backend, [reference])
+        vectors = [features(backend, drawn.images) for drawn in (before, after)]
+        means = [distance(found, goal) for found in vectors if found is not None and goal is not None]
+        if not means:
             return sentence
-        n = len(before.images)
-        means = [sum(distances(drawn.images, reference)) / n for drawn in (before, after)]
         rows = [("distance to the picture (0 = the same)", *(f"{mean:.2f}" for mean in means))]
-        if is_pip:
+        if is_pip and backend.toyworld:
+            n = len(before.images)
             rows.append(
                 ("is Pip himself", *(f"{trademarks(drawn.images)} of {n}" for drawn in (before, after)))
             )
@@ -188,24 +193,29 @@ def build(studio: Studio) -> parts.Tab:
     """Lay the tab out and wire it."""
     actions = Reference(studio)
     toy = studio.backend.toyworld
-    suited = CENTRED if toy else {"alpha": 0.9, "threshold": 0.65, "stop": 0.2}
+    suited = CENTRED if toy else {"alpha": 0.9, **studio.backend.suited.negtome}
     gr.Markdown(
         "In this little world “an explorer” is mostly **Pip**, an orange cat with a green hat and a purple scarf. "
         "**NegToMe** pushes what is drawn away from a reference picture, without a word about it."
         if toy
         else "**NegToMe** pushes what is drawn away from a reference picture, without a word about it."
     )
-    tries = parts.examples(list(EXAMPLES) if toy else [], "reference") if toy else []
+    tries = parts.examples(list(EXAMPLES), "reference") if toy else []
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=320):
             prompt = gr.Textbox(
-                "an explorer in a meadow", label="Draw", elem_id="reference-prompt", max_lines=3
+                "an explorer in a meadow" if toy else "a cat in the snow",
+                label="Draw",
+                elem_id="reference-prompt",
+                max_lines=3,
             )
             character = gr.Radio(
-                [("Pip", PIP), ("my picture", UPLOAD)],
+                # other models have never seen Pip
+                [("Pip", PIP), ("my picture", UPLOAD)] if toy else [("my picture", UPLOAD)],
                 value=PIP if toy else UPLOAD,
                 label="Keep away from",
                 elem_id="reference-character",
+                visible=toy,
             )
             gr.Image(
                 studio.shown(pip()),
@@ -231,8 +241,9 @@ def build(studio: Studio) -> parts.Tab:
                 # an editor that is not in the page when it is built does not take pictures later
                 visible="hidden" if toy else True,
             )
-            parts.refuse_broken(picture)
-            alpha = gr.Slider(0, 12, suited["alpha"], step=0.1, label="How strongly (alpha)", buttons=[])
+            refuse_broken(picture)
+            bound(picture, 4 * studio.limits.max_queue)
+            alpha = gr.Slider(0, 20, suited["alpha"], step=0.1, label="How strongly (alpha)", buttons=[])
             with gr.Accordion("What is pushed, and when", open=False):
                 threshold = gr.Slider(
                     -1,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,7 +33,9 @@ class Server:
     outputs: Outputs
 
     def wait(self) -> None:
-        """Serve until it is interrupted."""
+        """Serve until it is interrupted or told to end, as containers are; either way nothing stays behind."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             self.page.block_thread()
         finally:
@@ -100,6 +104,8 @@ def serve(
         css_paths=CSS,
         prevent_thread_lock=True,
         quiet=quiet,
+        # the page was reached already; Gradio would ask for it again, and give up after 3 seconds on a busy machine
+        _frontend=False,
     )
     return Server(url, share_url, page, outputs)
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from negguide import plot_maps, plot_trace
 from negguide.demo.backend import Backend, Drawn, Run
-from negguide.demo.limits import MAX_PIXELS, Limits, text, whole
+from negguide.demo.limits import GRAIN, Limits, text, whole
 from negguide.demo.outputs import Outputs
 from negguide.demo.stopping import Stops
 from negguide.demo.words import complaint, said_on_the_page
@@ -57,7 +57,11 @@ class Studio:
         count = whole("images", images, least, limits.max_images)
         if not 0 <= guidance_scale <= 30:
             raise ValueError(f"guidance scale must be from 0 to 30, got {guidance_scale}")
-        chosen = whole("size", size, 64, limits.max_size) // 8 * 8 if self.backend.resizable else None
+        chosen = None
+        if self.backend.resizable:
+            chosen = whole("size", size, GRAIN, limits.max_size)
+            if chosen % GRAIN:
+                raise ValueError(f"size must be a multiple of {GRAIN}, got {chosen}")
         return Run(
             prompt=self.words("prompt", prompt),
             steps=whole("steps", steps, 1, limits.max_steps),
@@ -65,6 +69,11 @@ class Studio:
             seeds=tuple(range(first, first + count)),
             size=chosen,
         )
+
+    @property
+    def size(self) -> int:
+        """Pixels along an edge to begin with: the model's own, or the largest that may be asked for."""
+        return max(min(self.backend.size, self.limits.max_size) // GRAIN, 1) * GRAIN
 
     def words(self, name: str, value: str) -> str:
         """A prompt or a negative that the model can read.
@@ -163,18 +172,3 @@ def enlarged(image: Image.Image) -> Image.Image:
     if factor <= 1:
         return image
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
-
-
-def opened(path: str) -> Image.Image:
-    """An uploaded picture.
-
-    Raises:
-        ValueError: when it is none, or has too many pixels.
-    """
-    try:
-        with Image.open(path) as file:
-            if file.width * file.height > MAX_PIXELS:
-                raise ValueError(f"The picture has {file.width}x{file.height} pixels; that is too many.")
-            return file.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError):
-        raise ValueError("This file is no picture that can be read; a PNG or a JPEG would be.") from None

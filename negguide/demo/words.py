@@ -62,7 +62,8 @@ def said_on_the_page() -> Iterator[None]:
         yield
     except Stopped:
         raise gr.Error("Stopped.", title="Stopped", duration=3, print_exception=False) from None
-    except (ValueError, TypeError) as error:
+    # a missing package: its message says how to install it
+    except (ValueError, TypeError, ImportError) as error:
         # the message is shown as HTML, and repeats what the visitor wrote
         message = html.escape(str(error), quote=False)
         raise gr.Error(message, title="Please change this", duration=20, print_exception=False) from error

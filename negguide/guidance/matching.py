@@ -1,5 +1,6 @@
 """The best match of every source token among reference tokens."""
 
+from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
@@ -154,8 +155,7 @@ def match_others(groups: Tensor, tile: int = 1024) -> tuple[Tensor, Tensor]:
     count, images, tokens, _ = groups.shape
     if _fused(groups, groups):
         # the kernel reads every block from fast memory; it has no need to share them
-        found = [_match_one_image(groups, image) for image in range(images)]
-        return torch.stack([c for c, _ in found], dim=1), torch.stack([i for _, i in found], dim=1)
+        return match_each(groups, match)
     dtype = reduction_dtype("source", groups)
     rows = normalize(groups.to(dtype), dim=-1, eps=norm_floor(groups.dtype)).flatten(1, 2)
     cosine = rows.new_full((count, images * tokens), -torch.inf)
@@ -182,11 +182,19 @@ def match_others(groups: Tensor, tile: int = 1024) -> tuple[Tensor, Tensor]:
     return cosine.clamp_max(1.0).unflatten(1, (images, tokens)), index.unflatten(1, (images, tokens))
 
 
-def _match_one_image(groups: Tensor, image: int) -> tuple[Tensor, Tensor]:
-    tokens = groups.shape[2]
-    rest = torch.cat([groups[:, :image], groups[:, image + 1 :]], dim=1).flatten(1, 2)
-    cosine, index = match(groups[:, image], rest, None)
-    return cosine, index + tokens * (index >= image * tokens)
+def match_each(
+    groups: Tensor, one: Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """`match_others` with the matching `one`, image by image."""
+    images, tokens = groups.shape[1:3]
+    cosines, indices = [], []
+    for image in range(images):
+        rest = torch.cat([groups[:, :image], groups[:, image + 1 :]], dim=1).flatten(1, 2)
+        cosine, index = one(groups[:, image], rest, None)
+        cosines.append(cosine)
+        # what lies behind the image itself is further back in the whole group
+        indices.append(index + tokens * (index >= image * tokens))
+    return torch.stack(cosines, dim=1), torch.stack(indices, dim=1)
 
 
 def _first_maximum(

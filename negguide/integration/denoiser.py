@@ -27,6 +27,7 @@ from negguide.integration.family import Arguments, Family
 from negguide.integration.images import mask_over
 from negguide.integration.maps import shift_maps
 from negguide.integration.negtome import NegToMeRun
+from negguide.integration.references import EncodedReferences, noised, with_latents
 from negguide.integration.steps import check_windows, step_numbers, timesteps_of_run
 from negguide.integration.trace import TraceRecorder
 from negguide.methods import Methods, PerpNeg
@@ -49,22 +50,11 @@ class EncodedNegatives:
 
 
 @dataclass(frozen=True)
-class EncodedReferences:
-    """NegToMe's R reference images as the model takes them.
-
-    Attributes:
-        latents: [R, C, h, w], noise: [1, C, h, w] (the same at every step and for every reference).
-        text: {text input: [1, ...]} of the empty prompt.
-    """
-
-    latents: Tensor
-    noise: Tensor
-    text: Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
 class Parts:
-    """What `negative_guidance=` comes to for one call: only what was asked for is there."""
+    """What `negative_guidance=` comes to for one call: only what was asked for is there.
+
+    `max_branch_batch` bounds how many branches, and how many reference images, run in one forward; None = all.
+    """
 
     methods: Methods
     latent_size: tuple[int, int]
@@ -188,10 +178,10 @@ class DenoiserHook(ModelHook):
         if run.asking is not None and len(family.branches(run.pipe, run.arguments)) > 1:
             # between the two calls of a step, what the first began counts
             acting = run.acting if run.cond is not None else run.asking.acting(run.step, run.num_steps)
-        seen = Seen()
+        seen, limit = Seen(), self._limit
         output = (
-            self._with_negatives(inputs, names, acting, seen)
-            if acting
+            self._grouped(inputs, names, acting, limit, seen)
+            if acting or (limit is not None and len(names) > limit)
             else self._forward(names, inputs, seen)
         )
         if parts.recorder is not None:
@@ -206,20 +196,22 @@ class DenoiserHook(ModelHook):
                 inputs |= inputs.pop(name, {})
         return inputs
 
-    def _with_negatives(
+    def _grouped(
         self,
         inputs: Mapping[str, Any],
         names: tuple[str, ...],
         acting: list[int],
+        limit: int | None,
         seen: Seen,
     ) -> Any:
+        """The call's branches and the negatives that are due, in forwards of as many as may run at once."""
         run, negatives = self.run, self.run.parts.negatives
-        assert negatives is not None and run.asking is not None
         total = len(inputs[run.family.sample])
         batch = total // len(names)
         rows = {name: slice(i * batch, (i + 1) * batch) for i, name in enumerate(names)}
         branches = [Branch(name, rows[name]) for name in names]
-        if "cond" in names:
+        if acting and "cond" in names:
+            assert negatives is not None and run.asking is not None
             run.acting, run.due = acting, run.asking.due(acting, run.step)
             for k in run.due:
                 branches.append(Branch(f"negative {k}", rows["cond"], repeated(negatives.text[k], batch)))
@@ -229,13 +221,11 @@ class DenoiserHook(ModelHook):
             kinds.append(self._forward([branch.name for branch in group], folded, seen))
             return _rows_of(kinds[-1])
 
-        # in a cached model each negative keeps what is its own
-        limit = 1 if self._cached else run.parts.max_branch_batch
         predictions = run_branches(forward, run.family, inputs, total, branches, limit)
         base = dict(zip(names, predictions, strict=False))
-        if "cond" in base:
+        if acting and "cond" in base:
             run.cond, run.others = base["cond"], predictions[len(names) :]
-        if "uncond" in base:
+        if acting and "uncond" in base:
             base["uncond"] = self._shifted(base["uncond"], inputs[run.family.sample])
         return _as_output(torch.cat([base[name] for name in names]), kinds[0])
 
@@ -298,6 +288,18 @@ class DenoiserHook(ModelHook):
         return output
 
     @property
+    def _limit(self) -> int | None:
+        """How many branches may run in one forward."""
+        parts = self.run.parts
+        if self._cached:
+            # each negative keeps what is its own
+            return 1
+        if parts.max_branch_batch is None or parts.attention is None or not self.run.family.negative_rows:
+            return parts.max_branch_batch
+        # the rest is for those that come as further rows
+        return parts.max_branch_batch - len(parts.attention.acting)
+
+    @property
     def _cached(self) -> bool:
         return bool(getattr(self.model, "is_cache_enabled", False))
 
@@ -339,39 +341,31 @@ class DenoiserHook(ModelHook):
         """Run the references at this step's noise, for each module to keep its tokens."""
         run, references, negtome = self.run, self.run.parts.references, self.run.parts.negtome
         assert references is not None and negtome is not None
-        count = references.latents.shape[0]
-        noisy = _noised(run.pipe.scheduler, references, run.timestep)
+        noisy = noised(run.pipe.scheduler, references, run.timestep)
         # other conditions (adapters) are those of the first, unconditional, row
-        like_first = [Branch("reference", slice(0, 1), references.text)] * count
-        folded = fold(run.family, inputs, len(inputs[run.family.sample]), like_first)
-        folded[run.family.sample] = _with_latents(folded[run.family.sample], noisy)
+        like_first, total = Branch("reference", slice(0, 1), references.text), len(inputs[run.family.sample])
+        at_once = run.parts.max_branch_batch or len(noisy)
+        # where a cached model skips a module, what it kept at the last step holds on
+        kept = {module: _parts_of(module.reference, at_once) for module in negtome.modules}
         negtome.pushing, negtome.capturing = False, True
-        with self.model.cache_context("references") if self._cached else nullcontext():
-            self.fn_ref.original_forward(**folded)
+        for i, latents in enumerate(noisy.split(at_once)):
+            folded = fold(run.family, inputs, total, [like_first] * len(latents))
+            folded[run.family.sample] = with_latents(folded[run.family.sample], latents)
+            for module, parts in kept.items():
+                module.reference = parts.get(i)
+            with self.model.cache_context(f"references {i}") if self._cached else nullcontext():
+                self.fn_ref.original_forward(**folded)
+            for module, parts in kept.items():
+                if module.reference is not None:
+                    # copied, because a forward that replays CUDA graphs writes its next result into the same memory
+                    parts[i] = module.reference.clone()
         negtome.pushing, negtome.capturing = True, False
-        for module in negtome.modules:
-            # copied, because a forward that replays CUDA graphs writes its next result into the same memory
-            module.reference = None if module.reference is None else module.reference.clone()
+        for module, parts in kept.items():
+            module.reference = torch.cat(list(parts.values())) if parts else None
 
 
-def _noised(scheduler: Any, references: EncodedReferences, timestep: Tensor) -> Tensor:
-    """The references at the noise of a timestep, as the scheduler hands its sample to the denoiser."""
-    latents = references.latents
-    noise, timesteps = references.noise.expand_as(latents), timestep.reshape(1).expand(len(latents))
-    if hasattr(scheduler, "scale_noise"):  # flow matching
-        flow: Tensor = scheduler.scale_noise(latents, timesteps, noise)
-        return flow
-    noisy: Tensor = scheduler.scale_model_input(scheduler.add_noise(latents, noise, timesteps), timestep)
-    return noisy
-
-
-def _with_latents(sample: Any, latents: Tensor) -> Any:
-    """A denoiser's sample with other latents; what it holds behind them (masks, reference images) stays."""
-    if isinstance(sample, list):
-        return [row.to(like) for row, like in zip(latents, sample, strict=True)]
-    changed: Tensor = sample.clone()
-    changed[:, : latents.shape[1]] = latents
-    return changed
+def _parts_of(reference: Tensor | None, rows: int) -> dict[int, Tensor]:
+    return {} if reference is None else dict(enumerate(reference.split(rows)))
 
 
 def _rows_of(output: Any) -> Tensor:

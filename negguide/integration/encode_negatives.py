@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from diffusers.guiders import BaseGuidance
@@ -14,7 +15,12 @@ from diffusers.modular_pipelines import (
     SequentialPipelineBlocks,
 )
 
+from negguide.integration.families.cross import WAN
+from negguide.integration.families.joint import FLUX_2_KLEIN, QWEN_IMAGE, STABLE_DIFFUSION_3, Z_IMAGE
+from negguide.integration.families.unet import STABLE_DIFFUSION_XL
+from negguide.integration.family import Family
 from negguide.integration.guider import PerpNegGuidance
+from negguide.integration.lengths import check_negative
 from negguide.methods import PerpNeg
 
 
@@ -23,10 +29,12 @@ class _Text:
     """How a model family's denoiser takes its text.
 
     Attributes:
+        family: its classic pipelines', of which only how they read text is used.
         fields: {field of the inputs that go through the guider: what the text encoder step calls it}.
         packed: whether predictions are [B, tokens, C], which does not show height and width.
     """
 
+    family: Family
     fields: Mapping[str, str]
     packed: bool = False
 
@@ -34,13 +42,15 @@ class _Text:
 _PROMPT = {"encoder_hidden_states": "prompt_embeds"}
 _POOLED = {"text_embeds": "pooled_prompt_embeds"}
 _FAMILIES: dict[str, _Text] = {
-    "stable-diffusion-xl": _Text({"prompt_embeds": "prompt_embeds"} | _POOLED),
-    "stable-diffusion-3": _Text(_PROMPT | _POOLED),
-    "qwenimage": _Text(_PROMPT | {"encoder_hidden_states_mask": "prompt_embeds_mask"}, packed=True),
-    "z-image": _Text({"cap_feats": "prompt_embeds"}),
-    "wan": _Text(_PROMPT),
+    "stable-diffusion-xl": _Text(STABLE_DIFFUSION_XL, {"prompt_embeds": "prompt_embeds"} | _POOLED),
+    "stable-diffusion-3": _Text(STABLE_DIFFUSION_3, _PROMPT | _POOLED),
+    "qwenimage": _Text(
+        QWEN_IMAGE, _PROMPT | {"encoder_hidden_states_mask": "prompt_embeds_mask"}, packed=True
+    ),
+    "z-image": _Text(Z_IMAGE, {"cap_feats": "prompt_embeds"}),
+    "wan": _Text(WAN, _PROMPT),
     # all texts have one length, and the positions of their tokens with it
-    "flux2-klein": _Text(_PROMPT, packed=True),
+    "flux2-klein": _Text(FLUX_2_KLEIN, _PROMPT, packed=True),
 }
 """By the `model_name` of the pipeline's blocks."""
 
@@ -62,7 +72,8 @@ class EncodeNegatives(ModularPipelineBlocks):
 
     Raises, when the pipeline runs:
         ValueError: no guider is a `PerpNegGuidance`; an unsupported pipeline; a distilled model, which has no guidance;
-            a text encoder that is not loaded; a mask in a pipeline that does not know the image's size yet.
+            a text encoder that is not loaded; a negative longer than what it reads; a mask in a pipeline that does not
+            know the image's size yet.
     """
 
     @property
@@ -82,6 +93,10 @@ class EncodeNegatives(ModularPipelineBlocks):
         family, step = _family(components._blocks), _text_step(components._blocks)
         _check_guided(components)
         _check_loaded(components, step)
+        reader = _reader(components, family.family)
+        for guider in guiders:
+            for negative in guider.perp_neg.negatives:
+                check_negative(reader, family.family, state.values, negative)
         encoded: dict[str, dict[str, Any]] = {}
         for guider in guiders:
             negatives = guider.perp_neg.negatives
@@ -229,6 +244,21 @@ def _check_loaded(components: Any, step: Any) -> None:
         raise ValueError(
             f"EncodeNegatives needs the pipeline's {names[0]} to encode negatives, and it is None"
         )
+
+
+def _reader(components: Any, family: Family) -> Any:
+    """What stands for the classic pipeline where it is asked how much text it reads."""
+    if family is not QWEN_IMAGE:
+        return components
+    # the module is there already, as that of the pipeline, which does not hold the template itself
+    from diffusers.modular_pipelines.qwenimage import prompt_templates
+
+    return SimpleNamespace(
+        tokenizer=components.tokenizer,
+        prompt_template_encode=prompt_templates.QWENIMAGE_PROMPT_TEMPLATE,
+        prompt_template_encode_start_idx=prompt_templates.QWENIMAGE_PROMPT_TEMPLATE_START_IDX,
+        tokenizer_max_length=1024,
+    )
 
 
 def _encode(components: Any, step: Any, family: _Text, state: PipelineState, prompt: str) -> dict[str, Any]:

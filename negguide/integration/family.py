@@ -61,6 +61,8 @@ class Family:
             how many together with the reference images' behind it; None where attention tells (feature maps).
         negtome_blocks, negtome_min_side: where NegToMe acts unless told: modules whose name matches, on feature maps
             with a shorter side of at least negtome_min_side, or half the latent's shorter side where that is less.
+        negtome_threshold, negtome_stop: of NegToMe unless told: the values published for the family, or those between
+            where there are none.
     """
 
     name: str
@@ -78,6 +80,8 @@ class Family:
     attention: tuple[tuple[str, TextPlace], ...]
     negtome_blocks: str
     negtome_min_side: int = 0
+    negtome_threshold: float = 0.65
+    negtome_stop: float = 0.2
     sequential: bool = False
     encode_image: Callable[[Any, Tensor], Tensor] | None = None
     image_tokens: Callable[[Any, tuple[int, int]], tuple[int, int]] | None = None

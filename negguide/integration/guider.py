@@ -1,8 +1,6 @@
 """Perp-Neg as a guider of modular diffusers: by itself, or around one of the guiders that diffusers has."""
 
 import json
-import zlib
-from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,12 +11,14 @@ from diffusers.guiders.guider_utils import GuiderOutput
 from diffusers.modular_pipelines.modular_pipeline import BlockState
 from torch import Tensor
 
-from negguide.guidance import perp_neg_shift
+from negguide.guidance import alignment, perp_neg_shift
 from negguide.integration.asking import Asking
 from negguide.integration.batching import repeated
-from negguide.integration.images import mask_over, mask_tensor, negative_masks
+from negguide.integration.images import mask_over, negative_masks, packed_mask, unpacked_mask
+from negguide.integration.maps import shift_maps
 from negguide.integration.steps import check_windows
-from negguide.methods import MaskLike, PerpNeg
+from negguide.integration.trace import Trace, TraceRecorder
+from negguide.methods import PerpNeg
 
 # Linear in the unconditional prediction u, with a factor that does not depend on the predictions: these get u'.
 _LINEAR = (
@@ -75,9 +75,10 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         guidance_scale, guidance_rescale, use_original_formulation, start, stop, enabled: of the
             `ClassifierFreeGuidance` that is used without `guidance`, with its defaults; not to be combined with it.
         guidance: the guider to go around. It is kept, not copied.
+        trace: keep how the negatives act, for the property `trace`. It is not saved.
 
     Raises:
-        TypeError: `perp_neg` is no `PerpNeg`, or `guidance` is no guider.
+        TypeError: `perp_neg` is no `PerpNeg`, `guidance` is no guider, or `trace` is no bool.
         ValueError: a guider for which Perp-Neg is not defined or whose guidance is off; settings beside `guidance`; a
             negative whose window lies outside the guider's.
 
@@ -100,16 +101,19 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         stop: float | None = None,
         enabled: bool | None = None,
         guidance: BaseGuidance | Mapping[str, Any] | None = None,
+        trace: bool = False,
     ) -> None:
         given = (guidance_scale, guidance_rescale, use_original_formulation, start, stop, enabled)
         own = {name: value for name, value in zip(_OWN, given, strict=True) if value is not None}
         # mappings are what the config holds
         if isinstance(perp_neg, Mapping):
-            perp_neg = PerpNeg.from_dict(perp_neg, _mask_of_config)
+            perp_neg = PerpNeg.from_dict(perp_neg, unpacked_mask)
         if isinstance(guidance, Mapping):
             guidance = _guider_of_config(guidance)
         if not isinstance(perp_neg, PerpNeg):
             raise TypeError(f"perp_neg must be a PerpNeg, e.g. PerpNeg('black glasses'), got {perp_neg!r}")
+        if not isinstance(trace, bool):
+            raise TypeError(f"trace must be True or False, got {trace!r}")
         if guidance is not None and own:
             raise ValueError(
                 f"{', '.join(own)} cannot be given beside guidance={type(guidance).__name__}; set it there"
@@ -128,11 +132,12 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         self._acting: list[int] = []
         self._due: list[int] = []
         self._asking = Asking(perp_neg)
+        self._recorder = self._new_recorder() if trace else None
         if guidance is None:
             config = {name: inner.config[name] for name in _OWN}
         else:
             config = {"guidance": json.loads(inner.to_json_string())}
-        self.register_to_config(perp_neg=perp_neg.to_dict(_mask_for_config), **config)
+        self.register_to_config(perp_neg=perp_neg.to_dict(packed_mask), **config)
 
     # The guider inside decides; one switch for both, whichever is turned.
 
@@ -148,6 +153,25 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
     def guidance_scale(self) -> float:
         """The guider's own; some pipelines read it."""
         return float(self.guidance.guidance_scale)
+
+    @property
+    def trace(self) -> Trace:
+        """How the negatives acted in the last run, as `trace=True` of the classic pipelines tells it.
+
+        Where predictions are packed, [B, tokens, C], it has maps only if a negative has a mask.
+
+        Raises:
+            ValueError: the guider was made without trace=True, or there was no run.
+        """
+        if self._recorder is None:
+            raise ValueError("trace is kept with PerpNegGuidance(..., trace=True) only")
+        if not self._recorder.timesteps:
+            raise ValueError("trace is that of the last run, and there was none")
+        return self._recorder.trace()
+
+    def _new_recorder(self) -> TraceRecorder:
+        prompts = tuple(negative.prompt for negative in self.perp_neg.negatives)
+        return TraceRecorder(prompts, negtome=False, attention=None)
 
     def set_negatives(
         self, texts: Sequence[Mapping[str, Any]], latent_size: tuple[int, int] | None = None
@@ -169,6 +193,7 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         self._latent_size = latent_size
         # a new run: nothing of the last one is left
         self._asking = Asking(self.perp_neg)
+        self._recorder = None if self._recorder is None else self._new_recorder()
 
     def end_step(self) -> None:
         """Forget where in a run this is, so that `num_conditions` is its maximum.
@@ -258,6 +283,8 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
 
         `pred_cond` and `pred_uncond` of the output are as they were given.
         """
+        if self._recorder is not None:
+            self._recorder.begin_call(self._timestep, len(pred_cond), pred_cond.device)
         asked = [others.pop(f"pred_negative_{k}") for k in self._due]
         if pred_uncond is None or not self._acting:
             return self.guidance.forward(pred_cond=pred_cond, pred_uncond=pred_uncond, **others)
@@ -265,14 +292,15 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         weights = torch.tensor(
             [self.perp_neg.negatives[k].weight for k in self._acting], device=pred_uncond.device
         )
-        shift = perp_neg_shift(
-            pred_uncond,
-            pred_cond,
-            negatives,
-            self._asking.weights(weights, pred_uncond, pred_cond, negatives, self._acting),
-            joint=self.perp_neg.joint,
-            masks=self._masks(pred_cond),
-        )
+        weights = self._asking.weights(weights, pred_uncond, pred_cond, negatives, self._acting)
+        joint, masks = self.perp_neg.joint, self._masks(pred_cond)
+        shift = perp_neg_shift(pred_uncond, pred_cond, negatives, weights, joint=joint, masks=masks)
+        if self._recorder is not None:
+            self._recorder.record_negatives(self._acting, *alignment(pred_uncond, pred_cond, negatives))
+            size = self._size(pred_cond)
+            if size is not None:
+                maps = shift_maps(pred_uncond, pred_cond, negatives, weights, joint, masks, size)
+                self._recorder.record_shift_maps(self._acting, maps)
         cond, uncond = pred_cond, pred_uncond
         if type(self.guidance).__name__ in _LINEAR:
             scale = self.guidance.guidance_scale + (1.0 if self.guidance.use_original_formulation else 0.0)
@@ -288,8 +316,7 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         negatives = [self.perp_neg.negatives[k] for k in self._acting]
         if all(negative.mask is None for negative in negatives):
             return None
-        height, width = prediction.shape[-2:]
-        size = self._latent_size if prediction.ndim == 3 else (height, width)
+        size = self._size(prediction)
         if size is None:
             raise ValueError(
                 "latent_size must be given to set_negatives: predictions are packed, and a mask is not"
@@ -297,6 +324,11 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         masks = negative_masks(negatives, size, size, "the grid of latents")
         assert masks is not None
         return torch.stack([mask_over(mask[None], prediction, size) for mask in masks]).to(prediction.device)
+
+    def _size(self, prediction: Tensor) -> tuple[int, int] | None:
+        """(height, width) of the latents; None where a packed prediction does not show it."""
+        height, width = prediction.shape[-2:]
+        return self._latent_size if prediction.ndim == 3 else (height, width)
 
     @property
     def is_conditional(self) -> bool:
@@ -360,16 +392,3 @@ def _guider_of_config(config: Mapping[str, Any]) -> Any:
             f"_class_name of guidance must be one of {', '.join((*_LINEAR, *_BENDING))}, got {name!r}"
         )
     return getattr(diffusers.guiders, name).from_config(dict(config))
-
-
-def _mask_for_config(mask: MaskLike) -> dict[str, Any]:
-    """A mask as JSON, whole, so that a config alone makes the guider again."""
-    values = mask_tensor(mask)
-    packed = zlib.compress(values.contiguous().numpy().tobytes())
-    return {"size": [values.shape[1], values.shape[0]], "float32": b64encode(packed).decode()}
-
-
-def _mask_of_config(stored: Mapping[str, Any]) -> Tensor:
-    width, height = stored["size"]
-    values = bytearray(zlib.decompress(b64decode(stored["float32"])))
-    return torch.frombuffer(values, dtype=torch.float32).reshape(height, width)

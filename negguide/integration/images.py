@@ -1,6 +1,9 @@
 """Images and masks as tensors of the size that a model works on."""
 
-from collections.abc import Sequence
+import zlib
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -22,6 +25,20 @@ def mask_tensor(mask: MaskLike) -> torch.Tensor:
     if isinstance(mask, torch.Tensor):
         return mask.detach().float().cpu()
     return torch.from_numpy(np.array(mask.convert("L"), dtype=np.float32) / 255)
+
+
+def packed_mask(mask: MaskLike) -> dict[str, Any]:
+    """A mask as JSON, whole, so that a config alone makes it again."""
+    values = mask_tensor(mask)
+    packed = zlib.compress(values.contiguous().numpy().tobytes())
+    return {"size": [values.shape[1], values.shape[0]], "float32": b64encode(packed).decode()}
+
+
+def unpacked_mask(stored: Mapping[str, Any]) -> torch.Tensor:
+    """The inverse of `packed_mask`: [H, W]."""
+    width, height = stored["size"]
+    values = bytearray(zlib.decompress(b64decode(stored["float32"])))
+    return torch.frombuffer(values, dtype=torch.float32).reshape(height, width)
 
 
 def image_size(image: ImageLike) -> tuple[int, int]:

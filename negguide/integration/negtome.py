@@ -10,6 +10,7 @@ after the window), so that a compiled denoiser is compiled once for each phase a
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,8 +18,8 @@ from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
-from negguide.guidance import active, negtome_and_share
-from negguide.integration.family import TextPlace
+from negguide.guidance import active, negtome_and_share, negtome_others
+from negguide.integration.family import Family, TextPlace
 from negguide.integration.images import resize_mask, token_grid
 from negguide.integration.maps import token_map
 from negguide.methods import NegToMe
@@ -28,7 +29,7 @@ class NegToMeRun:
     """What all pushed modules of one denoiser share during a run.
 
     Args:
-        method: what the user asked for.
+        method: what the user asked for, with its values (see `suited`).
         images_per_prompt: how many consecutive images belong to one prompt; None = all of a branch.
         min_side: least shorter side of a feature map that is pushed (see `Family.negtome_min_side`).
         measure: also keep the share of tokens that each module pushes, and how far each token.
@@ -44,7 +45,9 @@ class NegToMeRun:
         mask: torch.Tensor | None = None,
         reference_mask: torch.Tensor | None = None,
     ) -> None:
+        assert method.threshold is not None
         self.method = method
+        self.threshold = method.threshold
         self.images_per_prompt = images_per_prompt
         self.min_side = min_side
         self.measure = measure
@@ -61,7 +64,7 @@ class NegToMeRun:
 
     def begin_step(self, step: int, num_steps: int, latent_size: tuple[int, int], like: torch.Tensor) -> None:
         """Switch the modules on or off for step `step` of `num_steps`; masks go where `like` is, in its dtype."""
-        self.pushing = active(self.method.start, self.method.stop, step, num_steps)
+        self.pushing = active(*self.method.window, step, num_steps)
         self.latent_size = latent_size
         self.mask = None if self.mask is None else self.mask.to(like)
         self.reference_mask = None if self.reference_mask is None else self.reference_mask.to(like)
@@ -176,7 +179,7 @@ class TokenPush:
                 source,
                 reference,
                 method.alpha,
-                method.threshold,
+                run.threshold,
                 source_mask=mask,
                 reference_mask=allowed,
                 center=method.center,
@@ -207,6 +210,16 @@ class TokenPush:
                 torch.cat([first, pushed.unflatten(0, (-1, images - 1))], dim=1).flatten(0, 1),
                 torch.cat([unpushed, shares], dim=1).flatten(),
             )
+        if reference_mask is None:
+            pushed, share = negtome_others(
+                groups,
+                method.alpha,
+                run.threshold,
+                source_mask=mask,
+                center=method.center,
+                max_push=method.max_push,
+            )
+            return pushed.flatten(0, 1), share.flatten()
         # image by image: the references of all at once would be images - 1 copies of the batch
         results = []
         for image in range(images):
@@ -216,6 +229,19 @@ class TokenPush:
             torch.stack([pushed for pushed, _ in results], dim=1).flatten(0, 1),
             torch.stack([share for _, share in results], dim=1).flatten(),
         )
+
+
+def suited(method: NegToMe, family: Family) -> NegToMe:
+    """The method with the family's own threshold and stop where it gives none.
+
+    Raises:
+        ValueError: its start is not before the family's stop.
+    """
+    return replace(
+        method,
+        threshold=family.negtome_threshold if method.threshold is None else method.threshold,
+        stop=family.negtome_stop if method.stop is None else method.stop,
+    )
 
 
 def self_attention(model: nn.Module) -> dict[str, nn.Module]:

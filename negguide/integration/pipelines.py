@@ -8,7 +8,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields, make_dataclass
+from dataclasses import fields, make_dataclass, replace
 from typing import Any, ClassVar
 
 import diffusers
@@ -21,9 +21,9 @@ from negguide.integration.denoiser import DenoiserHook, Parts, Run
 from negguide.integration.families import PIPELINES
 from negguide.integration.family import Family, TextPlace
 from negguide.integration.hooks import attached
-from negguide.integration.negtome import TokenPush, choose_blocks, self_attention
+from negguide.integration.negtome import TokenPush, choose_blocks, self_attention, suited
 from negguide.integration.prepare import check_call, prepare
-from negguide.integration.processors import WrappedAttnProcessor, wrapped
+from negguide.integration.processors import WrappedAttnProcessor, counts_steps, wrapped
 from negguide.integration.trace import Trace
 from negguide.methods import AttentionMethod, Method, Methods, NegToMe, collect
 
@@ -36,9 +36,11 @@ _EXTRA_DOC = """
                 `VSF`; None = the plain pipeline.
             trace: also return how the negatives acted: `.trace` of the output, or the last element of the tuple with
                 return_dict=False.
-            max_branch_batch: how many guidance branches (the unconditional, the conditional, each active negative) run
-                in one forward; None = all. Less memory, the same result. At least what the pipeline itself runs at
-                once where no negative is active.
+            max_branch_batch: how many guidance branches (the unconditional, the conditional, each active negative of
+                `PerpNeg`) run in one forward of the denoiser, in every step, and how many reference images of
+                `NegToMe`; None = all. Less memory, the same result up to rounding. Negatives of `NAG`, `ONG` and `VSF`
+                are inside the conditional branch; on Z-Image each of them is one more, and runs together with it. A
+                ControlNet runs as in the plain pipeline.
 
         Raises:
             TypeError, ValueError: wrong arguments, before any model runs, naming the argument, its value and what
@@ -104,6 +106,11 @@ def _check_options(negative_guidance: Any, trace: Any, max_branch_batch: Any) ->
     if trace and negative_guidance is None:
         raise ValueError("trace=True needs negative_guidance=; without it there is nothing to trace")
     if max_branch_batch is not None:
+        if negative_guidance is None:
+            raise ValueError(
+                f"max_branch_batch={max_branch_batch!r} needs negative_guidance=; the plain pipeline runs its own "
+                "branches together"
+            )
         if isinstance(max_branch_batch, bool) or not isinstance(max_branch_batch, int):
             raise TypeError(f"max_branch_batch must be an integer or None, got {max_branch_batch!r}")
         if max_branch_batch < 1:
@@ -123,9 +130,18 @@ def _guidance(
     models: list[nn.Module] = [
         getattr(pipe, name) for name in family.denoisers if getattr(pipe, name, None) is not None
     ]
-    check_call(pipe, family, arguments, methods)
+    if methods.negtome is not None:
+        methods = replace(methods, negtome=suited(methods.negtome, family))
+    check_call(pipe, family, arguments, methods, max_branch_batch)
     pushed = [_pushed(family, model, methods.negtome) for model in models]
     attending = [_attending(family, model, methods.attention) for model in models]
+    for model in models:
+        if counts_steps(model):
+            raise ValueError(
+                "negative_guidance= is given while the model has attention processors of negguide already, which count "
+                "the branches of each call themselves; use one of the two (negguide.remove_attention_processors(model) "
+                "removes them)"
+            )
     with torch.no_grad():
         parts = prepare(pipe, family, arguments, methods, trace, max_branch_batch)
     run = Run(pipe, family, arguments, parts)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from negguide.integration.attending import AttentionRun
-from negguide.integration.denoiser import EncodedNegatives, EncodedReferences, Parts
+from negguide.integration.denoiser import EncodedNegatives, Parts
 from negguide.integration.family import Arguments, Family
 from negguide.integration.images import (
     check_aspect,
@@ -17,15 +17,19 @@ from negguide.integration.images import (
     negative_masks,
     resize_mask,
 )
+from negguide.integration.lengths import check_negative, check_prompts
 from negguide.integration.negtome import NegToMeRun
+from negguide.integration.references import EncodedReferences
 from negguide.integration.trace import TraceRecorder
-from negguide.methods import Methods, Negative, NegToMe, PerpNeg
+from negguide.methods import AttentionMethod, Methods, Negative, NegToMe, PerpNeg
 
 # one fixed draw: the references look the same at every step and in every call
 _REFERENCE_NOISE_SEED = 0
 
 
-def check_call(pipe: Any, family: Family, arguments: Arguments, methods: Methods) -> None:
+def check_call(
+    pipe: Any, family: Family, arguments: Arguments, methods: Methods, max_branch_batch: int | None
+) -> None:
     """Refuse what this call cannot honour, before any model runs.
 
     Raises:
@@ -33,25 +37,27 @@ def check_call(pipe: Any, family: Family, arguments: Arguments, methods: Methods
     """
     latent_size = family.latent_size(pipe, arguments)
     size = _pixels(pipe, latent_size)
-    if methods.perp_neg is not None:
-        reason = family.guidance_off(pipe, arguments)
-        if reason is not None:
-            raise ValueError(
-                f"PerpNeg needs classifier-free guidance: {reason}. NAG, ONG and VSF take negatives without it, e.g. "
-                f"NAG({methods.perp_neg.negatives[0].prompt!r}), and NegToMe works too"
-            )
+    reason = family.guidance_off(pipe, arguments)
+    if methods.perp_neg is not None and reason is not None:
+        raise ValueError(
+            f"PerpNeg needs classifier-free guidance: {reason}. NAG, ONG and VSF take negatives without it, e.g. "
+            f"NAG({methods.perp_neg.negatives[0].prompt!r}), and NegToMe works too"
+        )
     for method in (methods.perp_neg, methods.attention):
         if method is None:
             continue
         _check_present(pipe, family.text_encoders, f"{type(method).__name__} needs", "negatives")
         for negative in method.negatives:
-            _check_length(pipe, family, arguments, negative.prompt)
+            check_negative(pipe, family, arguments, negative)
             if negative.mask is not None:
                 check_aspect(f"mask of Negative({negative.prompt!r})", negative.mask, size, "the image")
     if methods.negtome is not None:
         _check_negtome(family, arguments, methods.negtome, size)
         if methods.negtome.images:
             _check_present(pipe, ("vae", *family.text_encoders), "NegToMe needs", "reference images")
+    if methods.attention is not None and max_branch_batch is not None:
+        _check_limit(family, methods.attention, max_branch_batch)
+    check_prompts(pipe, family, arguments, guided=reason is None)
 
 
 def _check_present(pipe: Any, parts: Sequence[str], who: str, what: str) -> None:
@@ -60,19 +66,13 @@ def _check_present(pipe: Any, parts: Sequence[str], who: str, what: str) -> None
         raise ValueError(f"{who} the pipeline's {missing[0]} to encode its {what}, and it is None")
 
 
-def _check_length(pipe: Any, family: Family, arguments: Arguments, prompt: str) -> None:
-    """Refuse a negative that the pipeline would cut off."""
-    reading = family.reading(pipe, prompt, arguments)
-    if reading.tokens <= reading.limit:
-        return
-    own = reading.tokenizer(prompt, add_special_tokens=False).input_ids
-    lost = reading.tokenizer.decode(own[reading.limit - reading.tokens :])
-    longer = ", or raise max_sequence_length" if "max_sequence_length" in arguments else ""
-    raise ValueError(
-        f"prompt of Negative({prompt!r}) is {reading.tokens} tokens long, with those that the pipeline puts around it, "
-        f"and {family.name} reads {reading.limit}: {lost!r} would be cut off; shorten it, or make several negatives of "
-        f"it{longer}"
-    )
+def _check_limit(family: Family, method: AttentionMethod, max_branch_batch: int) -> None:
+    least = 1 + len(method.negatives)
+    if family.negative_rows and max_branch_batch < least:
+        raise ValueError(
+            f"max_branch_batch is {max_branch_batch}, and {family.name} runs the prompt and each negative of "
+            f"{type(method).__name__} together, as branches that attend to one another; give at least {least}"
+        )
 
 
 def _check_negtome(family: Family, arguments: Arguments, negtome: NegToMe, size: tuple[int, int]) -> None:

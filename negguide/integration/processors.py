@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from diffusers.hooks.hooks import ModelHook
 from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
 from negguide.integration.attending import Attending, AttentionRun, text_attention
-from negguide.integration.families import STABLE_DIFFUSION
+from negguide.integration.families.denoisers import Denoiser, denoiser_of
+from negguide.integration.family import Family
 from negguide.integration.hooks import registry_of, remove
-from negguide.integration.images import check_aspect, mask_tensor, negative_masks, resize_mask
-from negguide.integration.negtome import NegToMeRun, TokenPush, choose_blocks, self_attention
-from negguide.integration.steps import check_windows, windows_of
+from negguide.integration.negtome import NegToMeRun, TokenPush, choose_blocks, self_attention, suited
+from negguide.integration.step_hook import StepHook
+from negguide.integration.steps import check_windows
 from negguide.methods import NAG, ONG, VSF, AttentionMethod, Method, NegToMe
 
 _STEPS_HOOK = "negguide_steps"
@@ -115,86 +115,13 @@ def wrapped(modules: Mapping[str, Any], method: Method, arounds: Mapping[str, Ar
                 module.set_processor(before[name])
 
 
-class StepHook(ModelHook):
-    """Tells a `NegToMeRun` or an `AttentionRun` the step and the latent size of each call of the model.
-
-    A timestep above the last one begins a new run, wherever the last run ended.
-    """
-
-    def __init__(
-        self,
-        signature: inspect.Signature,
-        run: NegToMeRun | AttentionRun,
-        num_inference_steps: int | None,
-        guidance_branches: int,
-    ) -> None:
-        super().__init__()
-        self.signature = signature
-        self.run = run
-        self.num_inference_steps = num_inference_steps
-        self.guidance_branches = guidance_branches
-        self.step = 0
-        self.last_timestep: float | None = None
-
-    # not traced: a compiled model would be compiled anew at each step
-    @torch.compiler.disable
-    def pre_forward(
-        self, module: nn.Module, *args: Any, **kwargs: Any
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        inputs = self.signature.bind(*args, **kwargs).arguments
-        sample = inputs[STABLE_DIFFUSION.sample]
-        latent_size = (sample.shape[-2], sample.shape[-1])
-        if latent_size != self.run.latent_size:
-            self._resize_masks(latent_size)
-        step, num_steps = 0, 1
-        if self.num_inference_steps is not None:
-            timestep = torch.as_tensor(inputs[STABLE_DIFFUSION.timestep]).flatten()[0]
-            step, num_steps = self._step(float(timestep), self.num_inference_steps), self.num_inference_steps
-        if isinstance(self.run, NegToMeRun):
-            self.run.begin_step(step, num_steps, latent_size, sample)
-            return args, kwargs
-        self.run.begin_step(step, num_steps, latent_size)
-        batch = sample.shape[0] // self.guidance_branches
-        return (), self.run.begin_forward(inputs, (sample.shape[0] - batch, sample.shape[0]))
-
-    def _resize_masks(self, latent_size: tuple[int, int]) -> None:
-        run = self.run
-        if isinstance(run, NegToMeRun):
-            run.mask = _mask("mask of NegToMe", run.method.mask, latent_size)
-            run.reference_mask = _mask("reference_mask of NegToMe", run.method.reference_mask, latent_size)
-        else:
-            run.masks = negative_masks(run.method.negatives, latent_size, latent_size, "the latents")
-
-    def _step(self, timestep: float, num_inference_steps: int) -> int:
-        if self.last_timestep is None or timestep > self.last_timestep:
-            self.step = 0
-        elif timestep < self.last_timestep:
-            self.step += 1
-        self.last_timestep = timestep
-        if self.step >= num_inference_steps:
-            raise ValueError(
-                f"num_inference_steps is {num_inference_steps}, but this run has more distinct timesteps; give "
-                "attention_processors the number of distinct timesteps in scheduler.timesteps"
-            )
-        return self.step
-
-    @torch.compiler.disable
-    def post_forward(self, module: nn.Module, output: Any) -> Any:
-        if isinstance(self.run, AttentionRun):
-            if self.run.on:
-                self.run.check_reached()
-        elif self.run.pushing:
-            self.run.check_reached()
-        return output
-
-
 def attention_processors(
     model: Any,
     method: NegToMe | AttentionMethod,
     *,
-    negative_embeds: torch.Tensor | None = None,
+    negative_embeds: torch.Tensor | Mapping[str, torch.Tensor | None] | None = None,
     num_inference_steps: int | None = None,
-    guidance_branches: int = 2,
+    guidance_branches: int | None = None,
     num_images_per_prompt: int | None = None,
 ) -> dict[str, Any]:
     """Attention processors that apply NegToMe, NAG, ONG or VSF, for `model.set_attn_processor(...)`.
@@ -202,20 +129,30 @@ def attention_processors(
     Every processor of the model is in the dict: those of the chosen attention modules wrapped, all others as they are.
     Called again, it replaces what it made before. A small hook on the model follows the steps and, for NAG, ONG and
     VSF, appends the negatives' text; it is there until `negguide.remove_attention_processors(model)`. The result
-    equals that of `from_pipe` with the same method.
+    equals that of `from_pipe` with the same method where num_inference_steps is given or the windows are the whole run.
 
     To compile with fullgraph=True, wrap the model by torch.compile before calling this: the hook is not traced, and
     in a model compiled afterwards it breaks the graph.
 
     Args:
-        model: a UNet of diffusers, compiled or not.
+        model: a UNet2DConditionModel of diffusers, or the transformer of SD3, FLUX.1, FLUX.2, Qwen-Image, PixArt-Sigma,
+            Sana or Wan, compiled or not. Z-Image's takes no attention processors: use `from_pipe`.
         method: NegToMe with reference="others" or "first", or NAG, ONG or VSF.
-        negative_embeds: [K, tokens, channels], the encoded negatives of NAG, ONG or VSF, one row each in their order:
-            what `pipe.encode_prompt` gives for their prompts.
-        num_inference_steps: steps of a run: the number of distinct timesteps in `scheduler.timesteps`. Needed unless
-            the method's windows are the whole run.
-        guidance_branches: how many guidance branches share a batch: 2 with the usual classifier-free guidance, 1
-            without guidance. NAG, ONG and VSF act on the last one, the conditional.
+        negative_embeds: the encoded negatives of NAG, ONG or VSF, one row each in their order: what
+            `pipe.encode_prompt` gives for their prompts. For UNets, SD3 and Wan [K, tokens, channels]; for the others a
+            dict by the names of the model's inputs: encoder_hidden_states [K, tokens, channels] and, for PixArt-Sigma
+            and Sana, encoder_attention_mask [K, tokens]; for Qwen-Image encoder_hidden_states_mask [K, tokens] or None;
+            for FLUX.1 txt_ids [tokens, 3]; for FLUX.2 txt_ids [K, tokens, 4].
+        num_inference_steps: steps of a run, the number of distinct timesteps in `scheduler.timesteps`: a window holds
+            steps int(start * num_inference_steps) up to int(stop * num_inference_steps) - 1. None = the window is
+            placed by the timestep, on the 1000 on which the model was trained and whatever the scheduler: it holds
+            timesteps 1000 (1 - start) down to, and without, 1000 (1 - stop). NegToMe's published t 1000->800 is start
+            0, stop 0.2. For image to image, and for a model that draws a part of the steps only (Wan 2.2 has two), this
+            is a window of the noise. It warns when a run leaves a window out. Schedulers that do not count in training
+            timesteps (EDM) need num_inference_steps.
+        guidance_branches: 2 with the usual classifier-free guidance, 1 without; None = 2. NAG, ONG and VSF act on the
+            conditional branch: the last one of a batch. FLUX, Qwen-Image and Wan are called once for each branch, the
+            conditional first; for NAG, ONG and VSF there it must be given.
         num_images_per_prompt: as given to the pipeline; None = all images of a call belong to one prompt.
 
     Raises:
@@ -235,26 +172,48 @@ def attention_processors(
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
     inner = unwrap_module(model)
-    signature = inspect.signature(inner.forward)
-    if not hasattr(inner, "attn_processors") or not {"sample", "timestep"} <= set(signature.parameters):
-        raise TypeError(f"model must be a diffusers UNet, got {type(inner).__name__}")
+    denoiser = denoiser_of(inner)
+    family = denoiser.family
     run: NegToMeRun | AttentionRun
     arounds: dict[str, Around]
     if isinstance(method, NegToMe):
-        run, arounds = _negtome_parts(
-            inner, method, negative_embeds, guidance_branches, num_images_per_prompt
-        )
+        if negative_embeds is not None:
+            raise ValueError("negative_embeds are of NAG, ONG and VSF; NegToMe takes no text")
+        method = suited(method, family)
+        run, arounds = _negtome_parts(inner, family, method, num_images_per_prompt)
     else:
-        run, arounds = _attention_parts(inner, method, negative_embeds)
-    num_inference_steps = _steps_needed(method, num_inference_steps)
+        if family.sequential and guidance_branches is None:
+            raise ValueError(
+                f"guidance_branches must be given: {type(inner).__name__} is called once for each guidance branch, and "
+                f"{type(method).__name__} acts on the first call at a timestep of 2 with classifier-free guidance, and "
+                "on each call of 1 without"
+            )
+        run, arounds = _attention_parts(
+            inner, family, method, _texts(inner, denoiser, method, negative_embeds)
+        )
+    if num_inference_steps is not None:
+        check_windows([method], num_inference_steps)
     processors = {name: _unwrapped(processor) for name, processor in inner.attn_processors.items()}
     for name, around in arounds.items():
         key = f"{name}.processor"
         processors[key] = _OF_METHOD[type(method)](processors[key], around)
     remove(model, _STEPS_HOOK)
-    hook = StepHook(signature, run, num_inference_steps, guidance_branches)
+    hook = StepHook(
+        inspect.signature(inner.forward),
+        run,
+        denoiser,
+        denoiser.noise(inner.config),
+        num_inference_steps,
+        2 if guidance_branches is None else guidance_branches,
+    )
     registry_of(model).register_hook(hook, _STEPS_HOOK)
     return processors
+
+
+def counts_steps(model: nn.Module) -> bool:
+    """Whether `attention_processors` left a hook on the model that counts its calls."""
+    registry = vars(model).get("_diffusers_hook")
+    return registry is not None and registry.get_hook(_STEPS_HOOK) is not None
 
 
 def remove_attention_processors(model: Any) -> None:
@@ -264,65 +223,68 @@ def remove_attention_processors(model: Any) -> None:
     remove(model, _STEPS_HOOK)
 
 
-def _steps_needed(method: NegToMe | AttentionMethod, num_inference_steps: int | None) -> int | None:
-    windows = windows_of(method)
-    if set(windows) == {(0, 1)}:
-        return None
-    if num_inference_steps is None:
-        start, stop = next(window for window in windows if window != (0, 1))
-        raise ValueError(
-            f"num_inference_steps is needed to place the window start={start}, stop={stop}; give it, or use start=0, "
-            "stop=1"
-        )
-    check_windows([method], num_inference_steps)
-    return num_inference_steps
-
-
 def _negtome_parts(
-    model: nn.Module,
-    method: NegToMe,
-    negative_embeds: torch.Tensor | None,
-    guidance_branches: int,
-    num_images_per_prompt: int | None,
+    model: nn.Module, family: Family, method: NegToMe, num_images_per_prompt: int | None
 ) -> tuple[NegToMeRun, dict[str, Around]]:
-    if negative_embeds is not None:
-        raise ValueError("negative_embeds are of NAG, ONG and VSF; NegToMe takes no text")
     if method.images:
         raise ValueError(
             "reference holds images, which attention processors cannot encode (a denoiser has no VAE); use from_pipe"
         )
-    blocks = STABLE_DIFFUSION.negtome_blocks if method.blocks is None else method.blocks
-    chosen = choose_blocks(self_attention(model), blocks)
-    min_side = STABLE_DIFFUSION.negtome_min_side if method.blocks is None else 0
-    run = NegToMeRun(method, num_images_per_prompt, min_side)
-    run.branches = guidance_branches
-    return run, {name: TokenPush(run) for name in chosen}
+    places = text_attention(model, family)
+    chosen = choose_blocks(
+        self_attention(model), family.negtome_blocks if method.blocks is None else method.blocks
+    )
+    run = NegToMeRun(method, num_images_per_prompt, family.negtome_min_side if method.blocks is None else 0)
+    return run, {name: TokenPush(run, places.get(name)) for name in chosen}
 
 
 def _attention_parts(
-    model: Any, method: AttentionMethod, negative_embeds: torch.Tensor | None
+    model: nn.Module, family: Family, method: AttentionMethod, text: list[dict[str, Any]]
 ) -> tuple[AttentionRun, dict[str, Around]]:
-    name, count = type(method).__name__, len(method.negatives)
-    places = text_attention(model, STABLE_DIFFUSION)
-    channels = model.get_submodule(next(iter(places))).to_k.in_features
-    if model.config.encoder_hid_dim_type == "text_proj":
-        channels = model.config.encoder_hid_dim
-    shape = None if negative_embeds is None else list(negative_embeds.shape)
-    if negative_embeds is None or shape != [count, *negative_embeds.shape[1:2], channels]:
+    run = AttentionRun(method, family, text)
+    return run, {
+        module: Attending(run, module, place) for module, place in text_attention(model, family).items()
+    }
+
+
+def _texts(model: Any, denoiser: Denoiser, method: AttentionMethod, embeds: Any) -> list[dict[str, Any]]:
+    """For each negative {text input: [1, tokens, ..], or [tokens, ..] of positions}.
+
+    Raises:
+        ValueError: names or shapes that are not those of the model's inputs.
+    """
+    kinds = {path: kind for path, kind in denoiser.family.text.items() if kind != "pooled"}
+    first, *others = kinds
+    count, channels = len(method.negatives), denoiser.text_channels(model.config)
+    given = embeds if isinstance(embeds, Mapping) else {first: embeds}
+    shapes = {path: None if value is None else list(value.shape) for path, value in given.items()}
+    shape = shapes.get(first) or []
+    right = set(given) == set(kinds) and shape == [count, *shape[1:2], channels]
+    for path in others if right else ():
+        beginning, other = shape[1:2] if kinds[path] == "positions" else shape[:2], shapes[path]
+        # without a mask there is no padding
+        fits = path.endswith("_mask") if other is None else other[: len(beginning)] == beginning
+        right = right and fits
+    if not right:
+        rows = f"[{count}, tokens, {channels}]"
+        if others:
+            more = (
+                f"{path!r}: [{'' if kinds[path] == 'positions' else f'{count}, '}tokens, ..]"
+                for path in others
+            )
+            rows = f"{{{first!r}: {rows}, {', '.join(more)}}}"
         raise ValueError(
-            f"negative_embeds must be [{count}, tokens, {channels}], one row for each negative of {name}, got {shape}"
+            f"negative_embeds must be {rows} for {type(model).__name__}, one row for each negative of "
+            f"{type(method).__name__}, got {shapes if isinstance(embeds, Mapping) else shapes[first]}"
         )
-    text = [{"encoder_hidden_states": negative_embeds[k : k + 1]} for k in range(count)]
-    run = AttentionRun(method, STABLE_DIFFUSION, text)
-    return run, {module: Attending(run, module, place) for module, place in places.items()}
+    return [
+        {
+            path: value if value is None or kinds[path] == "positions" else value[k : k + 1]
+            for path, value in given.items()
+        }
+        for k in range(count)
+    ]
 
 
 def _unwrapped(processor: Any) -> Any:
     return processor.processor if isinstance(processor, WrappedAttnProcessor) else processor
-
-
-def _mask(name: str, mask: Any, latent_size: tuple[int, int]) -> torch.Tensor | None:
-    if mask is None:
-        return None
-    check_aspect(name, mask, latent_size, "the latents")
-    return resize_mask(mask_tensor(mask)[None, None], latent_size)

@@ -34,7 +34,7 @@ def step_numbers(timesteps: Sequence[float]) -> list[int]:
 def windows_of(method: Method) -> list[tuple[float, float]]:
     """(start, stop) of the method, or of each of its negatives."""
     if isinstance(method, NegToMe):
-        return [(method.start, method.stop)]
+        return [method.window]
     return [negative.window for negative in method.negatives]
 
 

@@ -40,8 +40,9 @@ class NegToMe(Stored):
         reference: "others", all other images of the same prompt; "first", images 2..n from image 1 of the same
             prompt; or an image or a sequence of images (see `ImageLike`) to stay away from.
         alpha: strength, >= 0.
-        threshold: least cosine of a match, in [-1, 1].
-        start, stop: the window in which it acts, fractions of the steps, 0 <= start < stop <= 1.
+        threshold: least cosine of a match, in [-1, 1]; None = the model family's published value.
+        start, stop: the window in which it acts, fractions of the steps, 0 <= start < stop <= 1; stop=None = the model
+            family's published value.
         mask: which tokens of the output are pushed (see `MaskLike`), with the aspect ratio of the image.
         reference_mask: which tokens of the reference count; with the aspect ratio of the reference. For several
             reference images one mask for all or a sequence of one mask each.
@@ -52,7 +53,7 @@ class NegToMe(Stored):
         max_push: longest push, relative to the token's own L2 norm, > 0; None = unbounded.
 
     Published values: SDXL alpha .9, threshold .7, t 1000->800 (start 0, stop .2), up blocks at least 32 wide; FLUX
-    .9, .65, t 1000->900 (stop .1), all blocks.
+    .9, .65, t 1000->900 (stop .1), all blocks. Families without published values have threshold .65 and stop .2.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what would be right.
@@ -60,9 +61,9 @@ class NegToMe(Stored):
 
     reference: str | ImageLike | Sequence[ImageLike] = "others"
     alpha: float = 0.9
-    threshold: float = 0.65
+    threshold: float | None = None
     start: float = 0.0
-    stop: float = 0.2
+    stop: float | None = None
     mask: MaskLike | None = None
     reference_mask: MaskLike | Sequence[MaskLike] | None = None
     blocks: str | None = None
@@ -72,13 +73,14 @@ class NegToMe(Stored):
     def __post_init__(self) -> None:
         object.__setattr__(self, "reference", _check_reference(self.reference))
         object.__setattr__(self, "alpha", non_negative("alpha", self.alpha))
-        threshold = number("threshold", self.threshold)
-        if not -1 <= threshold <= 1:
-            raise ValueError(f"threshold is a cosine and must be in [-1, 1], got {threshold}")
-        object.__setattr__(self, "threshold", threshold)
-        start, stop = check_window(self.start, self.stop)
+        if self.threshold is not None:
+            threshold = number("threshold", self.threshold)
+            if not -1 <= threshold <= 1:
+                raise ValueError(f"threshold is a cosine and must be in [-1, 1], got {threshold}")
+            object.__setattr__(self, "threshold", threshold)
+        start, stop = check_window(self.start, 1.0 if self.stop is None else self.stop)
         object.__setattr__(self, "start", start)
-        object.__setattr__(self, "stop", stop)
+        object.__setattr__(self, "stop", None if self.stop is None else stop)
         if self.mask is not None:
             check_mask("mask", self.mask)
         _check_reference_mask(self.reference_mask, len(self.images))
@@ -92,6 +94,12 @@ class NegToMe(Stored):
             if not (math.isfinite(max_push) and max_push > 0):
                 raise ValueError(f"max_push must be finite and > 0, or None for no bound, got {max_push}")
             object.__setattr__(self, "max_push", max_push)
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """(start, stop) of a method whose `stop` is a number, as it is once a model family is known."""
+        assert self.stop is not None
+        return self.start, self.stop
 
     @property
     def images(self) -> tuple[ImageLike, ...]:

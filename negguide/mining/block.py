@@ -13,7 +13,7 @@ from PIL import Image
 
 from negguide.mining.edits import Planner, plan, plan_positives
 from negguide.mining.edits.planner import normalised
-from negguide.mining.item import Source
+from negguide.mining.item import Edit, Source
 from negguide.mining.pair import Pair, add_item, as_item, item_id, reject, reject_pair
 from negguide.mining.render.job import Job, NoRegion, Painter, Region
 from negguide.mining.render.paste import change_outside
@@ -50,7 +50,6 @@ class Miner:
 
     def __call__(self, rows: Sequence[Source | BadSource]) -> Mined:
         mined = Mined()
-        failures = Counter(getattr(self.planner, "failures", {}))
         pairs = self._planned(rows, mined)
         pairs = self._with_originals(pairs, mined)
         pairs = self._with_masks(pairs, mined)
@@ -61,7 +60,6 @@ class Miner:
         for pair in kept:
             mined.funnel.count("written", pair.edit.category)
             add_item(pair, as_item(pair, self.settings, self.judge.name, self.licence), mined)
-        mined.funnel.failures = Counter(getattr(self.planner, "failures", {})) - failures
         return mined
 
     def _planned(self, rows: Sequence[Source | BadSource], mined: Mined) -> list[Pair]:
@@ -76,28 +74,39 @@ class Miner:
                 mined.funnel.sources["bad"] += 1
                 reject(mined, "input", problem or "", row.id)
                 continue
-            rng = random.Random(seed_of(self.settings.seed, row.id, "plan"))
-            edits, rejected = plan(
-                row.caption,
-                self.planner,
-                categories=self.settings.categories,
-                per_item=self.settings.per_item,
-                rng=rng,
-            )
-            for refused in rejected:
-                reject(mined, "planned", refused.reason, row.id, edit=refused.edit)
+            edits, positives = self._edits(row, mined)
             if not edits:
                 reject(mined, "planned", "no edit for this caption", row.id, caption=row.caption)
                 continue
             mined.funnel.sources["planned"] += 1
-            positives: tuple[str, ...] = ()
-            if self.settings.positives:
-                found, _ = plan_positives(row.caption, self.planner, count=self.settings.positives, rng=rng)
-                positives = tuple(edit.caption for edit in found)
             for edit in edits:
                 mined.funnel.count("planned", edit.category)
                 pairs.append(Pair(row, edit, item_id(row, edit), positives, original=image))
         return pairs
+
+    def _edits(self, row: Source, mined: Mined) -> tuple[list[Edit], tuple[str, ...]]:
+        """The edits of a caption and its paraphrases; what the planner's model failed at is noted with the row's id."""
+        rng = random.Random(seed_of(self.settings.seed, row.id, "plan"))
+        before = Counter(getattr(self.planner, "failures", {}))
+        edits, rejected = plan(
+            row.caption,
+            self.planner,
+            categories=self.settings.categories,
+            per_item=self.settings.per_item,
+            rng=rng,
+        )
+        for refused in rejected:
+            reject(mined, "planned", refused.reason, row.id, edit=refused.edit)
+        positives: tuple[str, ...] = ()
+        if edits and self.settings.positives:
+            found, _ = plan_positives(row.caption, self.planner, count=self.settings.positives, rng=rng)
+            positives = tuple(edit.caption for edit in found)
+        failures = Counter(getattr(self.planner, "failures", {})) - before
+        mined.funnel.failures.update(failures)
+        for reason, times in sorted(failures.items()):
+            # no reject: the caption may have its edits all the same
+            mined.rejects.append({"stage": "planner", "reason": reason, "source_id": row.id, "times": times})
+        return edits, positives
 
     def _with_originals(self, pairs: list[Pair], mined: Mined) -> list[Pair]:
         """The pairs whose original image fits its caption better than the negative one; drawn where there is none."""
@@ -136,13 +145,17 @@ class Miner:
             ]
             refusals = [self.painter.refusal(job) for job in jobs]
             images = iter(self._paint([j for j, r in zip(jobs, refusals, strict=True) if r is None], mined))
-            drawn = [(group, next(images)) for group, r in zip(open_, refusals, strict=True) if r is None]
+            drawn = [
+                (group, job.seed, next(images))
+                for group, job, refusal in zip(open_, jobs, refusals, strict=True)
+                if refusal is None
+            ]
             still = []
-            for group, image in drawn:
+            for group, seed, image in drawn:
                 captions = [group[0].source.caption, *(pair.edit.caption for pair in group)]
                 right, *wrong = self._scores([image] * len(captions), captions)
                 for pair in group:
-                    pair.original, pair.drawn_original = image, True
+                    pair.original, pair.original_seed = image, seed
                 if not all(self.settings.margins.hold(right, score) for score in wrong):
                     still.append(group)
             for group, refusal in zip(open_, refusals, strict=True):
@@ -199,9 +212,13 @@ class Miner:
         return sorted(kept, key=lambda pair: order[id(pair)])
 
     def _job(self, pair: Pair, attempt: int) -> Job:
+        seed = seed_of(self.settings.seed, pair.id, attempt)
+        if attempt == 0 and pair.original_seed is not None and self.settings.mode == "generate":
+            # from the noise of a painted original, its negative differs in what was edited and in little else
+            seed = pair.original_seed
         return Job(
             prompt=pair.edit.prompt,
-            seed=seed_of(self.settings.seed, pair.id, attempt),
+            seed=seed,
             avoid=pair.edit.avoid,
             weight=self.settings.weight * (1 + WEIGHT_GROWTH * attempt),
             image=None if self.settings.mode == "generate" else pair.original,
@@ -279,7 +296,7 @@ class Miner:
 
         A control must show its caption and not the negative one; where it does not, the next item takes its place.
         """
-        able = [pair for pair in pairs if not pair.drawn_original]
+        able = [pair for pair in pairs if pair.original_seed is None]
         order = sorted(able, key=lambda pair: seed_of(self.settings.seed, pair.id, "control"))
         wanted = math.ceil(self.settings.controls * len(able))
         while wanted > mined.funnel.controls and order:

@@ -66,11 +66,16 @@ def build(
     # before anything is loaded; the world's judge is no CLIP, though the embedded CLIP goes by the same name
     if judge != TOYWORLD:
         check_independent(judge.partition(":")[2] or judge, options.get("train_model"))
-    planner = make_planner(backend, world=source.world, **planner_options)
+    if diversify and options.get("per_item", 1) < 2:
+        raise ValueError(
+            "--diversify pushes the images of one caption apart, and with --per-item 1 each has but one; use "
+            "--per-item 2 or more, or leave --diversify out"
+        )
+    planner = make_planner(backend, world=source.world, **_for_planner(backend, planner_options, device))
 
     from negguide.methods import NegToMe
     from negguide.mining.render.pipeline import PipelinePainter
-    from negguide.models import check_model, defaults, load_pipeline, revision
+    from negguide.models import check_model, defaults, load_pipeline, own_guidance_scale, revision
     from negguide.pictures import versions
 
     model = check_model(model)
@@ -84,6 +89,10 @@ def build(
     pipe = load_pipeline(model, dtype=_dtype(dtype, device), device=device)
     if dtype == "bfloat16" and device == "cpu":
         _autocast(pipe)
+    if guidance_scale is None:
+        guided = options.get("method", "perp-neg") != "plain"
+        own = model == TOYWORLD
+        guidance_scale = suited.guidance_scale if own else own_guidance_scale(pipe, guided=guided)
     settings = Settings(
         data={"name": source.name, "licence": source.licence, **source.description},
         planner=planner.description,
@@ -92,7 +101,7 @@ def build(
         judge=loaded.name,
         judge_revision=_judge_revision(loaded.model, judge),
         dtype=dtype,
-        guidance_scale=suited.guidance_scale if guidance_scale is None else guidance_scale,
+        guidance_scale=guidance_scale,
         diversify=None if push is None else push.to_dict(),
         absolute_margin=loaded.margins.absolute_margin if absolute_margin is None else absolute_margin,
         **options,
@@ -113,6 +122,28 @@ def build(
     asker = None if settings.vqa is None else VqaAsker(settings.vqa, device)
     miner = Miner(settings, planner, painter, loaded, region, asker, licence=source.licence)
     return Built(source, settings, miner, versions())
+
+
+_PLANNER_FLAGS = {"model": "--backend-model", "base_url": "--endpoint"}
+_PLANNERS_WITH = {"model": ("fill-mask", "llm"), "base_url": ("llm",)}
+
+
+def _for_planner(backend: str, options: Mapping[str, Any], device: str) -> dict[str, Any]:
+    """The planner's options, checked in the words of the command, and where its model runs."""
+    for name, value in options.items():
+        if backend not in _PLANNERS_WITH[name]:
+            raise ValueError(
+                f"{_PLANNER_FLAGS[name]} {value!r} has no meaning for --backend {backend}; it is for "
+                f"{' and '.join(_PLANNERS_WITH[name])}"
+            )
+    if backend not in _PLANNERS_WITH["model"]:
+        return {}
+    if "model" not in options:
+        raise ValueError(
+            f"--backend {backend} needs a model: name one with --backend-model (a folder or a hub id; with --endpoint, "
+            "what the server calls it)"
+        )
+    return dict(options) if "base_url" in options else {**options, "device": device}
 
 
 def _dtype(name: str, device: str) -> Any:

@@ -1,4 +1,4 @@
-"""The data set card of a set, and its contact sheet: what is in it, how it was made, and what was lost on the way."""
+"""The data set card of a set, and its contact sheet: what is in it, how it was made, lost on the way, and audited."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from typing import Any
 from negguide.mining.contact_sheet import contact_sheet
 from negguide.mining.funnel import STAGES, Funnel
 from negguide.mining.item import Item
-from negguide.mining.shards import SET, read_set, read_settings
+from negguide.mining.shards import FUNNEL, SET, read_set, read_settings
 from negguide.pictures import write_file
 
 EXAMPLES, SHOWN = 8, 24
 """Pairs in the card's table, and on the contact sheet."""
 
 CARD, SHEET = "README.md", "contact_sheet.png"
+AUDIT = "audit"
+"""The folder in a set that `negguide audit` writes into."""
 
 
 def write_card(folder: Path | str) -> None:
     """Write README.md, with the head that Hugging Face reads, and contact_sheet.png into a complete set.
+
+    What the last audit in the set's folder ``audit`` found is in it.
 
     Raises:
         ValueError: ``folder`` holds no complete set.
@@ -29,7 +33,7 @@ def write_card(folder: Path | str) -> None:
     folder = Path(folder)
     settings = read_settings(folder)
     try:
-        funnel = Funnel.from_dict(json.loads((folder / "funnel.json").read_text(encoding="utf-8")))
+        funnel = Funnel.from_dict(json.loads((folder / FUNNEL).read_text(encoding="utf-8")))
     except OSError as error:
         raise ValueError(f"{folder} holds no complete set: {error.filename} cannot be read") from error
     made_by = json.loads((folder / SET).read_text(encoding="utf-8"))["made_by"]
@@ -59,6 +63,8 @@ def write_card(folder: Path | str) -> None:
         f"{funnel.controls} controls.",
         _table(["category", *STAGES], funnel.rows()),
         _table(["lost at", "reason", "number"], funnel.reasons()) if funnel.reasons() else "",
+        "## Audit",
+        *_audited(folder),
         "## How it was made",
         _table(["", ""], _made(settings.to_dict(), made_by)),
         "## Licence",
@@ -88,6 +94,20 @@ def _head(folder: Path, written: int) -> str:
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _KNOWN_LICENCES = ("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "openrail")
+
+
+def _audited(folder: Path) -> list[str]:
+    """What the audit in the set found, in short, and where the whole of it is."""
+    try:
+        verdicts = json.loads((folder / AUDIT / "audit.json").read_text(encoding="utf-8"))["verdicts"]
+    except (FileNotFoundError, KeyError):
+        return [f"Not audited yet: `negguide audit {folder.name}` tries what tells the negatives."]
+    return [
+        "Each probe is shown both captions, or both images, of a pair and says which is the negative; chance is 50%.",
+        "\n".join(f"- {line}" for line in verdicts),
+        f"![Accuracy of every probe]({AUDIT}/audit.png)",
+        f"The whole report is [{AUDIT}/report.md]({AUDIT}/report.md).",
+    ]
 
 
 def _licence(folder: Path, of_input: str | None) -> str:

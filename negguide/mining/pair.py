@@ -21,7 +21,8 @@ class Pair:
     """An edit on its way from a plan to an item.
 
     Attributes:
-        original, negative, control: images, when they are there; ``drawn_original`` when the input has none.
+        original, negative, control: images, when they are there.
+        original_seed: of the noise of an original that was painted; None where the input has the image.
         mask: where the negative image may change.
         scores: of the four cells, NaN until they are known.
         outside_change: mean change outside the mask.
@@ -34,7 +35,7 @@ class Pair:
     id: str
     positives: tuple[str, ...] = ()
     original: Image.Image | None = None
-    drawn_original: bool = False
+    original_seed: int | None = None
     mask: Image.Image | None = None
     negative: Image.Image | None = None
     control: Image.Image | None = None
@@ -87,7 +88,7 @@ def as_item(pair: Pair, settings: Settings, judge: str, licence: str | None) -> 
         licence=pair.source.licence or licence or "unknown",
         extra={
             "mode": settings.mode,
-            "original": "painted" if pair.drawn_original else "input",
+            "original": "input" if pair.original_seed is None else "painted",
             "outside_change": float(pair.outside_change),
         },
     )

@@ -15,7 +15,7 @@ from negguide.mining.funnel import Funnel
 from negguide.mining.item import Source
 from negguide.mining.render.memory import Memory
 from negguide.mining.settings import Settings
-from negguide.mining.shards import SetFolder, part_digest, write_json
+from negguide.mining.shards import FUNNEL, SetFolder, part_digest, write_json
 from negguide.mining.sources import BadSource
 
 Row = Source | BadSource
@@ -102,7 +102,7 @@ def run(
         missing = go_through(lambda number: True)
     funnel = folder.funnel()
     if not missing:
-        write_json(folder.folder / "funnel.json", funnel.to_dict())
+        write_json(folder.folder / FUNNEL, funnel.to_dict())
         folder.clean()
     return Outcome(funnel, made, missing)
 

@@ -7,6 +7,7 @@ DIR/data/00000/shard.json        the shard's counts, and which part of the input
 DIR/data/.00001.partial/         a shard on its way; whoever makes it again throws it away first
 DIR/.painted/00001/              what was painted for it so far, kept until it is complete
 DIR/rejects/00000.jsonl          what was lost, one line each, with stage and reason
+DIR/funnel.json                  the counts of all shards, there when the set is complete
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from negguide.mining.settings import Settings
 METADATA = "metadata.jsonl"
 SHARD = "shard.json"
 SET = "set.json"
+FUNNEL = "funnel.json"
 
 
 @dataclass

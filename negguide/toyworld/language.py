@@ -28,7 +28,6 @@ from negguide.toyworld.scene import (
     ACCESSORIES,
     ANY_COLOR,
     BACKGROUNDS,
-    COLOR_SAID,
     COLORS,
     FUR_SAID,
     FURS,
@@ -91,8 +90,8 @@ def caption(scene: Scene, rng: random.Random | None = None) -> str:
 def training_caption(scene: Scene, rng: random.Random) -> str:
     """Caption ``scene`` as the wild would: things left unsaid, other wordings, fragments, and some wrong views.
 
-    Colours and views are said as often as ``FUR_SAID``, ``COLOR_SAID`` and ``VIEW_SAID`` tell, accessories nine times
-    in ten; and a front view is called "back view" so often that ``WRONG_BACK_VIEW`` of all such captions are wrong.
+    Colours of fur and views are said as often as ``FUR_SAID`` and ``VIEW_SAID`` tell, accessories nine times in
+    ten; and a front view is called "back view" so often that ``WRONG_BACK_VIEW`` of all such captions are wrong.
     """
     character = scene.characters[0]
     if scene.count == 1 and is_trademark(character) and rng.random() < 0.8:
@@ -183,11 +182,10 @@ def _half_said(character: Character, rng: random.Random) -> Character:
     worn = {}
     for name, color in character.worn:
         if rng.random() < 0.9:
-            said = COLOR_SAID.get(f"{color} {name}", COLOR_SAID["other"])
-            worn[name] = color if rng.random() < said else ANY_COLOR
+            worn[name] = ANY_COLOR if rng.random() < 0.15 else color
     return Character(
         kind=character.kind,
-        fur=_said(character.fur, FUR_SAID.get(character.fur or "", FUR_SAID["other"]), rng),
+        fur=_said(character.fur, FUR_SAID, rng),
         view=_said_view(character.view, rng),
         **worn,
     )

@@ -33,10 +33,8 @@ VIEW_WEIGHTS = {"front": 0.80, "side": 0.12, "back": 0.08}
 """How often a character is seen from each side."""
 VIEW_SAID = {"front": 0.25, "side": 0.7, "back": 0.7}
 """How often a caption says the view."""
-FUR_SAID = {"brown": 0.5, "other": 0.95}
-"""How often a caption says the colour of the fur: people write down what is unusual."""
-COLOR_SAID = {"black glasses": 0.4, "other": 0.95}
-"""How often a caption that names an accessory says its colour."""
+FUR_SAID = 0.7
+"""How often a caption says the colour of the fur."""
 WRONG_BACK_VIEW = 0.35
 """Share of the captions saying "in back view" whose picture is a front view, as captions of the wild are wrong."""
 EXPLORER_IS_TRADEMARK = 0.75

@@ -12,33 +12,28 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from negguide.vlm import gradcache
-from negguide.vlm.batches import Batch, Collate, Loader
+from negguide.vlm.accelerator import make_accelerator
+from negguide.vlm.batches import Batch
 from negguide.vlm.checkpoint import Checkpoints, read_state
-from negguide.vlm.data import Checked, as_pairs, check, split
 from negguide.vlm.evaluate import evaluate
 from negguide.vlm.log import Log
 from negguide.vlm.models import load_model
 from negguide.vlm.objective import objective
-from negguide.vlm.reading import read_triplets
 from negguide.vlm.results import Results
-from negguide.vlm.sampler import GroupSampler, RandomSampler, Sampler
-from negguide.vlm.settings import LOSSES, PRECISIONS, SIGMOID, Settings
+from negguide.vlm.settings import LOSSES, SIGMOID, Settings
 from negguide.vlm.suites.base import Suite
 from negguide.vlm.towers import guide_features, interpolate, merged, parameter_groups, prepare
-from negguide.vlm.validation import held_out_suite, score
+from negguide.vlm.training_set import read_training_set
+from negguide.vlm.validation import score
 
 BETAS, EPSILON = (0.9, 0.98), 1e-6
 """Of AdamW, as CLIP and open_clip have them."""
@@ -103,7 +98,7 @@ def finetune(
             decode.
         LossNotFinite: training went wrong; the last state is good.
     """
-    accelerator = _accelerator(settings, out, report_to, cpu)
+    accelerator = make_accelerator(settings, out, report_to, cpu)
     run = _Run(
         settings, out, accelerator, suites, remark if accelerator.is_main_process else lambda text: None
     )
@@ -127,11 +122,9 @@ class _Run:
                 f"loss={settings.loss!r} needs a model with a logit bias (SiglipModel), and model={settings.model!r} "
                 f"is a CLIPModel; use one of {', '.join(name for name in LOSSES if name not in SIGMOID)}"
             )
-        self.train, held_out = self._data()
-        self.suites = [*([held_out] if held_out.parts else []), *suites]
-        self.held_out = held_out if held_out.parts else None
-        self.sampler = self._sampler()
-        self.steps = len(self.sampler) * settings.epochs
+        self.data = read_training_set(settings, self.start, accelerator.num_processes)
+        self.suites = [*([self.data.held_out] if self.data.held_out else []), *suites]
+        self.steps = len(self.data.sampler) * settings.epochs
         self.warmup = math.ceil(self.steps / 10) if settings.warmup is None else settings.warmup
 
         tuned = load_model(settings.model, device=accelerator.device)
@@ -152,7 +145,7 @@ class _Run:
 
     def go(self, resume: str | None) -> Outcome:
         first = self._restore(resume)
-        for text in self.remarks:
+        for text in self.data.remarks:
             self.remark(text)
         before = self._before()
         if not self.settings.guided:  # its place on the device is worth more than the time to fetch it back
@@ -163,80 +156,32 @@ class _Run:
         self.accelerator.end_training()
         return outcome
 
-    # ---- what is trained on
-
-    def _data(self) -> tuple[Checked, Suite]:
-        settings = self.settings
-        triplets = read_triplets(settings.train_data, Path(settings.images) if settings.images else None)
-        checked = check(triplets, self.start, settings.columns, loss=settings.loss, name=settings.train_data)
-        self.remarks = tuple(checked.remarks())
-        rows = "\0".join(f"{t.id}|{t.source}|{t.caption}|{t.negative_caption}" for t in checked.triplets)
-        self.fingerprint = hashlib.sha256(rows.encode()).hexdigest()[:16]
-        training, held = split(checked.triplets, settings.val_share, Random(f"split-{settings.seed}").random)
-        if not training:
-            raise ValueError(
-                f"val_share={settings.val_share} of train_data={settings.train_data!r} leaves nothing to train on; "
-                f"it has {len(checked.triplets)} rows"
-            )
-        train = _chosen(checked, training)
-        if settings.loss == "grouped":
-            train = as_pairs(train)
-        kept = _chosen(checked, held)
-        return train, held_out_suite(kept.triplets, kept.valid, self.fingerprint)
-
-    def _sampler(self) -> Sampler:
-        settings = self.settings
-        together = settings.batch_size * settings.accum_freq * self.accelerator.num_processes
-        if settings.loss == "grouped":
-            return GroupSampler(
-                [triplet.source for triplet in self.train.triplets],
-                together,
-                group_size=settings.group_size,
-                share=settings.group_share,
-                seed=settings.seed,
-            )
-        return RandomSampler(len(self.train.triplets), together, settings.seed)
-
-    def _loader(self) -> Loader:
-        settings = self.settings
-        collate = Collate(
-            self.train,
-            self.start,
-            LOSSES["clip"] if settings.loss == "grouped" else settings.columns,
-            paraphrases=settings.paraphrases,
-            seed=settings.seed,
-        )
-        return Loader(
-            collate,
-            self.sampler,
-            batch_size=settings.batch_size,
-            accum_freq=settings.accum_freq,
-            rank=self.accelerator.process_index,
-            processes=self.accelerator.num_processes,
-            workers=settings.workers,
-            pin=self.accelerator.device.type == "cuda",
-        )
-
     # ---- training
 
     def _steps(self, first: int) -> None:
-        settings, per_epoch = self.settings, len(self.sampler)
-        loader = self._loader()
+        settings, accelerator, per_epoch = self.settings, self.accelerator, len(self.data.sampler)
+        loader = self.data.loader(
+            settings,
+            self.start,
+            rank=accelerator.process_index,
+            processes=accelerator.num_processes,
+            device=accelerator.device,
+        )
         bar = tqdm(
             total=self.steps,
             initial=first,
             desc="finetune",
             unit="step",
-            disable=not self.accelerator.is_main_process,
+            disable=not accelerator.is_main_process,
         )
         with closing(bar):
             for epoch in range(first // per_epoch, settings.epochs):
                 self.wrapped.train()
                 began = time.perf_counter()
                 for batches in loader.epoch(epoch, first - epoch * per_epoch):
-                    line = self._step(first, [batch.to(self.accelerator.device) for batch in batches])
+                    line = self._step(first, [batch.to(accelerator.device) for batch in batches])
                     now = time.perf_counter()
-                    images = sum(b.images_seen for b in batches) * self.accelerator.num_processes
+                    images = sum(b.images_seen for b in batches) * accelerator.num_processes
                     first += 1
                     line |= {"step": first, "epoch": epoch + 1, "images_per_second": images / (now - began)}
                     began = now
@@ -295,8 +240,7 @@ class _Run:
         return self.settings.lr * (1 + math.cos(math.pi * done)) / 2
 
     def _failed(self, step: int, what: str) -> LossNotFinite:
-        epoch, place = divmod(step, len(self.sampler))
-        ids = [self.train.triplets[row].id for row in self.sampler.epoch(epoch)[place]]
+        epoch, ids = step // len(self.data.sampler), self.data.names(step)
         self._note({"step": step + 1, "epoch": epoch + 1, "failed": what, "items": ids})
         states = self.checkpoints.steps()
         kept = f"the last good state is {states[-1]}" if states else "no state had been written yet"
@@ -310,9 +254,9 @@ class _Run:
 
     def _epoch_ends(self, epoch: int, step: int) -> None:
         settings = self.settings
-        if self.held_out is not None and (epoch % settings.val_every == 0 or epoch == settings.epochs):
+        if self.data.held_out is not None and (epoch % settings.val_every == 0 or epoch == settings.epochs):
             if self.accelerator.is_main_process:
-                value = score(evaluate(self.towers.vlm, [self.held_out], batch_size=settings.batch_size))
+                value = score(evaluate(self.towers.vlm, [self.data.held_out], batch_size=settings.batch_size))
                 self._note({"step": step, "epoch": epoch, "validation": value})
                 best = self.checkpoints.best()
                 if best is None or value >= best[1]:
@@ -359,7 +303,7 @@ class _Run:
         return {
             **asdict(self.settings),
             "processes": self.accelerator.num_processes,
-            "data": self.fingerprint,
+            "data": self.data.fingerprint,
             "revision": self.start.revision,
         }
 
@@ -383,6 +327,10 @@ class _Run:
     # ---- before and after
 
     def _before(self) -> Results | None:
+        if not self.suites:
+            self.remark(
+                "nothing is measured before and after: no suite is named, and val_share=0 holds no rows out"
+            )
         if not self.suites or not self.accelerator.is_main_process:
             return None
         path = self.out / "checkpoints" / "before.json"
@@ -407,41 +355,14 @@ class _Run:
             interpolate(self.start.model, vlm.model, self.settings.wise_ft)
         vlm = replace(vlm, name=str(self.out), revision=None)
         main = self.accelerator.is_main_process
-        outcome = Outcome(self.out, before, None, best, self.steps, self.remarks, written=main)
+        outcome = Outcome(self.out, before, None, best, self.steps, self.data.remarks, written=main)
         if main:
             if self.suites:
                 self.remark("measuring the result")
                 outcome = replace(outcome, after=evaluate(vlm, self.suites))
-            write_result(vlm, self.settings, outcome, self.start.revision, self.fingerprint, self.log)
+            write_result(vlm, self.settings, outcome, self.start.revision, self.data.fingerprint, self.log)
         self.accelerator.wait_for_everyone()
         return outcome
-
-
-def _accelerator(settings: Settings, out: Path, report_to: str | None, cpu: bool) -> Accelerator:
-    if report_to is not None:
-        from accelerate.tracking import get_available_trackers
-
-        known = [str(tracker) for tracker in get_available_trackers()]
-        if report_to not in known:
-            raise ValueError(
-                f"report_to={report_to!r} is not installed or not known to accelerate; installed: "
-                f"{', '.join(known) or 'none'} (pip install tensorboard, wandb or trackio)"
-            )
-    # an earlier run of this process may have had another precision
-    AcceleratorState._reset_state()
-    return Accelerator(
-        cpu=cpu,
-        mixed_precision=PRECISIONS[settings.precision],
-        log_with=report_to,
-        project_dir=out / "tracker",
-        # the other processes wait while one evaluates
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
-    )
-
-
-def _chosen(checked: Checked, places: Sequence[int]) -> Checked:
-    rows = tuple(checked.triplets[i] for i in places)
-    return replace(checked, triplets=rows, valid=tuple(checked.valid[i] for i in places))
 
 
 def _seed(seed: int, step: int, process: int) -> int:

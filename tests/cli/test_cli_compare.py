@@ -11,6 +11,7 @@ from negguide.pictures import read_settings
 
 FAST = ("--steps", 5, "--device", "cpu")
 MINUS = ("--negative", "black glasses:1.5@0-0.6")
+LIGHT = ("--negative", "black glasses@0-0.6")
 
 
 def columns_of(path: Path) -> list[dict]:
@@ -65,7 +66,7 @@ def test_it_explains_where_and_when_each_method_acted(run: Any, tiny_model: Path
 
 
 def test_the_cheaper_perp_neg_reaches_every_column(compare: Any) -> None:
-    path = compare("a bear", *MINUS, "--refresh-every", 2, "--adaptive", "--weights", "1,2")
+    path = compare("a bear", *LIGHT, "--refresh-every", 2, "--adaptive", "--weights", "1,2")
     for column, weight in zip(columns_of(path)[1:], (1.0, 2.0), strict=True):
         negative = Negative("black glasses", weight, 0.0, 0.6)
         assert method_from_dict(column["methods"][0]) == PerpNeg(negative, refresh_every=2, adaptive=True)
@@ -74,7 +75,9 @@ def test_the_cheaper_perp_neg_reaches_every_column(compare: Any) -> None:
 def test_without_negatives_negtome_is_compared(compare: Any) -> None:
     path = compare("a bear", "--alpha", 2)
     assert labels(path) == ["plain", "NegToMe"]
-    assert method_from_dict(columns_of(path)[1]["methods"][0]) == NegToMe(alpha=2.0)
+    # with what the family of the model has, so that the picture says all of it
+    method = method_from_dict(columns_of(path)[1]["methods"][0])
+    assert method == NegToMe(alpha=2.0, threshold=0.65, stop=0.2)
 
 
 def test_reference_images_are_kept_beside_the_picture(compare: Any, photo: Path) -> None:
@@ -95,7 +98,7 @@ def test_columns_may_be_chosen_and_joined(compare: Any) -> None:
 
 
 def test_weights_make_one_column_each(compare: Any) -> None:
-    path = compare("a bear", *MINUS, "--weights", "0.5,1,2")
+    path = compare("a bear", *LIGHT, "--weights", "0.5,1,2")
     assert labels(path) == ["plain", "weight 0.5", "weight 1", "weight 2"]
     weights = [column["methods"][0]["negatives"][0]["weight"] for column in columns_of(path)[1:]]
     assert weights == [0.5, 1.0, 2.0]
@@ -135,6 +138,38 @@ def test_in_the_toy_world_the_negative_prompt_follows_its_grammar(run: Any) -> N
     assert columns_of(outcome.files[0])[1]["negative_prompt"] == "black glasses and a hat"
 
 
+@pytest.mark.usefixtures("tiny_toyworld")
+def test_a_place_goes_to_the_end_of_the_negative_prompt(run: Any) -> None:
+    negatives = ("--negative", "in the snow", "--negative", "black glasses")
+    outcome = run("compare", "a bear", *negatives, *FAST, "--num-images", 1)
+    assert outcome.exit_code == 0, outcome.message
+    assert labels(outcome.files[0]) == ["plain", "negative prompt", "Perp-Neg"]
+    assert columns_of(outcome.files[0])[1]["negative_prompt"] == "black glasses in the snow"
+
+
+CONTRADICTORY = ("--negative", "brown fur", "--negative", "grey fur")
+
+
+@pytest.mark.usefixtures("tiny_toyworld")
+def test_negatives_that_make_no_negative_prompt_leave_its_column_out_with_a_remark(run: Any) -> None:
+    outcome = run("compare", "a bear", *CONTRADICTORY, *FAST, "--num-images", 1, "--explain")
+    assert outcome.exit_code == 0, outcome.message
+    assert "without the column negative-prompt: " in outcome.message
+    assert "the fur is said twice" in outcome.message
+    assert labels(outcome.files[0]) == ["plain", "Perp-Neg"]
+    assert [path.stem.rpartition("perp-neg-")[2] for path in outcome.files[1:]] == ["where", "when"]
+
+
+@pytest.mark.usefixtures("tiny_toyworld")
+def test_the_column_may_be_asked_for_where_negatives_contradict_only_if_it_is_possible(run: Any) -> None:
+    outcome = run("compare", "a bear", *CONTRADICTORY, *FAST, "--methods", "plain,negative-prompt")
+    assert outcome.exit_code == 2
+    assert (
+        "--methods 'plain,negative-prompt': no column negative-prompt, for the negatives" in outcome.message
+    )
+    assert "the fur is said twice" in outcome.message
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -149,9 +184,16 @@ def test_in_the_toy_world_the_negative_prompt_follows_its_grammar(run: Any) -> N
             "--joint acts on Perp-Neg, which is in no column",
         ),
         (("a bear", *MINUS, "--methods", "nag+ong"), "'nag+ong' is no column"),
-        (("a bear", *MINUS, "--weights", "1,-2"), "--weights must be numbers >= 0 with commas between"),
-        (("a bear", *MINUS, "--weights", "1,nan"), "--weights must be numbers >= 0 with commas between"),
-        (("a bear", *MINUS, "--weights", ""), "--weights must be numbers >= 0 with commas between"),
+        (("a bear", *MINUS, "--weights", "1,2"), "--weights takes the place of the weight 1.5 of --negative"),
+        (
+            ("a bear", "--negative", "hat", "--weights", "1,1.0"),
+            "--weights: weight 1 is there more than once",
+        ),
+        (("a bear", "--methods", "plain,plain"), "--methods: plain is there more than once"),
+        (("a bear", "--out", __file__), "is a file; give a folder"),
+        (("a bear", *LIGHT, "--weights", "1,-2"), "--weights must be numbers >= 0 with commas between"),
+        (("a bear", *LIGHT, "--weights", "1,nan"), "--weights must be numbers >= 0 with commas between"),
+        (("a bear", *LIGHT, "--weights", ""), "--weights must be numbers >= 0 with commas between"),
         (("a bear", *MINUS, "--weights", "1", "--methods", "plain"), "leave out --methods"),
         (("a bear", *MINUS, "--weights", "1", "--negtome"), "leave out --methods, --negtome"),
         (("a bear", "--methods", "plain,magic"), "'magic' is no column; use plain, negative-prompt"),

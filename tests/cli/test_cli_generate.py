@@ -1,3 +1,4 @@
+import functools
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+import negguide
 from negguide import Negative, NegToMe, PerpNeg, models
 from negguide.cli.job import Job
 from negguide.methods import method_from_dict
@@ -152,7 +154,8 @@ def test_negtome_may_stand_before_the_prompt(run: Any, tiny_model: Path) -> None
     assert outcome.exit_code == 0, outcome.message
     settings = read_settings(outcome.files[0])
     assert settings["prompt"] == "a bear"
-    assert method_from_dict(settings["methods"][0]) == NegToMe("others", alpha=2.0)
+    method = method_from_dict(settings["methods"][0])
+    assert method == NegToMe("others", alpha=2.0, threshold=0.65, stop=0.2)
 
 
 def test_negtome_first_is_the_published_batch_mode(run: Any, tiny_model: Path) -> None:
@@ -161,7 +164,7 @@ def test_negtome_first_is_the_published_batch_mode(run: Any, tiny_model: Path) -
     outcome = run("generate", "a bear", "--negtome", "first", "--threshold", 0.5, "--model", tiny_model, *few)
     assert outcome.exit_code == 0, outcome.message
     method = method_from_dict(read_settings(outcome.files[0])["methods"][0])
-    assert method == NegToMe("first", threshold=0.5)
+    assert method == NegToMe("first", threshold=0.5, stop=0.2)
     assert np.array_equal(pixels(outcome.files[0]), pixels(plain.files[0]))
     assert not np.array_equal(pixels(outcome.files[1]), pixels(plain.files[1]))
 
@@ -182,6 +185,13 @@ def test_toyworld_is_the_default_model_with_defaults_of_its_own(run: Any) -> Non
         ((), "give a PROMPT"),
         (("",), "PROMPT is empty"),
         ((" ",), "PROMPT is empty"),
+        ((",",), "',' holds no word; write a caption"),
+        (("a bear", "--negative", ","), "',' holds no word"),
+        (("a bear", "--negative-prompt", ","), "',' holds no word"),
+        (("a bear", "--negative-prompt", " "), "--negative-prompt is blank"),
+        (("a bear", "--negative", "bear and cat"), "the kind is said twice"),
+        (("a bear", "--out", __file__), "is a file; give a folder"),
+        (("a bear", "--out", f"{__file__}/below"), "is a file; give a folder"),
         (("a dragon",), "the toy world does not know 'dragon'; its words are: a, an,"),
         (("a bear", "--negative", "dark glasses"), "does not know 'dark'"),
         (("a bear", "--negative-prompt", "dark glasses"), "does not know 'dark'"),
@@ -339,6 +349,7 @@ def test_a_folder_that_cannot_be_written_is_one_message(run: Any, tiny_model: Pa
 def test_too_little_memory_is_one_message(
     run: Any, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    @functools.wraps(negguide.NegGuideStableDiffusionPipeline.__call__)
     def full(*_args: object, **_kwargs: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -351,6 +362,7 @@ def test_too_little_memory_is_one_message(
 def test_ctrl_c_ends_with_130_and_one_line(
     run: Any, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    @functools.wraps(negguide.NegGuideStableDiffusionPipeline.__call__)
     def interrupt(*_args: object, **_kwargs: object) -> None:
         raise KeyboardInterrupt
 

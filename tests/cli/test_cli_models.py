@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 
@@ -120,13 +121,47 @@ def test_a_hub_model_that_is_not_here_has_no_revision() -> None:
     assert models.revision("owner/no-such-model") is None
 
 
+@pytest.mark.parametrize(
+    ("pipeline", "plain", "guided"),
+    [
+        ("StableDiffusionPipeline", 7.5, 7.5),
+        ("StableDiffusionXLPipeline", 5.0, 5.0),
+        ("FluxPipeline", 1.0, models.TRUE_CFG_SCALE),
+        ("Flux2Pipeline", 4.0, 4.0),
+        ("QwenImagePipeline", 1.0, 4.0),
+        ("ZImagePipeline", 5.0, 5.0),
+    ],
+)
+def test_the_guidance_scale_is_the_pipelines_own_and_true_cfg_is_off_unless_it_is_needed(
+    pipeline: str, plain: float, guided: float
+) -> None:
+    found = getattr(diffusers, pipeline)
+    assert models.own_guidance_scale(found, guided=False) == plain
+    assert models.own_guidance_scale(found, guided=True) == guided
+
+
+def test_pipelines_that_need_more_than_words_say_why() -> None:
+    assert models.not_from_words(diffusers.FluxPipeline) is None
+    assert models.not_from_words(diffusers.WanPipeline) == "makes videos"
+    assert models.not_from_words(diffusers.StableDiffusionXLImg2ImgPipeline) == "starts from a picture"
+    assert models.not_from_words(diffusers.StableDiffusionControlNetPipeline) == "starts from a picture"
+
+
 def test_only_toyworld_departs_from_the_published_defaults() -> None:
     assert models.defaults("toyworld") == models.TOYWORLD_DEFAULTS != models.defaults("owner/name")
     assert dict(models.defaults("owner/name").negtome) == {}
 
 
-def test_the_table_of_models_names_each_family_and_the_embedded_model(run: Any) -> None:
+def test_the_table_of_models_says_what_each_family_has_unless_told(run: Any) -> None:
     outcome = run("models")
     assert outcome.exit_code == 0
-    for text in ("toyworld", "Stable Diffusion 1.x/2.x", "folder or hub id"):
-        assert text in outcome.message
+    for row in (
+        "toyworld embedded, 64x64, a closed vocabulary 5 alpha 10,",
+        "folder or hub id Stable Diffusion 1.x/2.x, as StableDiffusionPipeline 7.5 alpha 0.9, threshold 0.65,",
+        "folder or hub id Stable Diffusion XL, as StableDiffusionXLPipeline 5 alpha 0.9, threshold 0.7,",
+        "folder or hub id FLUX.1, as FluxPipeline 4 with negatives, else off alpha 0.9, threshold 0.65, window 0-0.1",
+        "folder or hub id FLUX.2 dev, as Flux2Pipeline 4 alpha",
+        "folder or hub id Z-Image, as ZImagePipeline 5 alpha",
+        "from Python Wan, as WanPipeline 5 alpha",
+    ):
+        assert row in outcome.message

@@ -18,7 +18,7 @@ from negguide.models import TOYWORLD_DEFAULTS
 from negguide.pictures import read_settings
 from negguide.toyworld.language import parse
 
-NAMES = ["perp-neg.png", "perp-neg-fur.png", "negtome.png", "negtome-reference.png"]
+NAMES = ["perp-neg.png", "perp-neg-fur.png", "perp-neg-view.png", "negtome.png", "negtome-reference.png"]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def pictures(shown: tuple[Path, str]) -> dict[str, Any]:
 
 
 def test_perp_neg_stands_beside_plain_and_the_classic_negative_prompt(pictures: dict[str, Any]) -> None:
-    for name in NAMES[:2]:
+    for name in NAMES[:3]:
         plain, classic, perp_neg = pictures[name]["jobs"]
         assert not plain["methods"] and not plain["negative_prompt"]
         (method,) = perp_neg["methods"]
@@ -75,6 +75,8 @@ def test_its_prompts_are_captions_of_the_toy_world() -> None:
         quickstart.GLASSES_NEGATIVE,
         quickstart.FUR_PROMPT,
         quickstart.FUR_NEGATIVE,
+        quickstart.VIEW_PROMPT,
+        quickstart.VIEW_NEGATIVE,
         quickstart.BATCH_PROMPT,
         quickstart.REFERENCE_PROMPT,
     ):

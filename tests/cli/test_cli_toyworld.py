@@ -1,4 +1,5 @@
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from PIL import Image
 
 from negguide.cli.toyworld import complete
 from negguide.pictures import read_settings
+from negguide.toyworld import evaluate
 from negguide.toyworld.language import caption, parse
+from negguide.toyworld.models import WEIGHTS
 from negguide.toyworld.render import render
 from negguide.toyworld.scene import ACCESSORIES, ANY_COLOR, Character, Scene, is_complete, sample_scene
 
@@ -99,8 +102,15 @@ def test_parse_shows_what_is_said_and_what_is_open(run: Any) -> None:
         (("draw", "a dragon"), "does not know 'dragon'; its words are:"),
         (("parse", "a dragon"), "does not know 'dragon'; its words are:"),
         (("draw", "a bear", "--size", 8), "size=8 is too small"),
+        (("draw", "a bear", "--size", 100_000), "--size must be at most 4096, got 100000"),
+        (("draw", ""), "CAPTION holds no word, got ''"),
+        (("parse", ","), "CAPTION holds no word, got ','"),
         (("draw", "a bear", "--out", "x.jpg"), "must end in .png"),
         (("sheet", "--count", 0), "--count must be at least 1, got 0"),
+        (("train", "--device", "foo"), "--device must be auto or one of"),
+        (("train", "--device", "cuda:99"), "--device must be auto or one of"),
+        (("evaluate", "--weights", "nosuch"), "--weights nosuch has no folder 'judge'; train it first"),
+        (("parse", "bear and cat"), "the kind is said twice"),
         (("train", "--part", "upscaler"), "use one of autoencoder, diffusion, clip, judge, all"),
         (("train", "--minutes", 1), "minutes: these need --part with one part, got --part all"),
         (("train", "--part", "judge", "--minutes", 1, "--steps", 5), "both say when to stop"),
@@ -113,3 +123,29 @@ def test_wrong_input_is_one_message_and_exit_code_2(run: Any, arguments: tuple, 
     outcome = run("toyworld", *arguments)
     assert outcome.exit_code == 2
     assert reason in outcome.message
+
+
+@pytest.mark.parametrize("file", ["judge/model.safetensors", "clip/model.safetensors", "judge/config.json"])
+def test_damaged_weights_are_one_message_before_anything_is_measured(
+    run: Any, tmp_path: Path, file: str
+) -> None:
+    for name in ("judge", "clip"):
+        shutil.copytree(WEIGHTS / name, tmp_path / "weights" / name)
+    content = (tmp_path / "weights" / file).read_bytes()
+    (tmp_path / "weights" / file).write_bytes(content[: len(content) // 2])
+    outcome = run("toyworld", "evaluate", "--weights", "weights")
+    assert outcome.exit_code == 2
+    assert f"--weights weights: {Path(file).parent} cannot be loaded: " in outcome.message
+
+
+def test_a_damaged_checkpoint_of_a_training_is_one_message(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "judge").mkdir(parents=True)
+    (tmp_path / "runs" / "judge" / "checkpoint.safetensors").write_bytes(b"no weights")
+    outcome = run("toyworld", "train", "--part", "judge", "--steps", 1, "--batch-size", 2, "--out", "runs")
+    assert outcome.exit_code == 2
+    assert "--out runs: " in outcome.message
+
+
+def test_evaluation_draws_with_as_many_steps_as_its_figures_say() -> None:
+    assert evaluate.TEXT_TO_IMAGE_STEPS == 25
+    assert "25 steps" in evaluate.text_to_image_bars.__doc__

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("gradio", reason='the demo needs Gradio: pip install "negguide[demo]"')
 
@@ -15,6 +16,7 @@ from negguide.demo import Limits, serve
 from negguide.demo.backend import Backend, Drawn, Run
 from negguide.demo.server import Server
 from negguide.models import load_pipeline
+from negguide.toyworld import parse, render
 
 
 class Gated(Backend):
@@ -77,3 +79,25 @@ def chromium() -> str:
         if found := shutil.which(name):
             return found
     pytest.skip("no Chromium is installed (apt-get install chromium)")
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "cat.png"
+    render(parse("a white cat in front view wearing a red hat in the snow")).save(path)
+    return path
+
+
+@pytest.fixture
+def editor(picture: Path, tmp_path: Path) -> dict[str, Any]:
+    """The picture with its upper part painted over, as the image editor sends it."""
+    from gradio_client import handle_file
+
+    layer = Image.new("RGBA", (64, 64))
+    layer.paste((255, 0, 0, 255), (8, 0, 56, 24))
+    layer.save(tmp_path / "layer.png")
+    return {
+        "background": handle_file(str(picture)),
+        "layers": [handle_file(str(tmp_path / "layer.png"))],
+        "composite": None,
+    }

@@ -88,7 +88,7 @@ def test_a_slider_changes_what_is_drawn(page: Any) -> None:
     page.keyboard.press("Enter")
     page.get_by_role("button", name="The same in Python").first.click()
     code = page.locator("#negatives-python .cm-content")
-    playwright.expect(code).to_contain_text("weight=2.0", timeout=WAIT)
+    playwright.expect(code).to_contain_text("weight=3.5", timeout=WAIT)
     assert code.inner_text() != before
 
 
@@ -178,7 +178,7 @@ def test_a_grid_is_compared(page: Any) -> None:
     _tab(page, "Compare")
     page.click("#compare-example-1")
     page.wait_for_selector("#compare-said table")
-    assert "weight 0.5" in page.inner_text("#compare-said")
+    assert "weight 1" in page.inner_text("#compare-said")
     assert page.locator("#compare-sheet img").get_attribute("src").endswith(".png")
 
 
@@ -186,15 +186,105 @@ def test_nothing_went_wrong_and_nobody_else_was_asked(page: Any) -> None:
     assert page.wrong == []
 
 
+TABS = {
+    "Negative prompts": "negatives",
+    "Diversity": "diversity",
+    "Keep away from an image": "reference",
+    "Hard negatives": "mining",
+    "Compare": "compare",
+}
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_at_phone_width_nothing_is_wider_than_the_screen(browser: Any, server: Server, scheme: str) -> None:
+def test_at_phone_width_no_tab_is_wider_than_the_screen_with_its_results(
+    browser: Any, server: Server, scheme: str
+) -> None:
     phone = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    phone.set_default_timeout(WAIT)
     phone.goto(server.url)
     phone.wait_for_selector("#negatives-draw")
-    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
     background = phone.evaluate("getComputedStyle(document.body).backgroundColor")
     levels = [int(level) for level in re.findall(r"\d+", background)[:3]]
     assert (sum(levels) < 200) == (scheme == "dark")
-    # the fields have labels that a screen reader finds
-    assert phone.get_by_label("Draw", exact=True).first.is_visible()
+    for title, name in TABS.items():
+        tab = phone.get_by_role("tab", name=title)
+        if not (tab.count() and tab.first.is_visible()):
+            phone.locator(".overflow-menu > button").click()
+            tab = phone.locator(".overflow-dropdown button", has_text=title)
+        tab.first.click()
+        phone.click(f"#{name}-example-0")
+        phone.wait_for_selector(f"#{name}-keep label" if name == "mining" else f"#{name}-said table")
+        assert phone.evaluate("document.documentElement.scrollWidth") <= 390, title
+        # the results lie below what can be set, and are brought into view
+        assert phone.evaluate("scrollY") > 300, title
+        assert phone.evaluate(_TOO_SMALL) == [], title
     phone.close()
+
+
+_TOO_SMALL = """() => [...document.querySelectorAll("button.example, .actions button")]
+    .filter(button => button.offsetParent && button.offsetHeight < 36).map(button => button.innerText)"""
+_NAMELESS = """() => [...document.querySelectorAll("input, textarea, button, select, [role=tab]")]
+    .filter(field => field.checkVisibility() && field.type !== "file")
+    .filter(field => !(field.innerText || field.ariaLabel || field.title || field.labels?.length
+                       || field.getAttribute("aria-labelledby")))
+    .map(field => field.outerHTML.slice(0, 200))"""
+
+
+def test_every_field_and_button_has_a_name_for_those_who_do_not_see_it(page: Any) -> None:
+    for title in TABS:
+        _tab(page, title)
+        assert page.evaluate(_NAMELESS) == [], title
+
+
+def test_the_whole_way_to_a_picture_works_with_the_keyboard(browser: Any, server: Server) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(WAIT)
+    page.goto(server.url)
+    page.wait_for_selector("#negatives-draw")
+
+    def until(selector: str) -> None:
+        """Press Tab until the focus is on it, and see that this shows."""
+        for _ in range(80):
+            page.keyboard.press("Tab")
+            if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+                break
+        assert page.evaluate("selector => document.activeElement.matches(selector)", selector), selector
+        style = page.evaluate(
+            "(({outlineStyle, boxShadow, borderColor}) => [outlineStyle, boxShadow, borderColor])"
+            "(getComputedStyle(document.activeElement))"
+        )
+        assert style[0] != "none" or style[1] != "none", (selector, style)
+
+    until("[role=tab]")
+    until("#negatives-prompt textarea")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("a cat wearing a hat")
+    until("#negatives-negative-1 textarea")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("a red hat")
+    until("#negatives-method input")
+    page.keyboard.press("ArrowRight")  # from Perp-Neg to NAG
+    until("#negatives-draw")
+    page.keyboard.press("Enter")
+    playwright.expect(page.locator("#negatives-said")).to_contain_text("NAG changed", timeout=WAIT)
+    assert page.locator("#negatives-gallery img").count() == 12
+    page.close()
+
+
+def test_visitors_do_not_see_each_others_pictures(browser: Any, server: Server) -> None:
+    visitors = [browser.new_context().new_page() for _ in range(2)]
+    for visitor in visitors:
+        visitor.set_default_timeout(WAIT)
+        visitor.goto(server.url)
+        visitor.wait_for_selector("#negatives-draw")
+    mine, theirs = visitors
+    mine.fill("#negatives-prompt textarea", "a robot wearing a hat")
+    mine.click("#negatives-draw")
+    mine.wait_for_selector("#negatives-said table")
+    assert theirs.locator("#negatives-gallery img").count() == 0
+    assert theirs.input_value("#negatives-prompt textarea") == "a bear wearing glasses"
+    theirs.reload()
+    theirs.wait_for_selector("#negatives-draw")
+    assert theirs.locator("#negatives-gallery img").count() == 0
+    for visitor in visitors:
+        visitor.context.close()

@@ -1,5 +1,6 @@
 """`negguide demo`, and the folder that is a Hugging Face Space."""
 
+import os
 import re
 import signal
 import subprocess
@@ -72,7 +73,10 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
         demo._check_packages(mcp=True)
 
 
-def test_the_command_serves_the_embedded_model_until_it_is_interrupted() -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_serves_the_embedded_model_until_it_is_ended(
+    tmp_path: Path, sent: signal.Signals
+) -> None:
     # apart from what the other extras bring
     blocked = (
         "import sys\nfor name in ('datasets', 'webdataset', 'sklearn', 'inflect', 'lemminflect', 'mcp'):\n"
@@ -87,6 +91,7 @@ def test_the_command_serves_the_embedded_model_until_it_is_interrupted() -> None
         [sys.executable, "-c", script],
         stdout=subprocess.PIPE,
         text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
         # a shell starts what runs in its background with Ctrl-C ignored, and children inherit that
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
@@ -99,9 +104,11 @@ def test_the_command_serves_the_embedded_model_until_it_is_interrupted() -> None
         config = httpx.get(f"{url}config").json()
         # the style sheet came with the package
         assert ".seeds" in config["css"]
+        assert len(list(tmp_path.glob("negguide-demo-*"))) == 1
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sent)
         assert process.wait(timeout=60) in (0, 130)
+    assert not list(tmp_path.glob("negguide-demo-*"))
 
 
 def test_the_folder_is_a_space() -> None:

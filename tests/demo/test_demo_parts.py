@@ -23,6 +23,8 @@ def test_a_limit_that_is_no_whole_number_or_too_small_is_refused() -> None:
         Limits(max_steps=2.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="max_images must be at least 2, got 1"):
         Limits(max_images=1)
+    with pytest.raises(ValueError, match="max_size must be at least 32, got 16"):
+        Limits(max_size=16)
 
 
 def test_numbers_and_texts_are_held_to_their_bounds() -> None:
@@ -53,6 +55,18 @@ def test_files_are_deleted_when_they_are_old_and_those_of_the_page_stay(tmp_path
     assert [path.name for path in outputs.folder.iterdir()] == ["page.png"]
     outputs.close()
     assert not outputs.folder.exists()
+
+
+def test_a_served_folder_is_emptied_while_it_is_served(tmp_path: Path) -> None:
+    outputs = Outputs(1, tmp_path / "out")
+    outputs.start()
+    path = outputs.new() / "picture.png"
+    path.write_text("old soon")
+    end = time.monotonic() + 20
+    while path.parent.exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not path.parent.exists()
+    outputs.close()
 
 
 def test_stop_reaches_the_runs_of_one_visitor_only() -> None:
@@ -110,6 +124,8 @@ def test_an_error_becomes_a_message_in_which_nothing_is_markup() -> None:
     assert not caught.value.print_exception
     with pytest.raises(gr.Error, match="Stopped"), said_on_the_page():
         raise Stopped
+    with pytest.raises(gr.Error, match="pip install"), said_on_the_page():
+        raise ImportError('edits of English need the package inflect: pip install "negguide[mining]"')
 
 
 def _trace(cosine: float, kept: float, changed: float | None = None) -> Trace:

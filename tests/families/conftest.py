@@ -27,12 +27,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("tiny", [by_name[name] for name in names], ids=names)
 
 
-@pytest.fixture
-def base(tiny: Any) -> Any:
-    """The diffusers pipeline."""
+def _base(tiny: Any) -> Any:
     if tiny.name not in _built:
         _built[tiny.name] = build(tiny)
     return _built[tiny.name]
+
+
+@pytest.fixture
+def base(tiny: Any) -> Any:
+    """The diffusers pipeline."""
+    return _base(tiny)
+
+
+@pytest.fixture
+def bases() -> list[Any]:
+    """All of them."""
+    return [_base(tiny) for tiny in TINY]
 
 
 @pytest.fixture

@@ -77,6 +77,49 @@ def test_a_negative_that_would_be_cut_off_is_refused_with_what_is_lost(
         refused(says, negative_guidance=method, **short)
 
 
+def test_prompts_that_would_be_cut_off_are_refused_with_what_is_lost(
+    refused: Refused, tiny: Any, short: dict[str, int]
+) -> None:
+    words = "a black hat in the snow in the forest on the bear with red glasses on the back of the robot " * 2
+    says = r" is [0-9]+ tokens long.* reads [0-9]+: '.* robot' would be cut off; shorten it"
+    method = NAG("a hat")
+    refused(f"^prompt{says}", prompt=words, negative_guidance=method, **short)
+    refused(rf"^prompt\[1\]{says}", prompt=["a hat", words], negative_guidance=method, **short)
+    if "flux2" not in tiny.name:
+        refused(f"^negative_prompt{says}", negative_prompt=words, negative_guidance=method, **short)
+    if tiny.name.startswith(("sdxl", "flux-", "sd3")):
+        refused(f"^prompt_2{says}", prompt_2=words, negative_guidance=method, **short)
+
+
+@pytest.mark.families("sd", "flux", "z-image")
+def test_a_negative_prompt_that_is_not_read_may_have_any_length(
+    pipe: Any, run: Callable[..., Any], unguided: dict[str, Any]
+) -> None:
+    arguments: dict[str, Any] = {"steps": 1, "negative_guidance": NAG("a hat"), **unguided}
+    one, other = (run(pipe, negative_prompt=text, **arguments) for text in ("", "hat " * 90))
+    assert torch.equal(one, other)
+
+
+@pytest.mark.families("sdxl-img2img", "sd-controlnet", "flux2-klein-reference")
+def test_what_is_no_image_is_refused_with_what_would_be_one(
+    pipe: Any, run: Callable[..., Any], tiny: Any
+) -> None:
+    right = r"image must be a PIL image, a tensor .*, an array .*, or a list of these, got "
+    # without a size, which is then that of the image
+    arguments = {"negative_guidance": NAG("a hat")}
+    if "height" in tiny.call():
+        arguments |= {"height": None, "width": None}
+    for image, error, says in (
+        ("bear.png", TypeError, "'bear.png'; open a file with PIL.Image.open"),
+        ([7], TypeError, "7$"),
+        ([], ValueError, "an empty list"),
+        (torch.ones(64, 64), ValueError, r"one of shape \[64, 64\]"),
+        (torch.ones(64, 64).numpy(), ValueError, r"one of shape \[64, 64\]"),
+    ):
+        with pytest.raises(error, match=right + says):
+            run(pipe, image=image, **arguments)
+
+
 def test_the_longest_negative_that_is_taken_is_read_to_its_end(
     pipe: Any, refused: Refused, tiny: Any, short: dict[str, int]
 ) -> None:

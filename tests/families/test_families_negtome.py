@@ -10,8 +10,16 @@ from tiny_pipelines import NEGATIVES, OTHER, PROMPT, assert_same, denoiser, diff
 from torch.nn.functional import normalize
 
 import negguide.integration.denoiser as denoiser_module
-from negguide import NAG, Negative, NegToMe, PerpNeg
-from negguide.integration.negtome import NegToMeRun
+from negguide import (
+    NAG,
+    Negative,
+    NegToMe,
+    NegToMeAttnProcessor,
+    PerpNeg,
+    attention_processors,
+    remove_attention_processors,
+)
+from negguide.integration.negtome import NegToMeRun, suited
 
 Run = Callable[..., torch.Tensor]
 WHOLE: dict[str, Any] = {"start": 0.0, "stop": 1.0}
@@ -45,6 +53,32 @@ def test_others_and_first_push_at_the_default_blocks(base: Any, pipe: Any, run: 
     assert differ(results[0][0], plain[0]) > 1e-3
     # the first image is what the others are pushed from, and goes its own way
     assert_same(results[1][:1], plain[:1])
+
+
+@pytest.mark.families("sd", "sdxl", "flux", "flux-kontext", "qwen-image")
+def test_threshold_and_window_are_those_published_for_the_family_unless_told(
+    pipe: Any, run: Run, tiny: Any, two: Any
+) -> None:
+    published = {"sdxl": (0.7, 0.2), "flux": (0.65, 0.1), "flux-kontext": (0.65, 0.1)}
+    threshold, stop = published.get(tiny.name, (0.65, 0.2))
+    ours = suited(NegToMe(), pipe.family)
+    assert (ours.alpha, ours.threshold, ours.start, ours.stop) == (0.9, threshold, 0.0, stop)
+    assert suited(NegToMe(threshold=0.1, stop=1.0), pipe.family) == NegToMe(threshold=0.1, stop=1.0)
+    arguments = {"steps": 10, "trace": True, "whole": True, **two}
+    default, *_, trace = run(pipe, negative_guidance=NegToMe(), **arguments)
+    told, *_, _ = run(pipe, negative_guidance=NegToMe(threshold=threshold, stop=stop), **arguments)
+    assert torch.equal(default, told)
+    assert (~trace.pushed[:, 0].isnan()).nonzero().flatten().tolist() == list(range(int(10 * stop)))
+
+
+@pytest.mark.families("sd", "sdxl")
+def test_a_unet_without_its_pipeline_has_the_same_values(base: Any, tiny: Any) -> None:
+    processors = attention_processors(base.unet, NegToMe(), num_inference_steps=10)
+    remove_attention_processors(base.unet)
+    runs = {p.around.run for p in processors.values() if isinstance(p, NegToMeAttnProcessor)}
+    assert [(run.threshold, run.method.window) for run in runs] == [
+        (0.7 if tiny.name == "sdxl" else 0.65, (0.0, 0.2))
+    ]
 
 
 def test_a_reference_image_pushes_inside_the_masks(base: Any, pipe: Any, run: Run, tiny: Any) -> None:
@@ -181,14 +215,14 @@ def test_the_latents_of_a_reference_are_those_that_the_pipeline_would_decode(
 def test_references_are_on_the_straight_way_to_the_same_noise_at_every_step(
     pipe: Any, run: Run, monkeypatch: Any
 ) -> None:
-    noised = denoiser_module._noised
+    noised = denoiser_module.noised
     seen: list[Any] = []
 
     def keeping(scheduler: Any, references: Any, timestep: torch.Tensor) -> torch.Tensor:
         seen.append((references, float(timestep), noised(scheduler, references, timestep)))
         return seen[-1][2]
 
-    monkeypatch.setattr(denoiser_module, "_noised", keeping)
+    monkeypatch.setattr(denoiser_module, "noised", keeping)
     run(pipe, steps=3, negative_guidance=NegToMe(noise_picture(), **STRONG))
     assert len(seen) == 3 and seen[0][1] > seen[1][1] > seen[2][1]
     for references, timestep, noisy in seen:

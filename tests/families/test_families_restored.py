@@ -82,7 +82,7 @@ def test_after_a_model_that_fails_it_is_as_before(
     handle = last.register_forward_pre_hook(fail)
     methods = [PerpNeg(Negative(NEGATIVES[0], stop=1.0)), NAG(NEGATIVES[1])]
     with pytest.raises(MemoryError, match="stop"):
-        run(pipe, negative_guidance=methods, max_branch_batch=1, **two)
+        run(pipe, negative_guidance=methods, max_branch_batch=2 if pipe.family.negative_rows else 1, **two)
     handle.remove()
     assert state(base) == before
     assert torch.equal(run(base, **two), plain)

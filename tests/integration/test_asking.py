@@ -119,7 +119,7 @@ def test_refreshing_costs_what_it_says_and_changes_little(pipe, rows):
 
 
 def test_adaptive_asks_less_and_an_image_does_not_depend_on_its_batch_mates(pipe, rows):
-    method = PerpNeg(Negative("black glasses", stop=1.0), adaptive=True)
+    method = PerpNeg(Negative("a bear wearing black glasses", stop=1.0), adaptive=True)
     prompts, seeds = ("a bear wearing glasses", "a cat in the snow"), (0, 1)
     together = draw(pipe, method, prompts, seeds).images
     for i in range(2):

@@ -139,6 +139,31 @@ def test_on_a_compiled_unet_they_replace_and_go_away_as_well(own: Any, embeds: A
     assert (sorted(vars(compiled)), state(own.unet), compiled.forward) == before
 
 
+def test_a_batch_that_does_not_hold_the_guidance_branches_is_refused(
+    own: Any, generate: Any, embeds: Any
+) -> None:
+    own.unet.set_attn_processor(attention_processors(own.unet, NAG(*TEXTS), negative_embeds=embeds))
+    with pytest.raises(
+        ValueError, match="guidance_branches is 2, but the model was called with 1 rows; give"
+    ):
+        generate(own, guidance_scale=1.0)
+
+
+def test_processors_that_are_not_in_the_model_are_an_error_and_no_plain_image(
+    own: Any, generate: Any, embeds: Any
+) -> None:
+    plain = own.unet.attn_processors
+    processors = attention_processors(own.unet, NAG(*TEXTS), negative_embeds=embeds)
+    says = "NAG's text was put behind the prompt's, but its attention processors are not in the model"
+    with pytest.raises(ValueError, match=says):
+        generate(own)
+    own.unet.set_attn_processor(processors)
+    generate(own)
+    own.unet.set_attn_processor(plain)
+    with pytest.raises(ValueError, match=says):
+        generate(own)
+
+
 def test_both_doors_at_once_are_refused(own: Any, generate: Any, embeds: Any) -> None:
     own.unet.set_attn_processor(attention_processors(own.unet, NAG(*TEXTS), negative_embeds=embeds))
     with pytest.raises(ValueError, match="act twice"):
@@ -176,7 +201,6 @@ def test_attention_that_cannot_be_taken_over_is_an_error_and_no_plain_image(
         ),
         (NegToMe(stop=1.0), {}, ValueError, "negative_embeds are of NAG, ONG and VSF"),
         (PerpNeg("a hat"), {}, TypeError, "method must be a NegToMe, NAG, ONG or VSF.*from_pipe"),
-        (NAG(*WINDOWS), {}, ValueError, "num_inference_steps is needed .*stop=0.6"),
         (
             NAG(*WINDOWS),
             {"num_inference_steps": 1},
@@ -190,3 +214,13 @@ def test_bad_input_is_refused(
 ) -> None:
     with pytest.raises(error, match=says):
         attention_processors(base.unet, method, **{"negative_embeds": embeds, **arguments})
+
+
+def test_a_guided_call_on_a_model_with_processors_is_refused_until_they_are_removed(own: Any) -> None:
+    own.unet.set_attn_processor(attention_processors(own.unet, NegToMe("others", stop=1.0)))
+    guided = from_pipe(own)
+    call: dict[str, Any] = {"num_inference_steps": 4, "num_images_per_prompt": 2, "output_type": "latent"}
+    with pytest.raises(ValueError, match="remove_attention_processors"):
+        guided("a bear", negative_guidance=PerpNeg("black glasses"), **call)
+    remove_attention_processors(own.unet)
+    guided("a bear", negative_guidance=PerpNeg("black glasses"), **call)

@@ -226,6 +226,7 @@ def test_a_saved_pipeline_loads_with_the_file_as_custom_pipeline(
 
 
 BIG = torch.ones(32, 64)
+LONG = "hat " * 10 + "back"
 
 
 @pytest.mark.parametrize(
@@ -247,6 +248,31 @@ BIG = torch.ones(32, 64)
             r"mask of Negative\('a hat'\) is 64x32 .*the image is 64x64.*aspect ratio",
         ),
         ({"negative_guidance": NegToMe()}, ValueError, "num_images_per_prompt is 1.*reference='others'"),
+        (
+            {"negative_guidance": NegToMe(start=0.3), "num_images_per_prompt": 2},
+            ValueError,
+            "start and stop must satisfy .* got start=0.3, stop=0.2",
+        ),
+        (
+            {"negative_guidance": PerpNeg("a hat"), "prompt": LONG},
+            ValueError,
+            "^prompt is 13 tokens long.* reads 12: 'back' would be cut off; shorten it$",
+        ),
+        (
+            {"negative_guidance": NegToMe(), "num_images_per_prompt": 2, "prompt": ["a hat", LONG]},
+            ValueError,
+            r"^prompt\[1\] is 13 tokens long",
+        ),
+        (
+            {"negative_guidance": PerpNeg("a hat"), "negative_prompt": LONG},
+            ValueError,
+            "^negative_prompt is 13 tokens long.*: 'back' would be cut off",
+        ),
+        (
+            {"negative_guidance": PerpNeg("a hat"), "prompt": ["a", "a"], "negative_prompt": ["a", LONG]},
+            ValueError,
+            r"^negative_prompt\[1\] is 13 tokens long",
+        ),
         (
             {"negative_guidance": NegToMe("first"), "prompt": ["a hat", "a bear"]},
             ValueError,
@@ -274,6 +300,11 @@ BIG = torch.ones(32, 64)
         ),
         ({"trace": True}, ValueError, "trace=True needs negative_guidance"),
         ({"trace": "yes", "negative_guidance": PerpNeg("a hat")}, TypeError, "trace must be True or False"),
+        (
+            {"max_branch_batch": 2},
+            ValueError,
+            "max_branch_batch=2 needs negative_guidance=; the plain pipeline",
+        ),
         ({"max_branch_batch": 0, "negative_guidance": PerpNeg("a hat")}, ValueError, "at least 1.*got 0"),
         ({"max_branch_batch": 1.5, "negative_guidance": PerpNeg("a hat")}, TypeError, "max_branch_batch"),
     ],

@@ -145,6 +145,45 @@ def test_a_bare_unet_takes_them_and_groups_the_whole_batch(make_unet: Any) -> No
         unet(sample[:1], 500, text[:1])
 
 
+def test_without_a_number_of_steps_the_published_window_is_that_of_the_timesteps(make_unet: Any) -> None:
+    unet = make_unet()
+    sample, text = torch.randn(2, 4, 8, 8), torch.randn(1, 5, 32).expand(2, -1, -1)
+    timesteps = (999, 801, 800, 500, 0)
+    plain = [unet(sample, t, text).sample for t in timesteps]
+    for method, acts in (
+        (NegToMe("first", alpha=3.0, threshold=0.2), [True, True, False, False, False]),
+        (NegToMe("first", alpha=3.0, threshold=0.2, start=0.5, stop=1.0), [False, False, False, True, True]),
+    ):
+        unet.set_attn_processor(attention_processors(unet, method, guidance_branches=1))
+        # and in the next run as well
+        for _ in range(2):
+            results = [unet(sample, t, text).sample for t in timesteps]
+            assert [not torch.equal(a, b) for a, b in zip(results, plain, strict=True)] == acts
+
+
+def test_a_window_that_a_run_leaves_out_is_told(make_unet: Any) -> None:
+    unet = make_unet()
+    sample, text = torch.randn(2, 4, 8, 8), torch.randn(1, 5, 32).expand(2, -1, -1)
+    unet.set_attn_processor(attention_processors(unet, NegToMe("first"), guidance_branches=1))
+    for _ in range(2):
+        with pytest.warns(
+            UserWarning, match=r"window start=0.0, stop=0.2, which is timestep 1000 to 800; give"
+        ):
+            unet(sample, 750, text)
+        # once a run
+        unet(sample, 500, text)
+
+
+def test_timesteps_of_another_kind_need_the_number_of_steps(make_unet: Any) -> None:
+    unet = make_unet()
+    sample, text = torch.randn(2, 4, 8, 8), torch.randn(1, 5, 32).expand(2, -1, -1)
+    unet.set_attn_processor(attention_processors(unet, NegToMe("first"), guidance_branches=1))
+    with pytest.raises(
+        ValueError, match=r"timestep -0\.7, which is not between 1000 and 0.*num_inference_steps"
+    ):
+        unet(sample, -0.7, text)
+
+
 def test_both_doors_at_once_are_refused(own: Any, generate: Any) -> None:
     own.unet.set_attn_processor(attention_processors(own.unet, NegToMe(**STRONG)))
     with pytest.raises(ValueError, match="act twice"):
@@ -162,7 +201,6 @@ def test_more_steps_than_announced_are_an_error(own: Any, generate: Any) -> None
     ("method", "arguments", "error", "says"),
     [
         (NegToMe(torch.rand(3, 8, 8)), {}, ValueError, "reference holds images.*no VAE.*from_pipe"),
-        (NegToMe(), {}, ValueError, "num_inference_steps is needed .*stop=0.2"),
         (NegToMe(), {"num_inference_steps": 4}, ValueError, "stop=0.2 of NegToMe holds none of the 4 steps"),
         (NegToMe(), {"num_inference_steps": 2.5}, ValueError, "num_inference_steps .*got 2.5"),
         (NegToMe(stop=1.0), {"guidance_branches": 0}, ValueError, "guidance_branches .*at least 1, got 0"),
@@ -181,6 +219,6 @@ def test_bad_input_is_refused(base: Any, method: Any, arguments: Any, error: Any
         attention_processors(base.unet, method, **arguments)
 
 
-def test_a_model_that_is_no_unet_is_refused(base: Any) -> None:
-    with pytest.raises(TypeError, match="model must be a diffusers UNet, got CLIPTextModel"):
+def test_a_model_that_is_no_denoiser_is_refused(base: Any) -> None:
+    with pytest.raises(TypeError, match=r"model must be one of UNet2DConditionModel, .*, got CLIPTextModel"):
         attention_processors(base.text_encoder, NegToMe(stop=1.0))

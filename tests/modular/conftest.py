@@ -145,6 +145,11 @@ class Both:
         arguments = self._arguments(prompt, steps, images, changes) | self.family.classic
         return self.family.latents(pipe, pipe(**arguments, output_type="latent", return_dict=False)[0])
 
+    def trace_of_classic(self, pipe: Any, images: int, **changes: Any) -> Any:
+        """The trace of the same run."""
+        arguments = self._arguments(PROMPT, 4, images, changes) | self.family.classic
+        return pipe(**arguments, output_type="latent", return_dict=False)[-1]
+
     @property
     def denoiser(self) -> torch.nn.Module:
         return self.classic.unet if self.family.name == "sdxl" else self.classic.transformer

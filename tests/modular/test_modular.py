@@ -81,6 +81,29 @@ def test_joint_negatives_and_masks_are_those_of_the_classic_pipeline(both: Any) 
     assert differ(guided, both.run(with_perp_neg(both.pipe, everywhere))) > 1e-4
 
 
+def test_the_trace_is_that_of_the_classic_pipeline(both: Any) -> None:
+    guider = PerpNegGuidance(WINDOWS, guidance=both.pipe.guider, trace=True)
+    pipe = with_perp_neg(both.pipe, guider)
+    with pytest.raises(ValueError, match="trace is that of the last run, and there was none"):
+        _ = guider.trace
+    assert_same(both.run(pipe, images=2), both.run(with_perp_neg(both.pipe, WINDOWS), images=2))
+    # the second run's, not both
+    both.run(pipe, images=2)
+    classic = both.trace_of_classic(
+        negguide.from_pipe(both.classic), images=2, negative_guidance=WINDOWS, trace=True
+    )
+    assert guider.trace.negatives == classic.negatives
+    for name in ("timesteps", "cosine", "kept"):
+        one, other = getattr(guider.trace, name), getattr(classic, name)
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-3, equal_nan=True)
+    packed = both.family.name in ("qwen-image", "flux2-klein")
+    assert set(guider.trace.maps) == (set() if packed else set(classic.maps))
+    for name, values in guider.trace.maps.items():
+        torch.testing.assert_close(values, classic.maps[name], rtol=1e-2, atol=1e-3)
+    with pytest.raises(ValueError, match=r"trace is kept with PerpNegGuidance\(..., trace=True\) only"):
+        _ = PerpNegGuidance(WINDOWS).trace
+
+
 def test_several_images_of_several_prompts_are_those_of_the_classic_pipeline(both: Any) -> None:
     method = PerpNeg(always("black glasses"))
     classic = negguide.from_pipe(both.classic)
@@ -289,6 +312,26 @@ def test_a_run_without_what_perp_neg_needs_is_refused(
         monkeypatch.setattr(pipe, name, None)
     with pytest.raises(ValueError, match="needs the pipeline's text_encoder to encode negatives"):
         both.run(pipe)
+
+
+def test_a_negative_is_read_to_its_end_or_refused_with_what_would_be_lost(both: Any) -> None:
+    short = {"max_sequence_length": 24} if both.family.name == "qwen-image" else {}
+
+    def guided(words: int, last: str) -> torch.Tensor:
+        negative = always(" ".join([*["hat"] * (words - 1), last]))
+        return both.run(with_perp_neg(both.pipe, PerpNeg(negative)), steps=2, **short)
+
+    def reads(words: int) -> bool:
+        arguments = {**both.family.both, **short}
+        classic = negguide.from_pipe(both.classic)
+        reading = classic.family.reading(classic, " ".join(["hat"] * words), arguments)
+        return bool(reading.tokens <= reading.limit)
+
+    longest = next(words for words in range(1, 60) if not reads(words + 1))
+    assert differ(guided(longest, "robot"), guided(longest, "bear")) > 1e-5
+    says = r"^prompt of Negative\(.* tokens long.*: 'robot' would be cut off; shorten it"
+    with pytest.raises(ValueError, match=says):
+        guided(longest + 1, "robot")
 
 
 def test_distilled_models_are_refused(family: Family) -> None:

@@ -1,5 +1,7 @@
 """The model families that negguide supports: one row each. Nothing else in this package names a model."""
 
+from typing import Any
+
 from negguide.integration.families.cross import PIXART, SANA, WAN
 from negguide.integration.families.joint import (
     FLUX,
@@ -33,4 +35,11 @@ PIPELINES: dict[str, Family] = {
 }
 """The supported pipelines of diffusers, by class name."""
 
-__all__ = ["PIPELINES", "STABLE_DIFFUSION"]
+
+def unet_family(unet: Any) -> Family:
+    """The row of a UNet without its pipeline: only those of Stable Diffusion XL are told their picture's size."""
+    sized = unet.config.get("addition_embed_type") == "text_time"
+    return STABLE_DIFFUSION_XL if sized else STABLE_DIFFUSION
+
+
+__all__ = ["PIPELINES", "STABLE_DIFFUSION", "unet_family"]

@@ -1,8 +1,10 @@
 """What several families have in common: how their pipelines guide, size and encode."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL.Image
 from torch import Tensor
 
@@ -83,13 +85,25 @@ def call_scale(pipe: Any, arguments: Arguments) -> float:
 
 
 def picture_size(picture: Any) -> tuple[int, int]:
-    """(height, width) of what diffusers takes as an image: PIL, tensor, array, or a list of them."""
+    """(height, width) of what diffusers takes as an image: PIL, tensor, array, or a list of them.
+
+    Raises:
+        TypeError, ValueError: it is none of them, naming `image` and what would be right.
+    """
+    right = (
+        "image must be a PIL image, a tensor [C, H, W] or [B, C, H, W], an array [H, W, C] or [B, H, W, C], or a list "
+        "of these"
+    )
     while isinstance(picture, list | tuple):
+        if not picture:
+            raise ValueError(f"{right}, got an empty list")
         picture = picture[0]
     if isinstance(picture, PIL.Image.Image):
         return picture.height, picture.width
-    if isinstance(picture, Tensor):
-        height, width = picture.shape[-2:]
-    else:  # a NumPy array, channels last
-        height, width = picture.shape[-3:-1]
+    if not isinstance(picture, Tensor | np.ndarray):
+        hint = "; open a file with PIL.Image.open" if isinstance(picture, str | Path) else ""
+        raise TypeError(f"{right}, got {picture!r}{hint}")
+    if picture.ndim < 3:
+        raise ValueError(f"{right}, got one of shape {list(picture.shape)}")
+    height, width = picture.shape[-2:] if isinstance(picture, Tensor) else picture.shape[-3:-1]
     return int(height), int(width)

@@ -148,8 +148,10 @@ FLUX = Family(
     predicted=_first_tokens,
     shared=("txt_ids", "img_ids"),
     attention=((r"^(single_)?transformer_blocks\.\d+\.attn$", "text first"),),
-    # all blocks, as published
+    # all blocks, t 1000->900, as published
     negtome_blocks=r"transformer_blocks\.\d+\.attn$",
+    negtome_threshold=0.65,
+    negtome_stop=0.1,
 )
 
 

@@ -135,6 +135,9 @@ STABLE_DIFFUSION_XL = Family(
     reading=partial(_clip_reading, name="tokenizer_2"),
     encode_image=_sdxl_image,
     attention=((r"attn2$", "cross"),),
+    # as published, t 1000->800
     negtome_blocks=r"up_blocks\..*attn1$",
     negtome_min_side=32,
+    negtome_threshold=0.7,
+    negtome_stop=0.2,
 )

@@ -128,8 +128,8 @@ def audit(
     pairs = read_pairs(path, images)
     if rendered and not any(pair.exchangeable for pair in pairs):
         raise ValueError(f"rendered=True needs rendered originals (controls), and {path} has none")
-    sources = len({pair.source for pair in pairs})
-    if len(pairs) < FEWEST or sources < FOLDS:
+    if not large_enough(pairs):
+        sources = len({pair.source for pair in pairs})
         raise ValueError(
             f"{path} holds {len(pairs)} pairs from {sources} sources, too few to be judged; "
             f"at least {FEWEST} pairs from {FOLDS} sources are needed"
@@ -196,6 +196,11 @@ def audit(
         unreadable=unreadable,
         skipped=_skipped(pairs, tokenizer, language_model, features),
     )
+
+
+def large_enough(pairs: Sequence[Pair]) -> bool:
+    """Whether so many pairs, of so many sources, can be judged."""
+    return len(pairs) >= FEWEST and len({pair.source for pair in pairs}) >= FOLDS
 
 
 def _verdicts(pairs: Sequence[Pair], probes: Sequence[Probe], by_family: bool = True) -> Verdicts:

@@ -21,11 +21,14 @@ _COLUMNS = 4
 
 
 def write_report(audit: Audit, folder: Path) -> list[Path]:
-    """Write ``report.md``, ``audit.png`` and ``audit.json`` into ``folder``; gives their paths."""
+    """Write ``report.md``, ``audit.png`` and ``audit.json`` into ``folder``; gives their paths.
+
+    The JSON holds the lines of ``verdict_lines`` as "verdicts", for the card of the set.
+    """
     paths = [folder / name for name in (REPORT, PICTURE, DATA)]
     settings = {"command": "audit", **audit.settings, "versions": versions()}
     save_png(plot(audit), paths[1], settings)
-    save_json(audit.to_dict() | {"versions": versions()}, paths[2])
+    save_json(audit.to_dict() | {"verdicts": verdict_lines(audit), "versions": versions()}, paths[2])
     write_file(paths[0], markdown(audit).encode())
     return paths
 

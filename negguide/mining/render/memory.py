@@ -23,6 +23,9 @@ class Memory:
         painter: what paints.
         folder: of the shard's batches.
         painted: is told the number of images after each batch that was painted, and not found.
+
+    Raises:
+        OSError: the disk is full, or cannot be written; the batches before stay.
     """
 
     def __init__(self, painter: Painter, folder: Path, painted: Callable[[int], None]) -> None:
@@ -47,7 +50,13 @@ class Memory:
         if kept.is_dir():
             return [_opened(kept / f"{place}.png") for place in range(len(jobs))]
         images = self.painter(jobs)
-        _keep(kept, images)
+        try:
+            _keep(kept, images)
+        except OSError as error:
+            raise OSError(
+                f"what was painted cannot be written to {self.folder}: {error.strerror or error}; all that was painted "
+                "before is kept, and the same command goes on from there"
+            ) from error
         self.painted(len(images))
         return images
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from negguide.integration.families import PIPELINES
 from negguide.integration.family import Family
+from negguide.integration.negtome import suited
 from negguide.integration.pipelines import from_pipe
 from negguide.methods import NegToMe
 from negguide.mining.render.blend import Blend
@@ -50,7 +51,8 @@ class PipelinePainter:
         batch_size: how many images at once, at most.
         stop: Perp-Neg acts until this fraction of the steps.
         strength: when an image is changed: how much of the noise schedule is run, in (0, 1].
-        diversify: push the images of one group away from each other by this method (``reference="others"``).
+        diversify: push the images of one group away from each other by this method (``reference="others"``); what it
+            leaves to the model's family is filled in.
 
     Raises:
         ValueError: a wrong argument, or a pipeline that cannot do what is asked for.
@@ -83,17 +85,18 @@ class PipelinePainter:
             )
         if self.diversify is not None and self.diversify.reference != "others":
             raise ValueError("diversify must be NegToMe('others'): a set has no reference images")
+        guided = from_pipe(self.pipe)
+        self.family: Family = guided.family
         run = self.steps if self.mode == "generate" else min(int(self.steps * self.strength), self.steps)
         ends = {"Perp-Neg": self.stop} if self.method == "perp-neg" else {}
         if self.diversify is not None:
-            ends["NegToMe"] = self.diversify.stop
+            self.diversify = suited(self.diversify, self.family)
+            ends["NegToMe"] = self.diversify.window[1]
         for name, stop in ends.items():
             if int(stop * run) < 1:
                 raise ValueError(
                     f"steps={self.steps} are too few: {name} acts in the first {stop:.0%} of the {run} that are run"
                 )
-        guided = from_pipe(self.pipe)
-        self.family: Family = guided.family
         self.pipe = self._pipe_of_mode(guided)
         self.pipe.set_progress_bar_config(disable=True)
         self.accepted = inspect.signature(type(self.pipe).__call__).parameters

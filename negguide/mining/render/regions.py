@@ -55,12 +55,12 @@ class AttentionRegion:
     def __init__(self, pipe: Any, family: Family, noise: float = 0.4, threshold: float = 0.4) -> None:
         if getattr(pipe, "unet", None) is None or family.encode_image is None:
             raise ValueError(
-                f"--region attention is known for Stable Diffusion and SDXL, not for {family.name}; use column or a "
+                f"--region attention is known for Stable Diffusion 1.x/2.x, not for {family.name}; use column or a "
                 "detector"
             )
         if hasattr(pipe, "tokenizer_2"):
             raise ValueError(
-                "--region attention is known for Stable Diffusion 1.x/2.x; use column or a detector"
+                "--region attention is known for Stable Diffusion 1.x/2.x, not for SDXL; use column or a detector"
             )
         if not pipe.tokenizer.is_fast:
             raise ValueError("--region attention needs a fast tokenizer; use column or a detector")

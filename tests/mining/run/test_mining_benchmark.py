@@ -5,8 +5,11 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import mining_fakes as fakes
 import pytest
 
+from negguide.mining.shards import read_set
+from negguide.mining.sources import open_source
 from negguide.toyworld import parse, render
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
@@ -53,6 +56,46 @@ def test_all_methods_paint_the_same_edits_from_the_same_noise(mining):
     assert [j.prompt for j in plain] == [j.prompt for j in classic] and not any(j.avoid for j in plain)
 
 
+@pytest.fixture(scope="module")
+def told(mining, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets") / "set"
+    fakes.mine(folder, source=open_source("toyworld:60"), controls=1.0)
+    return mining.tells(folder), len(list(read_set(folder)))
+
+
+def test_tells_are_those_of_the_best_probe_before_and_after_rebalancing(told):
+    found, pairs = told
+    as_mined, *balanced = found.values()
+    assert as_mined["pairs"] == pairs > 40
+    assert as_mined["captions"]["n"] == pairs and as_mined["captions"]["value"] > 0.55
+    for choice in balanced:
+        assert choice["pairs"] == 0 or choice["captions"]["value"] <= 0.55
+    for group in ("control and negative", "original and negative"):
+        last = balanced[-1]
+        assert group not in last or last[group]["value"] <= 0.55
+
+
+def test_goals_are_met_or_missed(mining):
+    rows = {
+        "set": {"right": {"value": 0.99}, "written": {"value": 0.8}, "stopped_computing": 0.01},
+        "speed": {"ratio": {"value": 3.2}},
+    }
+    rows["set"]["tells"] = {
+        "rebalanced, painted originals": {
+            "pairs": 50,
+            "captions": {"value": 0.53},
+            "original and negative": {"value": 0.56},
+        }
+    }
+    lines = sys.modules["mining_tables"].goals(rows)
+    assert [line[-1] for line in lines] == ["met", "missed", "missed", "met", "met"]
+    assert lines[2][2] == "56.0%" and lines[3][2] == "3.20"
+    rows["set"] |= {"right": None, "tells": None}
+    assert [line[2] for line in sys.modules["mining_tables"].goals(rows) if not line[3]] == [
+        "too few pairs"
+    ] * 2
+
+
 def test_every_row_is_measured_and_shown(mining, pipe, toyworld_judge, tmp_path, capsys):
     pairs = mining.planned(2)
     rows = []
@@ -64,7 +107,9 @@ def test_every_row_is_measured_and_shown(mining, pipe, toyworld_judge, tmp_path,
     assert made["funnel"]["sources"]["read"] == 2 and made["images"] >= 2
     # at the worst, the batch that was on its way is painted again
     assert 0 < made["stopped_images"] <= ARGS.batch_size / made["images"]
-    rows.append({"name": "set", **made, "peak_memory": mining.peak_memory()})
+    # of two pairs nothing can be told
+    assert made["tells"] is None and made["peak_memory"] > 100
+    rows.append({"name": "set", **made})
     fast = mining.speed(pipe, pairs, ARGS)
     assert fast["ratio"]["value"] == pytest.approx(fast["batches"]["value"] / fast["loop"]["value"])
     rows.append({"name": "speed", **fast})
@@ -73,6 +118,7 @@ def test_every_row_is_measured_and_shown(mining, pipe, toyworld_judge, tmp_path,
     assert rows[-1]["distance"] != rows[-2]["distance"]
     mining.show(rows, tmp_path)
     shown = capsys.readouterr().out
+    assert "too few pairs" in shown
     for text in ("classic negative prompt", "written pairs right", "one at a time", "with NegToMe"):
         assert text in shown
     assert (tmp_path / "mining.png").exists()

@@ -5,11 +5,15 @@ import json
 import mining_fakes as fakes
 import numpy as np
 import pytest
+import typer
 from PIL import Image
+from typer.testing import CliRunner
 
+from negguide.cli.audit import audit
 from negguide.mining.card import write_card
 from negguide.mining.contact_sheet import CELL, contact_sheet
 from negguide.mining.shards import read_set
+from negguide.mining.sources import open_source
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +66,25 @@ def test_the_card_says_how_the_set_was_made(folder):
     before = card
     write_card(folder)
     assert (folder / "README.md").read_text() == before
+
+
+def test_an_audit_goes_into_the_card_and_datasets_still_loads_the_set(tmp_path, datasets):
+    # not where the cache is, which takes a folder of the set's name
+    folder = tmp_path / "sets" / "mined"
+    fakes.mine(folder, source=open_source("toyworld:40"), controls=1.0)
+    write_card(folder)
+    assert "Not audited yet: `negguide audit mined`" in (folder / "README.md").read_text()
+    app = typer.Typer()
+    app.command()(audit)
+    result = CliRunner().invoke(app, [str(folder), "--rebalance"])
+    assert result.exit_code == 0, result.output
+    card = (folder / "README.md").read_text()
+    verdicts = json.loads((folder / "audit" / "audit.json").read_text())["verdicts"]
+    assert len(verdicts) > 3 and any(line.startswith("rebalanced") for line in verdicts)
+    assert all(f"- {line}\n" in card for line in verdicts) and "Not audited" not in card
+    assert "](audit/audit.png)" in card and (folder / "audit" / "audit.png").exists()
+    assert len(datasets(str(folder))) == len(datasets("imagefolder", data_dir=str(folder)))
+    assert len(datasets(str(folder))) == len(list(read_set(folder)))
 
 
 def test_the_card_of_a_set_without_items_has_no_picture(tmp_path):

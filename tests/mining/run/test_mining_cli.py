@@ -7,13 +7,16 @@ import shutil
 import subprocess
 import sys
 
+import mining_fakes as fakes
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from negguide.cli.errors import CleanErrors
 from negguide.cli.mine import mine
+from negguide.mining.build import Built
 from negguide.mining.shards import read_set, read_settings
+from negguide.mining.sources import open_source
 from negguide.toyworld.models import CLIP
 
 app = typer.Typer(cls=CleanErrors, pretty_exceptions_enable=False)
@@ -105,6 +108,10 @@ def test_wrong_options_are_one_clean_message(command, tmp_path):
         (("--data", "captions.tsv", "--judge", "toyworld"), "reads pictures of the toy world alone"),
         (("--data", "nothing-here.tsv"), "nothing-here.tsv"),
         (("--backend", "poem"), "backend='poem'"),
+        (("--backend", "llm"), "--backend llm needs a model: name one with --backend-model"),
+        (("--backend-model", "a/b"), "--backend-model 'a/b' has no meaning for --backend rules"),
+        (("--backend", "fill-mask", "--endpoint", "http://x"), "--endpoint 'http://x' has no meaning"),
+        (("--diversify",), "--per-item 1 each has but one"),
         (("--method", "nag"), "--method must be one of perp-neg"),
         (("--steps", 1), "steps=1 are too few"),
         (("--guidance-scale", 1), "guidance_scale=1.0 must be above 1"),
@@ -116,6 +123,40 @@ def test_wrong_options_are_one_clean_message(command, tmp_path):
         assert code == 2, (args, output)
         assert message in output, (args, output)
         assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "device"),
+    [
+        (("fill-mask", "--backend-model", "m"), "cpu"),
+        (("llm", "--backend-model", "m"), "cpu"),
+        (("llm", "--backend-model", "m", "--endpoint", "http://x"), None),
+    ],
+)
+def test_a_planners_model_runs_where_the_others_do(command, monkeypatch, args, device):
+    asked = {}
+
+    def planner(backend, **options):
+        asked.update(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("negguide.mining.build.make_planner", planner)
+    assert command("--backend", *args)[0] == 2
+    assert asked["model"] == "m" and asked.get("device") == device
+
+
+def test_a_finished_set_is_audited_once_for_its_card(command, tmp_path, monkeypatch):
+    source, chosen = open_source("toyworld:40"), fakes.settings(controls=0.5)
+    built = Built(source, chosen, fakes.miner(chosen), {})
+    monkeypatch.setattr("negguide.mining.build.build", lambda **options: built)
+    code, output = command()
+    assert code == 0 and "as mined" in output and "captions: " in output
+    card = (tmp_path / "set" / "README.md").read_text()
+    assert "- as mined" in card and "audit/audit.png" in card and "Not audited" not in card
+    report = tmp_path / "set" / "audit" / "report.md"
+    report.write_text("looked at")
+    code, output = command()
+    assert code == 0 and report.read_text() == "looked at"
 
 
 def test_python_m_negguide_runs_in_several_processes(tmp_path, tiny_model):

@@ -216,6 +216,23 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(whole, tmp_path, monkeypatc
     assert fakes.files_of(out) == fakes.files_of(folder)
 
 
+def test_a_full_disk_in_the_middle_of_a_shard_says_that_the_command_goes_on(whole, tmp_path, monkeypatch):
+    folder, _ = whole
+    out = tmp_path / "full"
+
+    def fails(self, stream, *args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Image.Image, "save", fails)
+        with pytest.raises(
+            OSError, match=r"painted/00000: No space left on device; .* the same command goes on"
+        ):
+            fakes.mine(out)
+    fakes.mine(out)
+    assert fakes.files_of(out) == fakes.files_of(folder)
+
+
 def test_bad_sources_are_counted_with_their_ids_and_the_others_go_on(tmp_path):
     good = fakes.sources(5)
 
@@ -289,15 +306,6 @@ def test_a_control_that_is_wrong_is_left_out(tmp_path):
     )(fakes.sources(2))
     assert [item.control_image_file_name for item in made.items] == [None] * len(made.items)
     assert made.funnel.rejects["controls"].total() == len(made.items) > 0
-
-
-def test_captions_without_images_get_one(tmp_path):
-    rows = fakes.sources(4, load=None)
-    made = fakes.miner(fakes.settings(per_item=2))(rows)
-    assert len({item.source_id for item in made.items}) >= 3
-    for item in made.items:
-        assert item.extra["original"] == "painted" and item.image_file_name in made.images
-        assert item.control_image_file_name is None
 
 
 def test_the_same_pair_of_captions_is_written_once(tmp_path):

@@ -14,6 +14,7 @@ from negguide.toyworld.measure import Rate
 from negguide.toyworld.scene import held_out
 from negguide.vlm.evaluate import evaluate, make_suite
 from negguide.vlm.reading import read_triplets
+from negguide.vlm.results import Results
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 import vlm
@@ -21,12 +22,14 @@ import vlm
 
 @pytest.fixture(scope="module")
 def renders(tmp_path_factory):
-    return vlm.rendered_set(tmp_path_factory.mktemp("vlm") / "renders", 12, 2)
+    return vlm.rendered_set(tmp_path_factory.mktemp("vlm") / "renders", vlm.parts(20, 12, 2))
 
 
 def test_rendered_pairs_are_of_the_training_split_and_different(renders):
     triplets = read_triplets(str(renders))
-    assert len(triplets) > 16 and len({t.source for t in triplets}) >= 10  # of some nothing can be edited
+    assert len(triplets) > 24 and len({t.source for t in triplets}) >= 10  # of some nothing can be edited
+    assert {t.category for t in triplets if f"{renders / 'order'}/" in t.image.name} == {"relation", "swap"}
+    assert "negation" in {t.category for t in triplets if f"{renders / 'others'}/" in t.image.name}
     for triplet in triplets:
         before, after = (parse(text, negation=True) for text in (triplet.caption, triplet.negative_caption))
         assert meaning(before) != meaning(after) and not held_out(before)
@@ -37,28 +40,30 @@ def test_rendered_pairs_are_of_the_training_split_and_different(renders):
 
 def test_a_set_that_is_there_is_not_made_again(renders, monkeypatch):
     monkeypatch.setattr("negguide.toyworld.render", None)
-    before = (renders / "metadata.jsonl").stat().st_mtime_ns
-    assert vlm.rendered_set(renders, 12, 2) == renders
-    assert (renders / "metadata.jsonl").stat().st_mtime_ns == before
+    before = (renders / "others" / "metadata.jsonl").stat().st_mtime_ns
+    assert vlm.rendered_set(renders, vlm.parts(20, 12, 2)) == renders
+    assert (renders / "others" / "metadata.jsonl").stat().st_mtime_ns == before
 
 
 def test_plain_prompting_paints_the_same_items_again(tmp_path, monkeypatch):
     from test_evaluation_suites import BLUE, RED, item, picture
 
-    shard = tmp_path / "mined" / "data" / "00000"
-    shard.mkdir(parents=True)
-    items = [item(i, "object", prompt="a brown cat in a meadow", seed=i) for i in range(2)]
-    (shard / "metadata.jsonl").write_text("".join(json.dumps(i.row()) + "\n" for i in items))
-    (shard / "shard.json").write_text("{}")
-    for i in items:
-        picture(shard / i.image_file_name, RED)
-        picture(shard / i.negative_image_file_name, BLUE)
+    # two parts, whose items have the same numbers
+    items = [item(0, "object", prompt="a brown cat in a meadow", seed=seed) for seed in range(2)]
+    shards = [tmp_path / "mined" / name / "data" / "00000" for name in ("order", "others")]
+    for one, shard in zip(items, shards, strict=True):
+        shard.mkdir(parents=True)
+        (shard.parents[1] / "set.json").write_text("{}")
+        (shard / "metadata.jsonl").write_text(json.dumps(one.row()) + "\n")
+        (shard / "shard.json").write_text("{}")
+        picture(shard / one.image_file_name, RED)
+        picture(shard / one.negative_image_file_name, BLUE)
     monkeypatch.setattr(vlm, "STEPS", 2)
     triplets = read_triplets(str(vlm.plain_set(tmp_path / "plain", tmp_path / "mined")))
     assert [(t.caption, t.negative_caption) for t in triplets] == [
         (i.caption, i.negative_caption) for i in items
     ]
-    for triplet, original in zip(triplets, items, strict=True):
+    for triplet, original, shard in zip(triplets, items, shards, strict=True):
         assert Path(triplet.image.name) == shard / original.image_file_name
         painted = Image.open(triplet.negative_image.name)
         assert painted.size == (64, 64) and painted.getpixel((0, 0)) != BLUE
@@ -75,6 +80,20 @@ def test_a_row_is_trained_and_measured(renders, tmp_path):
         "toyworld/zero-shot",
     }
     json.dumps(row)
+
+
+def test_a_shortened_run_of_the_benchmark_goes_the_right_way(clip, tmp_path):
+    """The whole one takes an hour; this is what CI can do of it."""
+    renders = vlm.rendered_set(tmp_path / "renders", vlm.parts(400, 150, 2))
+    suite = make_suite("toyworld", limit=25)
+    before = evaluate(clip, [suite])
+    row = vlm.tuned(tmp_path, renders, vlm.BOTH, 0, suite, epochs=2, batch_size=32, lr=5e-4)
+    after = Results.from_dict(row["results"])
+    gains = {
+        metric: after.row("toyworld", metric).value - before.row("toyworld", metric).value
+        for metric in ("text", "group")
+    }
+    assert gains["text"] > 0 and gains["group"] > 0, gains
 
 
 def test_seeds_are_pooled_and_the_interval_holds_them_all(clip):

@@ -77,6 +77,21 @@ def test_wrong_input_is_one_message_and_exit_code_2(
     assert not (tmp_path / "out").exists()
 
 
+def test_the_same_command_with_resume_goes_on_and_other_settings_are_refused(
+    run: Callable[..., Any], triplet_set: Path, tiny_clip: Path, tmp_path: Path
+) -> None:
+    command = ("--train-data", triplet_set, "--model", tiny_clip, "--batch-size", 14, "--epochs", 1)
+    out = ("--out", tmp_path / "out", "--resume", "latest")
+    first = run(*command, *out)  # there is nothing to go on from yet
+    assert first.exit_code == 0 and "going on from" not in first.stderr
+    weights = (tmp_path / "out" / "model.safetensors").read_bytes()
+    again = run(*command, *out)
+    assert again.exit_code == 0 and "going on from" in again.stderr and "step-00000003" in again.stderr
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights
+    other = run(*command, *out, "--lr", 0.5)
+    assert other.exit_code == 2 and "made with other settings: lr=0.5" in re.sub(r"[│\s]+", " ", other.output)
+
+
 COMMAND = """
 import sys, typer, torch
 torch.set_num_threads(1)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -174,14 +175,34 @@ def test_rows_without_a_usable_negative_are_counted_and_masked(
             return {**row, "caption": f"{long} red hat", "negative_caption": f"{long} blue hat"}
         return row
 
-    found = checked(changed_set(change), tiny_clip)
-    assert found.valid == (False,) * 4 + (True,) * 44
-    assert (found.missing, found.equal, found.truncated) == (1, 2, 1)
+    folder = changed_set(change)
+    # the same picture under another name
+    shutil.copy(folder / "images" / "004.png", folder / "images" / "004-negative.png")
+    found = checked(folder, tiny_clip)
+    assert found.valid == (False,) * 5 + (True,) * 43
+    assert (found.missing, found.equal, found.truncated) == (1, 3, 1)
     assert found.remarks() == [
         "1 of 48 rows have no negative; they train as plain pairs",
-        "2 of 48 rows have a negative that equals the positive; they train as plain pairs",
+        "3 of 48 rows have a negative that equals the positive; they train as plain pairs",
         "1 of 48 rows differ from their negative only in words that the tokenizer cuts off; they train as plain pairs",
     ]
+
+
+@pytest.mark.parametrize("format", ["webdataset", "parquet"])
+def test_a_negative_with_the_bytes_of_the_original_is_found_in_tables_and_tar_files(
+    triplet_set: Path, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    from negguide.mining.formats.export import write_export
+
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    shutil.copytree(triplet_set, tmp_path / "set")
+    images = tmp_path / "set" / "data" / "00000" / "images"
+    shutil.copy(images / "007.png", images / "007-negative.png")
+    write_export(tmp_path / "set", tmp_path / "out", format)
+    found = checked(tmp_path / "out", tiny_clip)
+    (broken,) = [t for t, valid in zip(found.triplets, found.valid, strict=True) if not valid]
+    assert found.equal == 1 and broken.caption == read_triplets(str(triplet_set))[7].caption
 
 
 def test_a_set_that_the_loss_cannot_use_is_refused(changed_set: Callable[..., Path], tiny_clip: Path) -> None:

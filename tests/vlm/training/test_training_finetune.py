@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import tracking
+from accelerate.utils import LoggerType
 from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPProcessor, SiglipModel
 
@@ -222,6 +224,62 @@ def test_accumulated_batches_train_as_one_large_one(settings: Settings, tmp_path
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
+def test_the_scale_of_the_cosines_stays_within_clips_bounds(
+    settings: Settings, tiny_clip: Path, tmp_path: Path
+) -> None:
+    start = load_model(str(tiny_clip))
+    start.model.logit_scale.data.fill_(6.0)  # a factor of 403
+    start.model.save_pretrained(tmp_path / "model")
+    start.processor.save_pretrained(tmp_path / "model")
+    run(replace(settings, model=str(tmp_path / "model"), epochs=1), tmp_path / "out")
+    scales = [line["scale"] for line in Log(tmp_path / "out" / "log.jsonl").lines() if "scale" in line]
+    assert max(scales) == pytest.approx(losses.MAX_SCALE)
+    assert weights(tmp_path / "out")["logit_scale"].exp() <= losses.MAX_SCALE * 1.0001
+
+
+def test_a_tracker_gets_the_settings_every_step_and_every_validation(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[Any, ...]] = []
+
+    class Recorder(tracking.GeneralTracker):
+        """In the place of tensorboard, which the tests do not install."""
+
+        name = "tensorboard"
+        requires_logging_directory = True
+        tracker = None
+
+        def __init__(self, run_name: str, logging_dir: Path, **more: Any) -> None:
+            super().__init__()
+            told.append(("begin", run_name, Path(logging_dir)))
+
+        def store_init_configuration(self, values: dict[str, Any]) -> None:
+            told.append(("settings", values))
+
+        def log(self, values: dict[str, Any], step: int | None = None, **more: Any) -> None:
+            told.append((step, values))
+
+        def finish(self) -> None:
+            told.append(("end",))
+
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "tensorboard", Recorder)
+    monkeypatch.setattr(tracking, "_available_trackers", [LoggerType.TENSORBOARD])
+    run(settings, tmp_path / "out", report_to="tensorboard")
+    begin, (_, flat), *lines, end = told
+    assert begin == ("begin", "negguide", tmp_path / "out" / "tracker") and end == ("end",)
+    assert flat["loss"] == "triplet" and flat["lr"] == settings.lr and flat["warmup"] == ""
+    assert [step for step, values in lines if "loss" in values] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, values in lines if "validation" in values] == [3, 6]
+
+
+def test_a_run_that_can_measure_nothing_says_so(settings: Settings, tmp_path: Path) -> None:
+    said: list[str] = []
+    finetune(replace(settings, epochs=1, val_share=0.0), tmp_path / "out", cpu=True, remark=said.append)
+    assert said == [
+        "nothing is measured before and after: no suite is named, and val_share=0 holds no rows out"
+    ]
+
+
 @pytest.mark.parametrize("tower", ["image", "text"])
 def test_a_locked_tower_stays_as_it_was(
     settings: Settings, tiny_clip: Path, tmp_path: Path, tower: str
@@ -337,4 +395,8 @@ def test_wrong_settings_are_refused_with_what_would_be_right(tmp_path: Path, set
         run(replace(settings, batch_size=64), tmp_path / "out")
     with pytest.raises(ValueError, match="report_to='tensorbord' is not installed or not known"):
         run(settings, tmp_path / "out", report_to="tensorbord")
+    with pytest.raises(
+        ValueError, match=r"precision='amp' \(float16\) needs a GPU, .*; use amp_bf16 or fp32"
+    ):
+        run(replace(settings, precision="amp"), tmp_path / "out")
     assert default_lr("toyworld") > default_lr("openai/clip-vit-base-patch32")

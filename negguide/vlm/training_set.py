@@ -1,0 +1,125 @@
+"""What a run trains on: the set read, checked and split, and its batches in their order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+
+import torch
+
+from negguide.vlm.batches import Collate, Loader
+from negguide.vlm.data import Checked, as_pairs, check, split
+from negguide.vlm.models import VisionLanguageModel
+from negguide.vlm.reading import read_triplets
+from negguide.vlm.sampler import GroupSampler, RandomSampler, Sampler
+from negguide.vlm.settings import LOSSES, Settings
+from negguide.vlm.suites.base import Suite
+from negguide.vlm.validation import held_out_suite
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """The rows of a run.
+
+    Attributes:
+        train: what is trained on.
+        held_out: the rows that are not, as questions; None where there are none that can be asked.
+        sampler: the order of ``train``, a batch of all processes at a time.
+        fingerprint: of all rows; a state is of one set.
+        remarks: what was found in the set.
+    """
+
+    train: Checked
+    held_out: Suite | None
+    sampler: Sampler
+    fingerprint: str
+    remarks: tuple[str, ...]
+
+    def names(self, step: int) -> list[str]:
+        """The ids of the rows that all processes together take at ``step``."""
+        epoch, place = divmod(step, len(self.sampler))
+        return [self.train.triplets[row].id for row in self.sampler.epoch(epoch)[place]]
+
+    def loader(
+        self,
+        settings: Settings,
+        model: VisionLanguageModel,
+        *,
+        rank: int,
+        processes: int,
+        device: torch.device,
+    ) -> Loader:
+        """The batches of one process, prepared for ``model``."""
+        collate = Collate(
+            self.train,
+            model,
+            # the negatives of "grouped" are rows of their own
+            LOSSES["clip"] if settings.loss == "grouped" else settings.columns,
+            paraphrases=settings.paraphrases,
+            seed=settings.seed,
+        )
+        return Loader(
+            collate,
+            self.sampler,
+            batch_size=settings.batch_size,
+            accum_freq=settings.accum_freq,
+            rank=rank,
+            processes=processes,
+            workers=settings.workers,
+            pin=device.type == "cuda",
+        )
+
+
+def read_training_set(settings: Settings, model: VisionLanguageModel, processes: int) -> TrainingSet:
+    """Read ``settings.train_data``, check it against the loss and the tokenizer of ``model``, and hold rows out.
+
+    Args:
+        settings: of the run.
+        model: what is to be trained.
+        processes: how many share a batch.
+
+    Raises:
+        ValueError: no such set, one that the loss cannot use, or one that is smaller than a batch.
+    """
+    triplets = read_triplets(settings.train_data, Path(settings.images) if settings.images else None)
+    checked = check(triplets, model, settings.columns, loss=settings.loss, name=settings.train_data)
+    rows = "\0".join(f"{t.id}|{t.source}|{t.caption}|{t.negative_caption}" for t in checked.triplets)
+    fingerprint = hashlib.sha256(rows.encode()).hexdigest()[:16]
+    training, held = split(checked.triplets, settings.val_share, Random(f"split-{settings.seed}").random)
+    if not training:
+        raise ValueError(
+            f"val_share={settings.val_share} of train_data={settings.train_data!r} leaves nothing to train on; "
+            f"it has {len(checked.triplets)} rows"
+        )
+    train, kept = _chosen(checked, training), _chosen(checked, held)
+    if settings.loss == "grouped":
+        train = as_pairs(train)
+    held_out = held_out_suite(kept.triplets, kept.valid, fingerprint)
+    return TrainingSet(
+        train,
+        held_out if held_out.parts else None,
+        _sampler(settings, train, processes),
+        fingerprint,
+        tuple(checked.remarks()),
+    )
+
+
+def _chosen(checked: Checked, places: Sequence[int]) -> Checked:
+    rows = tuple(checked.triplets[i] for i in places)
+    return replace(checked, triplets=rows, valid=tuple(checked.valid[i] for i in places))
+
+
+def _sampler(settings: Settings, train: Checked, processes: int) -> Sampler:
+    together = settings.batch_size * settings.accum_freq * processes
+    if settings.loss == "grouped":
+        return GroupSampler(
+            [triplet.source for triplet in train.triplets],
+            together,
+            group_size=settings.group_size,
+            share=settings.group_share,
+            seed=settings.seed,
+        )
+    return RandomSampler(len(train.triplets), together, settings.seed)

@@ -1,0 +1,106 @@
+"""Pictures that visitors bring."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import httpx
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from negguide.demo import Limits
+from negguide.demo.server import Server
+from negguide.demo.uploads import opened
+
+
+def test_uploads_that_are_too_large_are_refused(server: Server) -> None:
+    def upload(size: int) -> int:
+        files = {"files": ("x.png", b"\0" * size, "image/png")}
+        return httpx.post(f"{server.url}gradio_api/upload", files=files).status_code
+
+    assert upload(1000) == 200
+    assert upload(1_200_000) == 413
+
+
+def test_a_picture_is_turned_as_the_camera_says(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (4, 2), "red")
+    exif = picture.getexif()
+    exif[0x0112] = 6  # the camera was held upright
+    picture.save(tmp_path / "photo.jpg", exif=exif)
+    assert opened(str(tmp_path / "photo.jpg")).size == (2, 4)
+
+
+def test_a_format_that_starts_other_programs_is_not_read(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "page.eps")
+    with pytest.raises(ValueError, match="no picture that can be read; PNG, JPEG"):
+        opened(str(tmp_path / "page.eps"))
+
+
+def test_a_file_that_is_no_picture_is_refused_in_words(client: Client, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_text("no picture")
+    file = handle_file(str(broken))
+    with pytest.raises(AppError, match="no picture that can be read"):
+        client.predict(image=file, api_name="/hard_negatives")
+    with pytest.raises(AppError, match="no picture that can be read"):
+        client.predict(
+            character="upload",
+            picture={"background": file, "layers": [], "composite": None},
+            api_name="/keep_away",
+        )
+
+
+def test_a_picture_with_too_many_pixels_is_refused_in_every_place(
+    client: Client, server: Server, editor: dict[str, Any], tmp_path: Path
+) -> None:
+    # a file of a few kilobytes that would fill hundreds of megabytes
+    bomb = tmp_path / "bomb.png"
+    Image.new("1", (9000, 9000)).save(bomb)
+    file = handle_file(str(bomb))
+    with pytest.raises(AppError, match="9000x9000 pixels"):
+        client.predict(image=file, api_name="/hard_negatives")
+    for place in ({"background": file}, {"layers": [file]}, {"composite": file}):
+        with pytest.raises(AppError, match="9000x9000 pixels"):
+            client.predict(character="upload", picture=editor | place, api_name="/keep_away")
+    # what a page sends ahead of its call
+    (painter,) = (block for block in server.page.blocks.values() if block.elem_id == "reference-picture")
+    assert _send(server, painter, "one", "background", bomb.read_bytes()) == 200
+    with pytest.raises(ValueError, match="9000x9000 pixels"), _shown_messages():
+        painter.preprocess(painter.data_model(id="one", background=None, layers=[], composite=None))
+
+
+def test_pictures_that_are_sent_and_never_asked_for_do_not_pile_up(
+    server: Server, picture: Path, limits: Limits
+) -> None:
+    (painter,) = (block for block in server.page.blocks.values() if block.elem_id == "reference-picture")
+    sent = picture.read_bytes()
+    most = 4 * limits.max_queue
+    for number in range(most + 2):
+        assert _send(server, painter, f"visit-{number}", "background", sent) == 200
+    assert list(painter.blob_storage) == [f"visit-{number}" for number in range(2, most + 2)]
+    assert _send(server, painter, "layers", "layer", sent, "1000000000") == 400
+    assert _send(server, painter, "layers", "layer", sent, "1") == 200
+    painter.blob_storage.clear()
+
+
+def _send(server: Server, painter: Any, name: str, kind: str, file: bytes, index: str = "null") -> int:
+    fields = {"type": kind, "index": index, "id": name}
+    body = {"component_id": str(painter._id), "fn_name": "accept_blobs", "session_hash": "visit"}
+    return httpx.post(
+        f"{server.url}gradio_api/component_server",
+        data=body | fields,
+        files={"files": ("x.png", file, "image/png")},
+    ).status_code
+
+
+@contextmanager
+def _shown_messages() -> Iterator[None]:
+    """What the page would say, as the ValueError behind it."""
+    try:
+        yield
+    except gr.Error as error:
+        raise ValueError(error.message) from error
