@@ -46,7 +46,7 @@ def backend(tiny_model: Path) -> Gated:
 
 @pytest.fixture(scope="session")
 def limits() -> Limits:
-    return Limits(max_steps=3, max_images=4, max_queue=3, max_upload_mb=1)
+    return Limits(max_steps=4, max_images=4, max_queue=3, max_upload_mb=1)
 
 
 @pytest.fixture(scope="session")

@@ -29,8 +29,7 @@ ENDPOINTS = {
     "/download_set",
     "/compare",
 }
-# of so many steps every default window holds one
-SHORT: dict[str, Any] = {"images": 1, "steps": 4}
+SHORT: dict[str, Any] = {"images": 1, "steps": 2}
 
 
 def test_every_action_is_a_named_endpoint_with_typed_and_described_parameters(
@@ -87,7 +86,7 @@ def test_leave_out_by_every_other_method(client: Client, method: str) -> None:
 
 def test_push_apart_gives_both_batches(client: Client) -> None:
     sheet, said, before, after, where, _, python = client.predict(
-        prompt="a bear", images=2, steps=4, api_name="/push_apart"
+        prompt="a bear", images=2, steps=2, stop=0.5, api_name="/push_apart"
     )
     assert "NegToMe pushed" in said and "entropy of the fur colours" in said
     assert len(before) == len(after) == 2 and Image.open(where).size[0] > 300
@@ -96,10 +95,17 @@ def test_push_apart_gives_both_batches(client: Client) -> None:
 
 
 def test_keep_away_from_pip_and_from_a_painted_upload(client: Client, editor: dict[str, Any]) -> None:
-    said, files = client.predict(prompt="an explorer in a meadow", **SHORT, api_name="/keep_away")[1::6]
+    said, files = client.predict(prompt="an explorer in a meadow", stop=0.5, **SHORT, api_name="/keep_away")[
+        1::6
+    ]
     assert "| is Pip himself |" in said and files is None
     result = client.predict(
-        prompt="a cat in the snow", character="upload", picture=editor, **SHORT, api_name="/keep_away"
+        prompt="a cat in the snow",
+        character="upload",
+        picture=editor,
+        stop=0.5,
+        **SHORT,
+        api_name="/keep_away",
     )
     assert "distance to the picture" in result[1] and "Pip" not in result[1]
     reference, mask = (Image.open(path) for path in result[7])
@@ -126,7 +132,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("/leave_out", {"negative_1": "<b>x</b>"}, "“&lt;b&gt;x&lt;/b&gt;”"),
     ("/leave_out", {"negative_1": ""}, "Nothing to leave out"),
     ("/leave_out", {"start_1": 0.9, "stop_1": 0.1}, "0 <= start < stop <= 1".replace("<", "&lt;")),
-    ("/leave_out", {"steps": 999}, "greater than maximum value 3"),
+    ("/leave_out", {"steps": 999}, "greater than maximum value 4"),
     ("/leave_out", {"images": 9}, "greater than maximum value 4"),
     ("/leave_out", {"steps": 1.5}, "steps must be a whole number"),
     ("/leave_out", {"method": "magic"}, "not in the list of choices"),
@@ -157,9 +163,9 @@ def test_settings_run_as_pasted(client: Client, editor: dict[str, Any], tmp_path
     left_out = client.predict(
         prompt="a bear wearing glasses", negative_2="brown fur", **SHORT, api_name="/leave_out"
     )[6]
-    away = client.predict(character="upload", picture=editor, **SHORT, api_name="/keep_away")
-    from_pip = client.predict(center=False, **SHORT, api_name="/keep_away")[6]
-    apart = client.predict(reference="first", images=2, steps=4, api_name="/push_apart")[6]
+    away = client.predict(character="upload", picture=editor, stop=0.5, **SHORT, api_name="/keep_away")
+    from_pip = client.predict(center=False, stop=0.5, **SHORT, api_name="/keep_away")[6]
+    apart = client.predict(reference="first", images=2, steps=2, stop=0.5, api_name="/push_apart")[6]
     by_nag = client.predict(method="nag", scale=3, **SHORT, api_name="/leave_out")[6]
     weights = client.predict(columns="weights", weights="0.5", **SHORT, api_name="/compare")[2]
     hard = client.predict(categories=["attribute"], edits=1, steps=2, api_name="/hard_negatives")[4]

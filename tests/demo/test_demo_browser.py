@@ -225,6 +225,8 @@ _TOO_SMALL = """() => [...document.querySelectorAll("button.example, .actions bu
     .filter(button => button.offsetParent && button.offsetHeight < 36).map(button => button.innerText)"""
 _NAMELESS = """() => [...document.querySelectorAll("input, textarea, button, select, [role=tab]")]
     .filter(field => field.checkVisibility() && field.type !== "file")
+    // Gradio gives the button around a picture no name, and takes none
+    .filter(field => !field.querySelector(".image-frame"))
     .filter(field => !(field.innerText || field.ariaLabel || field.title || field.labels?.length
                        || field.getAttribute("aria-labelledby")))
     .map(field => field.outerHTML.slice(0, 200))"""
