@@ -264,8 +264,8 @@ def test_the_whole_way_to_a_picture_works_with_the_keyboard(browser: Any, server
     until("#negatives-negative-1 textarea")
     page.keyboard.press("Control+A")
     page.keyboard.type("a red hat")
-    until("#negatives-method input")
-    page.keyboard.press("ArrowRight")  # from Perp-Neg to NAG
+    until("#negatives-method input[value=nag]")
+    page.keyboard.press("Space")
     until("#negatives-draw")
     page.keyboard.press("Enter")
     playwright.expect(page.locator("#negatives-said")).to_contain_text("NAG changed", timeout=WAIT)
