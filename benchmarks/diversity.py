@@ -88,7 +88,9 @@ def measure(
 
 
 def main() -> None:
-    args = arguments("Diversity of batches of four with and without NegToMe.", batches_per_prompt=3)
+    args = arguments(
+        "Diversity of batches of four with and without NegToMe.", batches_per_prompt=3, first_seed=0
+    )
     pipe, judge = models()
     prompts = [p for p in PROMPTS for _ in range(args.batches_per_prompt * BATCH)]
     rng = random.Random(0)
@@ -103,6 +105,7 @@ def main() -> None:
     ]
     settings = {
         "batches": len(prompts) // BATCH,
+        "first_seed": args.first_seed,
         "steps": STEPS,
         "guidance_scale": GUIDANCE_SCALE,
         "negtome": dict(TOYWORLD_DEFAULTS.negtome),
@@ -111,7 +114,9 @@ def main() -> None:
     rows = rows_so_far(path, settings)
     done = {row["name"] for row in rows}
     for name, asked, seed, method in tqdm([cell for cell in cells if cell[0] not in done], desc="diversity"):
-        rates = zip(FIGURES, measure(pipe, judge, prompts, asked, seed, method), strict=True)
+        rates = zip(
+            FIGURES, measure(pipe, judge, prompts, asked, args.first_seed + seed, method), strict=True
+        )
         rows.append({"name": name} | {figure: rate.to_dict() for figure, rate in rates})
         write_json(path, settings, rows)
     bars = {row["name"]: {figure: Rate(**row[figure]) for figure in FIGURES} for row in rows}

@@ -60,7 +60,7 @@ def draw(pipe: Any, background: str, seeds: list[int], extra: dict[str, Any]) ->
     return images
 
 
-def measure(pipe: Any, judge: Judge, name: str, seeds_per_place: int) -> dict[str, Rate]:
+def measure(pipe: Any, judge: Judge, name: str, seeds_per_place: int, first_seed: int = 0) -> dict[str, Rate]:
     similar, trademark, faithful = [], [], []
     for number, background in enumerate(BACKGROUNDS):
         target = render(reference(background))
@@ -73,7 +73,8 @@ def measure(pipe: Any, judge: Judge, name: str, seeds_per_place: int) -> dict[st
             extra["negative_guidance"] = NegToMe(target)
         elif name == "negative prompt":
             extra["negative_prompt"] = [f"pip {PLACES[background]}"] * seeds_per_place
-        images = draw(pipe, background, [1000 * number + i for i in range(seeds_per_place)], extra)
+        seeds = [first_seed + 1000 * number + i for i in range(seeds_per_place)]
+        images = draw(pipe, background, seeds, extra)
         goal = judge.embed([target])[0]
         floor = float((judge.embed(other_explorers(background)) @ goal).mean())
         similar += [(s - floor) / (1 - floor) for s in (judge.embed(images) @ goal).tolist()]
@@ -85,7 +86,9 @@ def measure(pipe: Any, judge: Judge, name: str, seeds_per_place: int) -> dict[st
 
 
 def main() -> None:
-    args = arguments("Likeness to the trademark character without and with a reference.", seeds_per_place=40)
+    args = arguments(
+        "Likeness to the trademark character without and with a reference.", seeds_per_place=40, first_seed=0
+    )
     pipe, judge = models()
     names = (
         "plain",
@@ -96,6 +99,7 @@ def main() -> None:
     )
     settings = {
         "seeds_per_place": args.seeds_per_place,
+        "first_seed": args.first_seed,
         "steps": STEPS,
         "guidance_scale": GUIDANCE_SCALE,
         "negtome": dict(TOYWORLD_DEFAULTS.negtome),
@@ -105,7 +109,7 @@ def main() -> None:
     rows = rows_so_far(path, settings)
     done = {row["name"] for row in rows}
     for name in tqdm([name for name in names if name not in done], desc="reference"):
-        rates = measure(pipe, judge, name, args.seeds_per_place)
+        rates = measure(pipe, judge, name, args.seeds_per_place, args.first_seed)
         rows.append({"name": name} | {figure: rate.to_dict() for figure, rate in rates.items()})
         write_json(path, settings, rows)
     base = rows[0]["similarity"]["value"]
