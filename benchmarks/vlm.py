@@ -8,9 +8,16 @@ is asked the `toyworld` suite (held-out scenes, true renders). A figure is the m
 interval is Wilson's over the questions, widened to the worst and the best seed. The sets and every trained model stay
 in --work, and a run that was stopped goes on.
 
-The last row takes the captions, edits and original images of the row before, and negative images painted by plain
-prompting without any check: the comparison of the negatives alone. Its edits are those that Perp-Neg could paint, so
-it is not made worse by hard ones.
+All rows have the captions' paraphrases, the same curriculum (relations first: they are not learned beside all the rest
+in so few steps) and, within one percent, the same number of steps. Both kinds of negatives are trained on as siblings
+in a batch (loss "grouped"), each picture once; the other rows have the losses that are published for their kind.
+
+Against forgetting, a quarter of each batch is pairs as the start model was trained on, short captions among them, and
+the result is interpolated with the start model.
+
+The last row takes the captions, edits and original images of "both", and negative images painted by plain prompting
+without any check: the comparison of the negatives alone. Its edits are those that Perp-Neg could paint, so it is not
+made worse by hard ones.
 """
 
 from __future__ import annotations
@@ -20,7 +27,6 @@ import json
 import random
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,6 +42,7 @@ from negguide.toyworld.models import CLIP
 from negguide.vlm.evaluate import evaluate, make_suite
 from negguide.vlm.metrics import Z95
 from negguide.vlm.models import load_model
+from negguide.vlm.reading import read_triplets
 from negguide.vlm.results import Results
 from negguide.vlm.suites.base import Suite
 
@@ -46,15 +53,24 @@ IMAGE = "image negatives"
 BOTH = "both"
 KEEPING = "both, anti-forgetting"
 PLAIN = "both, by plain prompting, unchecked"
+GROUPED = {"loss": "grouped", "group_size": 6, "group_share": 1.0}
 METHODS: Mapping[str, Mapping[str, Any]] = {
     PAIRS_ALONE: {"loss": "clip"},
     TEXT: {"loss": "negclip"},
     IMAGE: {"loss": "negimage"},
-    BOTH: {"loss": "triplet"},
-    KEEPING: {"loss": "triplet", "paraphrases": True, "distill": 0.5, "wise_ft": 0.8},
-    PLAIN: {"loss": "triplet"},
+    BOTH: GROUPED,
+    KEEPING: {**GROUPED, "group_share": 0.75, "wise_ft": 0.9},
+    PLAIN: GROUPED,
 }
 """What each row tells `negguide.vlm.train`."""
+EVERY = {
+    "paraphrases": True,
+    "curriculum": "relation",
+    "warmup": 50,
+    "precision": "amp_bf16",
+    "val_share": 0.0,
+}
+"""What all of them are told. Nothing is held out to choose by: every row takes its last state."""
 
 FIGURES = {
     "text": ("toyworld", "text"),
@@ -69,8 +85,12 @@ GAIN, KEPT = 0.30, 0.01
 """The bars: points of group over the start model, and points that may be lost elsewhere."""
 
 
-ORDER = ("relation", "swap")
-"""Edits that keep the words of a caption, or nearly: a model that reads it as a bag of words cannot tell them."""
+CATEGORIES_OF = {
+    "order": ("relation", "swap"),
+    "details": ("object", "attribute", "count"),
+    "presence": ("add", "remove", "negation"),
+}
+"""Edits that keep the words of a caption, or nearly; that exchange one; that make it longer or shorter."""
 ORDER_PER_ITEM = 4
 POSITIVES = 2
 """Paraphrases of every caption."""
@@ -85,15 +105,18 @@ class Part:
     categories: tuple[str, ...]
 
 
-def parts(order_pairs: int, pairs: int, per_item: int) -> dict[str, Part]:
+def parts(order_pairs: int, detail_pairs: int, presence_pairs: int, per_item: int) -> dict[str, Part]:
     """What the set is made of.
 
     Who stands where, and who has what, is what the start model fails at (relation, swap), and only a quarter of the
     world's scenes has two characters who could be taken for each other: a set with the world's own shares would hold
     few of these edits. So they are asked for apart, of more scenes.
     """
-    others = tuple(name for name in CATEGORIES if name not in ORDER)
-    return {"order": Part(order_pairs, ORDER_PER_ITEM, ORDER), "others": Part(pairs, per_item, others)}
+    asked = {"order": order_pairs, "details": detail_pairs, "presence": presence_pairs}
+    return {
+        name: Part(pairs, ORDER_PER_ITEM if name == "order" else per_item, CATEGORIES_OF[name])
+        for name, pairs in asked.items()
+    }
 
 
 def mined_set(folder: Path, asked: Mapping[str, Part]) -> Path:
@@ -158,7 +181,7 @@ def _render(folder: Path, part: Part) -> None:
 
 
 def plain_set(folder: Path, mined: Path, batch_size: int = 50) -> Path:
-    """The items of ``mined`` with negative images by plain prompting, as they come."""
+    """The items of ``mined`` with negative images by plain prompting, as they come; what is painted is kept."""
     from negguide.mining.shards import read_set
 
     done = folder / "metadata.jsonl"
@@ -172,17 +195,20 @@ def plain_set(folder: Path, mined: Path, batch_size: int = 50) -> Path:
         for item, shard in read_set(part.parent)
     ]
     pipe, _ = models()
-    for start in tqdm(range(0, len(items), batch_size), desc="plain prompting"):
-        chosen = items[start : start + batch_size]
+    left = [(item, file) for item, _, file in items if not (folder / file).is_file()]
+    for start in tqdm(range(0, len(left), batch_size), desc="plain prompting"):
+        chosen = left[start : start + batch_size]
         images = draw(
             pipe,
-            [item.prompt for item, _, _ in chosen],
-            [item.seed for item, _, _ in chosen],
+            [item.prompt for item, _ in chosen],
+            [item.seed for item, _ in chosen],
             steps=STEPS,
             guidance_scale=TOYWORLD_DEFAULTS.guidance_scale,
         )
-        for (_, _, file), image in zip(chosen, images, strict=True):
-            image.save(folder / file)
+        for (_, file), image in zip(chosen, images, strict=True):
+            partial = folder / f".{file}"
+            image.save(partial, format="PNG")
+            partial.replace(folder / file)
     rows = [
         {
             "id": item.id,
@@ -200,6 +226,41 @@ def plain_set(folder: Path, mined: Path, batch_size: int = 50) -> Path:
     return folder
 
 
+def keeping_set(folder: Path, negatives: Path, pairs: int) -> Path:
+    """The rows of ``negatives``, and ``pairs`` scenes of the training split, captioned as for the start model."""
+    from negguide.toyworld import render
+    from negguide.toyworld.language import training_caption
+    from negguide.toyworld.scene import held_out, sample_scene
+
+    done = folder / "metadata.jsonl"
+    if done.is_file():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = [
+        {
+            "id": triplet.id,
+            "source_id": triplet.source,
+            "file_name": str(Path(triplet.image.name).resolve()),
+            "negative_file_name": triplet.negative_image and str(Path(triplet.negative_image.name).resolve()),
+            "caption": triplet.caption,
+            "negative_caption": triplet.negative_caption,
+            "positive_captions": list(triplet.positive_captions),
+            "category": triplet.category,
+        }
+        for triplet in read_triplets(str(negatives))
+    ]
+    rng = random.Random("vlm pairs to keep")
+    for number in tqdm(range(pairs), desc="pairs to keep"):
+        scene = sample_scene(rng)
+        while held_out(scene):
+            scene = sample_scene(rng)
+        file = f"kept-{number}.png"
+        render(scene, 64, rng.getrandbits(32)).save(folder / file)
+        rows.append({"id": f"kept-{number}", "file_name": file, "caption": training_caption(scene, rng)})
+    _write_lines(done, rows)
+    return folder
+
+
 def _file(name: str) -> str:
     return f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.png"
 
@@ -210,26 +271,46 @@ def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     partial.replace(path)
 
 
-def tuned(work: Path, train_data: Path, method: str, seed: int, suite: Suite, **more: Any) -> dict[str, Any]:
-    """Train one row and measure it."""
+def tuned(
+    work: Path,
+    train_data: Path,
+    method: str,
+    seed: int,
+    suite: Suite,
+    *,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    steps: int | None = None,
+) -> dict[str, Any]:
+    """Train one row and measure it; its batch is what makes an epoch ``steps`` long (None: ``batch_size``)."""
     from negguide.vlm.settings import Settings
     from negguide.vlm.train import finetune
 
-    told = {**more, **METHODS[method]}
-    # every row takes its last state: nothing is held out to choose by
-    settings = Settings(train_data=str(train_data), seed=seed, val_share=0.0, **told)
+    told = {**EVERY, **METHODS[method]}
+    if steps is not None and told["loss"] == "grouped":
+        batch_size = _distinct(train_data) // steps
+    settings = Settings(
+        train_data=str(train_data), seed=seed, epochs=epochs, batch_size=batch_size, lr=lr, **told
+    )
     key = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode()).hexdigest()[:12]
-    began = time.perf_counter()
     outcome = finetune(settings, work / "runs" / key, resume="latest", remark=lambda text: None)
-    seconds = time.perf_counter() - began
     found = evaluate(load_model(str(outcome.folder)), [suite])
     return {
         "method": method,
         "seed": seed,
         "steps": outcome.steps,
-        "seconds": round(seconds, 1),
+        "batch_size": batch_size,
         "results": found.to_dict(),
     }
+
+
+def _distinct(train_data: Path) -> int:
+    """How many pairs the loss "grouped" makes of a set."""
+
+    triplets = read_triplets(str(train_data))
+    negatives = sum(triplet.negative_image is not None for triplet in triplets)
+    return len({(triplet.source, triplet.caption) for triplet in triplets}) + negatives
 
 
 def pooled(rows: Sequence[Mapping[str, Any]], suite: str, metric: str, category: str = "all") -> Rate:
@@ -316,35 +397,44 @@ def main() -> None:
         "What generated negatives teach a CLIP.",
         seeds=3,
         order_pairs=3200,
-        pairs=600,
+        detail_pairs=1200,
+        presence_pairs=400,
         per_item=2,
-        epochs=2,
+        kept_pairs=3600,
+        epochs=6,
         batch_size=32,
-        lr=1e-3,
+        lr=7e-4,
         limit=0,
         renders=0,
         work="out/vlm-benchmark",
     )
     work = Path(args.work)
     training = {name: getattr(args, name) for name in ("epochs", "batch_size", "lr")}
+    amounts = {
+        name: getattr(args, name) for name in ("order_pairs", "detail_pairs", "presence_pairs", "per_item")
+    }
     settings = {
-        **{
-            name: getattr(args, name)
-            for name in ("seeds", "order_pairs", "pairs", "per_item", "limit", "renders")
-        },
+        **{name: getattr(args, name) for name in ("seeds", "limit", "renders", "kept_pairs")},
+        **amounts,
         **training,
+        "every": EVERY,
         "methods": {name: dict(values) for name, values in METHODS.items()},
         "clip": revision(str(CLIP)),
     }
-    asked = parts(args.order_pairs, args.pairs, args.per_item)
-    size = f"{args.order_pairs}-{args.pairs}-{args.per_item}"
+    asked = parts(**amounts)
+    size = "-".join(map(str, amounts.values()))
     if args.renders:
-        sets = dict.fromkeys(METHODS, rendered_set(work / f"renders-{size}", asked))
+        negatives = rendered_set(work / f"renders-{size}", asked)
+        sets = dict.fromkeys(METHODS, negatives)
         del sets[PLAIN]  # nothing is painted
     else:
-        mined = mined_set(work / f"mined-{size}", asked)
-        sets = dict.fromkeys(METHODS, mined)
-        sets[PLAIN] = plain_set(work / f"plain-{size}", mined)
+        negatives = mined_set(work / f"mined-{size}", asked)
+        sets = dict.fromkeys(METHODS, negatives)
+        sets[PLAIN] = plain_set(work / f"plain-{size}", negatives)
+    sets[KEEPING] = keeping_set(
+        work / f"keeping-{negatives.name}-{args.kept_pairs}", negatives, args.kept_pairs
+    )
+    steps = len(read_triplets(str(negatives))) // args.batch_size
 
     path = args.out / ("vlm-renders.json" if args.renders else "vlm.json")
     suite = make_suite("toyworld", limit=args.limit or None)
@@ -353,13 +443,13 @@ def main() -> None:
     known = {(row["method"], row["seed"]) for row in rows}
     if (START, 0) not in known:
         found = evaluate(load_model(TOYWORLD), [suite])
-        rows.append({"method": START, "seed": 0, "steps": 0, "seconds": 0.0, "results": found.to_dict()})
+        rows.append({"method": START, "seed": 0, "steps": 0, "batch_size": 0, "results": found.to_dict()})
         write_json(path, settings, rows)
     for method, train_data in sets.items():
         for seed in range(args.seeds):
             if (method, seed) not in known:
                 print(f"{method}, seed {seed}")
-                rows.append(tuned(work, train_data, method, seed, suite, **training))
+                rows.append(tuned(work, train_data, method, seed, suite, steps=steps, **training))
                 write_json(path, settings, rows)
                 torch.manual_seed(0)
 

@@ -175,6 +175,17 @@ def finetune(
     group_share: Annotated[
         float, typer.Option(help="Loss grouped: share of a batch that is groups.", rich_help_panel="Loss")
     ] = 0.5,
+    curriculum: Annotated[
+        str,
+        typer.Option(
+            metavar="CATEGORIES",
+            help="Categories of negatives, with commas, that are trained on alone at first.",
+            rich_help_panel="Training",
+        ),
+    ] = "",
+    curriculum_epochs: Annotated[
+        int, typer.Option(help="How many epochs hold them alone.", rich_help_panel="Training")
+    ] = 1,
 ) -> None:
     """Fine-tune MODEL on SET, keep the state that is best on held-out rows, and say what it gained and what it lost.
 

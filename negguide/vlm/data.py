@@ -103,6 +103,7 @@ class Triplet:
         negative_image: what the negative caption says.
         positive_captions: paraphrases of the caption.
         category: what the negative changed.
+        group: of the loss "grouped": rows with the same are siblings, and yet have different images.
     """
 
     id: str
@@ -113,6 +114,7 @@ class Triplet:
     negative_image: Picture | None = None
     positive_captions: tuple[str, ...] = ()
     category: str = ""
+    group: str = ""
 
     def has(self, column: str) -> bool:
         return bool(getattr(self, column))
@@ -215,18 +217,22 @@ def check(
 def as_pairs(checked: Checked) -> Checked:
     """Every image with its caption as a row of its own, originals and negatives alike, for the loss "grouped".
 
-    The rows of one source are siblings. An original with several negatives comes once.
+    What comes of one source is a ``group``; a negative is a source of its own, for it shows something else. An
+    original with several negatives comes once, with its paraphrases and without a category.
     """
-    rows: dict[tuple[str, str], Triplet] = {}
-    for triplet, valid in zip(checked.triplets, checked.valid, strict=True):
-        plain = replace(triplet, negative_caption=None, negative_image=None, positive_captions=())
-        rows.setdefault((triplet.source, triplet.caption), plain)
+    rows: dict[tuple[str, str] | int, Triplet] = {}
+    # ids may come twice, where a set is made of several
+    for number, (triplet, valid) in enumerate(zip(checked.triplets, checked.valid, strict=True)):
+        plain = replace(triplet, negative_caption=None, negative_image=None, group=triplet.source)
+        rows.setdefault((triplet.source, triplet.caption), replace(plain, category=""))
         if valid and triplet.negative_image is not None and triplet.negative_caption is not None:
-            rows[triplet.id, "negative"] = replace(
+            rows[number] = replace(
                 plain,
                 id=f"{triplet.id}/negative",
+                source=f"{number}/negative of {triplet.source}",
                 image=triplet.negative_image,
                 caption=triplet.negative_caption,
+                positive_captions=(),
             )
     return replace(checked, triplets=tuple(rows.values()), valid=(False,) * len(rows))
 

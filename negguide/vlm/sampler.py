@@ -44,7 +44,8 @@ class GroupSampler:
     """Batches that hold whole groups of siblings beside random rows: the hardness of the loss "grouped".
 
     A share of each batch is filled with groups: ``group_size`` rows (or all, where a group has fewer) of one source,
-    in an order drawn for each epoch, every group in turn; the rest with random rows. No row is twice in a batch.
+    in an order drawn for each epoch, every group in turn; the rest with random rows, those without siblings where the
+    set has enough of them to fill it. No row is twice in a batch.
 
     Args:
         groups: for every row, what it is a sibling by.
@@ -84,6 +85,10 @@ class GroupSampler:
         self.count, self.batch_size, self.seed = len(groups), batch_size, seed
         self.group_size = group_size
         self.grouped = max(group_size, int(share * batch_size))
+        alone = [rows[0] for rows in members.values() if len(rows) == 1]
+        # a group that does not fit leaves more to fill than the share says
+        enough = len(alone) >= batch_size - self.grouped + group_size
+        self.singles = alone if enough else list(range(self.count))
 
     def __len__(self) -> int:
         return self.count // self.batch_size
@@ -119,7 +124,40 @@ class GroupSampler:
 
     def _singles(self, rng: random.Random) -> Iterator[int]:
         while True:
-            yield from rng.sample(range(self.count), self.count)
+            yield from rng.sample(self.singles, len(self.singles))
+
+
+class Curriculum:
+    """Another sampler, whose first epochs hold batches of some rows alone, as many batches as any other epoch.
+
+    What is hard to see among everything else is learned first (curriculum learning, Bengio et al., ICML 2009). The
+    chosen rows are gone through as often as it takes.
+
+    Args:
+        rest: of all rows.
+        first: of the chosen rows, by their places among them.
+        places: of the chosen rows in the set.
+        epochs: how many hold them alone.
+    """
+
+    def __init__(self, rest: Sampler, first: Sampler, places: Sequence[int], epochs: int) -> None:
+        self.rest, self.first, self.places, self.epochs = rest, first, tuple(places), epochs
+
+    def __len__(self) -> int:
+        return len(self.rest)
+
+    def epoch(self, number: int) -> list[list[int]]:
+        if number >= self.epochs:
+            return self.rest.epoch(number)
+        per_pass, start = len(self.first), number * len(self)
+        passes: dict[int, list[list[int]]] = {}
+        batches = []
+        for step in range(start, start + len(self)):
+            turn, place = divmod(step, per_pass)
+            if turn not in passes:
+                passes = {turn: self.first.epoch(turn)}
+            batches.append([self.places[row] for row in passes[turn][place]])
+        return batches
 
 
 def _check_size(count: int, batch_size: int) -> None:

@@ -61,6 +61,8 @@ class Settings:
         false_negative_weight: what a false negative keeps.
         mix_pairs, mix_queries, mix_hardest: see `negguide.vlm.mixing.Mixing`; no pairs and no queries = no mixing.
         group_size, group_share: of `negguide.vlm.sampler.GroupSampler`.
+        curriculum: categories of negatives, with commas, trained on at first, beside plain pairs; "" = none.
+        curriculum_epochs: how many epochs hold them alone, as many steps as any other epoch.
         val_share: of the images that are held out to choose the best state by.
         val_every: epochs between two validations.
         save_every: steps between two checkpoints; 0 = at the end of every epoch.
@@ -99,6 +101,8 @@ class Settings:
     mix_hardest: int = 32
     group_size: int = 2
     group_share: float = 0.5
+    curriculum: str = ""
+    curriculum_epochs: int = 1
     val_share: float = 0.1
     val_every: int = 1
     save_every: int = 0
@@ -112,6 +116,7 @@ class Settings:
             raise ValueError(f"precision={self.precision!r} is not known; use one of {', '.join(PRECISIONS)}")
         for name, least in (
             *(("batch_size", 1), ("accum_freq", 1), ("epochs", 1), ("val_every", 1), ("group_size", 2)),
+            ("curriculum_epochs", 1),
             *(("lora", 0), ("save_every", 0), ("workers", 0), ("mix_pairs", 0), ("mix_queries", 0)),
             *(
                 ("mix_hardest", 1),
@@ -146,6 +151,11 @@ class Settings:
         if LOSSES[self.loss] or not self.rank_margin:
             return LOSSES[self.loss]
         return ("negative_caption",)
+
+    @property
+    def first_categories(self) -> tuple[str, ...]:
+        """Whose negatives are trained on alone at first."""
+        return tuple(name.strip() for name in self.curriculum.split(",") if name.strip())
 
     @property
     def guided(self) -> bool:
@@ -186,9 +196,10 @@ class Settings:
                 "rank_margin compares a row with its own negative, and the rows of loss='grouped' are plain pairs; "
                 "use loss='triplet'"
             )
-        if self.loss == "grouped" and self.paraphrases:
+        if self.curriculum and self.curriculum_epochs >= self.epochs:
             raise ValueError(
-                "paraphrases are of the originals, and loss='grouped' reads plain pairs; use loss='triplet'"
+                f"curriculum_epochs={self.curriculum_epochs} of epochs={self.epochs} leaves none for the whole set; "
+                f"give fewer, or more epochs"
             )
         size = self.batch_size * self.accum_freq
         if self.loss == "grouped" and size < self.group_size:

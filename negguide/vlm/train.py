@@ -128,6 +128,9 @@ class _Run:
         self.warmup = math.ceil(self.steps / 10) if settings.warmup is None else settings.warmup
 
         tuned = load_model(settings.model, device=accelerator.device)
+        if settings.precision == "amp_bf16" and accelerator.device.type == "cpu":
+            # torch has no fast backward of fused attention in bfloat16 on CPUs: it would cost more than all the rest
+            tuned.model.set_attn_implementation("eager")
         self.towers = prepare(
             tuned,
             lock_image=settings.lock_image,

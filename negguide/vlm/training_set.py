@@ -11,10 +11,10 @@ from random import Random
 import torch
 
 from negguide.vlm.batches import Collate, Loader
-from negguide.vlm.data import Checked, as_pairs, check, split
+from negguide.vlm.data import Checked, Triplet, as_pairs, check, split
 from negguide.vlm.models import VisionLanguageModel
 from negguide.vlm.reading import read_triplets
-from negguide.vlm.sampler import GroupSampler, RandomSampler, Sampler
+from negguide.vlm.sampler import Curriculum, GroupSampler, RandomSampler, Sampler
 from negguide.vlm.settings import LOSSES, Settings
 from negguide.vlm.suites.base import Suite
 from negguide.vlm.validation import held_out_suite
@@ -101,7 +101,7 @@ def read_training_set(settings: Settings, model: VisionLanguageModel, processes:
     return TrainingSet(
         train,
         held_out if held_out.parts else None,
-        _sampler(settings, train, processes),
+        _make_sampler(settings, train, processes),
         fingerprint,
         tuple(checked.remarks()),
     )
@@ -112,11 +112,44 @@ def _chosen(checked: Checked, places: Sequence[int]) -> Checked:
     return replace(checked, triplets=rows, valid=tuple(checked.valid[i] for i in places))
 
 
+def _make_sampler(settings: Settings, train: Checked, processes: int) -> Sampler:
+    rest = _sampler(settings, train, processes)
+    if not settings.first_categories:
+        return rest
+    places = _of_categories(train.triplets, settings)
+    try:
+        first = _sampler(settings, _chosen(train, places), processes)
+    except ValueError as error:
+        raise ValueError(f"curriculum={settings.curriculum!r}, {len(places)} rows: {error}") from error
+    return Curriculum(rest, first, places, settings.curriculum_epochs)
+
+
+def _of_categories(rows: Sequence[Triplet], settings: Settings) -> list[int]:
+    """The rows whose negative is of the categories asked for, the originals that they are siblings of, plain pairs."""
+    known = sorted({row.category for row in rows if row.category})
+    for name in settings.first_categories:
+        if name not in known:
+            raise ValueError(
+                f"curriculum={settings.curriculum!r}: train_data={settings.train_data!r} has no rows of category "
+                f"{name!r}; it has {', '.join(known) or 'no categories'}"
+            )
+    origins = [row.group or row.source for row in rows]
+    asked = {
+        origin for row, origin in zip(rows, origins, strict=True) if row.category in settings.first_categories
+    }
+    others = {origin for row, origin in zip(rows, origins, strict=True) if row.category} - asked
+    return [
+        i
+        for i, (row, origin) in enumerate(zip(rows, origins, strict=True))
+        if row.category in settings.first_categories or (not row.category and origin not in others)
+    ]
+
+
 def _sampler(settings: Settings, train: Checked, processes: int) -> Sampler:
     together = settings.batch_size * settings.accum_freq * processes
     if settings.loss == "grouped":
         return GroupSampler(
-            [triplet.source for triplet in train.triplets],
+            [triplet.group for triplet in train.triplets],
             together,
             group_size=settings.group_size,
             share=settings.group_share,

@@ -22,14 +22,15 @@ import vlm
 
 @pytest.fixture(scope="module")
 def renders(tmp_path_factory):
-    return vlm.rendered_set(tmp_path_factory.mktemp("vlm") / "renders", vlm.parts(20, 12, 2))
+    return vlm.rendered_set(tmp_path_factory.mktemp("vlm") / "renders", vlm.parts(20, 12, 8, 2))
 
 
 def test_rendered_pairs_are_of_the_training_split_and_different(renders):
     triplets = read_triplets(str(renders))
     assert len(triplets) > 24 and len({t.source for t in triplets}) >= 10  # of some nothing can be edited
     assert {t.category for t in triplets if f"{renders / 'order'}/" in t.image.name} == {"relation", "swap"}
-    assert "negation" in {t.category for t in triplets if f"{renders / 'others'}/" in t.image.name}
+    assert "attribute" in {t.category for t in triplets if f"{renders / 'details'}/" in t.image.name}
+    assert "negation" in {t.category for t in triplets if f"{renders / 'presence'}/" in t.image.name}
     for triplet in triplets:
         before, after = (parse(text, negation=True) for text in (triplet.caption, triplet.negative_caption))
         assert meaning(before) != meaning(after) and not held_out(before)
@@ -40,9 +41,9 @@ def test_rendered_pairs_are_of_the_training_split_and_different(renders):
 
 def test_a_set_that_is_there_is_not_made_again(renders, monkeypatch):
     monkeypatch.setattr("negguide.toyworld.render", None)
-    before = (renders / "others" / "metadata.jsonl").stat().st_mtime_ns
-    assert vlm.rendered_set(renders, vlm.parts(20, 12, 2)) == renders
-    assert (renders / "others" / "metadata.jsonl").stat().st_mtime_ns == before
+    before = (renders / "presence" / "metadata.jsonl").stat().st_mtime_ns
+    assert vlm.rendered_set(renders, vlm.parts(20, 12, 8, 2)) == renders
+    assert (renders / "presence" / "metadata.jsonl").stat().st_mtime_ns == before
 
 
 def test_plain_prompting_paints_the_same_items_again(tmp_path, monkeypatch):
@@ -84,7 +85,7 @@ def test_a_row_is_trained_and_measured(renders, tmp_path):
 
 def test_a_shortened_run_of_the_benchmark_goes_the_right_way(clip, tmp_path):
     """The whole one takes an hour; this is what CI can do of it."""
-    renders = vlm.rendered_set(tmp_path / "renders", vlm.parts(400, 150, 2))
+    renders = vlm.rendered_set(tmp_path / "renders", vlm.parts(400, 100, 50, 2))
     suite = make_suite("toyworld", limit=25)
     before = evaluate(clip, [suite])
     row = vlm.tuned(tmp_path, renders, vlm.BOTH, 0, suite, epochs=2, batch_size=32, lr=5e-4)

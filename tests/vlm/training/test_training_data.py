@@ -242,7 +242,7 @@ def test_empty_captions_and_missing_files_are_named(
 def test_pairs_hold_each_original_once_and_every_negative(mined: list[Triplet]) -> None:
     twice = [
         *mined[:3],
-        Triplet("again", mined[0].source, mined[0].image, mined[0].caption, "a bear", mined[1].image),
+        Triplet("item-0", mined[0].source, mined[0].image, mined[0].caption, "a bear", mined[1].image),
     ]
     pairs = as_pairs(Checked(tuple(twice), (True, True, False, True)))
     assert [t.id for t in pairs.triplets] == [
@@ -251,10 +251,15 @@ def test_pairs_hold_each_original_once_and_every_negative(mined: list[Triplet]) 
         "item-1",
         "item-1/negative",
         "item-2",
-        "again/negative",
+        "item-0/negative",  # another one, of another part of the set
     ]
+    assert pairs.triplets[5].caption == "a bear"
+    assert pairs.triplets[0].positive_captions == mined[0].positive_captions != ()
+    assert all(t.positive_captions == () for t in pairs.triplets if t.id.endswith("/negative"))
     assert pairs.triplets[1].caption == mined[0].negative_caption
-    assert pairs.triplets[1].image == mined[0].negative_image and pairs.triplets[1].source == mined[0].source
+    assert pairs.triplets[1].image == mined[0].negative_image and pairs.triplets[1].group == mined[0].source
+    # siblings show different things, so none is a positive of another
+    assert len({t.source for t in pairs.triplets}) == 6 and len({t.group for t in pairs.triplets}) == 3
     assert not any(t.negative_caption or t.negative_image for t in pairs.triplets)
 
 

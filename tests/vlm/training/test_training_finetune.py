@@ -23,10 +23,12 @@ from negguide.vlm.checkpoint import Checkpoints
 from negguide.vlm.data import open_picture
 from negguide.vlm.log import Log
 from negguide.vlm.models import load_model
+from negguide.vlm.objective import objective
 from negguide.vlm.reading import read_triplets
 from negguide.vlm.settings import LOSSES, Settings, default_lr
 from negguide.vlm.towers import interpolate
 from negguide.vlm.train import LossNotFinite, Outcome, finetune
+from negguide.vlm.training_set import read_training_set
 
 
 def run(settings: Settings, out: Path, **more: Any) -> Outcome:
@@ -200,6 +202,65 @@ def test_all_options_act_together_with_cached_gradients(settings: Settings, tmp_
     assert line["loss"] == pytest.approx(line["triplet"] + line["rank margin"] + line["distill"], rel=1e-4)
     run(replace(settings, continuous=True, epochs=1), tmp_path / "cwcl")
     assert Log(tmp_path / "cwcl" / "log.jsonl").lines()[0]["loss"] > 0
+
+
+@pytest.mark.parametrize("loss", ["grouped", "triplet"])
+def test_a_curriculum_trains_on_one_category_first(
+    settings: Settings, tmp_path: Path, tiny_clip: Path, loss: str
+) -> None:
+    told = replace(
+        settings, loss=loss, paraphrases=True, curriculum="object", epochs=2, batch_size=8, val_share=0.0
+    )
+    data = read_training_set(told, load_model(str(tiny_clip)), 1)
+    kind = {t.id: t.category for t in read_triplets(told.train_data)}
+    per_epoch = len(data.sampler)
+    seen = [
+        {kind[name.removesuffix("/negative")] for step in steps for name in data.names(step)}
+        for steps in (range(per_epoch), range(per_epoch, 2 * per_epoch))
+    ]
+    assert seen == [{"object"}, {"object", "attribute"}]
+    outcome = run(told, tmp_path / "out")
+    assert outcome.steps == 2 * per_epoch == len(Log(tmp_path / "out" / "log.jsonl").lines())
+
+
+def test_siblings_are_negatives_of_each_other(settings: Settings, tiny_clip: Path) -> None:
+    told = replace(settings, loss="grouped", val_share=0.0, group_share=1.0)
+    model = load_model(str(tiny_clip))
+    data = read_training_set(told, model, 1)
+    loader = data.loader(told, model, rank=0, processes=1, device=torch.device("cpu"))
+    (batch,) = next(loader.epoch(0))
+    groups = [data.train.triplets[place].group for place in batch.places]
+    assert len(set(groups)) == len(groups) / 2
+    n = len(groups)
+    # features that tell all rows apart: perfect, unless a sibling were a positive
+    image, text = torch.eye(n), torch.eye(n)
+    _, parts = objective(told, [(image, text, torch.tensor(100.0))], [batch])
+    assert float(parts["grouped"]) < 1e-3
+
+
+def test_paraphrases_are_positives_of_the_originals_among_siblings(
+    settings: Settings, tmp_path: Path
+) -> None:
+    grouped = replace(settings, loss="grouped", epochs=1, val_share=0.0, lr=1e-9)
+    losses = []
+    for paraphrases in (False, True):
+        out = tmp_path / str(paraphrases)
+        run(replace(grouped, paraphrases=paraphrases), out)
+        losses.append(Log(out / "log.jsonl").lines()[0]["loss"])
+    assert losses[0] != losses[1]
+
+
+def test_bfloat16_on_a_cpu_trains_to_nearly_the_same_and_leaves_a_plain_model(
+    settings: Settings, tmp_path: Path
+) -> None:
+    lines = {}
+    for precision in ("fp32", "amp_bf16"):
+        run(replace(settings, precision=precision, epochs=1), tmp_path / precision)
+        lines[precision] = Log(tmp_path / precision / "log.jsonl").lines()
+    for exact, rough in zip(lines["fp32"], lines["amp_bf16"], strict=True):
+        assert exact.get("loss", 0.0) == pytest.approx(rough.get("loss", 0.0), rel=0.02)
+    configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in lines]
+    assert configs[0] == configs[1]
 
 
 def test_accumulated_batches_train_as_one_large_one(settings: Settings, tmp_path: Path) -> None:
@@ -387,12 +448,26 @@ def test_wrong_settings_are_refused_with_what_would_be_right(tmp_path: Path, set
         ({"loss": "siglip", "focal": 1.0}, "loss='siglip' has no focal"),
         ({"continuous": True, "focal": 1.0}, "no single positive"),
         ({"loss": "grouped", "rank_margin": 0.1}, "rank_margin compares a row with its own negative"),
+        (
+            {"curriculum": "object", "epochs": 1},
+            "curriculum_epochs=1 of epochs=1 leaves none for the whole set",
+        ),
+        ({"curriculum_epochs": 0}, "curriculum_epochs=0 must be at least 1"),
         ({"loss": "grouped", "batch_size": 2, "group_size": 3}, "batch_size=2 is smaller than a group of 3"),
     ):
         with pytest.raises(ValueError, match=message):
             replace(settings, **changes)
     with pytest.raises(ValueError, match="batch_size=64 is larger than the set, which has 43 rows"):
         run(replace(settings, batch_size=64), tmp_path / "out")
+    with pytest.raises(
+        ValueError,
+        match=r"curriculum='colour': .* has no rows of category 'colour'; it has attribute, object",
+    ):
+        run(replace(settings, curriculum="colour"), tmp_path / "out")
+    with pytest.raises(
+        ValueError, match=r"curriculum='object', \d+ rows: batch_size=40 is larger than the set"
+    ):
+        run(replace(settings, curriculum="object", batch_size=40), tmp_path / "out")
     with pytest.raises(ValueError, match="report_to='tensorbord' is not installed or not known"):
         run(settings, tmp_path / "out", report_to="tensorbord")
     with pytest.raises(

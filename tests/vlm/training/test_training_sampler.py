@@ -2,7 +2,7 @@
 
 import pytest
 
-from negguide.vlm.sampler import GroupSampler, RandomSampler
+from negguide.vlm.sampler import Curriculum, GroupSampler, RandomSampler
 
 
 def test_every_row_comes_once_an_epoch_and_each_epoch_has_its_own_order() -> None:
@@ -42,6 +42,34 @@ def test_siblings_of_a_large_group_are_drawn_anew() -> None:
     sampler = GroupSampler(groups, 8, group_size=4, share=0.5)
     drawn = {frozenset(row for row in batch if row < 30) for batch in sampler.epoch(0)}
     assert len(drawn) > 1 and all(len(rows) >= 4 for rows in drawn)
+
+
+def test_what_is_no_group_is_filled_with_rows_without_siblings() -> None:
+    groups = [row // 2 for row in range(40)] + list(range(100, 130))
+    batches = GroupSampler(groups, 10, share=0.6).epoch(0)
+    assert all(sum(row >= 40 for row in batch) >= 4 for batch in batches)
+    drawn = [row for batch in batches for row in batch if row >= 40]
+    assert len(set(drawn)) == len(drawn) <= 30  # none comes again before all have come
+    # too few of them: any row fills
+    batches = GroupSampler(groups[:42], 10, share=0.6).epoch(0)
+    assert all(len(set(batch)) == 10 for batch in batches)
+    assert any(groups.count(groups[row]) > 1 for batch in batches for row in batch)
+
+
+def test_a_curriculum_begins_with_the_chosen_rows_alone() -> None:
+    rest, first = RandomSampler(60, 6, seed=3), RandomSampler(20, 6, seed=3)
+    places = range(1, 60, 3)
+    sampler = Curriculum(rest, first, places, epochs=2)
+    assert len(sampler) == len(rest) == 10
+    epochs = [sampler.epoch(number) for number in range(3)]
+    assert all(len(epoch) == 10 and all(len(set(batch)) == 6 for batch in epoch) for epoch in epochs)
+    # three batches are one pass over the chosen rows, and each pass has its own order
+    chosen = [*epochs[0], *epochs[1]]
+    for start in range(0, 18, 3):
+        rows = [row for batch in chosen[start : start + 3] for row in batch]
+        assert len(set(rows)) == 18 and set(rows) <= set(places)
+    assert chosen[0] != chosen[3] and len({tuple(batch) for batch in chosen}) == 20
+    assert epochs[2] == rest.epoch(2)
 
 
 def test_batches_that_cannot_be_made_are_refused() -> None:
