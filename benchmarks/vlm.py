@@ -282,12 +282,13 @@ def tuned(
     batch_size: int,
     lr: float,
     steps: int | None = None,
+    **more: Any,
 ) -> dict[str, Any]:
     """Train one row and measure it; its batch is what makes an epoch ``steps`` long (None: ``batch_size``)."""
     from negguide.vlm.settings import Settings
     from negguide.vlm.train import finetune
 
-    told = {**EVERY, **METHODS[method]}
+    told = {**EVERY, **METHODS[method], **more}
     if steps is not None and told["loss"] == "grouped":
         batch_size = _distinct(train_data) // steps
     settings = Settings(
