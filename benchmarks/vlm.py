@@ -9,7 +9,7 @@ interval is Wilson's over the questions, widened to the worst and the best seed.
 in --work, and a run that was stopped goes on.
 
 All rows have the captions' paraphrases, the same curriculum (relations first: they are not learned beside all the rest
-in so few steps) and, within one percent, the same number of steps. Both kinds of negatives are trained on as siblings
+in so few steps) and the same number of steps. Both kinds of negatives are trained on as siblings
 in a batch (loss "grouped"), each picture once; the other rows have the losses that are published for their kind.
 
 Against forgetting, a quarter of each batch is pairs as the start model was trained on, short captions among them, and
@@ -282,15 +282,22 @@ def tuned(
     batch_size: int,
     lr: float,
     steps: int | None = None,
+    pairs: int | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """Train one row and measure it; its batch is what makes an epoch ``steps`` long (None: ``batch_size``)."""
+    """Train one row and measure it.
+
+    With ``steps`` in an epoch, a batch of siblings is what goes through all ``pairs`` in them.
+    """
     from negguide.vlm.settings import Settings
     from negguide.vlm.train import finetune
 
     told = {**EVERY, **METHODS[method], **more}
-    if steps is not None and told["loss"] == "grouped":
-        batch_size = _distinct(train_data) // steps
+    if steps is not None:
+        if told["loss"] == "grouped":
+            assert pairs is not None
+            batch_size = int(pairs / steps / told["group_share"])
+        told["train_num_samples"] = steps * batch_size
     settings = Settings(
         train_data=str(train_data), seed=seed, epochs=epochs, batch_size=batch_size, lr=lr, **told
     )
@@ -306,7 +313,7 @@ def tuned(
     }
 
 
-def _distinct(train_data: Path) -> int:
+def distinct(train_data: Path) -> int:
     """How many pairs the loss "grouped" makes of a set."""
 
     triplets = read_triplets(str(train_data))
@@ -401,7 +408,7 @@ def main() -> None:
         detail_pairs=1200,
         presence_pairs=400,
         per_item=2,
-        kept_pairs=3600,
+        kept_pairs=14000,
         epochs=6,
         batch_size=32,
         lr=7e-4,
@@ -436,6 +443,7 @@ def main() -> None:
         work / f"keeping-{negatives.name}-{args.kept_pairs}", negatives, args.kept_pairs
     )
     steps = len(read_triplets(str(negatives))) // args.batch_size
+    pairs = distinct(negatives)
 
     path = args.out / ("vlm-renders.json" if args.renders else "vlm.json")
     suite = make_suite("toyworld", limit=args.limit or None)
@@ -450,7 +458,9 @@ def main() -> None:
         for seed in range(args.seeds):
             if (method, seed) not in known:
                 print(f"{method}, seed {seed}")
-                rows.append(tuned(work, train_data, method, seed, suite, steps=steps, **training))
+                rows.append(
+                    tuned(work, train_data, method, seed, suite, steps=steps, pairs=pairs, **training)
+                )
                 write_json(path, settings, rows)
                 torch.manual_seed(0)
 

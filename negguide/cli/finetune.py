@@ -45,6 +45,10 @@ def finetune(
     cpu: Annotated[bool, typer.Option("--cpu", help="Use no GPU.")] = False,
     seed: Annotated[int, typer.Option(help="Of the order of rows and all that is drawn.")] = 0,
     epochs: Annotated[int, typer.Option(help="Passes over the set.", rich_help_panel="Training")] = 5,
+    train_num_samples: Annotated[
+        int | None,
+        typer.Option(help="Rows that make an epoch; default: all.", rich_help_panel="Training"),
+    ] = None,
     batch_size: Annotated[
         int, typer.Option(help="Rows of one process in one forward pass.", rich_help_panel="Training")
     ] = 64,

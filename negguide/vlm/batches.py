@@ -29,7 +29,7 @@ class Batch:
         negative: int64, which rows have a negative, in the order of their negatives in ``images`` and ``texts``.
         has_images, has_texts: whether the negatives are in ``images``, in ``texts``.
         positive: int64, which rows have a paraphrase.
-        source, caption, negative_caption: int64 [n], equal numbers for equal ones in the whole set.
+        source, caption, negative_caption, group: int64 [n], equal numbers for equal ones in the whole set.
     """
 
     places: list[int]
@@ -42,6 +42,7 @@ class Batch:
     source: Tensor
     caption: Tensor
     negative_caption: Tensor
+    group: Tensor
 
     def to(self, device: torch.device) -> Batch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
@@ -95,6 +96,7 @@ class Collate:
         self.tokens = model.text_inputs(distinct)
         self.paraphrases = paraphrases
         self.sources = numbered([t.source for t in self.rows])
+        self.groups = numbered([t.group or t.source for t in self.rows])
         numbers = numbered([normalised(text) for text in texts])
         self.captions = numbers[: len(self.rows)]
         # rows without a negative caption share no number with any other
@@ -133,6 +135,7 @@ class Collate:
             has_texts=has_texts,
             positive=torch.tensor(positive, dtype=torch.int64),
             source=torch.tensor([self.sources[p] for p in places]),
+            group=torch.tensor([self.groups[p] for p in places]),
             caption=torch.tensor([self.captions[p] for p in places]),
             negative_caption=torch.tensor([self.negatives[p] for p in places]),
         )

@@ -229,19 +229,30 @@ def distill(
     guide_text: Tensor,
     guide_scale: Tensor | float,
     rows: slice = slice(None),
+    group: Tensor | None = None,
 ) -> Tensor:
     """How far the model has moved from the start model's view of the batch; added to another loss, against forgetting.
 
         1/2 (mean_i KL(softmax(s' <I'_i, T'>) || softmax(s <I_i, T>)) + the same for texts over images)
 
-    with I', T' and s' of the start model: the contrastive relational distillation of CLIP-KD (arXiv 2307.12732), used
-    as in learning without forgetting (arXiv 1606.09282).
+    with I', T' and s' of the start model, over all rows but the siblings of i, those with i's number in ``group``
+    (int64 [N]): the start model cannot tell them from i, which is what it shall unlearn. The contrastive relational
+    distillation of CLIP-KD (arXiv 2307.12732), used as in learning without forgetting (arXiv 1606.09282).
     """
     both = ((image, text, guide_image, guide_text), (text, image, guide_text, guide_image))
     losses = []
+    siblings = torch.zeros(len(image), len(image), dtype=torch.bool, device=image.device)
+    if group is not None:
+        siblings = (group[:, None] == group) & ~torch.eye(len(image), dtype=torch.bool, device=image.device)
+    siblings = siblings[rows]
+    least = -1e4  # no probability, and no 0 * inf
     for queries, others, guide_queries, guide_others in both:
-        now = (scale * queries[rows] @ others.T).log_softmax(dim=1)
-        before = (guide_scale * guide_queries[rows] @ guide_others.T).log_softmax(dim=1)
+        now = (scale * queries[rows] @ others.T).masked_fill(siblings, least).log_softmax(dim=1)
+        before = (
+            (guide_scale * guide_queries[rows] @ guide_others.T)
+            .masked_fill(siblings, least)
+            .log_softmax(dim=1)
+        )
         losses.append(F.kl_div(now, before.detach(), log_target=True, reduction="batchmean"))
     return (losses[0] + losses[1]) / 2
 

@@ -22,17 +22,18 @@ class RandomSampler:
         count: of rows.
         batch_size: of all processes together.
         seed: of the order.
+        samples: rows that make an epoch, at most ``count``; None = all.
 
     Raises:
-        ValueError: the set is smaller than a batch, or a batch smaller than two.
+        ValueError: the set is smaller than a batch or than an epoch, or a batch smaller than two.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int) -> None:
-        _check_size(count, batch_size)
+    def __init__(self, count: int, batch_size: int, seed: int, samples: int | None = None) -> None:
+        self.samples = _check_size(count, batch_size, samples)
         self.count, self.batch_size, self.seed = count, batch_size, seed
 
     def __len__(self) -> int:
-        return self.count // self.batch_size
+        return self.samples // self.batch_size
 
     def epoch(self, number: int) -> list[list[int]]:
         order = list(range(self.count))
@@ -53,9 +54,11 @@ class GroupSampler:
         group_size: the most siblings of a group in one batch, at least 2.
         share: of a batch that is groups, in (0, 1].
         seed: of the order.
+        samples: rows that make an epoch, at most as many as there are; None = all.
 
     Raises:
-        ValueError: a batch that is smaller than a group, a set that is smaller than a batch, no siblings at all.
+        ValueError: a batch that is smaller than a group, a set that is smaller than a batch or than an epoch, no
+            siblings at all.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class GroupSampler:
         group_size: int = 2,
         share: float = 0.5,
         seed: int = 0,
+        samples: int | None = None,
     ) -> None:
         if group_size < 2:
             raise ValueError(f"group_size={group_size} must be at least 2: an image and a sibling")
@@ -75,7 +79,7 @@ class GroupSampler:
             raise ValueError(
                 f"batch_size={batch_size} is smaller than a group of {group_size}; give at least {group_size}"
             )
-        _check_size(len(groups), batch_size)
+        self.samples = _check_size(len(groups), batch_size, samples)
         members: dict[Hashable, list[int]] = {}
         for row, group in enumerate(groups):
             members.setdefault(group, []).append(row)
@@ -91,7 +95,7 @@ class GroupSampler:
         self.singles = alone if enough else list(range(self.count))
 
     def __len__(self) -> int:
-        return self.count // self.batch_size
+        return self.samples // self.batch_size
 
     def epoch(self, number: int) -> list[list[int]]:
         rng = random.Random(f"groups-{self.seed}-{number}")
@@ -160,8 +164,17 @@ class Curriculum:
         return batches
 
 
-def _check_size(count: int, batch_size: int) -> None:
+def _check_size(count: int, batch_size: int, samples: int | None) -> int:
+    """How many rows make an epoch."""
     if batch_size < 2:
         raise ValueError(f"batch_size={batch_size} must be at least 2: a contrast needs another row")
     if count < batch_size:
         raise ValueError(f"batch_size={batch_size} is larger than the set, which has {count} rows; give less")
+    if samples is None:
+        return count
+    if not batch_size <= samples <= count:
+        raise ValueError(
+            f"train_num_samples={samples} must be at least a batch ({batch_size}) and at most the rows of the set "
+            f"({count})"
+        )
+    return samples

@@ -46,6 +46,7 @@ class Settings:
         wd: weight decay of matrices.
         warmup: in steps; None = a tenth of all.
         epochs: passes over the set.
+        train_num_samples: rows that make an epoch, a new choice each; None = all.
         grad_clip_norm: longest gradient; 0 = any.
         grad_checkpointing: compute activations again instead of keeping them.
         lock_image, lock_text: leave one tower as it is.
@@ -81,6 +82,7 @@ class Settings:
     wd: float = 0.1
     warmup: int | None = None
     epochs: int = 5
+    train_num_samples: int | None = None
     grad_clip_norm: float = 1.0
     grad_checkpointing: bool = False
     lock_image: bool = False
@@ -130,6 +132,8 @@ class Settings:
             self._in_range(name, least)
         if self.warmup is not None:
             self._in_range("warmup", 0)
+        if self.train_num_samples is not None:
+            self._in_range("train_num_samples", 1)
         self._in_range("rank_margin", 0, 2)
         self._in_range("wise_ft", 0, 1)
         self._in_range("false_negative_weight", 0, 1)

@@ -113,12 +113,12 @@ def _chosen(checked: Checked, places: Sequence[int]) -> Checked:
 
 
 def _make_sampler(settings: Settings, train: Checked, processes: int) -> Sampler:
-    rest = _sampler(settings, train, processes)
+    rest = _sampler(settings, train, processes, settings.train_num_samples)
     if not settings.first_categories:
         return rest
     places = _of_categories(train.triplets, settings)
     try:
-        first = _sampler(settings, _chosen(train, places), processes)
+        first = _sampler(settings, _chosen(train, places), processes, None)
     except ValueError as error:
         raise ValueError(f"curriculum={settings.curriculum!r}, {len(places)} rows: {error}") from error
     return Curriculum(rest, first, places, settings.curriculum_epochs)
@@ -145,7 +145,7 @@ def _of_categories(rows: Sequence[Triplet], settings: Settings) -> list[int]:
     ]
 
 
-def _sampler(settings: Settings, train: Checked, processes: int) -> Sampler:
+def _sampler(settings: Settings, train: Checked, processes: int, samples: int | None) -> Sampler:
     together = settings.batch_size * settings.accum_freq * processes
     if settings.loss == "grouped":
         return GroupSampler(
@@ -154,5 +154,6 @@ def _sampler(settings: Settings, train: Checked, processes: int) -> Sampler:
             group_size=settings.group_size,
             share=settings.group_share,
             seed=settings.seed,
+            samples=samples,
         )
-    return RandomSampler(len(train.triplets), together, settings.seed)
+    return RandomSampler(len(train.triplets), together, settings.seed, samples)

@@ -126,6 +126,22 @@ def test_distill_is_the_kl_divergence_from_the_start_models_view() -> None:
     assert losses.distill(image, text, SCALE, image, text, SCALE).abs() < 1e-12
 
 
+def test_distill_leaves_siblings_to_be_unlearned() -> None:
+    image, text, guide_image, guide_text = features()
+    group = torch.arange(len(image)) // 2
+    others = ~((group[:, None] == group) & ~torch.eye(len(image), dtype=torch.bool))
+    terms = []
+    for a, b, c, d in ((image, text, guide_image, guide_text), (text, image, guide_text, guide_image)):
+        rows = []
+        for i in range(len(image)):
+            now, before = ((z[i] @ k.T)[others[i]] for z, k in ((SCALE * a, b), (3.0 * c, d)))
+            now, before = now.softmax(0), before.softmax(0)
+            rows.append((before * (before / now).log()).sum())
+        terms.append(torch.stack(rows).mean())
+    found = losses.distill(image, text, SCALE, guide_image, guide_text, 3.0, group=group)
+    torch.testing.assert_close(found, (terms[0] + terms[1]) / 2)
+
+
 def test_cwcl_weighs_texts_by_how_alike_the_images_are() -> None:
     image, text, guide, _ = features()
     weights = (1 + guide @ guide.T) / 2

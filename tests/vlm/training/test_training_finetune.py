@@ -452,6 +452,7 @@ def test_wrong_settings_are_refused_with_what_would_be_right(tmp_path: Path, set
             {"curriculum": "object", "epochs": 1},
             "curriculum_epochs=1 of epochs=1 leaves none for the whole set",
         ),
+        ({"train_num_samples": 0}, "train_num_samples=0 must be at least 1"),
         ({"curriculum_epochs": 0}, "curriculum_epochs=0 must be at least 1"),
         ({"loss": "grouped", "batch_size": 2, "group_size": 3}, "batch_size=2 is smaller than a group of 3"),
     ):

@@ -44,6 +44,18 @@ def test_siblings_of_a_large_group_are_drawn_anew() -> None:
     assert len(drawn) > 1 and all(len(rows) >= 4 for rows in drawn)
 
 
+def test_an_epoch_may_be_shorter_than_the_set() -> None:
+    sampler = RandomSampler(60, 6, seed=3, samples=20)
+    assert len(sampler) == len(sampler.epoch(0)) == 3
+    rows = {row for number in range(12) for batch in sampler.epoch(number) for row in batch}
+    assert len(rows) > 50  # another choice each epoch
+    groups = GroupSampler([row // 2 for row in range(60)], 6, samples=20)
+    assert len(groups) == len(groups.epoch(0)) == 3
+    for samples in (5, 61):
+        with pytest.raises(ValueError, match=rf"train_num_samples={samples} must be at least a batch \(6\)"):
+            RandomSampler(60, 6, seed=3, samples=samples)
+
+
 def test_what_is_no_group_is_filled_with_rows_without_siblings() -> None:
     groups = [row // 2 for row in range(40)] + list(range(100, 130))
     batches = GroupSampler(groups, 10, share=0.6).epoch(0)
