@@ -59,7 +59,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     TEXT: {"loss": "negclip"},
     IMAGE: {"loss": "negimage"},
     BOTH: GROUPED,
-    KEEPING: {**GROUPED, "group_share": 0.75, "wise_ft": 0.9},
+    KEEPING: {**GROUPED, "group_share": 0.75, "distill": 1.0, "wise_ft": 0.9},
     PLAIN: GROUPED,
 }
 """What each row tells `negguide.vlm.train`."""
@@ -409,7 +409,7 @@ def main() -> None:
         presence_pairs=400,
         per_item=2,
         kept_pairs=14000,
-        epochs=6,
+        epochs=5,
         batch_size=32,
         lr=7e-4,
         limit=0,

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from negguide.cli.errors import CleanErrors
 from negguide.cli.finetune import finetune
+from negguide.vlm.log import Log
 
 app = typer.Typer(cls=CleanErrors, pretty_exceptions_enable=False)
 app.command()(finetune)
@@ -149,3 +150,46 @@ def test_two_processes_train_to_the_weights_of_one(
     for name, value in one.items():
         torch.testing.assert_close(value, two[name], rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
     assert any(not torch.equal(one[name], before[name]) for name in one)
+
+
+def test_accelerate_launch_starts_all_processes(triplet_set: Path, tiny_clip: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = [
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
+    launch += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(port)]
+    finetune = ["--train-data", triplet_set, "--model", tiny_clip, "--epochs", 1, "--batch-size", 7]
+    done = subprocess.run(
+        [
+            sys.executable,
+            *launch,
+            "-m",
+            "negguide",
+            "finetune",
+            "--cpu",
+            *map(str, finetune),
+            "--out",
+            tmp_path / "out",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "out")
+    CLIPModel.from_pretrained(tmp_path / "out")
+    # 43 rows, 14 in a step of both
+    assert [line["step"] for line in Log(tmp_path / "out" / "log.jsonl").lines() if "loss" in line] == [
+        1,
+        2,
+        3,
+    ]
