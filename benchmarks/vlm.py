@@ -175,6 +175,7 @@ def _render(folder: Path, part: Part) -> None:
                     "negative_caption": edit.caption,
                     "positive_captions": [positive.caption for positive in positives],
                     "category": edit.category,
+                    "prompt": edit.prompt,
                 }
             )
     _write_lines(done, rows)
@@ -219,6 +220,7 @@ def plain_set(folder: Path, mined: Path, batch_size: int = 50) -> Path:
             "negative_caption": item.negative_caption,
             "positive_captions": list(item.positive_captions),
             "category": item.category,
+            "prompt": item.prompt,
         }
         for item, shard, file in items
     ]
@@ -246,6 +248,7 @@ def keeping_set(folder: Path, negatives: Path, pairs: int) -> Path:
             "negative_caption": triplet.negative_caption,
             "positive_captions": list(triplet.positive_captions),
             "category": triplet.category,
+            "prompt": triplet.prompt,
         }
         for triplet in read_triplets(str(negatives))
     ]
@@ -409,7 +412,7 @@ def main() -> None:
         presence_pairs=400,
         per_item=2,
         kept_pairs=14000,
-        epochs=5,
+        epochs=4,
         batch_size=32,
         lr=7e-4,
         limit=0,

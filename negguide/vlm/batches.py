@@ -87,8 +87,9 @@ class Collate:
         self.rows, self.valid, self.columns, self.seed = checked.triplets, checked.valid, columns, seed
         # workers get the processor alone
         self.processor = replace(model, model=None)
-        negatives = [t.negative_caption or "" if "negative_caption" in columns else "" for t in self.rows]
-        texts = [t.caption for t in self.rows] + negatives
+        captions = [t.caption for t in self.rows]
+        negatives = [t.negative_caption or "" for t in self.rows]
+        texts = captions + (negatives if "negative_caption" in columns else [])
         if paraphrases:
             texts += [text for t in self.rows for text in t.positive_captions]
         distinct = list(dict.fromkeys(texts))
@@ -97,7 +98,8 @@ class Collate:
         self.paraphrases = paraphrases
         self.sources = numbered([t.source for t in self.rows])
         self.groups = numbered([t.group or t.source for t in self.rows])
-        numbers = numbered([normalised(text) for text in texts])
+        # what a negative image shows is told by its caption, also where that is not trained on
+        numbers = numbered([normalised(text) for text in captions + negatives])
         self.captions = numbers[: len(self.rows)]
         # rows without a negative caption share no number with any other
         self.negatives = [

@@ -103,6 +103,7 @@ class Triplet:
         negative_image: what the negative caption says.
         positive_captions: paraphrases of the caption.
         category: what the negative changed.
+        prompt: what the negative image was drawn from; two captions may say the same ("without a hat", and no hat).
         group: of the loss "grouped": rows with the same are siblings, and yet have different images.
     """
 
@@ -114,6 +115,7 @@ class Triplet:
     negative_image: Picture | None = None
     positive_captions: tuple[str, ...] = ()
     category: str = ""
+    prompt: str = ""
     group: str = ""
 
     def has(self, column: str) -> bool:
@@ -217,8 +219,9 @@ def check(
 def as_pairs(checked: Checked) -> Checked:
     """Every image with its caption as a row of its own, originals and negatives alike, for the loss "grouped".
 
-    What comes of one source is a ``group``; a negative is a source of its own, for it shows something else. An
-    original with several negatives comes once, with its paraphrases and without a category.
+    What comes of one source is a ``group``; a negative is a source of its own, for it shows something else, and shares
+    it with those of one prompt. An original with several negatives comes once, with its paraphrases and without a
+    category.
     """
     rows: dict[tuple[str, str] | int, Triplet] = {}
     # ids may come twice, where a set is made of several
@@ -229,7 +232,7 @@ def as_pairs(checked: Checked) -> Checked:
             rows[number] = replace(
                 plain,
                 id=f"{triplet.id}/negative",
-                source=f"{number}/negative of {triplet.source}",
+                source=f"{triplet.prompt or number}/negative of {triplet.source}",
                 image=triplet.negative_image,
                 caption=triplet.negative_caption,
                 positive_captions=(),

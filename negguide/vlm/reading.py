@@ -104,6 +104,7 @@ def _mined(folder: Path) -> list[Triplet]:
             negative_image=FilePicture(shard / item.negative_image_file_name),
             positive_captions=tuple(item.positive_captions),
             category=item.category,
+            prompt=item.prompt,
         )
         for item, shard in read_set(folder)
     ]
@@ -238,6 +239,7 @@ def _triplet(row: Mapping[str, Any], image: Picture | None, negative: Picture | 
         negative_image=negative,
         positive_captions=(positives,) if isinstance(positives, str) else tuple(positives),
         category=str(row.get("category") or ""),
+        prompt=str(row.get("prompt") or ""),
     )
 
 
