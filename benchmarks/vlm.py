@@ -354,7 +354,7 @@ def verdicts(rates: Mapping[str, Mapping[str, Rate]]) -> list[tuple[str, str, st
             (
                 f"group: {name} 30 points over the start",
                 f"{100 * gain:+.1f} points",
-                "yes" if gain >= GAIN else "no",
+                "yes" if round(gain - GAIN, 9) >= 0 else "no",
             )
         )
     for figure, most in (("retrieval R@1", KEPT), ("zero-shot", KEPT), ("hard positives", 0.0)):
@@ -363,7 +363,7 @@ def verdicts(rates: Mapping[str, Mapping[str, Rate]]) -> list[tuple[str, str, st
             (
                 f"{figure}: {KEEPING} loses at most {100 * most:.0f} points",
                 f"{100 * change:+.1f} points",
-                "yes" if change >= -most else "no",
+                "yes" if round(change + most, 9) >= 0 else "no",
             )
         )
     return lines

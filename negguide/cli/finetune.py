@@ -216,6 +216,7 @@ def finetune(
         resume=resume,
         report_to=report_to,
         suites=[make_suite(spec, limit=suite_limit) for spec in specs],
+        limit=suite_limit,
         cpu=cpu,
         remark=remark,
     )

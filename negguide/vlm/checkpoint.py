@@ -20,6 +20,8 @@ KEPT = 2
 LATEST = "latest"
 _STATE = re.compile(r"step-\d{8}")
 _BEST = "best.safetensors"
+BEFORE = "before.json"
+"""The figures of the start model."""
 
 
 class Checkpoints:
@@ -32,6 +34,11 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def clear(self) -> None:
+        """Forget the best weights and the figures of the start model, where no state goes with them."""
+        for name in (_BEST, BEFORE):
+            (self.folder / name).unlink(missing_ok=True)
 
     def steps(self) -> list[Path]:
         """The complete states, oldest first."""

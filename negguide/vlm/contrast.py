@@ -20,6 +20,7 @@ class Options:
         source: int64 [N]; rows of one image have one number, and each is a positive of the others.
         caption, negative_caption: int64 [N]; equal sentences have one number. An equal caption is a positive, and a
             negative caption that says the same as the caption of another row is no negative of that row.
+        group: int64 [N]; rows with one number are siblings: alike to the guide, and yet never false negatives.
         positive_text: [N, D], a paraphrase of each caption (a hard positive), where ``has_positive`` [N].
         guide_image, guide_text: [N, D], features of a model that is not being trained, for the next two.
         continuous: every text is a positive of every image as far as its own image is like that image (CWCL).
@@ -35,6 +36,7 @@ class Options:
     source: Tensor | None = None
     caption: Tensor | None = None
     negative_caption: Tensor | None = None
+    group: Tensor | None = None
     positive_text: Tensor | None = None
     has_positive: Tensor | None = None
     guide_image: Tensor | None = None
@@ -236,4 +238,12 @@ def doubts(options: Options, positive: Tensor, *, image_queries: bool) -> Tensor
         return None
     pair = (options.guide_image, options.guide_text)
     asked, given = pair if image_queries else pair[::-1]
-    return false_negatives(asked[options.rows] @ given.T, positive, options.share, options.kept)
+    weights = false_negatives(asked[options.rows] @ given.T, positive, options.share, options.kept)
+    return weights.masked_fill(siblings(options, positive), 0.0)
+
+
+def siblings(options: Options, positive: Tensor) -> Tensor:
+    """bool [n, N]: j is a sibling of i, and not one of its ``positive`` [n, N]."""
+    if options.group is None:
+        return torch.zeros_like(positive)
+    return (options.group[options.rows][:, None] == options.group) & ~positive

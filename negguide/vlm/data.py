@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -81,13 +82,16 @@ class TablePicture:
     @property
     def size(self) -> int:
         # of the buffer, which is not read for it
-        cell = self.table.data.column(self.column)[self.row]["bytes"]
-        size: int = cell.as_buffer().size if cell.is_valid else 0
-        return size
+        cell = self.table.data.column(self.column)[self.row]
+        if cell["bytes"].is_valid:
+            size: int = cell["bytes"].as_buffer().size
+            return size
+        return Path(cell["path"].as_py()).stat().st_size
 
     def read(self) -> bytes:
-        data: bytes = self.table[self.row][self.column]["bytes"]
-        return data
+        cell = self.table[self.row][self.column]
+        data: bytes | None = cell["bytes"]
+        return Path(cell["path"]).read_bytes() if data is None else data
 
 
 @dataclass(frozen=True)
@@ -238,6 +242,27 @@ def as_pairs(checked: Checked) -> Checked:
                 positive_captions=(),
             )
     return replace(checked, triplets=tuple(rows.values()), valid=(False,) * len(rows))
+
+
+def with_one_source_per_image(triplets: Sequence[Triplet]) -> tuple[Triplet, ...]:
+    """The rows, in which copies of one image under several sources have the first one's.
+
+    A set with several captions an image may count each as a source. Only files of one size are read.
+    """
+    first: dict[str, Triplet] = {}
+    for triplet in triplets:
+        first.setdefault(triplet.source, triplet)
+    by_size: dict[int, list[Triplet]] = {}
+    for triplet in first.values():
+        by_size.setdefault(triplet.image.size, []).append(triplet)
+    source = {name: name for name in first}
+    for alike in by_size.values():
+        if len(alike) > 1:
+            seen: dict[bytes, str] = {}
+            for triplet in alike:
+                digest = hashlib.sha256(triplet.image.read()).digest()
+                source[triplet.source] = seen.setdefault(digest, triplet.source)
+    return tuple(replace(triplet, source=source[triplet.source]) for triplet in triplets)
 
 
 def split(

@@ -182,7 +182,7 @@ def _ask_choices(name: str, part: Choices, images: Tensor, texts: _TextFeatures)
     categories = [item.category for item in part.items]
     rows = _by_category(name, "accuracy", correct, categories)
     if part.macro is not None:
-        enough = {c for c in categories if categories.count(c) >= part.macro}
+        enough = {c for c in categories if categories.count(c) >= part.macro} - part.left_out
         kept = [place for place, category in enumerate(categories) if category in enough]
         if kept:
             estimate = macro(correct[kept], [categories[place] for place in kept])

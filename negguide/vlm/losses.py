@@ -25,6 +25,7 @@ from negguide.vlm.contrast import (
     mean,
     positives,
     says_the_same,
+    siblings,
 )
 
 MAX_SCALE = 100.0
@@ -125,7 +126,10 @@ def conclip(
     nobody = torch.zeros(len(image[own]), len(image), dtype=torch.bool, device=image.device)
     backward = _text_queries(image, text, scale, options, more=(negative_image, rows))
     twins = positives((options.negative_caption,), len(image), own, image.device)
-    images = [keys(image, nobody), keys(negative_image, twins, rows)]
+    # an image whose own caption is the negated one is none of its negatives
+    true = says_the_same(options, len(image), image.device, negative_keys=False)
+    allowed = image.new_zeros(true.shape).masked_fill(true, -torch.inf)
+    images = [keys(image, nobody, None, allowed), keys(negative_image, twins, rows)]
     backward.append((contrast(negative_text, scale, options, images, valid=rows), rows))
     return (mean([forward], own) + mean(backward, own)) / 2
 
@@ -296,9 +300,12 @@ def _image_queries(
     else:
         blocks = [keys(text, positive, valid, doubts(options, positive, image_queries=True))]
         if options.positive_text is not None:
-            blocks.append(keys(options.positive_text, positive, _all(image, options.has_positive)))
+            # a paraphrase is as doubtful as its caption
+            doubt = doubts(options, positive, image_queries=True)
+            blocks.append(keys(options.positive_text, positive, _all(image, options.has_positive), doubt))
         if options.continuous and options.guide_image is not None:
             alike = (1 + options.guide_image[own] @ options.guide_image.T) / 2
+            alike = alike.masked_fill(siblings(options, positive), 0.0)
     if more is not None:
         blocks.append(_negative_texts(*more, options, negative_keys=not negatives))
     return contrast(image, scale, options, blocks, valid=valid, alike=alike), _all(image, valid)

@@ -44,7 +44,6 @@ def objective(
         name: gather(torch.cat([getattr(batch, name) for batch in batches]))
         for name in ("source", "caption", "negative_caption", "group")
     }
-    group = numbers.pop("group")
     valid = gather(_flags(batches, "negative"))
     guide = {name: gather(torch.cat([g[name] for g in guides])) for name in guides[0]} if guides else {}
     scale = features[0][2]
@@ -79,7 +78,14 @@ def objective(
         )
     if settings.distill:
         parts["distill"] = settings.distill * losses.distill(
-            every["image"], every["text"], scale, guide["image"], guide["text"], guide_scale, rows, group
+            every["image"],
+            every["text"],
+            scale,
+            guide["image"],
+            guide["text"],
+            guide_scale,
+            rows,
+            numbers["group"],
         )
     return torch.stack(list(parts.values())).sum(), parts
 

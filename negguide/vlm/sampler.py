@@ -46,7 +46,7 @@ class GroupSampler:
 
     A share of each batch is filled with groups: ``group_size`` rows (or all, where a group has fewer) of one source,
     in an order drawn for each epoch, every group in turn; the rest with random rows, those without siblings where the
-    set has enough of them to fill it. No row is twice in a batch.
+    set has a batch of them. No row is twice in a batch.
 
     Args:
         groups: for every row, what it is a sibling by.
@@ -90,9 +90,8 @@ class GroupSampler:
         self.group_size = group_size
         self.grouped = max(group_size, int(share * batch_size))
         alone = [rows[0] for rows in members.values() if len(rows) == 1]
-        # a group that does not fit leaves more to fill than the share says
-        enough = len(alone) >= batch_size - self.grouped + group_size
-        self.singles = alone if enough else list(range(self.count))
+        # a group that does not fit leaves any number of rows to fill, and no row may be in a batch twice
+        self.singles = alone if len(alone) >= batch_size else list(range(self.count))
 
     def __len__(self) -> int:
         return self.samples // self.batch_size

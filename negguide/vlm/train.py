@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from negguide.vlm import gradcache
 from negguide.vlm.accelerator import make_accelerator
 from negguide.vlm.batches import Batch
-from negguide.vlm.checkpoint import Checkpoints, read_state
+from negguide.vlm.checkpoint import BEFORE, Checkpoints, read_state
 from negguide.vlm.evaluate import evaluate
 from negguide.vlm.log import Log
 from negguide.vlm.models import load_model
@@ -76,6 +76,7 @@ def finetune(
     resume: str | None = None,
     report_to: str | None = None,
     suites: Sequence[Suite] = (),
+    limit: int | None = None,
     cpu: bool = False,
     remark: Callable[[str], None] = print,
 ) -> Outcome:
@@ -90,6 +91,7 @@ def finetune(
         resume: "latest" or the name of a state in ``out/checkpoints``; "latest" starts afresh where there is none.
         report_to: a tracker of accelerate: tensorboard, wandb, trackio, ...
         suites: asked before and after, beside the held-out rows.
+        limit: what they were made with; for the record.
         cpu: use no GPU.
         remark: gets a line of text now and then.
 
@@ -99,9 +101,8 @@ def finetune(
         LossNotFinite: training went wrong; the last state is good.
     """
     accelerator = make_accelerator(settings, out, report_to, cpu)
-    run = _Run(
-        settings, out, accelerator, suites, remark if accelerator.is_main_process else lambda text: None
-    )
+    said = remark if accelerator.is_main_process else lambda text: None
+    run = _Run(settings, out, accelerator, suites, limit, said)
     return run.go(resume)
 
 
@@ -112,8 +113,10 @@ class _Run:
         out: Path,
         accelerator: Accelerator,
         suites: Sequence[Suite],
+        limit: int | None,
         remark: Callable[[str], None],
     ) -> None:
+        self.limit = limit
         self.settings, self.out, self.accelerator, self.remark = settings, out, accelerator, remark
         self.checkpoints = Checkpoints(out / "checkpoints")
         self.start = load_model(settings.model, device=accelerator.device)
@@ -131,6 +134,7 @@ class _Run:
         if settings.precision == "amp_bf16" and accelerator.device.type == "cpu":
             # torch has no fast backward of fused attention in bfloat16 on CPUs: it would cost more than all the rest
             tuned.model.set_attn_implementation("eager")
+        torch.manual_seed(_seed(settings.seed, 0, 0))  # low-rank updates begin with random numbers
         self.towers = prepare(
             tuned,
             lock_image=settings.lock_image,
@@ -148,6 +152,12 @@ class _Run:
 
     def go(self, resume: str | None) -> Outcome:
         first = self._restore(resume)
+        every = self.accelerator.gather(torch.tensor([first], device=self.accelerator.device)).tolist()
+        if len(set(every)) > 1:
+            raise ValueError(
+                f"out={str(self.out)!r}: the processes would go on from the steps {', '.join(map(str, every))}; all of "
+                f"them must see the same folder"
+            )
         for text in self.data.remarks:
             self.remark(text)
         before = self._before()
@@ -279,6 +289,8 @@ class _Run:
                     f"folder"
                 )
             if self.accelerator.is_main_process:
+                # of a run that was killed before its first state, and may have had other settings
+                self.checkpoints.clear()
                 self.log.begin(0)
             return 0
         self._check_state(found)
@@ -336,13 +348,14 @@ class _Run:
             )
         if not self.suites or not self.accelerator.is_main_process:
             return None
-        path = self.out / "checkpoints" / "before.json"
+        path = self.checkpoints.folder / BEFORE
         if path.is_file():
             known = Results.from_dict(json.loads(path.read_text(encoding="utf-8")))
-            if known.suites == {suite.name: suite.version for suite in self.suites}:
+            asked = {suite.name: suite.version for suite in self.suites}
+            if (known.suites, known.limit) == (asked, self.limit):
                 return known
         self.remark("measuring the start model")
-        results = evaluate(self.start, self.suites)
+        results = evaluate(self.start, self.suites, limit=self.limit)
         results.save(path)
         return results
 
@@ -362,7 +375,7 @@ class _Run:
         if main:
             if self.suites:
                 self.remark("measuring the result")
-                outcome = replace(outcome, after=evaluate(vlm, self.suites))
+                outcome = replace(outcome, after=evaluate(vlm, self.suites, limit=self.limit))
             write_result(vlm, self.settings, outcome, self.start.revision, self.data.fingerprint, self.log)
         self.accelerator.wait_for_everyone()
         return outcome

@@ -11,7 +11,7 @@ from random import Random
 import torch
 
 from negguide.vlm.batches import Collate, Loader
-from negguide.vlm.data import Checked, Triplet, as_pairs, check, split
+from negguide.vlm.data import Checked, Triplet, as_pairs, check, split, with_one_source_per_image
 from negguide.vlm.models import VisionLanguageModel
 from negguide.vlm.reading import read_triplets
 from negguide.vlm.sampler import Curriculum, GroupSampler, RandomSampler, Sampler
@@ -86,7 +86,16 @@ def read_training_set(settings: Settings, model: VisionLanguageModel, processes:
     """
     triplets = read_triplets(settings.train_data, Path(settings.images) if settings.images else None)
     checked = check(triplets, model, settings.columns, loss=settings.loss, name=settings.train_data)
-    rows = "\0".join(f"{t.id}|{t.source}|{t.caption}|{t.negative_caption}" for t in checked.triplets)
+    checked = replace(checked, triplets=with_one_source_per_image(checked.triplets))
+    reworded = sum(bool(triplet.positive_captions) for triplet in triplets)
+    remarks = checked.remarks()
+    if settings.paraphrases and not reworded:
+        raise ValueError(
+            f"train_data={settings.train_data!r} has no column positive_captions, which paraphrases needs"
+        )
+    if settings.paraphrases and reworded < len(triplets):
+        remarks.append(f"{len(triplets) - reworded} of {len(triplets)} rows have no paraphrase")
+    rows = "\0".join(_told(triplet, settings.columns) for triplet in checked.triplets)
     fingerprint = hashlib.sha256(rows.encode()).hexdigest()[:16]
     training, held = split(checked.triplets, settings.val_share, Random(f"split-{settings.seed}").random)
     if not training:
@@ -103,8 +112,18 @@ def read_training_set(settings: Settings, model: VisionLanguageModel, processes:
         held_out if held_out.parts else None,
         _make_sampler(settings, train, processes),
         fingerprint,
-        tuple(checked.remarks()),
+        tuple(remarks),
     )
+
+
+def _told(triplet: Triplet, columns: Sequence[str]) -> str:
+    """What a row is known by, wherever the set lies."""
+    t = triplet
+    sizes = [t.image.size]
+    if "negative_image" in columns and t.negative_image is not None:
+        sizes.append(t.negative_image.size)
+    words = (t.id, t.source, t.caption, t.negative_caption, t.positive_captions, t.category, t.prompt)
+    return "|".join(map(str, (*words, *sizes)))
 
 
 def _chosen(checked: Checked, places: Sequence[int]) -> Checked:

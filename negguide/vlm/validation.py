@@ -35,7 +35,8 @@ class Pictures(Sequence[Image.Image]):
 
 
 def held_out_suite(triplets: Sequence[Triplet], valid: Sequence[bool], version: str) -> Suite:
-    """Retrieval among the rows' images, and for rows with a negative what tells it from the caption.
+    """Retrieval among the images that have a caption of their own, and for rows with a negative what tells it from the
+    caption.
 
     Rows with a negative image are asked by text, image and group; sets with negative captions alone as a choice.
     """
@@ -44,11 +45,16 @@ def held_out_suite(triplets: Sequence[Triplet], valid: Sequence[bool], version: 
         for triplet, good in zip(triplets, valid, strict=True)
         if good and normalised(triplet.negative_caption or "") not in ("", normalised(triplet.caption))
     ]
-    images: dict[str, tuple[str, Picture]] = {}
+    # a caption of several images has no one right answer
+    owners: dict[str, set[str]] = {}
     for triplet in triplets:
+        owners.setdefault(normalised(triplet.caption), set()).add(triplet.source)
+    own = [triplet for triplet in triplets if len(owners[normalised(triplet.caption)]) == 1]
+    images: dict[str, tuple[str, Picture]] = {}
+    for triplet in own:
         images.setdefault(triplet.source, (triplet.id, triplet.image))
     places = {source: place for place, source in enumerate(images)}
-    captions = {(triplet.source, triplet.caption): places[triplet.source] for triplet in triplets}
+    captions = {(triplet.source, triplet.caption): places[triplet.source] for triplet in own}
     parts: dict[str, Part] = {}
     if asked and all(triplet.negative_image is not None for triplet in asked):
         parts["pairs"] = _pairs(asked)

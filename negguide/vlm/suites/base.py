@@ -61,11 +61,13 @@ class Choices:
         items: the questions.
         macro: the least number of items of a category that counts in the mean over categories, which is the published
             figure of some suites; None = no such mean.
+        left_out: categories that this mean leaves out.
     """
 
     images: Sequence[Image.Image]
     items: tuple[Choice, ...]
     macro: int | None = None
+    left_out: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

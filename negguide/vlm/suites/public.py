@@ -20,6 +20,7 @@ from negguide.vlm.suites.base import (
     Suite,
     first_of_each,
 )
+from negguide.vlm.suites.relations import ARO_LEFT_OUT
 
 SUGARCREPE = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
 ARO_BOXES = {"visual_genome_relation": "relation_name", "visual_genome_attribution": "attributes"}
@@ -130,7 +131,8 @@ def _aro_boxes(file: Path, cases: Sequence[Any], images: Path | None, limit: int
         Choice(i, (cases[place]["true_caption"], cases[place]["false_caption"]), 0, categories[place])
         for i, place in enumerate(kept)
     )
-    return Choices(pictures, items, macro=ARO_LEAST[file.stem])
+    left_out = ARO_LEFT_OUT if file.stem == "visual_genome_relation" else frozenset()
+    return Choices(pictures, items, macro=ARO_LEAST[file.stem], left_out=left_out)
 
 
 def _aro_order(file: Path, cases: Sequence[Any], images: Path | None, limit: int | None) -> Choices:

@@ -95,6 +95,9 @@ def test_choices_with_different_numbers_of_options_and_a_mean_of_categories():
     assert found[("c", "mean of categories", "all")] == (0.3333, 4)
     few = figures(evaluate(model, [Suite("c", "1", {"": Choices(shades(1), items, macro=2)})]))
     assert few[("c", "mean of categories", "all")] == (0.6667, 3)
+    part = Choices(shades(1), items, macro=1, left_out=frozenset("x"))
+    left = figures(evaluate(model, [Suite("c", "1", {"": part})]))
+    assert left[("c", "mean of categories", "all")] == (0.0, 1)
 
 
 def test_retrieval_both_ways_with_several_captions_an_image():

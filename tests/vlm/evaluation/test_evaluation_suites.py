@@ -162,6 +162,8 @@ def test_aro(tmp_path):
         "the horse is eating the grass",
     )
     assert vga.items[0].category == "white_wooden" and (vgr.macro, vga.macro, coco.macro) == (1, 25, None)
+    assert {"next to", "with", "driving down"} <= vgr.left_out and "eating" not in vgr.left_out
+    assert vga.left_out == coco.left_out == frozenset()
     assert (
         coco.items[0].options[coco.items[0].answer] == "a man rides a horse"
         and len(coco.items[0].options) == 5

@@ -48,9 +48,24 @@ def step(model: nn.Module, rows: slice) -> dict[str, Tensor]:
     *local, scale = model(inputs[:, rows])
     image, text, negative_image, negative_text = (gather(f) for f in local)
     everyone, own = gather(valid[rows]), own_rows(len(local[0]))
-    options = Options(rows=own, source=gather(source[rows]))
+    caption = torch.arange(ROWS)
+    # the negative captions of rows 1 and 5 say what captions of the other process's rows say
+    negative_caption = torch.tensor([10, 6, 12, 13, 14, 2, 16, 17])
+    group = gather(torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])[rows])
+    options = Options(
+        rows=own,
+        source=gather(source[rows]),
+        caption=gather(caption[rows]),
+        negative_caption=gather(negative_caption[rows]),
+    )
     doubting = Options(
-        rows=own, share=0.8, guide_image=image.detach(), guide_text=text.detach(), smoothing=0.1, focal=1.0
+        rows=own,
+        group=group,
+        share=0.8,
+        guide_image=image.detach(),
+        guide_text=text.detach(),
+        smoothing=0.1,
+        focal=1.0,
     )
     both = {"negative_image": negative_image, "negative_text": negative_text}
     found = {
@@ -61,7 +76,7 @@ def step(model: nn.Module, rows: slice) -> dict[str, Tensor]:
         "conclip": losses.conclip(image, text, negative_image, negative_text, scale, options, valid=everyone),
         "siglip": losses.siglip(image, text, scale, -1.0, options, **both, valid=everyone),
         "rank": losses.rank_margin(image, text, 0.2, **both, valid=everyone, rows=own),
-        "distill": losses.distill(image, text, scale, text.detach(), image.detach(), 3.0, own),
+        "distill": losses.distill(image, text, scale, text.detach(), image.detach(), 3.0, own, group),
     }
     torch.stack(list(found.values())).sum().backward()
     return {name: value.detach() for name, value in found.items()}

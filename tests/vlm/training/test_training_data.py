@@ -6,15 +6,28 @@ import json
 import shutil
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from negguide.vlm.data import Checked, Triplet, as_pairs, check, open_picture, split
+from negguide.vlm.data import (
+    Checked,
+    FilePicture,
+    Triplet,
+    as_pairs,
+    check,
+    open_picture,
+    split,
+    with_one_source_per_image,
+)
 from negguide.vlm.models import load_model
 from negguide.vlm.reading import read_triplets
-from negguide.vlm.settings import LOSSES
+from negguide.vlm.settings import LOSSES, Settings
+from negguide.vlm.suites.base import Retrieval
+from negguide.vlm.training_set import read_training_set
+from negguide.vlm.validation import held_out_suite
 
 BOTH = LOSSES["triplet"]
 
@@ -263,6 +276,46 @@ def test_pairs_hold_each_original_once_and_every_negative(mined: list[Triplet]) 
     assert not any(t.negative_caption or t.negative_image for t in pairs.triplets)
 
 
+def test_captions_that_say_the_same_share_their_source(mined: list[Triplet]) -> None:
+    first = replace(mined[0], prompt="a bear")
+    second = replace(first, id="again", negative_caption="a bear without a hat")
+    pairs = as_pairs(Checked((first, second, mined[1]), (True, True, True))).triplets
+    assert pairs[1].source == pairs[2].source != pairs[0].source
+    assert pairs[4].source != pairs[1].source
+
+
+def test_copies_of_an_image_are_one_source(mined: list[Triplet], tmp_path: Path) -> None:
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(mined[0].image.read())
+    rows = [*mined[:3], replace(mined[0], id="more", source="photo#2", image=FilePicture(copy))]
+    merged = with_one_source_per_image(rows)
+    assert [t.source for t in merged] == ["scene-0", "scene-1", "scene-2", "scene-0"]
+
+
+def test_a_caption_of_two_images_is_not_asked_for(mined: list[Triplet]) -> None:
+    rows = [*mined[:4], replace(mined[4], caption=mined[0].caption.upper())]
+    part = held_out_suite(rows, [False] * 5, "v").parts["retrieval"]
+    assert isinstance(part, Retrieval)
+    assert part.captions == tuple(t.caption for t in mined[1:4]) and part.owners == (0, 1, 2)
+    assert len(part.images) == 3
+
+
+def test_images_of_a_table_may_be_files(mined: list[Triplet], tmp_path: Path) -> None:
+    import datasets
+
+    rows = []
+    for i, triplet in enumerate(mined[:3]):
+        for name, picture in (("", triplet.image), ("-negative", triplet.negative_image)):
+            assert picture is not None
+            (tmp_path / f"{i}{name}.png").write_bytes(picture.read())
+        files = {"image": str(tmp_path / f"{i}.png"), "negative_image": str(tmp_path / f"{i}-negative.png")}
+        rows.append({**files, "caption": triplet.caption, "negative_caption": triplet.negative_caption})
+    datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "set.parquet"))
+    read = read_triplets(str(tmp_path / "set.parquet"))
+    assert [t.image.read() for t in read] == [t.image.read() for t in mined[:3]]
+    assert all(t.image.size == len(t.image.read()) for t in read)
+
+
 def test_the_rows_of_one_image_are_held_out_together() -> None:
     image = None
     rows = [Triplet(str(i), f"s{i // 3}", image, "a") for i in range(30)]  # type: ignore[arg-type]
@@ -281,3 +334,21 @@ def test_an_image_that_does_not_decode_is_named(tmp_path: Path, mined: list[Trip
         open_picture(row.id, row.image)
     Image.new("L", (4, 4)).save(tmp_path / "cut.png")
     assert open_picture(row.id, row.image).mode == "RGB"
+
+
+@pytest.mark.parametrize("column", ["category", "prompt", "positive_captions", "negative_image"])
+def test_a_set_is_another_one_when_what_is_trained_on_differs(
+    changed_set: Callable[..., Path], triplet_set: Path, tiny_clip: Path, column: str
+) -> None:
+    folder = changed_set(
+        lambda i, row: row if i or column == "negative_image" else {**row, column: ["other"]}
+    )
+    if column == "negative_image":  # painted again under the same name
+        path = next((folder / "images").glob("*-negative.png"))
+        Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path, compress_level=1)
+    model = load_model(str(tiny_clip))
+    prints = [
+        read_training_set(Settings(str(data), str(tiny_clip), batch_size=8), model, 1).fingerprint
+        for data in (triplet_set, folder)
+    ]
+    assert prints[0] != prints[1]

@@ -1,7 +1,9 @@
 """Whole runs on the tiny set: results, resumption after a kill, and what stops a run."""
 
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -239,15 +241,65 @@ def test_siblings_are_negatives_of_each_other(settings: Settings, tiny_clip: Pat
 
 
 def test_paraphrases_are_positives_of_the_originals_among_siblings(
+    settings: Settings, tiny_clip: Path
+) -> None:
+    told = replace(settings, loss="grouped", val_share=0.0, group_share=1.0, paraphrases=True)
+    model = load_model(str(tiny_clip))
+    data = read_training_set(told, model, 1)
+    loader = data.loader(told, model, rank=0, processes=1, device=torch.device("cpu"))
+    (batch,) = next(loader.epoch(0))
+    originals = [i for i, place in enumerate(batch.places) if not data.train.triplets[place].category]
+    assert batch.positive.tolist() == originals
+    n = len(batch.places)
+    texts = torch.cat((torch.eye(n), torch.eye(n)[batch.positive]))
+    scale = torch.tensor(100.0)
+    _, right = objective(told, [(torch.eye(n), texts, scale)], [batch])
+    # each has two positives of equal cosine: ln 2 for images of originals, and nothing else
+    expected = len(originals) / n * math.log(2) / 2
+    assert float(right["grouped"]) == pytest.approx(expected, abs=1e-3)
+    texts = torch.cat((torch.eye(n), torch.eye(n)[(batch.positive + 1) % n]))
+    _, wrong = objective(told, [(torch.eye(n), texts, scale)], [batch])
+    assert float(wrong["grouped"]) > 10
+
+
+def test_paraphrases_that_are_not_there_are_missed(
+    settings: Settings, changed_set: Callable[..., Path], tiny_clip: Path
+) -> None:
+    model = load_model(str(tiny_clip))
+    some = changed_set(lambda i, row: row if i % 2 else {**row, "positive_captions": []})
+    told = replace(settings, paraphrases=True, train_data=str(some))
+    assert "24 of 48 rows have no paraphrase" in read_training_set(told, model, 1).remarks
+    path = some / "metadata.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps({k: v for k, v in json.loads(line).items() if k != "positive_captions"}) + "\n"
+            for line in path.read_text().splitlines()
+        )
+    )
+    with pytest.raises(ValueError, match="has no column positive_captions, which paraphrases needs"):
+        read_training_set(told, model, 1)
+
+
+def test_a_run_that_was_killed_before_its_first_state_leaves_nothing_to_the_next(
     settings: Settings, tmp_path: Path
 ) -> None:
-    grouped = replace(settings, loss="grouped", epochs=1, val_share=0.0, lr=1e-9)
-    losses = []
-    for paraphrases in (False, True):
-        out = tmp_path / str(paraphrases)
-        run(replace(grouped, paraphrases=paraphrases), out)
-        losses.append(Log(out / "log.jsonl").lines()[0]["loss"])
-    assert losses[0] != losses[1]
+    out = tmp_path / "out"
+    run(replace(settings, epochs=1, val_share=0.2), out)
+    for path in (*out.glob("checkpoints/step-*"), *out.glob("*.json")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert (out / "checkpoints" / "best.safetensors").is_file()
+    before = json.loads((out / "checkpoints" / "before.json").read_text())
+    (out / "checkpoints" / "before.json").write_text(json.dumps({**before, "model": "another"}))
+    outcome = run(replace(settings, epochs=1, seed=5, val_share=0.2), out, resume="latest")
+    assert outcome.before is not None and outcome.before.model == settings.model
+
+
+def test_lora_begins_with_the_same_numbers_for_the_same_seed(settings: Settings, tmp_path: Path) -> None:
+    told = replace(settings, lora=2, epochs=1, lr=1e-2)
+    for name in "ab":
+        torch.manual_seed(ord(name))  # what other code has drawn before
+        run(told, tmp_path / name)
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
 
 
 def test_bfloat16_on_a_cpu_trains_to_nearly_the_same_and_leaves_a_plain_model(
