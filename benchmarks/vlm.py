@@ -12,8 +12,9 @@ All rows have the captions' paraphrases, the same curriculum (relations first: t
 in so few steps) and the same number of steps. Both kinds of negatives are trained on as siblings
 in a batch (loss "grouped"), each picture once; the other rows have the losses that are published for their kind.
 
-Against forgetting, a quarter of each batch is pairs as the start model was trained on, short captions among them, and
-the result is interpolated with the start model.
+Against forgetting, three in ten pairs of a batch are such as the start model was trained on, short captions among them;
+after the curriculum the start model's view of a batch is held on to (distillation, but for siblings); and the result is
+interpolated with the start model.
 
 The last row takes the captions, edits and original images of "both", and negative images painted by plain prompting
 without any check: the comparison of the negatives alone. Its edits are those that Perp-Neg could paint, so it is not
@@ -59,7 +60,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     TEXT: {"loss": "negclip"},
     IMAGE: {"loss": "negimage"},
     BOTH: GROUPED,
-    KEEPING: {**GROUPED, "group_share": 0.75, "distill": 1.0, "wise_ft": 0.9},
+    KEEPING: {**GROUPED, "group_share": 0.7, "distill": 4.0, "wise_ft": 0.9},
     PLAIN: GROUPED,
 }
 """What each row tells `negguide.vlm.train`."""

@@ -24,6 +24,8 @@ def objective(
     batches: Sequence[Batch],
     guides: Sequence[Mapping[str, Tensor]] = (),
     guide_scale: Tensor | float = 1.0,
+    *,
+    distilling: bool = True,
 ) -> tuple[Tensor, Parts]:
     """The loss of this process's rows, and what it is made of.
 
@@ -35,6 +37,7 @@ def objective(
         batches: this process's part of the step.
         guides: `guide_features` of each of them, where ``settings.guided``.
         guide_scale: the start model's scale.
+        distilling: whether the start model's view counts in this step.
     """
     pieces = [split(f, b) for f, b in zip(features, batches, strict=True)]
     local = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
@@ -76,7 +79,7 @@ def objective(
             valid=valid,
             rows=rows,
         )
-    if settings.distill:
+    if settings.distill and distilling:
         parts["distill"] = settings.distill * losses.distill(
             every["image"],
             every["text"],

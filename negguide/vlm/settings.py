@@ -52,7 +52,7 @@ class Settings:
         lock_image, lock_text: leave one tower as it is.
         lora: rank of low-rank updates; 0 = the weights themselves.
         wise_ft: share of the tuned weights in the result, the rest being the start model's; 1 = all.
-        distill: weight of `negguide.vlm.losses.distill`.
+        distill: weight of `negguide.vlm.losses.distill`; a curriculum comes before it.
         rank_margin: of `negguide.vlm.losses.rank_margin`, in cosine; 0 = without.
         rank_weight: of that loss.
         smoothing, focal: of the softmax losses.

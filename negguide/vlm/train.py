@@ -214,9 +214,13 @@ class _Run:
         torch.manual_seed(_seed(settings.seed, step, accelerator.process_index))
         guides = [guide_features(self.start, batch) for batch in batches] if settings.guided else []
         parts: dict[str, Tensor] = {}
+        # what a curriculum teaches first is what the start model does not see: its view would hold it back
+        distilling = not (settings.curriculum and step < settings.curriculum_epochs * len(self.data.sampler))
 
         def loss(features: Sequence[tuple[Tensor, ...]]) -> Tensor:
-            value, found = objective(settings, features, batches, guides, self.guide_scale)
+            value, found = objective(
+                settings, features, batches, guides, self.guide_scale, distilling=distilling
+            )
             parts.update(found)
             if not math.isfinite(float(accelerator.reduce(value.detach(), "mean"))):
                 raise self._failed(step, "the loss")

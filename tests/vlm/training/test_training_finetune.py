@@ -221,8 +221,11 @@ def test_a_curriculum_trains_on_one_category_first(
         for steps in (range(per_epoch), range(per_epoch, 2 * per_epoch))
     ]
     assert seen == [{"object"}, {"object", "attribute"}]
-    outcome = run(told, tmp_path / "out")
-    assert outcome.steps == 2 * per_epoch == len(Log(tmp_path / "out" / "log.jsonl").lines())
+    outcome = run(replace(told, distill=1.0), tmp_path / "out")
+    lines = Log(tmp_path / "out" / "log.jsonl").lines()
+    assert outcome.steps == 2 * per_epoch == len(lines)
+    # the start model's view would hold back what it does not see
+    assert ["distill" in line for line in lines] == [False] * per_epoch + [True] * per_epoch
 
 
 def test_siblings_are_negatives_of_each_other(settings: Settings, tiny_clip: Path) -> None:
