@@ -73,6 +73,14 @@ def mine(
         str | None,
         typer.Option(metavar="URL", help="OpenAI-compatible, for --backend llm.", rich_help_panel=_PLAN),
     ] = None,
+    views: Annotated[
+        bool,
+        typer.Option(
+            "--views",
+            help="Of the embedded world: attribute edits also turn characters around.",
+            rich_help_panel=_PLAN,
+        ),
+    ] = False,
     positives: Annotated[
         int, typer.Option(help="Paraphrases of each caption at most.", rich_help_panel=_PLAN)
     ] = 1,
@@ -208,7 +216,11 @@ def mine(
             backend=backend,
             planner_options={
                 name: value
-                for name, value in (("model", backend_model), ("base_url", endpoint))
+                for name, value in (
+                    ("model", backend_model),
+                    ("base_url", endpoint),
+                    ("views", views or None),
+                )
                 if value is not None
             },
             model=model,

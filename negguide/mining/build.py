@@ -71,6 +71,10 @@ def build(
             "--diversify pushes the images of one caption apart, and with --per-item 1 each has but one; use "
             "--per-item 2 or more, or leave --diversify out"
         )
+    if "views" in planner_options and not source.world:
+        raise ValueError(
+            f"--views is for captions of the embedded world; those of --data {source.name} are not"
+        )
     planner = make_planner(backend, world=source.world, **_for_planner(backend, planner_options, device))
 
     from negguide.methods import NegToMe
@@ -124,20 +128,21 @@ def build(
     return Built(source, settings, miner, versions())
 
 
-_PLANNER_FLAGS = {"model": "--backend-model", "base_url": "--endpoint"}
-_PLANNERS_WITH = {"model": ("fill-mask", "llm"), "base_url": ("llm",)}
+_PLANNER_FLAGS = {"model": "--backend-model", "base_url": "--endpoint", "views": "--views"}
+_PLANNERS_WITH = {"model": ("fill-mask", "llm"), "base_url": ("llm",), "views": ("rules",)}
 
 
 def _for_planner(backend: str, options: Mapping[str, Any], device: str) -> dict[str, Any]:
     """The planner's options, checked in the words of the command, and where its model runs."""
     for name, value in options.items():
         if backend not in _PLANNERS_WITH[name]:
+            given = _PLANNER_FLAGS[name] if value is True else f"{_PLANNER_FLAGS[name]} {value!r}"
             raise ValueError(
-                f"{_PLANNER_FLAGS[name]} {value!r} has no meaning for --backend {backend}; it is for "
+                f"{given} has no meaning for --backend {backend}; it is for "
                 f"{' and '.join(_PLANNERS_WITH[name])}"
             )
     if backend not in _PLANNERS_WITH["model"]:
-        return {}
+        return dict(options)
     if "model" not in options:
         raise ValueError(
             f"--backend {backend} needs a model: name one with --backend-model (a folder or a hub id; with --endpoint, "

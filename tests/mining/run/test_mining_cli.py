@@ -111,6 +111,14 @@ def test_wrong_options_are_one_clean_message(command, tmp_path):
         (("--backend", "llm"), "--backend llm needs a model: name one with --backend-model"),
         (("--backend-model", "a/b"), "--backend-model 'a/b' has no meaning for --backend rules"),
         (("--backend", "fill-mask", "--endpoint", "http://x"), "--endpoint 'http://x' has no meaning"),
+        (
+            ("--backend", "fill-mask", "--views"),
+            "--views has no meaning for --backend fill-mask; it is for rules",
+        ),
+        (
+            ("--data", "captions.tsv", "--judge", "clip:toyworld", "--views"),
+            "--views is for captions of the embedded world",
+        ),
         (("--diversify",), "--per-item 1 each has but one"),
         (("--method", "nag"), "--method must be one of perp-neg"),
         (("--steps", 1), "steps=1 are too few"),
@@ -143,6 +151,18 @@ def test_a_planners_model_runs_where_the_others_do(command, monkeypatch, args, d
     monkeypatch.setattr("negguide.mining.build.make_planner", planner)
     assert command("--backend", *args)[0] == 2
     assert asked["model"] == "m" and asked.get("device") == device
+
+
+def test_characters_are_turned_around_when_asked(command, monkeypatch):
+    asked = {}
+
+    def planner(backend, **options):
+        asked.update(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("negguide.mining.build.make_planner", planner)
+    code, output = command("--views")
+    assert code == 2 and "enough" in output and asked == {"world": True, "views": True}
 
 
 def test_a_finished_set_is_audited_once_for_its_card(command, tmp_path, monkeypatch):
