@@ -25,7 +25,7 @@ def objective(
     guides: Sequence[Mapping[str, Tensor]] = (),
     guide_scale: Tensor | float = 1.0,
     *,
-    distilling: bool = True,
+    distilling: bool = False,
 ) -> tuple[Tensor, Parts]:
     """The loss of this process's rows, and what it is made of.
 
@@ -79,7 +79,7 @@ def objective(
             valid=valid,
             rows=rows,
         )
-    if settings.distill and distilling:
+    if distilling:
         parts["distill"] = settings.distill * losses.distill(
             every["image"],
             every["text"],

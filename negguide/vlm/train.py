@@ -212,10 +212,12 @@ class _Run:
             group["lr"] = rate
         # random numbers are a function of the step, so that a run that goes on draws the same
         torch.manual_seed(_seed(settings.seed, step, accelerator.process_index))
-        guides = [guide_features(self.start, batch) for batch in batches] if settings.guided else []
-        parts: dict[str, Tensor] = {}
         # what a curriculum teaches first is what the start model does not see: its view would hold it back
-        distilling = not (settings.curriculum and step < settings.curriculum_epochs * len(self.data.sampler))
+        first = bool(settings.curriculum) and step < settings.curriculum_epochs * len(self.data.sampler)
+        distilling = bool(settings.distill) and not first
+        guided = distilling or settings.continuous or settings.false_negative_share is not None
+        guides = [guide_features(self.start, batch) for batch in batches] if guided else []
+        parts: dict[str, Tensor] = {}
 
         def loss(features: Sequence[tuple[Tensor, ...]]) -> Tensor:
             value, found = objective(
