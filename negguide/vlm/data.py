@@ -86,7 +86,9 @@ class TablePicture:
         if cell["bytes"].is_valid:
             size: int = cell["bytes"].as_buffer().size
             return size
-        return Path(cell["path"].as_py()).stat().st_size
+        path = cell["path"].as_py()
+        # what is not there is found when it is opened, with the row that it is of
+        return Path(path).stat().st_size if path and Path(path).is_file() else 0
 
     def read(self) -> bytes:
         cell = self.table[self.row][self.column]
@@ -256,8 +258,8 @@ def with_one_source_per_image(triplets: Sequence[Triplet]) -> tuple[Triplet, ...
     for triplet in first.values():
         by_size.setdefault(triplet.image.size, []).append(triplet)
     source = {name: name for name in first}
-    for alike in by_size.values():
-        if len(alike) > 1:
+    for size, alike in by_size.items():
+        if size and len(alike) > 1:
             seen: dict[bytes, str] = {}
             for triplet in alike:
                 digest = hashlib.sha256(triplet.image.read()).digest()

@@ -245,16 +245,14 @@ def distill(
     """
     both = ((image, text, guide_image, guide_text), (text, image, guide_text, guide_image))
     losses = []
-    siblings = torch.zeros(len(image), len(image), dtype=torch.bool, device=image.device)
-    if group is not None:
-        siblings = (group[:, None] == group) & ~torch.eye(len(image), dtype=torch.bool, device=image.device)
-    siblings = siblings[rows]
+    own = torch.eye(len(image), dtype=torch.bool, device=image.device)[rows]
+    left_out = siblings(Options(rows=rows, group=group), own)
     least = -1e4  # no probability, and no 0 * inf
     for queries, others, guide_queries, guide_others in both:
-        now = (scale * queries[rows] @ others.T).masked_fill(siblings, least).log_softmax(dim=1)
+        now = (scale * queries[rows] @ others.T).masked_fill(left_out, least).log_softmax(dim=1)
         before = (
             (guide_scale * guide_queries[rows] @ guide_others.T)
-            .masked_fill(siblings, least)
+            .masked_fill(left_out, least)
             .log_softmax(dim=1)
         )
         losses.append(F.kl_div(now, before.detach(), log_target=True, reduction="batchmean"))

@@ -200,6 +200,12 @@ class Settings:
                 "rank_margin compares a row with its own negative, and the rows of loss='grouped' are plain pairs; "
                 "use loss='triplet'"
             )
+        if self.curriculum and not self.first_categories:
+            raise ValueError(
+                f"curriculum={self.curriculum!r} names no category; give one, or several with commas"
+            )
+        if self.curriculum_epochs != 1 and not self.curriculum:
+            raise ValueError(f"curriculum_epochs={self.curriculum_epochs} has no meaning without curriculum")
         if self.curriculum and self.curriculum_epochs >= self.epochs:
             raise ValueError(
                 f"curriculum_epochs={self.curriculum_epochs} of epochs={self.epochs} leaves none for the whole set; "
