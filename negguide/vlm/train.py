@@ -216,7 +216,8 @@ class _Run:
         first = bool(settings.curriculum) and step < settings.curriculum_epochs * len(self.data.sampler)
         distilling = bool(settings.distill) and not first
         guided = distilling or settings.continuous or settings.false_negative_share is not None
-        guides = [guide_features(self.start, batch) for batch in batches] if guided else []
+        with accelerator.autocast():
+            guides = [guide_features(self.start, batch) for batch in batches] if guided else []
         parts: dict[str, Tensor] = {}
 
         def loss(features: Sequence[tuple[Tensor, ...]]) -> Tensor:

@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any, Protocol
 
 from negguide.mining.item import CATEGORIES, Edit, Meaning
@@ -73,7 +74,8 @@ def plan(
         planner: what proposes.
         categories: which kinds of edits are wanted; those that do not apply to the caption give none.
         per_item: how many edits at most. The categories take turns, so fewer than ``len(categories)`` edits are all
-            of different categories when the caption has them.
+            of different categories when the caption has them; within a category the words that are replaced take
+            turns, so a word with many alternatives is not edited more often than one with few.
         rng: the only source of chance: the same generator state chooses the same edits.
 
     Returns:
@@ -87,11 +89,8 @@ def plan(
     _check_count("per_item", per_item)
     proposals = planner.propose(source_caption, wanted, rng)
     fine, rejected = _checked(source_caption, proposals, planner, "negative", wanted)
-    turns = [[edit for edit in fine if edit.category == name] for name in rng.sample(wanted, len(wanted))]
-    chosen: list[Edit] = []
-    for round_ in range(max(map(len, turns))):
-        chosen += [edits[round_] for edits in turns if round_ < len(edits)]
-    return chosen[:per_item], rejected
+    turns = [_by_place([e for e in fine if e.category == name]) for name in rng.sample(wanted, len(wanted))]
+    return _in_turn(turns)[:per_item], rejected
 
 
 def plan_positives(
@@ -164,6 +163,23 @@ def _equal_until(edit: Edit, before: list[re.Match[str]], after: list[re.Match[s
 
 def _equal_from(edit: Edit, before: list[re.Match[str]], after: list[re.Match[str]], tail: int) -> bool:
     return edit.before[before[-1 - tail].start() :] == edit.after[after[-1 - tail].start() :]
+
+
+def _by_place(edits: Sequence[Edit]) -> list[Edit]:
+    places: dict[int | str, list[Edit]] = {}
+    for edit in edits:
+        # an article may change with the word after it; an exchange is of two places, and like no other
+        place = edit.caption if edit.category == "swap" else edit.end
+        places.setdefault(place, []).append(edit)
+    # ``edits`` are in random order, and where one certain edit stands in it is as random for every place
+    rank = {id(edit): number for number, edit in enumerate(edits)}
+    order = sorted(places.values(), key=lambda there: rank[id(min(there, key=lambda edit: edit.after))])
+    return _in_turn(order)
+
+
+def _in_turn(queues: Sequence[Sequence[Edit]]) -> list[Edit]:
+    """The first of every queue, then the second of every queue, and so on."""
+    return [edit for round_ in zip_longest(*queues) for edit in round_ if edit is not None]
 
 
 def _check_count(name: str, value: int) -> None:

@@ -214,6 +214,24 @@ def test_the_plan_is_spread_evenly_and_depends_on_the_seed_alone(rules):
     assert {edit.category for edit in only} == {"swap"}
 
 
+def test_the_words_of_a_caption_take_turns():
+    turning = make_planner("rules", world=True, views=True)
+    text = "a grey bear in front view wearing a red hat at night"
+    words = ("grey", "front", "red")
+
+    def changed(seed, per_item):
+        edits = plan(text, turning, categories=["attribute"], per_item=per_item, rng=random.Random(seed))[0]
+        # "a grey" may become "an orange": the word counts, not its article
+        return [edit.before.split()[-1] for edit in edits]
+
+    for seed in range(20):
+        assert sorted(changed(seed, 3)) == sorted(words)
+        assert set(Counter(changed(seed, 6)).values()) == {2}
+    # the front view has two alternatives and the hat's red seven
+    first = Counter(changed(seed, 1)[0] for seed in range(600))
+    assert all(150 < first[word] < 250 for word in words)
+
+
 class Proposing:
     """A planner that proposes what it is given, checked by the rules of the toy world."""
 

@@ -22,7 +22,7 @@ import vlm
 
 @pytest.fixture(scope="module")
 def renders(tmp_path_factory):
-    return vlm.rendered_set(tmp_path_factory.mktemp("vlm") / "renders", vlm.parts(20, 12, 8, 2))
+    return vlm.rendered_set(tmp_path_factory.mktemp("vlm") / "renders", vlm.parts(20, 12, 8))
 
 
 def test_rendered_pairs_are_of_the_training_split_and_different(renders):
@@ -42,7 +42,7 @@ def test_rendered_pairs_are_of_the_training_split_and_different(renders):
 def test_a_set_that_is_there_is_not_made_again(renders, monkeypatch):
     monkeypatch.setattr("negguide.toyworld.render", None)
     before = (renders / "presence" / "metadata.jsonl").stat().st_mtime_ns
-    assert vlm.rendered_set(renders, vlm.parts(20, 12, 8, 2)) == renders
+    assert vlm.rendered_set(renders, vlm.parts(20, 12, 8)) == renders
     assert (renders / "presence" / "metadata.jsonl").stat().st_mtime_ns == before
 
 
@@ -85,7 +85,7 @@ def test_a_row_is_trained_and_measured(renders, tmp_path):
 
 def test_a_shortened_run_of_the_benchmark_goes_the_right_way(clip, tmp_path):
     """The whole one takes an hour; this is what CI can do of it."""
-    renders = vlm.rendered_set(tmp_path / "renders", vlm.parts(400, 100, 50, 2))
+    renders = vlm.rendered_set(tmp_path / "renders", vlm.parts(400, 100, 50))
     suite = make_suite("toyworld", limit=25)
     before = evaluate(clip, [suite])
     # too short for a curriculum
