@@ -12,9 +12,8 @@ All rows have the captions' paraphrases, the same curriculum (relations first: t
 in so few steps) and the same number of steps. Both kinds of negatives are trained on as siblings
 in a batch (loss "grouped"), each picture once; the other rows have the losses that are published for their kind.
 
-Against forgetting, three in ten pairs of a batch are such as the start model was trained on, short captions among them;
-after the curriculum the start model's view of a batch is held on to (distillation, but for siblings); and the result is
-interpolated with the start model.
+Against forgetting, half of every batch is pairs such as the start model was trained on, short captions among them, and
+the result is interpolated with the start model.
 
 The last row takes the captions, edits and original images of "both", and negative images painted by plain prompting
 without any check: the comparison of the negatives alone. Its edits are those that Perp-Neg could paint, so it is not
@@ -60,7 +59,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     TEXT: {"loss": "negclip"},
     IMAGE: {"loss": "negimage"},
     BOTH: GROUPED,
-    KEEPING: {**GROUPED, "group_share": 0.7, "distill": 4.0, "wise_ft": 0.9},
+    KEEPING: {**GROUPED, "group_share": 0.5, "wise_ft": 0.9},
     PLAIN: GROUPED,
 }
 """What each row tells `negguide.vlm.train`."""
@@ -400,8 +399,8 @@ def main() -> None:
         order_pairs=3200,
         detail_pairs=1200,
         presence_pairs=600,
-        kept_pairs=14000,
-        epochs=4,
+        kept_pairs=40000,
+        epochs=5,
         batch_size=32,
         lr=7e-4,
         limit=0,
