@@ -106,7 +106,9 @@ def evaluate(
     with _loading(folder, "judge") as path:
         judge = Judge.load(path)
     with _loading(folder, "clip") as path:
-        clip = CLIPModel.from_pretrained(path, dtype=torch.float32, local_files_only=True).eval()
+        clip = CLIPModel.from_pretrained(
+            path, dtype=torch.float32, local_files_only=True, use_safetensors=True
+        ).eval()
         processor = CLIPProcessor.from_pretrained(path, local_files_only=True)
     with _loading(folder, "text-to-image") as path:
         pipe = StableDiffusionPipeline.from_pretrained(path, dtype=torch.float32, local_files_only=True)

@@ -109,7 +109,7 @@ def _model_features(name: str, device: str | torch.device) -> Any:
 
     try:
         processor = AutoImageProcessor.from_pretrained(name)
-        model = AutoModel.from_pretrained(name, dtype=torch.float32).to(device).eval()
+        model = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True).to(device).eval()
     except (OSError, ValueError) as error:
         raise ValueError(f"features={name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
 

@@ -49,7 +49,8 @@ def plausibilities(
     tokenizer = _load_tokenizer(name, "language_model")
     try:
         # sums of many small logarithms: half precision, in which many models are stored, would round them
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).to(device).eval()
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+        model = model.to(device).eval()
     except (OSError, ValueError) as error:
         raise ValueError(f"language_model={name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
     ids = (tokenizer.bos_token_id, tokenizer.eos_token_id)

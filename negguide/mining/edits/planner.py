@@ -166,6 +166,7 @@ def _equal_from(edit: Edit, before: list[re.Match[str]], after: list[re.Match[st
 
 
 def _by_place(edits: Sequence[Edit]) -> list[Edit]:
+    """``edits`` of one category, in which the places of the caption take turns, in an order that favours none."""
     places: dict[int | str, list[Edit]] = {}
     for edit in edits:
         # an article may change with the word after it; an exchange is of two places, and like no other
