@@ -19,13 +19,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from overlap import pairs
+from overlap import LABELS, WEIGHTS, negative_guidance, pairs
 from report import STEPS as JUDGED_STEPS
 from report import arguments, models, plot_rates, print_table, rows_so_far, write_json
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from negguide import NAG, ONG, VSF, Negative, NegToMe, PerpNeg
+from negguide import NAG, Negative, NegToMe, PerpNeg
+from negguide.methods import registered_methods
 from negguide.models import TOYWORLD_DEFAULTS
 from negguide.toyworld import KINDS, Scene, parse
 from negguide.toyworld.judge import Judge
@@ -67,6 +68,16 @@ def perp_neg(stop: float | None = None, **options: Any) -> Callable[[tuple[str, 
     return method
 
 
+def attention(key: str) -> Case:
+    """A method inside attention; its strength makes no difference to its time."""
+    weight = WEIGHTS[key][0]
+    return Case(
+        f"{LABELS[key]}, scale {weight:g}",
+        lambda texts: negative_guidance(key, texts[0], weight),
+        judged=False,
+    )
+
+
 def cases() -> list[Case]:
     rows: list[Case] = []
     for count in (1, 4):
@@ -81,9 +92,7 @@ def cases() -> list[Case]:
         Case("Perp-Neg K=4, first quarter", perp_neg(0.25), 4),
         Case("Perp-Neg K=2, whole run", perp_neg(1.0), 2, judged=False),
         Case("Perp-Neg K=2, default window", perp_neg(), 2, judged=False),
-        Case("NAG, scale 2", lambda texts: NAG(*texts, scale=2.0, tau=5.0, alpha=1.0), judged=False),
-        Case("ONG, scale 1", lambda texts: ONG(*texts, scale=1.0), judged=False),
-        Case("VSF, scale 0.5", lambda texts: VSF(*texts, scale=0.5), judged=False),
+        *(attention(method.key) for method in registered_methods("attention")),
         Case("NegToMe, embedded model's values", lambda _: NegToMe("others", **TOYWORLD_DEFAULTS.negtome), 0),
         Case("NegToMe, published values", lambda _: NegToMe("others"), 0),
         # attached for the whole run, acting in its last step only, which is not counted

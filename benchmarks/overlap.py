@@ -13,8 +13,8 @@ hardly any guidance. A run that is stopped goes on where it was.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,17 @@ import torch
 from PIL import Image
 from report import (
     STEPS,
+    Subtraction,
     arguments,
     models,
     print_table,
     rows_so_far,
-    score_rule,
-    subtraction,
     write_json,
 )
 from tqdm import tqdm
 
-from negguide import NAG, ONG, VSF, Negative, PerpNeg
+from negguide import NAG, Negative, PerpNeg
+from negguide.methods.choices import methods_in_words, options_of
 from negguide.models import TOYWORLD_DEFAULTS
 from negguide.toyworld import KINDS, Scene, parse
 from negguide.toyworld.judge import Judge
@@ -42,31 +42,26 @@ from negguide.toyworld.measure import Rate, agreement, share
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-WEIGHTS = {
-    "negative-prompt": (0.5, 1.0, 2.0),
-    "subtraction": (0.5, 1.0, 2.0),
-    "perp-neg": (1.0, 2.0, 3.0),
-    "nag": (2.0, 4.0, 8.0),
-    "ong": (0.5, 1.0, 2.0),
-    "vsf": (0.5, 1.0, 2.0),
+USUAL = (0.5, 1.0, 2.0)
+"""The weights of a method that is not in `SWEEPS`."""
+SWEEPS = {
+    PerpNeg.key: (1.0, 2.0, 3.0),
+    # its scale 1 is off
+    NAG.key: (2.0, 4.0, 8.0),
 }
-"""By method: weights of a negative, or the `scale` of NAG, ONG and VSF."""
+OPTIONS = {
+    # the published cap and blend are those of large models; with these the scale alone decides
+    NAG.key: {"tau": 5.0, "alpha": 1.0},
+}
 LABELS = {
     "negative-prompt": "negative prompt",
     "subtraction": "subtraction",
-    "perp-neg": "Perp-Neg",
-    "nag": "NAG",
-    "ong": "ONG",
-    "vsf": "VSF",
+    **{key: method.label for key, method in methods_in_words().items()},
 }
-STYLES = {
-    "negative-prompt": ("#8a8f98", "s"),
-    "subtraction": ("#d9822b", "^"),
-    "perp-neg": ("#1f6feb", "o"),
-    "nag": ("#2da44e", "D"),
-    "ong": ("#bf3989", "v"),
-    "vsf": ("#8250df", "P"),
-}
+WEIGHTS = {name: SWEEPS.get(name, USUAL) for name in LABELS}
+"""By method: its `scale` where it has one, and otherwise the weights of a negative."""
+COLORS = ("#8a8f98", "#d9822b", "#1f6feb", "#2da44e", "#bf3989", "#8250df", "#0a7ea4", "#9a6700")
+STYLES = dict(zip(LABELS, zip(cycle(COLORS), cycle("s^oDvPX*"), strict=False), strict=False))
 
 
 @dataclass(frozen=True)
@@ -99,13 +94,11 @@ def pairs() -> list[Pair]:
 
 
 def negative_guidance(method: str, negative: str, weight: float) -> Any:
-    """The method object of a name of ``WEIGHTS``; subtraction is Perp-Neg with another rule."""
-    if method in ("perp-neg", "subtraction"):
-        return PerpNeg(Negative(negative, weight=weight, start=0.0, stop=1.0))
-    if method == "nag":
-        # the published cap and blend are those of large models; with these the scale alone decides
-        return NAG(negative, scale=weight, tau=5.0, alpha=1.0)
-    return {"ong": ONG, "vsf": VSF}[method](negative, scale=weight)
+    """The method object of a name of `WEIGHTS`; subtraction is Perp-Neg with another rule."""
+    kind = Subtraction if method == "subtraction" else methods_in_words()[method]
+    if "scale" in options_of(kind):
+        return kind(negative, scale=weight, **OPTIONS.get(method, {}))
+    return kind(Negative(negative, weight=weight, start=0.0, stop=1.0))
 
 
 def draw(
@@ -119,7 +112,6 @@ def draw(
 ) -> list[Image.Image]:
     """One image a seed."""
     extra: dict[str, Any] = {"prompt": [pair.prompt] * len(seeds)}
-    rule = score_rule(subtraction) if method == "subtraction" else nullcontext()
     if method == "negative-prompt":
         (embedding, empty), (negative, _) = (
             pipe.encode_prompt([text], pipe.device, 1, True, negative_prompt=[""])
@@ -132,13 +124,12 @@ def draw(
         }
     elif method != "plain":
         extra["negative_guidance"] = negative_guidance(method, pair.negative, weight)
-    with rule:
-        images: list[Image.Image] = pipe(
-            **extra,
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        ).images
+    images: list[Image.Image] = pipe(
+        **extra,
+        num_inference_steps=steps,
+        guidance_scale=guidance_scale,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+    ).images
     return images
 
 

@@ -6,11 +6,10 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import diffusers
 import matplotlib
@@ -21,7 +20,7 @@ from rich.table import Table
 from torch import Tensor
 
 import negguide
-from negguide import toyworld
+from negguide import PerpNeg, toyworld
 from negguide.models import TOYWORLD, revision
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.measure import Rate
@@ -125,20 +124,29 @@ def plot_rates(path: Path, title: str, bars: Mapping[str, Mapping[str, Rate]]) -
     print(f"wrote {path}")
 
 
-def subtraction(
-    uncond: Tensor,
-    cond: Tensor,
-    negatives: Tensor,
-    weights: Tensor,
-    joint: bool = False,
-    masks: Tensor | None = None,
-) -> Tensor:
-    """What Perp-Neg replaces: the whole negative is subtracted, sum_k w_k (n_k - u) (arXiv 2206.01714)."""
-    return torch.einsum("k,kb...->b...", weights.to(negatives.dtype), negatives - uncond)
+def subtraction(uncond: Tensor, negatives: Tensor, weights: Tensor) -> Tensor:
+    """What is taken away when the whole negative is subtracted, sum_k w_k (n_k - u) (arXiv 2206.01714).
+
+    Args:
+        uncond: [B, ...].
+        negatives: [K, B, ...].
+        weights: [K] or [K, B].
+    """
+    columns = weights.reshape(*weights.shape, *[1] * (negatives.ndim - weights.ndim)).to(negatives.dtype)
+    return (columns * (negatives - uncond)).sum(dim=0)
 
 
-@contextmanager
-def score_rule(rule: Callable[..., Tensor]) -> Iterator[None]:
-    """Let `PerpNeg` combine predictions by another rule, to compare rules with everything else being equal."""
-    with mock.patch("negguide.integration.denoiser.perp_neg_shift", rule):
-        yield
+@dataclass(frozen=True, eq=False, init=False, repr=False)
+class Subtraction(PerpNeg):
+    """`PerpNeg` with the rule that it replaces, everything else being equal."""
+
+    def guide(
+        self,
+        uncond: Tensor,
+        cond: Tensor,
+        negatives: Tensor,
+        weights: Tensor,
+        guidance_scale: float,
+        masks: Tensor | None = None,
+    ) -> Tensor:
+        return uncond + guidance_scale * (cond - uncond - subtraction(uncond, negatives, weights))

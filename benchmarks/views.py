@@ -8,20 +8,18 @@ one character of that kind from the side that was asked for. A run that is stopp
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from PIL import Image
 from report import (
     STEPS,
+    Subtraction,
     arguments,
     models,
     plot_rates,
     print_table,
     rows_so_far,
-    score_rule,
-    subtraction,
     write_json,
 )
 from tqdm import tqdm
@@ -42,15 +40,15 @@ def draw(pipe: Any, method: str, prompt: str, weight: float, seeds: list[int]) -
     if method == "negative prompt":
         extra["negative_prompt"] = [NEGATIVE] * len(seeds)
     elif method != "plain":
-        extra["negative_guidance"] = PerpNeg(Negative(NEGATIVE, weight=weight, start=0.0, stop=1.0))
-    with score_rule(subtraction) if method == "subtraction" else nullcontext():
-        images: list[Image.Image] = pipe(
-            [prompt] * len(seeds),
-            num_inference_steps=STEPS,
-            guidance_scale=GUIDANCE_SCALE,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            **extra,
-        ).images
+        rule = Subtraction if method == "subtraction" else PerpNeg
+        extra["negative_guidance"] = rule(Negative(NEGATIVE, weight=weight, start=0.0, stop=1.0))
+    images: list[Image.Image] = pipe(
+        [prompt] * len(seeds),
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE_SCALE,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        **extra,
+    ).images
     return images
 
 

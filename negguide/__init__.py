@@ -1,79 +1,84 @@
 """Negative guidance for diffusion models. Names are imported when they are first used."""
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from negguide.version import __version__
 
 if TYPE_CHECKING:
-    from negguide.integration.encode_negatives import EncodeNegatives, with_perp_neg
-    from negguide.integration.guider import PerpNegGuidance
-    from negguide.integration.maps import plot_maps
-    from negguide.integration.pipelines import NegGuideStableDiffusionPipeline, from_pipe
-    from negguide.integration.processors import (
-        NAGAttnProcessor,
-        NegToMeAttnProcessor,
-        ONGAttnProcessor,
-        VSFAttnProcessor,
-        attention_processors,
-        remove_attention_processors,
+    from negguide.integration.diagnostics.maps import plot_maps as plot_maps
+    from negguide.integration.diagnostics.trace import Trace as Trace
+    from negguide.integration.diagnostics.trace import plot_trace as plot_trace
+    from negguide.integration.families import Family as Family
+    from negguide.integration.families import register_family as register_family
+    from negguide.integration.families import registered_families as registered_families
+    from negguide.integration.modular.blocks import EncodeNegatives as EncodeNegatives
+    from negguide.integration.modular.blocks import with_perp_neg as with_perp_neg
+    from negguide.integration.modular.guider import PerpNegGuidance as PerpNegGuidance
+    from negguide.integration.pipelines import GuidedPipeline as GuidedPipeline
+    from negguide.integration.pipelines import (
+        NegGuideStableDiffusionPipeline as NegGuideStableDiffusionPipeline,
     )
-    from negguide.integration.trace import Trace, plot_trace
-    from negguide.methods import NAG, ONG, VSF, Negative, NegToMe, PerpNeg
-
-__all__ = [
-    "NAG",
-    "ONG",
-    "VSF",
-    "EncodeNegatives",
-    "NAGAttnProcessor",
-    "NegGuideStableDiffusionPipeline",
-    "NegToMe",
-    "NegToMeAttnProcessor",
-    "Negative",
-    "ONGAttnProcessor",
-    "PerpNeg",
-    "PerpNegGuidance",
-    "Trace",
-    "VSFAttnProcessor",
-    "__version__",
-    "attention_processors",
-    "from_pipe",
-    "plot_maps",
-    "plot_trace",
-    "remove_attention_processors",
-    "with_perp_neg",
-]
+    from negguide.integration.pipelines import from_pipe as from_pipe
+    from negguide.integration.processors import apply_to_model as apply_to_model
+    from negguide.integration.processors import attention_processors as attention_processors
+    from negguide.integration.processors import remove_attention_processors as remove_attention_processors
+    from negguide.integration.processors import remove_from_model as remove_from_model
+    from negguide.methods import NAG as NAG
+    from negguide.methods import ONG as ONG
+    from negguide.methods import VSF as VSF
+    from negguide.methods import Negative as Negative
+    from negguide.methods import NegToMe as NegToMe
+    from negguide.methods import PerpNeg as PerpNeg
+    from negguide.methods import register_method as register_method
+    from negguide.methods import registered_methods as registered_methods
 
 _MODULES = {
-    "EncodeNegatives": "negguide.integration.encode_negatives",
+    "EncodeNegatives": "negguide.integration.modular.blocks",
+    "Family": "negguide.integration.families",
+    "GuidedPipeline": "negguide.integration.pipelines",
     "NAG": "negguide.methods",
-    "NAGAttnProcessor": "negguide.integration.processors",
     "NegGuideStableDiffusionPipeline": "negguide.integration.pipelines",
     "NegToMe": "negguide.methods",
-    "NegToMeAttnProcessor": "negguide.integration.processors",
     "Negative": "negguide.methods",
     "ONG": "negguide.methods",
-    "ONGAttnProcessor": "negguide.integration.processors",
     "PerpNeg": "negguide.methods",
-    "PerpNegGuidance": "negguide.integration.guider",
-    "Trace": "negguide.integration.trace",
+    "PerpNegGuidance": "negguide.integration.modular.guider",
+    "Trace": "negguide.integration.diagnostics.trace",
     "VSF": "negguide.methods",
-    "VSFAttnProcessor": "negguide.integration.processors",
+    "apply_to_model": "negguide.integration.processors",
     "attention_processors": "negguide.integration.processors",
     "from_pipe": "negguide.integration.pipelines",
-    "plot_maps": "negguide.integration.maps",
-    "plot_trace": "negguide.integration.trace",
+    "plot_maps": "negguide.integration.diagnostics.maps",
+    "plot_trace": "negguide.integration.diagnostics.trace",
+    "register_family": "negguide.integration.families",
+    "register_method": "negguide.methods",
+    "registered_families": "negguide.integration.families",
+    "registered_methods": "negguide.methods",
     "remove_attention_processors": "negguide.integration.processors",
-    "with_perp_neg": "negguide.integration.encode_negatives",
+    "remove_from_model": "negguide.integration.processors",
+    "with_perp_neg": "negguide.integration.modular.blocks",
 }
+
+__all__ = ["__version__", *_MODULES]
+
+_PROCESSORS = ("NAGAttnProcessor", "NegToMeAttnProcessor", "ONGAttnProcessor", "VSFAttnProcessor")
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PROCESSORS:
+        warnings.warn(
+            f"negguide.{name} is deprecated: the model's own attention processors stay where they are, and are "
+            "intercepted while it runs",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return importlib.import_module("negguide.integration.hooks.interception").InterceptedProcessor
     if name not in _MODULES:
         raise AttributeError(f"module 'negguide' has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return list(__all__)

@@ -68,7 +68,9 @@ def own_guidance_scale(pipeline: Any, *, guided: bool) -> float:
     """
     accepted = inspect.signature(pipeline.__call__).parameters
     if "true_cfg_scale" not in accepted:
-        return float(accepted["guidance_scale"].default)
+        # a pipeline from elsewhere may have no default
+        scale = accepted["guidance_scale"].default if "guidance_scale" in accepted else None
+        return float(scale) if isinstance(scale, int | float) else Defaults().guidance_scale
     if not guided:
         return 1.0
     own = float(accepted["true_cfg_scale"].default)
@@ -114,7 +116,8 @@ def load_pipeline(
 
     Args:
         model: "toyworld", a folder in the layout of diffusers, or a hub id like "owner/name". Only safetensors are
-            loaded.
+            loaded. The pipeline that it names is one of diffusers or one that a registered family brings; a guided
+            pipeline that was saved is an ordinary one.
         dtype: of all weights; None = float32.
         device: where they go.
 
@@ -159,14 +162,34 @@ def _load(model: str, dtype: torch.dtype) -> Any:
         from negguide.toyworld.models import load_pipeline as load_toyworld
 
         return load_toyworld(dtype=dtype)
-    from diffusers import DiffusionPipeline
-
     try:
-        return DiffusionPipeline.from_pretrained(model, dtype=dtype, use_safetensors=True)
+        return _pipeline_class(model).from_pretrained(model, dtype=dtype, use_safetensors=True)
     except Exception as error:
         raise ValueError(
             f"model={model!r} cannot be loaded: {first_sentence(error)}; use {_RIGHT}"
         ) from error
+
+
+def _pipeline_class(model: str) -> Any:
+    """What loads `model`: the class that it names where a family brings it, or else diffusers by itself."""
+    import diffusers
+
+    from negguide.integration.families import registered_families
+
+    brought = {
+        kind.__name__: kind
+        for family in registered_families()
+        for kind in family.pipelines
+        if isinstance(kind, type) and not hasattr(diffusers, kind.__name__)
+    }
+    if not brought:
+        return diffusers.DiffusionPipeline
+    name = diffusers.DiffusionPipeline.load_config(model).get("_class_name")
+    return (
+        brought.get(name, diffusers.DiffusionPipeline)
+        if isinstance(name, str)
+        else diffusers.DiffusionPipeline
+    )
 
 
 def first_sentence(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """What all tests share: no network, one thread, and models that are made or loaded once."""
 
+import importlib
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+HELPERS = Path(__file__).parent / "helpers"
 
 
 @pytest.fixture(scope="session")
@@ -88,3 +91,20 @@ def toyworld_clip() -> Any:
     from negguide.toyworld.models import load_clip
 
     return load_clip()
+
+
+@pytest.fixture
+def negguide_extra(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The package that tests/helpers/negguide_extra.py stands for, registered during one test."""
+    from negguide import registered_families, registered_methods
+    from negguide.integration.families import registry as families
+    from negguide.methods import registry as methods
+
+    # what negguide itself has stays registered after the test
+    registered_methods(), registered_families()
+    monkeypatch.setattr(methods, "_METHODS", dict(methods._METHODS))
+    monkeypatch.setattr(families, "_FAMILIES", dict(families._FAMILIES))
+    monkeypatch.syspath_prepend(HELPERS)
+    extra = importlib.import_module("negguide_extra")
+    extra.register()
+    return extra

@@ -49,10 +49,9 @@ def test_the_pairs_are_twenty_and_every_negative_overlaps_its_prompt():
 
 
 def test_subtraction_takes_the_whole_negative_away():
-    u, c = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
-    n = torch.randn(2, 2, 3, 4, 4)
+    u, n = torch.randn(2, 3, 4, 4), torch.randn(2, 2, 3, 4, 4)
     expected = 0.5 * (n[0] - u) + 2 * (n[1] - u)
-    assert torch.allclose(report.subtraction(u, c, n, torch.tensor([0.5, 2.0])), expected, atol=1e-6)
+    assert torch.allclose(report.subtraction(u, n, torch.tensor([0.5, 2.0])), expected, atol=1e-6)
 
 
 def test_every_method_of_overlap_draws_something_else(models):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from negguide import NAG, ONG, VSF, Negative, NegToMe, PerpNeg
-from negguide.methods import Methods, collect, digest, method_from_dict
+from negguide.methods import Methods, collect, fingerprint, method_from_dict
 
 NAN, INF = float("nan"), float("inf")
 RED = PIL.Image.new("RGB", (6, 4), "red")
@@ -129,7 +129,7 @@ def test_what_is_left_to_the_model_family_stays_so_in_json() -> None:
 
 def test_json_says_what_an_image_is_and_refuses_to_guess_it_back() -> None:
     stored = json.loads(json.dumps(NegToMe([RED], mask=HALF).to_dict()))
-    assert stored["reference"] == [digest(RED)]
+    assert stored["reference"] == [fingerprint(RED)]
     assert stored["reference"][0]["size"] == [6, 4] and len(stored["reference"][0]["sha256"]) == 64
     assert stored["mask"]["size"] == [2, 2]
     with pytest.raises(ValueError, match=r"is an image.*load="):
@@ -151,10 +151,10 @@ def test_the_digest_tells_pixels_shapes_and_types_apart() -> None:
         torch.ones(2, 3) > 0,
     ]
     hashes = [
-        digest(image)["sha256"] for image in [*images, *tensors, torch.zeros(2, 3, dtype=torch.bfloat16)]
+        fingerprint(image)["sha256"] for image in [*images, *tensors, torch.zeros(2, 3, dtype=torch.bfloat16)]
     ]
     assert len(set(hashes)) == len(hashes)
-    assert digest(RED) == digest(RED.copy()) == digest(RED.convert("RGBA")) == digest(RED.convert("P"))
+    assert fingerprint(RED) == fingerprint(RED.copy()) == fingerprint(RED.convert("RGBA")) == fingerprint(RED.convert("P"))
 
 
 def test_save_and_load_carry_images_through_json() -> None:

@@ -12,6 +12,7 @@ from negguide.cli import (
     export,
     finetune,
     generate,
+    methods,
     mine,
     models,
     quickstart,
@@ -39,6 +40,7 @@ app.command()(export.export)
 app.command()(finetune.finetune)
 app.command()(evaluate.evaluate)
 app.command()(models.models)
+app.command()(methods.methods)
 app.add_typer(toyworld.app, name="toyworld")
 
 

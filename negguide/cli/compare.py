@@ -6,13 +6,14 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from negguide._utils.text import listed
 from negguide.cli import options
 from negguide.cli.output import remark
 
@@ -20,21 +21,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from negguide.cli.job import Job
-    from negguide.integration.trace import Trace
-    from negguide.methods import Method, NegToMe, PerpNeg
+    from negguide.integration.diagnostics.trace import Trace
+    from negguide.methods import Method, NegativesMethod, NegToMe
 
-LABELS = {
-    "plain": "plain",
-    "negative-prompt": "negative prompt",
-    "perp-neg": "Perp-Neg",
-    "nag": "NAG",
-    "ong": "ONG",
-    "vsf": "VSF",
-    "negtome": "NegToMe",
-}
-"""What a column can be, and how it is labelled. Methods joined by + act together in one column."""
-IN_WORDS = ("perp-neg", "nag", "ong", "vsf")
-"""The columns that take the negatives of `--negative`, each by its method."""
+PLAIN, CLASSIC = "plain", "negative-prompt"
+"""The columns without a method."""
 
 
 def compare(
@@ -57,7 +48,8 @@ def compare(
         str | None,
         typer.Option(
             metavar="NAME,NAME",
-            help=f"Columns: {', '.join(LABELS)}, or several joined by + (what the other options ask for).",
+            help=f"Columns: {PLAIN}, {CLASSIC}, and methods of `negguide methods` such as perp-neg or negtome, or "
+            "several joined by + (what the other options ask for).",
         ),
     ] = None,
     weights: Annotated[
@@ -87,6 +79,8 @@ def compare(
     """
     from negguide.cli.attachments import Attachments
     from negguide.cli.job import Job, choose_device, choose_dtype, describe, draw
+    from negguide.methods import NegToMe, PerpNeg
+    from negguide.methods.choices import methods_in_words, options_of
     from negguide.models import check_model, defaults, revision
     from negguide.pictures import file_name, grid, save_png, versions
 
@@ -103,20 +97,20 @@ def compare(
     }
     words = tuple(negative or ())
     wanted = _columns(methods, weights, bool(words), negtome is not None or bool(reference))
-    own = options.of_perp_neg(joint, refresh_every, adaptive)
-    if own and weights is None and not any("perp-neg" in name.split("+") for name in wanted):
-        raise ValueError(
-            f"{options.flags(own)} acts on Perp-Neg, which is in no column; add perp-neg to --methods, with a "
-            "--negative"
-        )
-    in_words = (
-        {name: options.in_words(words, own if name == "perp-neg" else {}, name, None) for name in IN_WORDS}
-        if words
-        else {}
+    parts = {part for name in wanted for part in name.split("+")} | (
+        {PerpNeg.key} if weights is not None else set()
     )
-    minus: Any = in_words.get("perp-neg")
+    said = options.said_of_method(joint, refresh_every, adaptive)
+    _check_said(said, parts)
+    # Perp-Neg also where it is no column: it reads the negatives for the title and the negative prompt
+    in_words = {
+        key: options.in_words(words, {n: said[n] for n in said if n in options_of(kind)}, key, None)
+        for key, kind in methods_in_words().items()
+        if words and key in parts | {PerpNeg.key}
+    }
+    minus = in_words.get(PerpNeg.key)
     apart = options.negtome(
-        "" if negtome is None and not reference and any("negtome" in name for name in wanted) else negtome,
+        "" if negtome is None and not reference and NegToMe.key in parts else negtome,
         reference,
         numbers,
         negtome_window,
@@ -139,16 +133,15 @@ def compare(
         labels, jobs = _weighted(plain, minus, weights)
     else:
         try:
-            together = (
-                _together(plain.model, minus) if any("negative-prompt" in name for name in wanted) else ""
-            )
+            together = _together(plain.model, minus) if CLASSIC in parts and minus is not None else ""
         except ValueError as error:
             if methods is not None:
-                raise ValueError(f"--methods {methods!r}: no column negative-prompt, for {error}") from error
-            remark(f"without the column negative-prompt: {error}")
-            wanted.remove("negative-prompt")
+                raise ValueError(f"--methods {methods!r}: no column {CLASSIC}, for {error}") from error
+            remark(f"without the column {CLASSIC}: {error}")
+            wanted.remove(CLASSIC)
             together = ""
-        labels = ["+".join(LABELS[part] for part in name.split("+")) for name in wanted]
+        column_labels = _labels()
+        labels = ["+".join(column_labels[part] for part in name.split("+")) for name in wanted]
         jobs = [_with(plain, name.split("+"), in_words, apart, together) for name in wanted]
     _check_used(jobs, minus, apart)
     if explain and not any(job.methods for job in jobs):
@@ -182,8 +175,8 @@ def compare(
 
 def _explain(trace: Trace, images: list[Image.Image], path: Path, settings: Mapping[str, Any]) -> None:
     """Write where the methods of a column acted, and when and how much."""
-    from negguide.integration.maps import plot_maps
-    from negguide.integration.trace import plot_trace
+    from negguide.integration.diagnostics.maps import plot_maps
+    from negguide.integration.diagnostics.trace import plot_trace
     from negguide.pictures import save_png
 
     for picture, name in ((plot_maps(trace, images), "where"), (plot_trace(trace), "when")):
@@ -192,7 +185,32 @@ def _explain(trace: Trace, images: list[Image.Image], path: Path, settings: Mapp
         typer.echo(file)
 
 
+def _labels() -> dict[str, str]:
+    """What a column can be, and how it is labelled. Methods joined by + act together in one column."""
+    from negguide.methods import NegToMe
+    from negguide.methods.choices import methods_in_words
+
+    in_words = {key: method.label for key, method in methods_in_words().items()}
+    return {PLAIN: "plain", CLASSIC: "negative prompt", **in_words, NegToMe.key: NegToMe.label}
+
+
+def _check_said(said: Mapping[str, Any], parts: Collection[str]) -> None:
+    """Refuse options of methods that are in no column."""
+    from negguide.methods.choices import methods_in_words, options_of
+
+    for name in said:
+        owners = {key: kind for key, kind in methods_in_words().items() if name in options_of(kind)}
+        if not set(owners) & set(parts):
+            raise ValueError(
+                f"{options.flags([name])} acts on {listed((kind.label for kind in owners.values()), 'or')}, which is "
+                f"in no column; add {listed(owners, 'or')} to --methods, with a --negative"
+            )
+
+
 def _columns(methods: str | None, weights: str | None, minus: bool, apart: bool) -> list[str]:
+    from negguide.methods import NegToMe, PerpNeg
+    from negguide.methods.choices import methods_in_words
+
     if weights is not None:
         if not minus:
             raise ValueError("--weights are of the things to leave out; give at least one --negative")
@@ -202,30 +220,32 @@ def _columns(methods: str | None, weights: str | None, minus: bool, apart: bool)
             )
         return []
     if methods is None:
-        wanted = ["plain"]
-        wanted += ["negative-prompt", "perp-neg"] if minus else []
-        wanted += ["negtome"] if apart or not minus else []
+        wanted = [PLAIN]
+        wanted += [CLASSIC, PerpNeg.key] if minus else []
+        wanted += [NegToMe.key] if apart or not minus else []
         return wanted
+    in_words, columns = methods_in_words(), _labels()
     wanted = [name.strip() for name in methods.split(",")]
     for name in wanted:
         parts = name.split("+")
         if (
-            not set(parts) <= set(LABELS)
+            not set(parts) <= set(columns)
             or len(set(parts)) < len(parts)
-            or ("plain" in parts and len(parts) > 1)
-            or len({"nag", "ong", "vsf"} & set(parts)) > 1
+            or (PLAIN in parts and len(parts) > 1)
+            or max(Counter(in_words[part].space for part in parts if part in in_words).values(), default=0)
+            > 1
         ):
             raise ValueError(
-                f"--methods {methods!r}: {name!r} is no column; use {', '.join(LABELS)}, or several of them joined by "
-                "+ (not plain, and one of nag, ong, vsf)"
+                f"--methods {methods!r}: {name!r} is no column; use {', '.join(columns)}, or several of them joined "
+                f"by + (not {PLAIN}, and of each space of `negguide methods` one)"
             )
-        if not minus and {"negative-prompt", *IN_WORDS} & set(parts):
+        if not minus and {CLASSIC, *in_words} & set(parts):
             raise ValueError(f"--methods {methods!r}: {name!r} needs something to leave out; give --negative")
     _check_once("--methods", wanted)
     return wanted
 
 
-def _weighted(plain: Job, minus: PerpNeg, weights: str) -> tuple[list[str], list[Job]]:
+def _weighted(plain: Job, minus: NegativesMethod, weights: str) -> tuple[list[str], list[Job]]:
     for negative in minus.negatives:
         if negative.weight != 1.0:
             raise ValueError(
@@ -255,7 +275,7 @@ def _check_once(option: str, columns: Sequence[str]) -> None:
         raise ValueError(f"{option}: {', '.join(twice)} is there more than once; each column differs")
 
 
-def _together(model: str, minus: PerpNeg) -> str:
+def _together(model: str, minus: NegativesMethod) -> str:
     """All negatives as one negative prompt.
 
     Raises:
@@ -278,24 +298,23 @@ def _together(model: str, minus: PerpNeg) -> str:
 def _with(
     plain: Job, parts: list[str], in_words: Mapping[str, Any], apart: NegToMe | None, negative_prompt: str
 ) -> Job:
-    found: list[Method] = [in_words[name] for name in IN_WORDS if name in parts]
-    if "negtome" in parts and apart is not None:
+    found: list[Method] = [method for key, method in in_words.items() if key in parts]
+    if apart is not None and apart.key in parts:
         found.append(apart)
     return replace(
         plain,
         methods=tuple(found),
-        negative_prompt=negative_prompt if "negative-prompt" in parts else "",
+        negative_prompt=negative_prompt if CLASSIC in parts else "",
     )
 
 
-def _check_used(jobs: list[Job], minus: PerpNeg | None, apart: NegToMe | None) -> None:
+def _check_used(jobs: list[Job], minus: NegativesMethod | None, apart: NegToMe | None) -> None:
     """Refuse options that no column shows."""
-    from negguide.methods import NegToMe
+    from negguide.methods.choices import methods_in_words
 
-    shown = {type(method) for job in jobs for method in job.methods}
-    if apart is not None and NegToMe not in shown:
-        raise ValueError("--negtome and --reference are in no column; add negtome to --methods")
+    if apart is not None and not any(apart in job.methods for job in jobs):
+        raise ValueError(f"--negtome and --reference are in no column; add {apart.key} to --methods")
     if minus is not None and not any(job.negatives or job.negative_prompt for job in jobs):
         raise ValueError(
-            f"--negative is in no column; add one of negative-prompt, {', '.join(IN_WORDS)} to --methods"
+            f"--negative is in no column; add one of {CLASSIC}, {', '.join(methods_in_words())} to --methods"
         )

@@ -28,7 +28,7 @@ def generate(
     joint: options.JointOption = False,
     refresh_every: options.RefreshOption = 1,
     adaptive: options.AdaptiveOption = False,
-    method: options.MethodOption = "perp-neg",
+    method: options.MethodOption = options.METHOD,
     scale: options.ScaleOption = None,
     negative_prompt: Annotated[str, typer.Option(help="The classic negative prompt of diffusers.")] = "",
     negtome: options.NegToMeOption = None,
@@ -83,7 +83,7 @@ def generate(
         "max_push": max_push,
     }
     methods = (
-        options.in_words(negative, options.of_perp_neg(joint, refresh_every, adaptive), method, scale),
+        options.in_words(negative, options.said_of_method(joint, refresh_every, adaptive), method, scale),
         options.negtome(
             negtome, reference, numbers, negtome_window, mask, reference_mask, suited, attachments
         ),

@@ -11,25 +11,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
+from negguide._utils.text import listed
 from negguide.cli.errors import quiet_libraries
 from negguide.cli.output import steps_bar, waiting
-from negguide.integration.negtome import suited
 from negguide.methods import (
     Load,
     Method,
     Negative,
     NegativesMethod,
-    NegToMe,
-    PerpNeg,
     Save,
+    TokenMethod,
     method_from_dict,
+    negatives_of,
 )
+from negguide.methods.choices import methods_in_words, options_of
 from negguide.models import TOYWORLD, load_pipeline, not_from_words, own_guidance_scale
 from negguide.version import __version__
 
 if TYPE_CHECKING:
-    from negguide.integration.family import Family
-    from negguide.integration.trace import Trace
+    from negguide.integration.diagnostics.trace import Trace
+    from negguide.integration.families import Family
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -88,31 +89,30 @@ class Job:
             raise ValueError(f"--guidance-scale must be a finite number >= 0, got {scale!r}")
         if self.negative_prompt and scale <= 1:
             raise ValueError(f"--negative-prompt acts only with --guidance-scale above 1, got {scale}")
-        if scale <= 1 and any(isinstance(method, PerpNeg) for method in self.methods):
+        if scale <= 1 and any(method.needs_guidance for method in self.methods):
+            others = [key for key, method in methods_in_words().items() if not method.needs_guidance]
             raise ValueError(
-                f"--negative acts only with --guidance-scale above 1, got {scale}; --method nag, ong or vsf acts "
-                "without guidance"
+                f"--negative acts only with --guidance-scale above 1, got {scale}; --method {listed(others, 'or')} "
+                "acts without guidance"
             )
 
     def _check_methods(self) -> None:
         for method in self.methods:
-            if isinstance(method, NegToMe) and not method.images and len(self.seeds) < 2:
+            if isinstance(method, TokenMethod) and not method.images and len(self.seeds) < 2:
                 raise ValueError(
-                    f"--negtome {method.reference} compares the images of one call, so --num-images must be at least "
-                    "2, got 1; or give --reference image.png"
+                    f"{method.label} with the reference {method.reference!r} compares the images of one call, so "
+                    "--num-images must be at least 2, got 1; or give --reference image.png"
                 )
 
     @property
     def guided(self) -> bool:
         """Whether it asks for something that needs classifier-free guidance."""
-        return bool(self.negative_prompt) or any(isinstance(method, PerpNeg) for method in self.methods)
+        return bool(self.negative_prompt) or any(method.needs_guidance for method in self.methods)
 
     @property
     def negatives(self) -> tuple[Negative, ...]:
         """The negatives in words of all methods."""
-        return tuple(
-            n for method in self.methods if isinstance(method, NegativesMethod) for n in method.negatives
-        )
+        return tuple(negatives_of(self.methods))
 
     def to_dict(self, save: Save | None = None) -> dict[str, Any]:
         """As JSON data; `save` stores the methods' images and masks."""
@@ -225,14 +225,14 @@ def draw(jobs: Sequence[Job], *, trace: bool = False) -> list[Drawn]:
 
 def _settled(job: Job, guidance_scale: float, family: Family) -> Job:
     """The job with everything said that was left to the pipeline, so that its record is whole."""
-    methods = tuple(suited(m, family) if isinstance(m, NegToMe) else m for m in job.methods)
+    methods = tuple(family.with_defaults(method) for method in job.methods)
     if job.guidance_scale is not None:
         guidance_scale = job.guidance_scale
     return replace(job, guidance_scale=guidance_scale, methods=methods)
 
 
 def _check_pipeline(pipe: Any, jobs: Sequence[Job]) -> None:
-    kind = type(pipe).__name__.removeprefix("NegGuide")
+    kind = type(pipe).__name__
     reason = not_from_words(pipe)
     if reason is not None:
         raise ValueError(
@@ -291,16 +291,27 @@ def describe(job: Job, methods: Sequence[Method] | None = None) -> str:
         f"guidance scale {job.guidance_scale:g}",
     ]
     for method in job.methods if methods is None else methods:
-        if isinstance(method, NegativesMethod):
-            name = "Perp-Neg" if isinstance(method, PerpNeg) else f"{type(method).__name__} {method.scale:g}"
-            for negative in method.negatives:
-                window = _window(*negative.window)
-                parts.append(f"{name}: {negative.prompt}, weight {negative.weight:g}, {window}")
-        else:
-            kind = method.reference if isinstance(method.reference, str) else "reference images"
-            numbers = f"alpha {method.alpha:g}, threshold {method.threshold:g}"
-            parts.append(f"NegToMe: {kind}, {numbers}, {_window(*method.window)}")
+        parts += _described(method)
     return " · ".join([*parts, f"negguide {__version__}"])
+
+
+def _described(method: Method) -> list[str]:
+    """What a method does, one text for each of its windows."""
+    values = {name: getattr(method, name) for name in options_of(type(method))}
+    if isinstance(method, NegativesMethod):
+        name = method.label if "scale" not in values else f"{method.label} {values['scale']:g}"
+        return [
+            f"{name}: {negative.prompt}, weight {negative.weight:g}, {_window(*negative.window)}"
+            for negative in method.negatives
+        ]
+    reference = values.get("reference")
+    said = [reference if isinstance(reference, str) else "reference images"]
+    said += [
+        f"{name} {value:g}"
+        for name, value in values.items()
+        if isinstance(value, float) and name not in ("start", "stop")
+    ]
+    return [f"{method.label}: {', '.join([*said, _window(*window)])}" for _, *window in method.windows]
 
 
 def _window(start: float, stop: float) -> str:

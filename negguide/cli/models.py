@@ -22,8 +22,7 @@ def models() -> None:
     """
     import diffusers
 
-    from negguide.integration.families import PIPELINES
-    from negguide.integration.negtome import suited
+    from negguide.integration.families import registered_families
     from negguide.methods import NegToMe
 
     table = Table(title="Models that take negatives", title_justify="left", title_style="bold")
@@ -34,11 +33,14 @@ def models() -> None:
     table.add_row(TOYWORLD, "embedded, 64x64, a closed vocabulary", f"{own.guidance_scale:g}", method)
     # the classes are imported, for their defaults
     with waiting("asking diffusers"):
-        for name, family in PIPELINES.items():
-            pipeline = getattr(diffusers, name)
-            place = "folder or hub id" if not_from_words(pipeline) is None else "from Python"
-            method = _negtome(suited(NegToMe(), family))
-            table.add_row(place, f"{family.name}, as {name}", _guidance_scale(pipeline), method)
+        for family in registered_families():
+            method = _negtome(family.with_defaults(NegToMe()))
+            for kind in family.pipelines:
+                pipeline = getattr(diffusers, kind) if isinstance(kind, str) else kind
+                place = "folder or hub id" if not_from_words(pipeline) is None else "from Python"
+                table.add_row(
+                    place, f"{family.name}, as {pipeline.__name__}", _guidance_scale(pipeline), method
+                )
     Console().print(table)
 
 

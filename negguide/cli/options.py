@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from negguide._utils.text import listed
 from negguide.models import TOYWORLD, TOYWORLD_DEFAULTS, Defaults
 
 if TYPE_CHECKING:
     from negguide.cli.attachments import Attachments
-    from negguide.methods import AttentionMethod, Negative, NegToMe, PerpNeg
+    from negguide.methods import Negative, NegativesMethod, NegToMe
 
+METHOD = "perp-neg"
+"""How `--negative` acts unless told."""
 NEGATIVE_FORM = "text:weight@start-stop"
 WINDOW_FORM = "start-stop, fractions of the steps such as 0-0.5"
 
@@ -25,7 +28,7 @@ PROMPT_HELP = (
     "with all of them."
 )
 
-_PERP_NEG, _NEGTOME, _MODEL = "Negatives in words", "NegToMe", "Model and sampling"
+_WORDS, _NEGTOME, _MODEL = "Negatives in words", "NegToMe", "Model and sampling"
 _TOY = TOYWORLD_DEFAULTS.negtome
 
 NegativeOption = Annotated[
@@ -34,13 +37,13 @@ NegativeOption = Annotated[
         "--negative",
         metavar=NEGATIVE_FORM.upper(),
         help=r'What to leave out, e.g. "black glasses:1.5@0-0.6": weight 1.5 in the first 60% of the steps. Weight '
-        "(1) and window (0-0.5 for perp-neg, 0-1 for the others) may be left out. Repeatable.",
-        rich_help_panel=_PERP_NEG,
+        "(1) and window (as in `negguide methods`) may be left out. Repeatable.",
+        rich_help_panel=_WORDS,
     ),
 ]
 JointOption = Annotated[
     bool,
-    typer.Option("--joint", help="Two wordings of one thing do not count twice.", rich_help_panel=_PERP_NEG),
+    typer.Option("--joint", help="Two wordings of one thing do not count twice.", rich_help_panel=_WORDS),
 ]
 RefreshOption = Annotated[
     int,
@@ -48,28 +51,29 @@ RefreshOption = Annotated[
         "--refresh-every",
         metavar="STEPS",
         help="Ask the model for the negatives only every so many steps: less time for nearly the same picture.",
-        rich_help_panel=_PERP_NEG,
+        rich_help_panel=_WORDS,
     ),
 ]
 AdaptiveOption = Annotated[
     bool,
-    typer.Option(
-        "--adaptive", help="Stop asking for what no longer changes much.", rich_help_panel=_PERP_NEG
-    ),
+    typer.Option("--adaptive", help="Stop asking for what no longer changes much.", rich_help_panel=_WORDS),
 ]
 MethodOption = Annotated[
     str,
     typer.Option(
         "--method",
-        metavar="[perp-neg|nag|ong|vsf]",
-        help="How --negative acts. nag, ong and vsf act inside attention, at --guidance-scale 1 too, and with few "
-        "steps.",
-        rich_help_panel=_PERP_NEG,
+        metavar="KEY",
+        # not the keys themselves: methods are found by importing them, which takes seconds
+        help="How --negative acts, one of `negguide methods`. Those in attention space act at --guidance-scale 1 too, "
+        "and with few steps.",
+        rich_help_panel=_WORDS,
     ),
 ]
 ScaleOption = Annotated[
     float | None,
-    typer.Option("--scale", help="Strength of nag (5), ong (1) or vsf (3).", rich_help_panel=_PERP_NEG),
+    typer.Option(
+        "--scale", help="Strength of a --method that has one, see `negguide methods`.", rich_help_panel=_WORDS
+    ),
 ]
 NegToMeOption = Annotated[
     str | None,
@@ -245,52 +249,51 @@ def parse_window(value: str) -> tuple[float, float]:
     return _number(match[1], "start"), _number(match[2], "stop")
 
 
-def of_perp_neg(joint: bool, refresh_every: int, adaptive: bool) -> dict[str, Any]:
-    """What was said of `PerpNeg`'s own arguments; empty when everything is as it is without saying."""
+def said_of_method(joint: bool, refresh_every: int, adaptive: bool) -> dict[str, Any]:
+    """What was said of a method's own arguments; empty when everything is as it is without saying."""
     said = {"joint": joint, "refresh_every": refresh_every, "adaptive": adaptive}
     return {name: value for name, value in said.items() if value != (1 if name == "refresh_every" else False)}
 
 
-def flags(said: Mapping[str, Any]) -> str:
+def flags(said: Iterable[str]) -> str:
     """How arguments are called on the command line."""
     return ", ".join(f"--{name.replace('_', '-')}" for name in said)
 
 
 def in_words(
-    values: Sequence[str] | None, perp_neg: Mapping[str, Any], method: str, scale: float | None
-) -> PerpNeg | AttentionMethod | None:
+    values: Sequence[str] | None, said: Mapping[str, Any], method: str, scale: float | None
+) -> NegativesMethod | None:
     """The method that takes the negatives of `--negative`; None without one.
 
     Args:
-        perp_neg: from `of_perp_neg`.
+        said: from `said_of_method`.
 
     Raises:
         ValueError: for a wrong negative or method, and for options that act on nothing.
     """
-    from negguide.methods import NAG, ONG, VSF, PerpNeg
+    from negguide.methods.choices import methods_in_words, options_of
 
-    kinds: dict[str, Any] = {"perp-neg": PerpNeg, "nag": NAG, "ong": ONG, "vsf": VSF}
+    kinds = methods_in_words()
     if method not in kinds:
         raise ValueError(f"--method must be one of {', '.join(kinds)}, got {method!r}")
-    if perp_neg and method != "perp-neg":
-        raise ValueError(f"{flags(perp_neg)} is of perp-neg; leave it out with --method {method}")
-    if scale is not None and method == "perp-neg":
-        raise ValueError("--scale is of nag, ong and vsf; for perp-neg give weights, --negative 'text:1.5'")
+    arguments = dict(said) if scale is None else {**said, "scale": scale}
+    for name in arguments:
+        if name in options_of(kinds[method]):
+            continue
+        owners = [key for key, kind in kinds.items() if name in options_of(kind)]
+        cure = "give weights, --negative 'text:1.5'" if name == "scale" else "leave it out"
+        raise ValueError(f"{flags([name])} is of {listed(owners)}; with --method {method} {cure}")
     if not values:
         lost = {
-            flags(perp_neg): bool(perp_neg),
+            flags(said): bool(said),
             "--scale": scale is not None,
-            f"--method {method}": method != "perp-neg",
+            f"--method {method}": method != METHOD,
         }
         for name, given in lost.items():
             if given:
                 raise ValueError(f"{name} acts on --negative; give at least one")
         return None
-    given_options: dict[str, Any] = {} if scale is None else {"scale": scale}
-    made: PerpNeg | AttentionMethod = kinds[method](
-        *(parse_negative(value) for value in values), **given_options, **perp_neg
-    )
-    return made
+    return kinds[method](*(parse_negative(value) for value in values), **arguments)
 
 
 def negtome(
@@ -321,9 +324,7 @@ def negtome(
         files = {"negtome-window": window, "mask": mask, "reference-mask": reference_mask}
         lost = [*said, *(name for name, value in files.items() if value is not None)]
         if lost:
-            raise ValueError(
-                f"{flags(dict.fromkeys(lost))}: acts only with --negtome or --reference; give one of them"
-            )
+            raise ValueError(f"{flags(lost)}: acts only with --negtome or --reference; give one of them")
         return None
     if mode not in (None, "", "others", "first"):
         raise ValueError(f"--negtome must be others or first, or stand alone, got {mode!r}")

@@ -132,7 +132,7 @@ def _minus(plain: Job, file: str, prompt: str, negative: Negative, look: str) ->
         file=file,
         title=f"“{prompt}” minus “{negative.prompt}”",
         look=look,
-        labels=("plain", "classic negative prompt", "Perp-Neg"),
+        labels=("plain", "classic negative prompt", PerpNeg.label),
         jobs=(
             plain,
             replace(plain, negative_prompt=negative.prompt),
@@ -149,7 +149,7 @@ def _batch(plain: Job) -> Sheet:
         file="negtome.png",
         title=f"“{plain.prompt}”, each image pushed away from the others",
         look=BATCH_LOOK,
-        labels=("plain", "NegToMe"),
+        labels=("plain", NegToMe.label),
         jobs=(plain, replace(plain, methods=(NegToMe(**TOYWORLD_DEFAULTS.negtome),))),
         as_rows=True,
     )
@@ -170,7 +170,7 @@ def _reference(plain: Job) -> Sheet:
         file="negtome-reference.png",
         title=f"“{plain.prompt}”, pushed away from Pip",
         look=REFERENCE_LOOK,
-        labels=("Pip, as reference", "plain", "NegToMe"),
+        labels=("Pip, as reference", "plain", NegToMe.label),
         jobs=(plain, replace(plain, methods=(NegToMe(reference=references, **TOYWORLD_DEFAULTS.negtome),))),
         as_rows=True,
         above=references,

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 from typing import Any
 
+import negguide
 from negguide.demo.backend import Backend, Run
-from negguide.methods import Method, NegativesMethod, NegToMe
+from negguide.methods import Method, Negative, NegativesMethod, TokenMethod
+from negguide.methods.choices import options_of
+
+_OURS = re.compile(r"from negguide[. ]")
 
 
 def code(
@@ -21,15 +26,20 @@ def code(
         imports: lines of imports that `reference` needs.
         reference: lines that define `reference`, and `reference_mask` where a method has one.
     """
-    methods = [method for _, run in runs for method in run.methods]
-    names = {type(method).__name__ for method in methods}
-    names |= {"Negative" for method in methods if isinstance(method, NegativesMethod)}
+    kinds: set[type] = {type(method) for _, run in runs for method in run.methods}
+    kinds |= {Negative for kind in kinds if issubclass(kind, NegativesMethod)}
+    names = [kind.__name__ for kind in kinds if getattr(negguide, kind.__name__, None) is kind]
     # in the order that linters want: constants (NAG), then classes
     in_order = sorted(names, key=lambda name: (not name.isupper(), name))
     ours = [f"from negguide import {', '.join(in_order)}"] if names else []
+    # of another package, or not among the names of this one
+    beside = [
+        f"from {kind.__module__} import {kind.__name__}" for kind in kinds if kind.__name__ not in names
+    ]
+    imports = [*imports, *sorted(beside)]
     ours += ["from negguide.models import load_pipeline"]
-    third_party = ["import torch", *(line for line in imports if "negguide" not in line)]
-    ours += [line for line in imports if "negguide" in line]
+    third_party = ["import torch", *(line for line in imports if not _OURS.match(line))]
+    ours += [line for line in imports if _OURS.match(line)]
     loading = [repr(backend.model)]
     loading += [f"device={backend.device!r}"] if backend.device != "cpu" else []
     loading += [f"dtype={backend.pipe.dtype}"] if str(backend.pipe.dtype) != "torch.float32" else []
@@ -55,16 +65,15 @@ def _call(backend: Backend, name: str, run: Run) -> str:
 
 
 def _method(method: Method) -> str:
-    names = [name for name in method.__dataclass_fields__ if name != "negatives"]
-    said = {name: repr(getattr(method, name)) for name in names}
+    said = {name: repr(getattr(method, name)) for name in options_of(type(method))}
     parts = []
-    if isinstance(method, NegToMe):
+    if isinstance(method, TokenMethod):
         # images have no form as code: the lines before the call define them
         if method.images:
             said["reference"] = "reference"
-        if method.reference_mask is not None:
+        if method.reference_masks:
             said["reference_mask"] = "reference_mask"
-    else:
+    if isinstance(method, NegativesMethod):
         for negative in method.negatives:
             window = {name: repr(getattr(negative, name)) for name in ("weight", "start", "stop")}
             parts.append(

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from PIL import Image
 
+from negguide._utils.text import listed
 from negguide.demo.stopping import Stopped
-from negguide.integration.trace import Trace
-from negguide.methods import Method, Save
+from negguide.integration.diagnostics.trace import Trace
+from negguide.methods import Method, NegToMe, Save
+from negguide.methods.choices import methods_in_words
 from negguide.mining.verify.judge import load_judge
 from negguide.mining.verify.margins import PairJudge
 from negguide.models import (
@@ -112,10 +114,10 @@ class Backend:
         """What suits the model: the embedded one's values, or those of the pipeline and of its family."""
         if self.toyworld:
             return defaults(self.model)
-        family = self.pipe.family
+        method = self.pipe.family.with_defaults(NegToMe())
         return Defaults(
             guidance_scale=own_guidance_scale(self.pipe, guided=True),
-            negtome={"threshold": family.negtome_threshold, "stop": family.negtome_stop},
+            negtome={"threshold": method.threshold, "stop": method.stop},
         )
 
     @property
@@ -157,9 +159,10 @@ class Backend:
                 f"{type(self.pipe).__name__} takes no negative prompt; choose another method than 'negative prompt'"
             )
         if run.negative_prompt and run.guidance_scale <= 1:
+            others = [method.label for method in methods_in_words().values() if not method.needs_guidance]
             raise ValueError(
-                f"a classic negative prompt acts only with a guidance scale above 1, got {run.guidance_scale:g}; NAG, "
-                "ONG and VSF act without"
+                f"a classic negative prompt acts only with a guidance scale above 1, got {run.guidance_scale:g}; "
+                f"{listed(others)} act without"
             )
         # FLUX and Qwen-Image have guidance of their own beside this one, and need a negative prompt to be guided by it
         true_cfg = "true_cfg_scale" in self.accepted

@@ -9,11 +9,11 @@ from typing import Any
 
 import gradio as gr
 
-from negguide import Negative
+from negguide import Negative, PerpNeg
 from negguide.demo import parts
 from negguide.demo.as_python import code
 from negguide.demo.backend import Run
-from negguide.demo.how import METHODS, with_method
+from negguide.demo.how import CLASSIC, PLAIN, method_labels, with_method
 from negguide.demo.measures import agree
 from negguide.demo.studio import Studio
 from negguide.demo.words import said_on_the_page
@@ -60,7 +60,7 @@ class Compare:
             prompt: what to draw.
             negative: what to leave out.
             columns: methods or weights, what the columns are.
-            methods: the columns, of plain, negative-prompt, perp-neg, nag, ong and vsf.
+            methods: the columns, of plain, negative-prompt, and methods such as perp-neg.
             weights: the columns, numbers with commas between, such as "0.5, 1, 2".
             weight: the negative's strength, where the columns are methods.
             start: when it begins to act, as a fraction of the steps.
@@ -101,7 +101,7 @@ class Compare:
             found = [("Plain", plain)]
             for number in _weights(weights):
                 heavier = Negative(negative.prompt, number, negative.start, negative.stop)
-                found.append((f"weight {number:g}", with_method(plain, "perp-neg", [heavier], None, toy)))
+                found.append((f"weight {number:g}", with_method(plain, PerpNeg.key, [heavier], None, toy)))
             return found
         if columns != "methods":
             raise ValueError(f"columns must be methods or weights, got {columns!r}")
@@ -109,8 +109,9 @@ class Compare:
             raise ValueError("There is no method to compare; choose at least one.")
         if len(set(methods)) < len(methods):
             raise ValueError("Each method can be a column once.")
+        labels = method_labels()
         return [
-            (METHODS.get(method, method), with_method(plain, method, [negative], None, toy))
+            (labels.get(method, method), with_method(plain, method, [negative], None, toy))
             for method in methods
         ]
 
@@ -153,8 +154,8 @@ def build(studio: Studio) -> parts.Tab:
                 ["methods", "weights"], value="methods", label="Columns", elem_id="compare-columns"
             )
             methods = gr.CheckboxGroup(
-                [(label, key) for key, label in METHODS.items()],
-                value=["plain", "negative-prompt", "perp-neg"],
+                [(label, key) for key, label in method_labels().items()],
+                value=[PLAIN, CLASSIC, PerpNeg.key],
                 label="Methods",
             )
             weights = gr.Textbox("1, 2, 3", label="Weights of Perp-Neg", visible=False)

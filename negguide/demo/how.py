@@ -4,50 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-from negguide import NAG, ONG, VSF, Negative, PerpNeg
+from negguide import Negative
 from negguide.demo.backend import Run
-from negguide.methods import NegativesMethod
+from negguide.methods import negatives_of
+from negguide.methods.choices import methods_in_words, options_of
 
-METHODS = {
-    "plain": "Plain",
-    "negative-prompt": "Negative prompt",
-    "perp-neg": "Perp-Neg",
-    "nag": "NAG",
-    "ong": "ONG",
-    "vsf": "VSF",
-}
-"""Each way and its label."""
-_CLASSES: dict[str, Any] = {"perp-neg": PerpNeg, "nag": NAG, "ong": ONG, "vsf": VSF}
+PLAIN, CLASSIC = "plain", "negative-prompt"
+"""The ways without a method."""
+
+
+def method_labels() -> dict[str, str]:
+    """{way: label} of all ways: without a method, and by each that is registered."""
+    in_words = {key: method.label for key, method in methods_in_words().items()}
+    return {PLAIN: "Plain", CLASSIC: "Negative prompt", **in_words}
+
+
+def scales() -> dict[str, float]:
+    """{label: strength unless told} of the methods that have a `scale`."""
+    found = {method.label: options_of(method).get("scale") for method in methods_in_words().values()}
+    return {label: scale for label, scale in found.items() if scale is not None}
 
 
 def with_method(
     plain: Run, method: str, negatives: Sequence[Negative], scale: float | None, toy: bool
 ) -> Run:
-    """The plain run with the negatives taken by `method`, a key of `METHODS`.
+    """The plain run with the negatives taken by `method`, a key of `method_labels`.
 
     Args:
-        scale: strength of NAG, ONG or VSF; None = the method's own.
+        scale: strength, of the methods that have one; None = the method's own.
         toy: whether the embedded model reads the words.
 
     Raises:
         ValueError: for an unknown method.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    if method == "plain" or not negatives:
+    labels = method_labels()
+    if method not in labels:
+        raise ValueError(f"method must be one of {', '.join(labels)}, got {method!r}")
+    if method == PLAIN or not negatives:
         return plain
-    if method == "negative-prompt":
+    if method == CLASSIC:
         # the embedded model's grammar has "and" between fragments
         return replace(plain, negative_prompt=(" and " if toy else ", ").join(n.prompt for n in negatives))
-    # Perp-Neg has the weights alone
-    options = {} if scale is None or method == "perp-neg" else {"scale": scale}
-    return replace(plain, methods=(_CLASSES[method](*negatives, **options),))
+    kind = methods_in_words()[method]
+    options = {} if scale is None or "scale" not in options_of(kind) else {"scale": scale}
+    return replace(plain, methods=(kind(*negatives, **options),))
 
 
 def left_out(run: Run) -> tuple[str, ...]:
     """What the run leaves out, in words."""
     if run.negative_prompt:
         return (run.negative_prompt,)
-    return tuple(n.prompt for m in run.methods if isinstance(m, NegativesMethod) for n in m.negatives)
+    return tuple(negative.prompt for negative in negatives_of(run.methods))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from negguide.methods.values import number
+from negguide.methods.validation import number
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from negguide import Negative
+from negguide import Negative, PerpNeg
 from negguide.demo import parts
 from negguide.demo.as_python import code
 from negguide.demo.backend import Run
-from negguide.demo.how import METHODS, with_method
+from negguide.demo.how import CLASSIC, PLAIN, method_labels, with_method
 from negguide.demo.limits import whole
 from negguide.demo.pairs import SET, Original, Pair, marked, pack, settings_of, write_set
 from negguide.demo.studio import MAX_SEED, Studio
@@ -44,7 +44,7 @@ ENGLISH = {
     )
 }
 """For models of the real world."""
-WAYS = ("perp-neg", "negative-prompt", "plain")
+WAYS = (PerpNeg.key, CLASSIC, PLAIN)
 """How what was edited out is kept out of the negative picture; the mining format knows no others."""
 STOP = 0.6
 """Share of the steps after which it is not kept out any more."""
@@ -289,8 +289,8 @@ def build(studio: Studio) -> parts.Tab:
             button = parts.buttons("Make hard negatives", "mining", interactive=judged)
             with gr.Accordion("How they are painted", open=False):
                 method = gr.Radio(
-                    [(METHODS[key], key) for key in WAYS],
-                    value="perp-neg",
+                    [(method_labels()[key], key) for key in WAYS],
+                    value=PerpNeg.key,
                     label="What was edited out is kept out by",
                 )
                 weight = gr.Slider(0, 10, 1.5, step=0.1, label="Weight", buttons=[])

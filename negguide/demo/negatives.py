@@ -9,11 +9,11 @@ from typing import Any
 
 import gradio as gr
 
-from negguide import Negative
+from negguide import Negative, PerpNeg
 from negguide.demo import parts
 from negguide.demo.as_python import code
 from negguide.demo.backend import Drawn, Run, first_and_rest, joined
-from negguide.demo.how import METHODS, left_out, with_method
+from negguide.demo.how import CLASSIC, PLAIN, left_out, method_labels, scales, with_method
 from negguide.demo.measures import agree
 from negguide.demo.studio import Studio
 from negguide.demo.words import said_on_the_page, what_happened
@@ -88,14 +88,14 @@ class Negatives:
             weight_4: its strength.
             start_4: when it begins to act.
             stop_4: when it ends.
-            method: how the negatives act: plain, negative-prompt, perp-neg, nag, ong or vsf.
+            method: how the negatives act: plain, negative-prompt, or a method such as perp-neg.
             beside: also draw what a classic negative prompt does with the same words.
             images: how many, each with a seed of its own.
             seed: of the first image.
             steps: denoising steps.
             guidance_scale: strength of the prompt.
             size: pixels along an edge; the embedded model has one size.
-            scale: strength of nag, ong or vsf; none = the method's own.
+            scale: strength, of the methods that have one; none = the method's own.
 
         Returns:
             The labelled pictures as one PNG, a sentence on what happened, the first seed plain and guided, all
@@ -110,7 +110,7 @@ class Negatives:
                 (negative_4, weight_4, start_4, stop_4),
             )
             negatives = [self._negative(*one) for one in said if one[0] and one[0].strip()]
-            if not negatives and method != "plain":
+            if not negatives and method != PLAIN:
                 raise ValueError("Nothing to leave out; write it below the prompt, like “black glasses”.")
             columns = self._columns(plain, method, negatives, scale, beside)
         parts_of = {key: first_and_rest(run) for key, run in columns.items()}
@@ -119,10 +119,11 @@ class Negatives:
         ) as draw:
             drawn: dict[str, list[Drawn]] = {key: [] for key in columns}
             # the plain picture and the asked-for one first, since they go into the slider
-            order = list(dict.fromkeys(["plain", method, *columns]))
-            for turn in range(len(parts_of["plain"])):
+            order = list(dict.fromkeys([PLAIN, method, *columns]))
+            labels = method_labels()
+            for turn in range(len(parts_of[PLAIN])):
                 for key in order:
-                    drawn[key].append(draw(parts_of[key][turn], METHODS[key]))
+                    drawn[key].append(draw(parts_of[key][turn], labels[key]))
                     if turn == 0:
                         yield self._so_far(columns, drawn, method)
             yield self._all(columns, {key: joined(parts) for key, parts in drawn.items()}, method)
@@ -141,9 +142,9 @@ class Negatives:
     ) -> dict[str, Run]:
         """What is drawn, from left to right; plain is the first and the asked-for method the last."""
         toy = self.studio.backend.toyworld
-        columns = {"plain": plain}
-        if beside and negatives and plain.guidance_scale > 1 and method not in ("plain", "negative-prompt"):
-            columns["negative-prompt"] = with_method(plain, "negative-prompt", negatives, None, toy)
+        columns = {PLAIN: plain}
+        if beside and negatives and plain.guidance_scale > 1 and method not in (PLAIN, CLASSIC):
+            columns[CLASSIC] = with_method(plain, CLASSIC, negatives, None, toy)
         columns[method] = with_method(plain, method, negatives, scale, toy)
         for run in columns.values():
             self.studio.backend.arguments(run)
@@ -151,20 +152,21 @@ class Negatives:
 
     def _so_far(self, columns: dict[str, Run], drawn: dict[str, list[Drawn]], method: str) -> tuple[Any, ...]:
         first = {key: parts[0].images[0] for key, parts in drawn.items() if parts}
-        seed = columns["plain"].seeds[0]
+        seed = columns[PLAIN].seeds[0]
         gallery = [(self.studio.shown(first[key]), _caption(seed, key)) for key in columns if key in first]
         slider = (
-            (self.studio.shown(first["plain"]), self.studio.shown(first[method]))
+            (self.studio.shown(first[PLAIN]), self.studio.shown(first[method]))
             if method in first
             else gr.skip()
         )
         return gr.skip(), gr.skip(), slider, gallery, *[gr.skip()] * 3
 
     def _all(self, columns: dict[str, Run], drawn: dict[str, Drawn], method: str) -> tuple[Any, ...]:
-        backend, run, plain = self.studio.backend, columns[method], columns["plain"]
+        backend, run, plain = self.studio.backend, columns[method], columns[PLAIN]
         names = left_out(run)
         title = f"“{run.prompt}”" + (f" minus {' and '.join(f'“{name}”' for name in names)}" if names else "")
-        listed = [(METHODS[key], columns[key], drawn[key].images) for key in columns]
+        labels = method_labels()
+        listed = [(labels[key], columns[key], drawn[key].images) for key in columns]
         gallery = [
             (self.studio.shown(drawn[key].images[i]), _caption(seed, key))
             for i, seed in enumerate(plain.seeds)
@@ -175,7 +177,7 @@ class Negatives:
         return (
             self.studio.sheet(listed, title),
             f"**{sentence}**\n\n{self._counted(columns, drawn, names)}",
-            (self.studio.shown(drawn["plain"].images[0]), self.studio.shown(drawn[method].images[0])),
+            (self.studio.shown(drawn[PLAIN].images[0]), self.studio.shown(drawn[method].images[0])),
             gallery,
             self.studio.heatmap(drawn[method]),
             self.studio.curves(drawn[method]),
@@ -186,12 +188,13 @@ class Negatives:
         """A table of what the judge sees, for the embedded model."""
         if not self.studio.backend.toyworld or not names:
             return ""
-        prompt = columns["plain"].prompt
-        heads = "".join(f" {METHODS[key]} |" for key in columns)
+        prompt = columns[PLAIN].prompt
+        labels = method_labels()
+        heads = "".join(f" {labels[key]} |" for key in columns)
         lines = [f"| what the judge sees |{heads}", "|---|" + "---|" * len(columns)]
         for text, label in ((prompt, "all of"), *((name, "still") for name in names)):
             counts = (agree(drawn[key].images, text) for key in columns)
-            cells = "".join(f" {count} of {len(drawn['plain'].images)} |" for count in counts)
+            cells = "".join(f" {count} of {len(drawn[PLAIN].images)} |" for count in counts)
             lines.append(f"| {label} *{text}* |{cells}")
         return "\n".join(lines)
 
@@ -227,7 +230,7 @@ def greeting(studio: Studio) -> list[Any]:
 
 
 def _caption(seed: int, key: str) -> str:
-    return f"seed {seed} · {METHODS[key]}"
+    return f"seed {seed} · {method_labels()[key]}"
 
 
 def build(studio: Studio) -> parts.Tab:
@@ -247,16 +250,18 @@ def build(studio: Studio) -> parts.Tab:
             with gr.Accordion("More to leave out", open=False):
                 rows += [_row(studio, number, "") for number in range(2, NEGATIVES + 1)]
             method = gr.Radio(
-                [(label, key) for key, label in METHODS.items()],
-                value="perp-neg",
+                [(label, key) for key, label in method_labels().items()],
+                value=PerpNeg.key,
                 label="How",
                 elem_id="negatives-method",
             )
             beside = gr.Checkbox(True, label="beside it, what a classic negative prompt does")
             button = parts.buttons("Draw", "negatives")
             settings = parts.settings(studio, images=4)
-            with gr.Accordion("Strength of NAG, ONG, VSF", open=False):
-                scale = gr.Number(None, label="Scale", info="empty: the method's own (NAG 5, ONG 1, VSF 3)")
+            own = scales()
+            with gr.Accordion(f"Strength of {', '.join(own)}", open=False):
+                said_of_own = ", ".join(f"{label} {value:g}" for label, value in own.items())
+                scale = gr.Number(None, label="Scale", info=f"empty: the method's own ({said_of_own})")
             parts.vocabulary(studio)
         with gr.Column(scale=3, min_width=320):
             said = gr.Markdown(

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import gradio as gr
 
 from negguide.demo.stopping import Stopped
-from negguide.integration.trace import Trace
-from negguide.methods import Method, PerpNeg
+from negguide.integration.diagnostics.trace import Trace
+from negguide.methods import Method, NegToMe, ScoreMethod
 from negguide.toyworld.language import PLACES, parse, vocabulary
 from negguide.toyworld.scene import ACCESSORIES, COLORS, FURS, KINDS, TRADEMARK_NAME, VIEWS
 
@@ -84,28 +84,32 @@ def what_happened(method: Method | None, trace: Trace | None, negatives: Sequenc
             f"A classic negative prompt pushes away from everything in {_listed(negatives)}, "
             "also from what it shares with the prompt."
         )
-    if isinstance(method, PerpNeg):
-        return _projected(trace)
+    if isinstance(method, ScoreMethod):
+        return _overlap(method, trace)
     changed = _mean(trace.changed) if trace.changed is not None else math.nan
-    name = type(method).__name__
     if math.isnan(changed):
-        return f"{name} never acted: its window holds none of these steps."
-    return f"{name} changed what attention reads from the prompt by {changed:.0%}, away from {_listed(negatives)}."
+        return _never_acted(method.label)
+    away = f"away from {_listed(negatives)}"
+    return f"{method.label} changed what attention reads from the prompt by {changed:.0%}, {away}."
 
 
-def _projected(trace: Trace) -> str:
+def _never_acted(label: str) -> str:
+    return f"{label} never acted: its window holds none of these steps."
+
+
+def _overlap(method: ScoreMethod, trace: Trace) -> str:
     cosines = {name: _mean(trace.cosine[:, k]) for k, name in enumerate(trace.negatives)}
     acted = {name: cosine for name, cosine in cosines.items() if not math.isnan(cosine)}
     if not acted:
-        return "Perp-Neg never acted: its window holds none of these steps."
+        return _never_acted(method.label)
     name = max(acted, key=lambda each: acted[each])
     cosine, kept = acted[name], _mean(trace.kept[:, trace.negatives.index(name)])
     start = f"“{name}” overlaps the prompt by {cosine:.2f}"
     if cosine < 0.2:
         return f"{start}, hardly at all: a classic negative prompt would do much the same here."
     return (
-        f"{start}. A classic negative prompt would have subtracted that too; Perp-Neg left it alone and took away "
-        f"only the rest, {kept:.0%} of the negative."
+        f"{start}. A classic negative prompt would have subtracted that too; only the rest, {kept:.0%} of the "
+        "negative, is what the prompt did not ask for."
     )
 
 
@@ -113,8 +117,8 @@ def pushed_sentence(trace: Trace | None) -> str:
     """One sentence on the share of tokens that NegToMe pushed."""
     share = math.nan if trace is None or trace.pushed is None else _mean(trace.pushed)
     if math.isnan(share):
-        return "NegToMe never acted: its window holds none of these steps."
-    return f"In the steps of its window, NegToMe pushed {share:.0%} of each picture's tokens."
+        return _never_acted(NegToMe.label)
+    return f"In the steps of its window, {NegToMe.label} pushed {share:.0%} of each picture's tokens."
 
 
 def _mean(values: object) -> float:

@@ -3,7 +3,7 @@
 from negguide.guidance.attention import nag, ong, vsf
 from negguide.guidance.matching import best_match
 from negguide.guidance.projection import perpendicular
-from negguide.guidance.score import alignment, perp_neg, perp_neg_shift, relative_shift
+from negguide.guidance.score import alignment, perp_neg, perp_neg_shift, relative_shift, uncond_for
 from negguide.guidance.tokens import negtome, negtome_and_share, negtome_others
 from negguide.guidance.window import active
 
@@ -20,5 +20,6 @@ __all__ = [
     "perp_neg_shift",
     "perpendicular",
     "relative_shift",
+    "uncond_for",
     "vsf",
 ]

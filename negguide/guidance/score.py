@@ -156,6 +156,28 @@ def perp_neg(
     return (uncond + guidance_scale * ((cond - uncond) - shift)).to(uncond.dtype)
 
 
+def uncond_for(guided: Tensor, uncond: Tensor, cond: Tensor, guidance_scale: float) -> Tensor:
+    """The unconditional prediction with which plain guidance gives `guided`.
+
+    Formula: u' = u + (guided - (u + g (c - u))) / (1 - g), so that u' + g (c - u') = guided. With `guided` of
+    `perp_neg` this is u + g / (g - 1) S. Where `guided` is plain guidance itself, u' is u bit for bit.
+
+    Args:
+        guided, uncond, cond: [B, ...] of one dtype, float32 or float64: near g = 1 the difference is divided by little.
+        guidance_scale: g, not 1.
+
+    Returns:
+        [B, ...] in the dtype of `uncond`.
+
+    Raises:
+        ValueError: g is 1, where the unconditional prediction does not count.
+    """
+    if guidance_scale == 1:
+        raise ValueError("guidance_scale must not be 1, where no unconditional prediction counts, got 1")
+    plain = uncond + guidance_scale * (cond - uncond)
+    return uncond + (guided - plain) / (1 - guidance_scale)
+
+
 def alignment(uncond: Tensor, cond: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
     """How far each negative points along the prompt, and how much of it Perp-Neg keeps.
 

@@ -1,45 +1,51 @@
 """Pipelines that take `negative_guidance=`: the mixin, a class for each diffusers pipeline, and `from_pipe`.
 
-The class for `StableDiffusionXLPipeline` is `NegGuideStableDiffusionXLPipeline`, and so on: imported from here by name,
-it is made on first use, so that nobody waits for the import of pipelines that are not used.
+The class for `StableDiffusionXLPipeline` is `NegGuideStableDiffusionXLPipeline` of this module, and so on: made on
+first use, so that nobody waits for the import of pipelines that are not used. Its own name is that of the diffusers
+pipeline, so that diffusers saves it as one and finds its siblings (`AutoPipelineForImage2Image.from_pipe`).
 """
 
+from __future__ import annotations
+
+import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import fields, make_dataclass, replace
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, make_dataclass
+from typing import Any, ClassVar, Protocol, Self
 
 import diffusers
+import PIL.Image
 import torch
 from diffusers.utils.torch_utils import unwrap_module
-from torch import nn
 
-from negguide.integration.attending import Attending, text_attention
-from negguide.integration.denoiser import DenoiserHook, Parts, Run
-from negguide.integration.families import PIPELINES
-from negguide.integration.family import Family, TextPlace
-from negguide.integration.hooks import attached
-from negguide.integration.negtome import TokenPush, choose_blocks, self_attention, suited
-from negguide.integration.prepare import check_call, prepare
-from negguide.integration.processors import WrappedAttnProcessor, counts_steps, wrapped
-from negguide.integration.trace import Trace
-from negguide.methods import AttentionMethod, Method, Methods, NegToMe, collect
+from negguide.integration.diagnostics.trace import Trace
+from negguide.integration.families import Family, family_of, supported_pipelines
+from negguide.integration.hooks.compat import DEPRECATED_ARGUMENTS, call_signature, warn_if_untested
+from negguide.integration.hooks.denoiser import GuidedRun
+from negguide.integration.hooks.model_hook import has_attached_method
+from negguide.integration.hooks.views import original, view_of
+from negguide.integration.runtime.prepare import (
+    check_call,
+    denoisers_of,
+    new_recorder,
+    pipe_dtype,
+    prepare_runtimes,
+)
+from negguide.methods import Method, Methods, Negative, collect, registered_methods
 
-_HOOK = "negguide"
 _EXTRA_PARAMETERS = {"negative_guidance": None, "trace": False, "max_branch_batch": None}
 _EXTRA_DOC = """
 
         Arguments of negguide, beside those of the pipeline:
-            negative_guidance: a method, or a list of at most one `PerpNeg`, one `NegToMe`, and one of `NAG`, `ONG` and
-                `VSF`; None = the plain pipeline.
+            negative_guidance: a method, or a list of at most one each in score space (`PerpNeg`), token space
+                (`NegToMe`) and attention space (`NAG`, `ONG`, `VSF`); None = the plain pipeline.
             trace: also return how the negatives acted: `.trace` of the output, or the last element of the tuple with
                 return_dict=False.
             max_branch_batch: how many guidance branches (the unconditional, the conditional, each active negative of
                 `PerpNeg`) run in one forward of the denoiser, in every step, and how many reference images of
-                `NegToMe`; None = all. Less memory, the same result up to rounding. Negatives of `NAG`, `ONG` and `VSF`
-                are inside the conditional branch; on Z-Image each of them is one more, and runs together with it. A
+                `NegToMe`; None = all. Less memory, the same result up to rounding. Negatives in attention space are
+                inside the conditional branch; on Z-Image each of them is one more, and runs together with it. A
                 ControlNet runs as in the plain pipeline.
 
         Raises:
@@ -48,10 +54,54 @@ _EXTRA_DOC = """
 """
 
 
+class GuidedOutput(Protocol):
+    """What a guided pipeline returns: the pipeline's own output, and the trace with trace=True.
+
+    Attributes:
+        images: of pipelines for images.
+        frames: of pipelines for videos.
+        trace: how the negatives acted.
+    """
+
+    images: list[PIL.Image.Image]
+    frames: Any
+    trace: Trace
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
+class GuidedPipeline(Protocol):
+    """A diffusers pipeline with `negative_guidance=`, as editors and type checkers see it.
+
+    Everything else is that of the diffusers pipeline.
+    """
+
+    family: ClassVar[Family]
+
+    def __call__(
+        self,
+        *args: Any,
+        negative_guidance: Method | Sequence[Method] | None = None,
+        trace: bool = False,
+        max_branch_batch: int | None = None,
+        **kwargs: Any,
+    ) -> GuidedOutput:
+        """The pipeline's own call, and the arguments of negguide."""
+        ...
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """The pipeline's own `to`."""
+        ...
+
+    def __getattr__(self, name: str) -> Any: ...
+
+    def __setattr__(self, name: str, value: Any) -> None: ...
+
+
 class NegativeGuidanceMixin:
     """Adds `negative_guidance=` to a diffusers pipeline; list it before the pipeline and name the `family`.
 
-    The pipeline's own `__call__` runs, with hooks on the denoiser for as long as the call takes.
+    The pipeline's own `__call__` runs, on a view of the pipeline whose denoisers do what the methods ask for.
     """
 
     family: ClassVar[Family]
@@ -59,12 +109,11 @@ class NegativeGuidanceMixin:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if NegativeGuidanceMixin in cls.__bases__:
-            cls.__call__ = _guided_call(super().__call__)  # type: ignore[method-assign,misc]
+            cls.__call__ = _guided_call(super().__call__, call_signature(cls))  # type: ignore[method-assign,misc]
 
 
-def _guided_call(base_call: Callable[..., Any]) -> Callable[..., Any]:
+def _guided_call(base_call: Callable[..., Any], signature: inspect.Signature) -> Callable[..., Any]:
     """`base_call` with the arguments of negguide, which its signature and documentation show."""
-    signature = inspect.signature(base_call)
 
     @functools.wraps(base_call)
     def __call__(
@@ -75,6 +124,9 @@ def _guided_call(base_call: Callable[..., Any]) -> Callable[..., Any]:
         max_branch_batch: int | None = None,
         **kwargs: Any,
     ) -> Any:
+        # in a callback, the pipeline may be the view of a guided call that is under way
+        self = original(self)
+        _check_names(type(self).__name__, signature, kwargs)
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         if isinstance(bound.arguments["prompt"], list) and not bound.arguments["prompt"]:
@@ -82,11 +134,12 @@ def _guided_call(base_call: Callable[..., Any]) -> Callable[..., Any]:
         _check_options(negative_guidance, trace, max_branch_batch)
         if negative_guidance is None:
             return base_call(self, *args, **kwargs)
-        with _guidance(self, bound.arguments, collect(negative_guidance), trace, max_branch_batch) as parts:
-            output = base_call(self, *args, **kwargs)
-        if parts.recorder is None:
-            return output
-        return _with_trace(output, parts.recorder.trace())
+        run = _start(self, bound.arguments, collect(negative_guidance), trace, max_branch_batch)
+        try:
+            output = base_call(view_of(self, run, self.family.denoisers), *args, **kwargs)
+        finally:
+            run.finished = True
+        return output if run.recorder is None else _with_trace(output, run.recorder.trace())
 
     parameters = list(signature.parameters.values())
     extra = [
@@ -98,6 +151,29 @@ def _guided_call(base_call: Callable[..., Any]) -> Callable[..., Any]:
     __call__.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     __call__.__doc__ = (base_call.__doc__ or "") + _EXTRA_DOC
     return __call__
+
+
+def _check_names(pipeline: str, signature: inspect.Signature, given: Mapping[str, Any]) -> None:
+    """Refuse arguments that the pipeline does not have: several take `**kwargs` and ignore what they do not know.
+
+    Raises:
+        TypeError: naming the argument, and what was probably meant.
+    """
+    known = {name for name, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD} - {"self"}
+    known |= set(_EXTRA_PARAMETERS)
+    for name in given:
+        if name in known or name in DEPRECATED_ARGUMENTS:
+            continue
+        close = difflib.get_close_matches(name, sorted(known), n=1)
+        kinds: list[type] = [Negative, *registered_methods()]
+        owners = [kind.__name__ for kind in kinds if name in _fields(kind)]
+        hint = f"; {name} is an argument of {owners[0]}, in negative_guidance=" if owners else ""
+        hint = f"; did you mean {close[0]}?" if close else hint
+        raise TypeError(f"{pipeline} has no argument {name!r}{hint}")
+
+
+def _fields(kind: Any) -> set[str]:
+    return {field.name for field in fields(kind)} - {"prompt", "negatives"}
 
 
 def _check_options(negative_guidance: Any, trace: Any, max_branch_batch: Any) -> None:
@@ -117,83 +193,43 @@ def _check_options(negative_guidance: Any, trace: Any, max_branch_batch: Any) ->
             raise ValueError(f"max_branch_batch must be at least 1, or None for all, got {max_branch_batch}")
 
 
-@contextmanager
-def _guidance(
-    pipe: Any,
-    arguments: Mapping[str, Any],
-    methods: Methods,
-    trace: bool,
-    max_branch_batch: int | None,
-) -> Iterator[Parts]:
-    """Check the call, encode what it needs, and let it act while the block runs."""
+def _start(
+    pipe: Any, arguments: Mapping[str, Any], methods: Methods, trace: bool, max_branch_batch: int | None
+) -> GuidedRun:
+    """Check a call and encode what it needs.
+
+    Raises:
+        ValueError: naming the argument, its value and what would be right.
+    """
     family: Family = pipe.family
-    models: list[nn.Module] = [
-        getattr(pipe, name) for name in family.denoisers if getattr(pipe, name, None) is not None
-    ]
-    if methods.negtome is not None:
-        methods = replace(methods, negtome=suited(methods.negtome, family))
+    models = denoisers_of(pipe, family)
+    methods = Methods(
+        methods.score and family.with_defaults(methods.score),
+        methods.token and family.with_defaults(methods.token),
+        methods.attention and family.with_defaults(methods.attention),
+    )
     check_call(pipe, family, arguments, methods, max_branch_batch)
-    pushed = [_pushed(family, model, methods.negtome) for model in models]
-    attending = [_attending(family, model, methods.attention) for model in models]
     for model in models:
-        if counts_steps(model):
+        if has_attached_method(model):
             raise ValueError(
-                "negative_guidance= is given while the model has attention processors of negguide already, which count "
-                "the branches of each call themselves; use one of the two (negguide.remove_attention_processors(model) "
-                "removes them)"
+                "negative_guidance= is given while the model has a method of negguide on it already (apply_to_model), "
+                "which would act too; use one of the two: negguide.remove_from_model(model) takes it away"
             )
+    inner = [unwrap_module(model) for model in models]
     with torch.no_grad():
-        parts = prepare(pipe, family, arguments, methods, trace, max_branch_batch)
-    run = Run(pipe, family, arguments, parts)
-    with ExitStack() as stack:
-        for model in models:
-            stack.enter_context(attached(model, _HOOK, DenoiserHook(run, model)))
-        if parts.negtome is not None:
-            for pushes in pushed:
-                modules = {at: module for at, (module, _) in pushes.items()}
-                arounds = {at: TokenPush(parts.negtome, place) for at, (_, place) in pushes.items()}
-                stack.enter_context(wrapped(modules, parts.negtome.method, arounds))
-        if parts.attention is not None:
-            for places in attending:
-                modules = {at: module for at, (module, _) in places.items()}
-                takes = {at: Attending(parts.attention, at, place) for at, (_, place) in places.items()}
-                stack.enter_context(wrapped(modules, parts.attention.method, takes))
-        yield parts
-
-
-def _pushed(
-    family: Family, model: nn.Module, negtome: NegToMe | None
-) -> dict[str, tuple[nn.Module, TextPlace | None]]:
-    """The attention modules that NegToMe pushes, and where they meet the text (None: nowhere)."""
-    if negtome is None:
-        return {}
-    inner = unwrap_module(model)
-    modules = self_attention(inner)
-    _refuse_wrapped(modules, "NegToMe")
-    places = text_attention(inner, family)
-    chosen = choose_blocks(modules, family.negtome_blocks if negtome.blocks is None else negtome.blocks)
-    return {name: (module, places.get(name)) for name, module in chosen.items()}
-
-
-def _attending(
-    family: Family, model: nn.Module, method: AttentionMethod | None
-) -> dict[str, tuple[nn.Module, TextPlace]]:
-    """The attention modules in which NAG, ONG or VSF acts, and where they meet the text."""
-    if method is None:
-        return {}
-    inner = unwrap_module(model)
-    places = text_attention(inner, family)
-    modules = {name: inner.get_submodule(name) for name in places}
-    _refuse_wrapped(modules, type(method).__name__)
-    return {name: (modules[name], place) for name, place in places.items()}
-
-
-def _refuse_wrapped(modules: Mapping[str, Any], name: str) -> None:
-    if any(isinstance(module.processor, WrappedAttnProcessor) for module in modules.values()):
-        raise ValueError(
-            f"negative_guidance holds {name} while the model has attention processors of negguide already, which would "
-            "act twice; use one of the two (negguide.remove_attention_processors(model) removes them)"
-        )
+        runtimes = prepare_runtimes(pipe, family, arguments, methods, inner, trace, max_branch_batch)
+    sixteen_bit = torch.finfo(pipe_dtype(pipe, family)).bits == 16
+    return GuidedRun(
+        pipe,
+        family,
+        arguments,
+        runtimes,
+        list(methods),
+        family.latent_size(pipe, arguments),
+        max_branch_batch,
+        new_recorder(methods) if trace else None,
+        widens=sixteen_bit and methods.score is not None,
+    )
 
 
 def _with_trace(output: Any, trace: Trace) -> Any:
@@ -201,52 +237,82 @@ def _with_trace(output: Any, trace: Trace) -> Any:
     if isinstance(output, tuple):
         return (*output, trace)
     values = {field.name: getattr(output, field.name) for field in fields(output)}
-    return _traced_class(type(output))(**values, trace=trace)  # type: ignore[arg-type]
+    return _traced(type(output), {**values, "trace": trace})
+
+
+def _traced(output_class: Any, values: Mapping[str, Any]) -> Any:
+    return _traced_class(output_class)(**values)
 
 
 @functools.cache
 def _traced_class(output_class: Any) -> Any:
-    return make_dataclass(f"NegGuide{output_class.__name__}", [("trace", Trace, None)], bases=(output_class,))
+    def __reduce__(self: Any) -> Any:
+        # a class made at run time cannot be found by its name
+        return _traced, (output_class, {field.name: getattr(self, field.name) for field in fields(self)})
+
+    return make_dataclass(
+        f"NegGuide{output_class.__name__}",
+        [("trace", Trace, None)],
+        bases=(output_class,),
+        namespace={"__reduce__": __reduce__},
+    )
 
 
 _PREFIX = "NegGuide"
 
 
 @functools.cache
-def guided_class(pipeline: Any) -> Any:
-    """The class that adds `negative_guidance=` to a pipeline class of `PIPELINES`."""
+def guided_class(pipeline: type) -> type:
+    """The class that adds `negative_guidance=` to a pipeline class.
+
+    Raises:
+        ValueError: no family has it.
+    """
+    family = family_of(pipeline)
+    if family is None:
+        raise ValueError(
+            f"from_pipe does not know {pipeline.__name__}; supported pipelines: {', '.join(supported_pipelines())}. "
+            "negguide.register_family makes others known"
+        )
     name = pipeline.__name__
-    family = PIPELINES[name]
     content = {
         "family": family,
         "__module__": __name__,
         "__qualname__": _PREFIX + name,
         "__doc__": f"`{name}` ({family.name}) with `negative_guidance=`.",
     }
-    return type(_PREFIX + name, (NegativeGuidanceMixin, pipeline), content)
+    return type(name, (NegativeGuidanceMixin, pipeline), content)
 
 
 def __getattr__(name: str) -> Any:
     base = name.removeprefix(_PREFIX)
-    if base == name or base not in PIPELINES:
+    pipelines = {} if base == name else supported_pipelines()
+    if base not in pipelines:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return guided_class(getattr(diffusers, base))
+    own = next((p for p in pipelines[base].pipelines if not isinstance(p, str) and p.__name__ == base), None)
+    return guided_class(own or getattr(diffusers, base))
 
 
-def from_pipe(pipe: Any) -> Any:
+def from_pipe(pipe: Any) -> GuidedPipeline:
     """The pipeline with `negative_guidance=` that shares everything with `pipe`: models, dtypes, devices, offloading.
 
-    Nothing is copied or cast, and `pipe` stays usable.
+    Nothing is copied or cast, and `pipe` stays usable, at the same time too. Without negguide `negative_guidance=` is
+    unknown to a pipeline, and several pipelines of diffusers ignore what they do not know.
+
+    Args:
+        pipe: a supported pipeline (see `negguide.registered_families`), or one of a class derived from one.
 
     Raises:
         ValueError: for a pipeline of an unsupported class.
     """
+    warn_if_untested()
+    pipe = original(pipe)
     if isinstance(pipe, NegativeGuidanceMixin):
-        return pipe
-    name = type(pipe).__name__
-    if name not in PIPELINES or type(pipe) is not getattr(diffusers, name, None):
-        raise ValueError(f"from_pipe does not know {name}; supported pipelines: {', '.join(PIPELINES)}")
+        result: Any = pipe
+        return result
     # Not diffusers' own from_pipe: it casts all models to one dtype and forgets offloading and the progress bar.
-    guided: Any = object.__new__(guided_class(type(pipe)))  # type: ignore[arg-type]
+    kind: Any = type(pipe)
+    guided: Any = object.__new__(guided_class(kind))
     guided.__dict__.update(pipe.__dict__)
-    return guided
+    result = guided
+    return result

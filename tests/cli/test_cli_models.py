@@ -7,6 +7,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from PIL import Image
 
 from negguide import NegGuideStableDiffusionPipeline, models
 
@@ -22,6 +23,23 @@ def test_toyworld_is_the_default_and_comes_in_float32() -> None:
     pipe = models.load_pipeline()
     assert isinstance(pipe, NegGuideStableDiffusionPipeline)
     assert pipe.unet.dtype == torch.float32
+
+
+def test_a_guided_pipeline_that_was_saved_is_a_folder_like_any_other(
+    run: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "guided"
+    models.load_pipeline(str(tiny_model)).save_pretrained(folder)
+    plain = diffusers.DiffusionPipeline.from_pretrained(folder)
+    assert type(plain) is diffusers.StableDiffusionPipeline
+    assert type(diffusers.AutoPipelineForText2Image.from_pretrained(folder)) is type(plain)
+    drawn = [
+        run("generate", "a bear", "--negative", "hat", "--model", model, "--steps", 3, "--device", "cpu")
+        for model in (folder, tiny_model)
+    ]
+    assert [outcome.exit_code for outcome in drawn] == [0, 0], drawn[0].message
+    images = [Image.open(outcome.files[0]).tobytes() for outcome in drawn]
+    assert images[0] == images[1]
 
 
 @pytest.mark.parametrize(
@@ -90,10 +108,10 @@ def test_a_pipeline_of_another_family_is_refused_with_those_that_are_supported(
     shutil.copytree(tiny_model, folder)
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(
-        json.dumps({**index, "_class_name": "StableDiffusionImg2ImgPipeline"})
+        json.dumps({**index, "_class_name": "StableDiffusionInpaintPipeline"})
     )
     with pytest.raises(
-        ValueError, match=r"is not supported: .*Img2Img.*supported pipelines: StableDiffusionPipeline"
+        ValueError, match=r"is not supported: .*Img2Img.*supported pipelines: .*StableDiffusionPipeline"
     ):
         models.load_pipeline(str(folder))
 

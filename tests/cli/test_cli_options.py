@@ -107,8 +107,8 @@ def test_all_negatives_act_in_one_method() -> None:
 
 
 def test_only_what_differs_from_saying_nothing_counts_as_said() -> None:
-    assert options.of_perp_neg(False, 1, False) == {}
-    assert options.of_perp_neg(True, 3, False) == {"joint": True, "refresh_every": 3}
+    assert options.said_of_method(False, 1, False) == {}
+    assert options.said_of_method(True, 3, False) == {"joint": True, "refresh_every": 3}
 
 
 def test_no_negatives_mean_no_method() -> None:

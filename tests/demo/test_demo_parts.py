@@ -15,7 +15,7 @@ from negguide.demo.limits import MAX_TEXT, Limits, text, whole
 from negguide.demo.outputs import Outputs
 from negguide.demo.stopping import Stopped, Stops
 from negguide.demo.words import complaint, said_on_the_page, what_happened
-from negguide.integration.trace import Trace
+from negguide.integration.diagnostics.trace import Trace
 
 
 def test_a_limit_that_is_no_whole_number_or_too_small_is_refused() -> None:

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline
+from diffusers import StableDiffusionInpaintPipeline
 from tiny_pipelines import NEGATIVES, build, taken
 from torch import nn
 
 from negguide import NAG, ONG, VSF, Negative, NegToMe, PerpNeg, from_pipe
-from negguide.integration.families import PIPELINES
+from negguide.integration.families import supported_pipelines
 
 Refused = Callable[..., None]
 
@@ -129,7 +129,7 @@ def test_the_longest_negative_that_is_taken_is_read_to_its_end(
         return " ".join([*["hat"] * (words - 1), last])
 
     def fits(words: int) -> bool:
-        reading = pipe.family.reading(pipe, text(words, "hat"), arguments)
+        reading = pipe.family.token_budget(pipe, text(words, "hat"), arguments)
         return bool(reading.tokens <= reading.limit)
 
     def last_word_is_read(words: int) -> bool:
@@ -174,7 +174,7 @@ def test_what_the_system_message_takes_is_not_left_for_a_negative(pipe: Any, ref
     pipe.system_message = "bear " * 49
     # with the start, two marks around each of the two messages, and 3 words, 57 of 56 tokens
     refused("is 57 tokens long.* reads 56: 'hat' would be cut off", negative_guidance=method)
-    assert pipe.family.reading(pipe, "a hat", {"max_sequence_length": 56}).tokens == 56
+    assert pipe.family.token_budget(pipe, "a hat", {"max_sequence_length": 56}).tokens == 56
 
 
 @pytest.mark.families("flux2-dev")
@@ -182,7 +182,7 @@ def test_a_tokenizer_without_its_processor_is_asked_itself(tiny: Any, pipe: Any)
     arguments, base = tiny.call(), build(tiny)
     processor, base.tokenizer = base.tokenizer, base.tokenizer.tokenizer
     base.tokenizer.chat_template = processor.chat_template
-    inside, alone = (p.family.reading(p, "a red hat", arguments) for p in (pipe, from_pipe(base)))
+    inside, alone = (p.family.token_budget(p, "a red hat", arguments) for p in (pipe, from_pipe(base)))
     assert (inside.tokens, inside.limit) == (alone.tokens, alone.limit) == (34, 56)
     assert type(inside.tokenizer) is type(alone.tokenizer)
 
@@ -202,9 +202,9 @@ def test_a_distilled_klein_is_not_given_perp_neg(pipe: Any, refused: Refused) ->
 
 @pytest.mark.families("sd")
 def test_a_pipeline_that_is_not_supported_is_named_beside_those_that_are(base: Any) -> None:
-    other = StableDiffusionImg2ImgPipeline(
+    other = StableDiffusionInpaintPipeline(
         **{**base.components, "safety_checker": None}, requires_safety_checker=False
     )
-    says = f"from_pipe does not know StableDiffusionImg2ImgPipeline; .*: {', '.join(PIPELINES)}$"
+    says = f"from_pipe does not know StableDiffusionInpaintPipeline; .*: {', '.join(supported_pipelines())}"
     with pytest.raises(ValueError, match=says):
         from_pipe(other)

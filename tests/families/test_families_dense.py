@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from negguide import NAG, ONG, VSF, Negative
-from negguide.integration.attending import Attending
+from negguide.integration.runtime.attention_patch import AttentionPatch
 
 Run = Callable[..., Tensor]
 MASK = torch.zeros(64, 64)
@@ -46,14 +46,14 @@ GUIDED = {"sd": (1, 2), "sana": (1, 2), "sd3": (1, 2), "z-image": (0, 2)}
 def calls(monkeypatch: Any) -> list[tuple[Any, ...]]:
     """(query, key, value, mask, output) of every attention with negatives."""
     seen: list[tuple[Any, ...]] = []
-    attention = Attending.attention
+    attention = AttentionPatch.attention
 
-    def keeping(self: Attending, q: Tensor, k: Tensor, v: Tensor, mask: Any, options: Any) -> Tensor:
+    def keeping(self: AttentionPatch, q: Tensor, k: Tensor, v: Tensor, mask: Any, options: Any) -> Tensor:
         output = attention(self, q, k, v, mask, options)
         seen.append((q, k, v, mask, output))
         return output
 
-    monkeypatch.setattr(Attending, "attention", keeping)
+    monkeypatch.setattr(AttentionPatch, "attention", keeping)
     return seen
 
 

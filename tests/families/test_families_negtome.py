@@ -9,17 +9,16 @@ import torch
 from tiny_pipelines import NEGATIVES, OTHER, PROMPT, assert_same, denoiser, differ, taken
 from torch.nn.functional import normalize
 
-import negguide.integration.denoiser as denoiser_module
+import negguide.integration.runtime.tokens as tokens_module
 from negguide import (
     NAG,
     Negative,
     NegToMe,
-    NegToMeAttnProcessor,
     PerpNeg,
-    attention_processors,
-    remove_attention_processors,
+    apply_to_model,
+    remove_from_model,
 )
-from negguide.integration.negtome import NegToMeRun, suited
+from negguide.integration.diagnostics.trace import TraceRecorder
 
 Run = Callable[..., torch.Tensor]
 WHOLE: dict[str, Any] = {"start": 0.0, "stop": 1.0}
@@ -61,9 +60,9 @@ def test_threshold_and_window_are_those_published_for_the_family_unless_told(
 ) -> None:
     published = {"sdxl": (0.7, 0.2), "flux": (0.65, 0.1), "flux-kontext": (0.65, 0.1)}
     threshold, stop = published.get(tiny.name, (0.65, 0.2))
-    ours = suited(NegToMe(), pipe.family)
+    ours = pipe.family.with_defaults(NegToMe())
     assert (ours.alpha, ours.threshold, ours.start, ours.stop) == (0.9, threshold, 0.0, stop)
-    assert suited(NegToMe(threshold=0.1, stop=1.0), pipe.family) == NegToMe(threshold=0.1, stop=1.0)
+    assert pipe.family.with_defaults(NegToMe(threshold=0.1, stop=1.0)) == NegToMe(threshold=0.1, stop=1.0)
     arguments = {"steps": 10, "trace": True, "whole": True, **two}
     default, *_, trace = run(pipe, negative_guidance=NegToMe(), **arguments)
     told, *_, _ = run(pipe, negative_guidance=NegToMe(threshold=threshold, stop=stop), **arguments)
@@ -73,12 +72,13 @@ def test_threshold_and_window_are_those_published_for_the_family_unless_told(
 
 @pytest.mark.families("sd", "sdxl")
 def test_a_unet_without_its_pipeline_has_the_same_values(base: Any, tiny: Any) -> None:
-    processors = attention_processors(base.unet, NegToMe(), num_inference_steps=10)
-    remove_attention_processors(base.unet)
-    runs = {p.around.run for p in processors.values() if isinstance(p, NegToMeAttnProcessor)}
-    assert [(run.threshold, run.method.window) for run in runs] == [
-        (0.7 if tiny.name == "sdxl" else 0.65, (0.0, 0.2))
-    ]
+    apply_to_model(base.unet, NegToMe(), num_inference_steps=10)
+    (hook,) = base.unet._diffusers_hook.hooks.values()
+    remove_from_model(base.unet)
+    assert (hook.method.threshold, hook.method.window) == (
+        0.7 if tiny.name == "sdxl" else 0.65,
+        (0.0, 0.2),
+    )
 
 
 def test_a_reference_image_pushes_inside_the_masks(base: Any, pipe: Any, run: Run, tiny: Any) -> None:
@@ -169,8 +169,13 @@ def test_the_share_pushed_is_the_mean_over_the_branches(
     pipe: Any, run: Run, two: Any, monkeypatch: Any
 ) -> None:
     seen: list[torch.Tensor] = []
-    take = NegToMeRun.take_shares
-    monkeypatch.setattr(NegToMeRun, "take_shares", lambda self: seen.append(take(self)) or seen[-1])
+    keep = TraceRecorder.record_pushed
+
+    def keeping(self: TraceRecorder, fractions: torch.Tensor) -> None:
+        seen.append(fractions)
+        keep(self, fractions)
+
+    monkeypatch.setattr(TraceRecorder, "record_pushed", keeping)
     method = NegToMe("others", alpha=0.5, threshold=0.7, **WHOLE)
     trace = run(pipe, negative_guidance=method, trace=True, whole=True, **two)[-1]
     shares = torch.cat(seen).reshape(2, 2, 2)
@@ -215,14 +220,14 @@ def test_the_latents_of_a_reference_are_those_that_the_pipeline_would_decode(
 def test_references_are_on_the_straight_way_to_the_same_noise_at_every_step(
     pipe: Any, run: Run, monkeypatch: Any
 ) -> None:
-    noised = denoiser_module.noised
+    noised = tokens_module.noised
     seen: list[Any] = []
 
     def keeping(scheduler: Any, references: Any, timestep: torch.Tensor) -> torch.Tensor:
         seen.append((references, float(timestep), noised(scheduler, references, timestep)))
         return seen[-1][2]
 
-    monkeypatch.setattr(denoiser_module, "noised", keeping)
+    monkeypatch.setattr(tokens_module, "noised", keeping)
     run(pipe, steps=3, negative_guidance=NegToMe(noise_picture(), **STRONG))
     assert len(seen) == 3 and seen[0][1] > seen[1][1] > seen[2][1]
     for references, timestep, noisy in seen:

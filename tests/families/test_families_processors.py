@@ -17,9 +17,9 @@ from negguide import (
     VSF,
     Negative,
     NegToMe,
-    attention_processors,
+    apply_to_model,
     from_pipe,
-    remove_attention_processors,
+    remove_from_model,
 )
 
 Run = Callable[..., torch.Tensor]
@@ -68,10 +68,10 @@ def install(base: Any, tiny: Any) -> Iterator[Callable[..., None]]:
         elif not tiny.guided:
             arguments = {"guidance_branches": 1, **arguments}
         model = denoiser(base)
-        model.set_attn_processor(attention_processors(model, method, **arguments))
+        apply_to_model(model, method, **arguments)
 
     yield install
-    remove_attention_processors(denoiser(base))
+    remove_from_model(denoiser(base))
 
 
 def encoded(base: Any, tiny: Any, method: Any) -> Any:
@@ -216,7 +216,7 @@ def test_once_removed_the_model_is_as_it_was(base: Any, run: Run, install: Any) 
     before, plain = {name: type(p) for name, p in model.attn_processors.items()}, run(base)
     for method in (METHODS["NAG"], METHODS["NegToMe"]):
         install(method)
-    remove_attention_processors(model)
+    remove_from_model(model)
     assert {name: type(p) for name, p in model.attn_processors.items()} == before
     assert not hasattr(model, "_diffusers_hook") or not model._diffusers_hook.hooks
     assert torch.equal(run(base), plain)
@@ -230,7 +230,7 @@ def test_a_call_that_skips_layers_is_left_alone(base: Any, pipe: Any, run: Run, 
         expected = run(pipe, negative_guidance=method, **skipping, **two)
         install(method)
         assert_same(run(base, **skipping, **two), expected)
-        remove_attention_processors(denoiser(base))
+        remove_from_model(denoiser(base))
 
 
 @pytest.mark.families("flux", "wan")
@@ -257,10 +257,8 @@ def test_a_compiled_model_is_not_compiled_again_in_further_steps_and_runs(tiny: 
     plain.transformer.blocks = plain.transformer.blocks[:1]
     expected = run(from_pipe(plain), negative_guidance=method)
     plain.transformer = torch.compile(plain.transformer, backend=counter, fullgraph=True)
-    plain.transformer.set_attn_processor(
-        attention_processors(
-            plain.transformer, method, negative_embeds=encoded(plain, tiny, method), guidance_branches=2
-        )
+    apply_to_model(
+        plain.transformer, method, negative_embeds=encoded(plain, tiny, method), guidance_branches=2
     )
     counts = []
     for _ in range(2):
@@ -273,9 +271,9 @@ def test_a_compiled_model_is_not_compiled_again_in_further_steps_and_runs(tiny: 
 @pytest.mark.families("z-image")
 def test_z_image_has_no_attention_processors_and_is_refused(base: Any) -> None:
     with pytest.raises(
-        TypeError, match=r"ZImageTransformer2DModel, .* no set_attn_processor; use negguide.from_pipe"
+        TypeError, match=r"got ZImageTransformer2DModel; other denoisers .*negguide.from_pipe\(pipe\)"
     ):
-        attention_processors(base.transformer, METHODS["NegToMe"])
+        apply_to_model(base.transformer, METHODS["NegToMe"])
 
 
 TEXT = torch.zeros(2, 10, 32)
@@ -308,7 +306,7 @@ def test_bad_input_is_refused(base: Any, tiny: Any, arguments: Any, says: str) -
     method = METHODS["NAG"]
     right = {"negative_embeds": encoded(base, tiny, method), "guidance_branches": 2}
     with pytest.raises(ValueError, match=says):
-        attention_processors(base.transformer, method, **{**right, **arguments})
+        apply_to_model(base.transformer, method, **{**right, **arguments})
 
 
 @pytest.mark.families("sana")
@@ -317,7 +315,7 @@ def test_embeddings_without_the_mask_that_goes_with_them_are_refused(base: Any) 
     says = r"'encoder_attention_mask': \[2, tokens, \.\.\]} for SanaTransformer2DModel"
     for given in (embeds, {**embeds, "encoder_attention_mask": torch.ones(1, 10)}):
         with pytest.raises(ValueError, match=says):
-            attention_processors(base.transformer, METHODS["NAG"], negative_embeds=given)
+            apply_to_model(base.transformer, METHODS["NAG"], negative_embeds=given)
 
 
 @pytest.mark.families("qwen-image")

@@ -20,6 +20,7 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionControlNetPipeline,
+    StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLControlNetPipeline,
     StableDiffusionXLImg2ImgPipeline,
@@ -172,6 +173,11 @@ def sd_parts() -> dict[str, Any]:
 def sd() -> DiffusionPipeline:
     torch.manual_seed(1)
     return ready(StableDiffusionPipeline(**sd_parts()))
+
+
+def sd_img2img() -> DiffusionPipeline:
+    torch.manual_seed(3)
+    return ready(StableDiffusionImg2ImgPipeline(**sd_parts()))
 
 
 def sd_controlnet() -> DiffusionPipeline:
@@ -396,6 +402,7 @@ AS_ASKED: dict[str, Any] = {"use_resolution_binning": False, "clean_caption": Fa
 
 TINY: tuple[Tiny, ...] = (
     Tiny("sd", sd, size()),
+    Tiny("sd-img2img", sd_img2img, from_picture),
     Tiny("sd-controlnet", sd_controlnet, CONTROL),
     Tiny("sdxl", sdxl, size()),
     Tiny("sdxl-img2img", sdxl_img2img, from_picture),

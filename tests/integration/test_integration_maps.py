@@ -8,8 +8,9 @@ import torch
 
 from negguide import NAG, Negative, NegToMe, PerpNeg, plot_maps
 from negguide.guidance import perp_neg_shift
-from negguide.integration.maps import shift_maps, token_map
+from negguide.integration.runtime.maps import shift_maps, token_map
 
+APART, JOINTLY = PerpNeg("a", "b"), PerpNeg("a", "b", joint=True)
 PUSH: dict[str, Any] = {"alpha": 3.0, "threshold": 0.2, "start": 0.0, "stop": 0.6}
 
 
@@ -20,7 +21,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_a_map_is_the_length_of_the_shift_at_each_place_over_that_of_the_guidance() -> None:
     u, c, n = normal(2, 4, 6, 8), normal(2, 4, 6, 8, seed=1), normal(2, 2, 4, 6, 8, seed=2)
     weights = torch.tensor([0.5, 2.0])
-    maps = shift_maps(u, c, n, weights, False, None, (6, 8))
+    maps = shift_maps(APART, u, c, n, weights, None, (6, 8))
     scale = (c - u).square().sum(dim=1).mean(dim=(1, 2)).sqrt()
     for k in range(2):
         shift = perp_neg_shift(u, c, n[k : k + 1], weights[k : k + 1])
@@ -29,7 +30,7 @@ def test_a_map_is_the_length_of_the_shift_at_each_place_over_that_of_the_guidanc
 
 def test_jointly_a_second_wording_of_the_same_is_nowhere() -> None:
     u, c, n = normal(1, 4, 6, 8), normal(1, 4, 6, 8, seed=1), normal(1, 4, 6, 8, seed=2)
-    first, second = shift_maps(u, c, torch.stack([n, n]), torch.ones(2), True, None, (6, 8))
+    first, second = shift_maps(JOINTLY, u, c, torch.stack([n, n]), torch.ones(2), None, (6, 8))
     assert first.mean() > 0.1 and second.max() < 1e-4
 
 
@@ -37,13 +38,13 @@ def test_masks_packed_latents_and_videos() -> None:
     u, c, n = normal(1, 4, 6, 8), normal(1, 4, 6, 8, seed=1), normal(1, 1, 4, 6, 8, seed=2)
     mask = torch.zeros(1, 1, 6, 8)
     mask[..., :3] = 1
-    masked = shift_maps(u, c, n, torch.ones(1), False, mask[None], (6, 8))[0]
+    masked = shift_maps(APART, u, c, n, torch.ones(1), mask[None], (6, 8))[0]
     assert masked[..., 3:].max() == 0 and masked[..., :3].min() > 0
-    plain = shift_maps(u, c, n, torch.ones(1), False, None, (6, 8))[0]
+    plain = shift_maps(APART, u, c, n, torch.ones(1), None, (6, 8))[0]
     packed = [x.flatten(-2).transpose(-1, -2) for x in (u, c, n)]
-    torch.testing.assert_close(shift_maps(*packed, torch.ones(1), False, None, (6, 8))[0], plain)
+    torch.testing.assert_close(shift_maps(APART, *packed, torch.ones(1), None, (6, 8))[0], plain)
     video = [x.unsqueeze(-3).expand(*x.shape[:-2], 3, 6, 8) for x in (u, c, n)]
-    torch.testing.assert_close(shift_maps(*video, torch.ones(1), False, None, (6, 8))[0], plain)
+    torch.testing.assert_close(shift_maps(APART, *video, torch.ones(1), None, (6, 8))[0], plain)
 
 
 def test_tokens_of_a_coarser_grid_cover_the_latents() -> None:

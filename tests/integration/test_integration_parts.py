@@ -7,45 +7,67 @@ import PIL.Image
 import pytest
 import torch
 
-from negguide.integration.batching import Branch, fold, run_branches
-from negguide.integration.families import STABLE_DIFFUSION
-from negguide.integration.images import check_aspect, cover, image_tensor, mask_tensor, token_grid
-from negguide.integration.steps import step_numbers
+from negguide.integration.families.stable_diffusion import STABLE_DIFFUSION
+from negguide.integration.runtime.batching import Branch, join_branches, run_branches
+from negguide.integration.runtime.masks import check_aspect, cover, image_tensor, mask_tensor, token_grid
 
 
-def test_folding_takes_rows_of_everything_batched_at_any_depth_and_shares_the_rest() -> None:
+def test_joining_takes_rows_of_what_the_family_says_is_batched_and_passes_on_the_rest_whole() -> None:
     rows = torch.arange(4.0)[:, None]
-    inputs = {
+    negative = torch.full((2, 3), -1.0)
+    inputs: dict[str, Any] = {
         "sample": rows,
         "timestep": torch.tensor(7),
-        "text": rows.repeat(1, 3),
+        "encoder_hidden_states": rows.repeat(1, 3),
         "nested": {
             "images": [rows + 10, None],
             "scale": 0.5,
             "pooled": rows,
             "pair": (rows, torch.zeros(3, 1)),
+            # as long as the batch by chance
+            "masks": torch.arange(4),
         },
         "return_dict": False,
+        "words": ["a", "b", "c", "d"],
+        "grid": torch.arange(4),
     }
-    negative = torch.full((2, 3), -1.0)
-    inputs |= {"words": ["a", "b", "c", "d"], "grid": torch.arange(4)}
     branches = [
         Branch("uncond", slice(0, 2)),
         Branch("cond", slice(2, 4)),
-        Branch("negative", slice(2, 4), {"text": negative, "nested.pooled": negative[:, :1]}),
+        Branch(
+            "negative", slice(2, 4), {"encoder_hidden_states": negative, "nested.pooled": negative[:, :1]}
+        ),
     ]
-    family = replace(STABLE_DIFFUSION, row_lists=("words",), shared=("grid",))
-    folded = fold(family, inputs, 4, branches)
-    assert folded["words"] == ["a", "b", "c", "d", "c", "d"] and folded["grid"] is inputs["grid"]
+    family = replace(
+        STABLE_DIFFUSION, row_lists=("words",), batched=("nested.images", "nested.pair", "absent.input")
+    )
+    joined = join_branches(family, inputs, 4, branches)
+    assert joined["words"] == ["a", "b", "c", "d", "c", "d"] and joined["grid"] is inputs["grid"]
     wanted = [0, 1, 2, 3, 2, 3]
-    assert folded["sample"].flatten().tolist() == wanted
-    assert folded["text"][:, 0].tolist() == [0, 1, 2, 3, -1, -1]
-    assert folded["nested"]["images"][0].flatten().tolist() == [10 + row for row in wanted]
-    assert folded["nested"]["pooled"].flatten().tolist() == [0, 1, 2, 3, -1, -1]
-    assert inputs["nested"]["pooled"] is rows  # type: ignore[index]
-    assert folded["nested"]["images"][1] is None and folded["nested"]["scale"] == 0.5
-    assert isinstance(folded["nested"]["pair"], tuple) and folded["nested"]["pair"][1].shape == (3, 1)
-    assert folded["timestep"] is inputs["timestep"] and folded["return_dict"] is False
+    assert joined["sample"].flatten().tolist() == wanted
+    assert joined["encoder_hidden_states"][:, 0].tolist() == [0, 1, 2, 3, -1, -1]
+    assert joined["nested"]["images"][0].flatten().tolist() == [10 + row for row in wanted]
+    assert joined["nested"]["pooled"].flatten().tolist() == [0, 1, 2, 3, -1, -1]
+    assert joined["nested"]["masks"] is inputs["nested"]["masks"]
+    assert inputs["nested"]["pooled"] is rows
+    assert joined["nested"]["images"][1] is None and joined["nested"]["scale"] == 0.5
+    assert isinstance(joined["nested"]["pair"], tuple) and joined["nested"]["pair"][1].shape == (3, 1)
+    assert joined["timestep"] is inputs["timestep"] and joined["return_dict"] is False
+
+
+def test_a_branch_may_hold_some_of_the_images() -> None:
+    inputs = {"sample": torch.arange(3.0)[:, None], "encoder_hidden_states": torch.zeros(3, 5)}
+    branches = [
+        Branch("cond", slice(0, 3)),
+        Branch("negative", slice(1, 2), {"encoder_hidden_states": torch.ones(1, 5)}),
+    ]
+
+    def forward(group: Any, joined: Any) -> torch.Tensor:
+        total: torch.Tensor = joined["encoder_hidden_states"].sum(1, keepdim=True) + joined["sample"]
+        return total
+
+    predictions = run_branches(forward, STABLE_DIFFUSION, inputs, 3, branches, None)
+    assert [p.flatten().tolist() for p in predictions] == [[0, 1, 2], [6]]
 
 
 def test_a_call_of_one_branch_folds_too() -> None:
@@ -86,12 +108,6 @@ def test_branches_of_another_text_length_and_beyond_the_limit_run_apart(limit: A
     predictions = run_branches(forward, STABLE_DIFFUSION, inputs, 1, branches, limit)
     assert seen == counts
     assert [p.item() for p in predictions] == [0, 1, 2, 3, 4, 5]
-
-
-def test_calls_at_one_timestep_are_one_step() -> None:
-    assert step_numbers([900, 700, 500]) == [0, 1, 2]
-    assert step_numbers([900, 700, 700, 500, 500]) == [0, 1, 1, 2, 2]
-    assert step_numbers([900]) == [0]
 
 
 def test_token_grids_are_halvings_that_round_up() -> None:

@@ -44,14 +44,19 @@ def loop(
     masks: torch.Tensor | None = None,
     **unet_arguments: Any,
 ) -> torch.Tensor:
-    """Perp-Neg, one UNet call for each prompt, one image; windows in steps as the distinct timesteps."""
+    """Perp-Neg, one UNet call for each prompt, one image; a step of a second-order scheduler is two calls."""
     scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
     scheduler.set_timesteps(steps)
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn((1, 4, 8, 8), generator=generator, dtype=cond.dtype) * scheduler.init_noise_sigma
-    distinct = list(dict.fromkeys(scheduler.timesteps.tolist()))
-    for t in scheduler.timesteps:
-        step = distinct.index(t.item())
+    calls = len(scheduler.timesteps)
+    # Heun: two calls a step but for the last; PNDM: two for the first step
+    step_of_call = {
+        steps: list(range(steps)),
+        2 * steps - 1: [call // 2 for call in range(calls)],
+        steps + 1: [0, *range(steps)],
+    }[calls]
+    for step, t in zip(step_of_call, scheduler.timesteps, strict=True):
         scaled = scheduler.scale_model_input(latents, t)
 
         def predict(
@@ -60,7 +65,7 @@ def loop(
             return pipe.unet(scaled, t, embedding, **unet_arguments).sample
 
         u, c = predict(uncond), predict(cond)
-        inside = [int(n.start * len(distinct)) <= step < int(n.stop * len(distinct)) for _, n in negatives]
+        inside = [int(n.start * steps) <= step < int(n.stop * steps) for _, n in negatives]
         acting = [k for k, is_inside in enumerate(inside) if is_inside]
         n = torch.stack([predict(negatives[k][0]) for k in acting]) if acting else u.new_zeros((0, *u.shape))
         scale = g(step) if callable(g) else g

@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler, HeunDiscreteScheduler, PNDMScheduler
 from diffusers.models.attention_processor import AttnProcessor2_0
 
-from negguide import NegToMe, NegToMeAttnProcessor, attention_processors, from_pipe
+from negguide import NegToMe, apply_to_model, from_pipe, remove_from_model
 
 STRONG: dict[str, Any] = {"alpha": 3.0, "threshold": 0.2, "start": 0.0, "stop": 1.0}
 
@@ -40,14 +40,12 @@ def test_they_equal_from_pipe(
     arguments = {"num_images_per_prompt": 2, "guidance_scale": guidance_scale}
     prompts = ["a bear", "a cat in snow"]
     expected = generate(pipe, prompts, negative_guidance=method, **arguments).images
-    own.unet.set_attn_processor(
-        attention_processors(
-            own.unet,
-            method,
-            num_inference_steps=5,
-            guidance_branches=2 if guidance_scale > 1 else 1,
-            num_images_per_prompt=2,
-        )
+    apply_to_model(
+        own.unet,
+        method,
+        num_inference_steps=5,
+        guidance_branches=2 if guidance_scale > 1 else 1,
+        num_images_per_prompt=2,
     )
     close(generate(own, prompts, **arguments).images, expected)
     close(generate(own, prompts, **arguments).images, expected)
@@ -57,7 +55,7 @@ def test_masks_equal_from_pipe_at_any_mask_resolution(own: Any, pipe: Any, gener
     mask, reference_mask = torch.rand((2, 41, 41), generator=torch.Generator().manual_seed(0))
     method = NegToMe(mask=mask, reference_mask=reference_mask, **STRONG)
     expected = generate(pipe, num_images_per_prompt=3, negative_guidance=method).images
-    own.unet.set_attn_processor(attention_processors(own.unet, method))
+    apply_to_model(own.unet, method)
     close(generate(own, num_images_per_prompt=3).images, expected)
     with pytest.raises(ValueError, match=r"mask of NegToMe is 41x41 .* the latents is 12x8"):
         generate(own, num_images_per_prompt=3, height=64, width=96)
@@ -66,7 +64,7 @@ def test_masks_equal_from_pipe_at_any_mask_resolution(own: Any, pipe: Any, gener
 def test_an_interrupted_run_leaves_no_wrong_phase(own: Any, pipe: Any, generate: Any) -> None:
     method = NegToMe(**{**STRONG, "stop": 0.4})
     expected = generate(pipe, num_images_per_prompt=2, negative_guidance=method).images
-    own.unet.set_attn_processor(attention_processors(own.unet, method, num_inference_steps=5))
+    apply_to_model(own.unet, method, num_inference_steps=5)
     for last in (0, 1, 3):
 
         def interrupt(pipeline: Any, step: int, t: Any, values: Any, last: int = last) -> Any:
@@ -84,37 +82,41 @@ def test_called_again_they_replace_and_once_removed_the_unet_is_plain(
 ) -> None:
     method = NegToMe(**STRONG)
     before = own.unet.attn_processors
+    inside = []
+    module = own.unet.up_blocks[1].attentions[0].transformer_blocks[0].attn1
+    handle = module.register_forward_pre_hook(lambda module, inputs: inside.append(module.processor))
     for _ in range(2):
-        own.unet.set_attn_processor(attention_processors(own.unet, method))
-        wrapped = [p for p in own.unet.attn_processors.values() if isinstance(p, NegToMeAttnProcessor)]
-        assert len(wrapped) == 4
-        assert all(type(p.processor) is AttnProcessor2_0 for p in wrapped)
-    own.unet.set_attn_processor(before)
+        apply_to_model(own.unet, method)
+        generate(own, num_images_per_prompt=2)
+        assert own.unet.attn_processors == before
+        assert {type(p.processor) for p in inside} == {AttnProcessor2_0}
+    handle.remove()
+    remove_from_model(own.unet)
     assert torch.equal(generate(own).images, generate(base).images)
 
 
-def test_keyword_arguments_and_backends_of_the_wrapped_processor_stay(own: Any, generate: Any) -> None:
-    seen = []
+def test_keyword_arguments_and_attributes_of_the_intercepted_processor_stay(own: Any, generate: Any) -> None:
+    seen, inside = [], []
 
     class Special(AttnProcessor2_0):
-        _attention_backend: Any = None
+        scale = 1.0
 
         def __call__(
             self, attn: Any, hidden_states: Any, *args: Any, mood: str = "none", **kwargs: Any
         ) -> Any:
             seen.append(mood)
+            inside.append(attn.processor)
             return super().__call__(attn, hidden_states, *args, **kwargs)
 
     own.unet.set_attn_processor(Special())
-    own.unet.set_attn_processor(attention_processors(own.unet, NegToMe(**STRONG)))
-    wrapped = own.unet.up_blocks[1].attentions[0].transformer_blocks[0].attn1.processor
-    assert inspect.signature(wrapped.__call__) == inspect.signature(Special().__call__)
+    apply_to_model(own.unet, NegToMe(**STRONG))
     generate(own, num_images_per_prompt=2, cross_attention_kwargs={"mood": "calm"})
     assert set(seen) == {"calm"}
-    wrapped._attention_backend = "flash"
-    assert wrapped.processor._attention_backend == "flash" and wrapped._attention_backend == "flash"
-    plain = NegToMeAttnProcessor(AttnProcessor2_0(), wrapped.around)
-    assert not hasattr(plain, "_attention_backend")
+    intercepted = [p for p in inside if type(p) is not Special]
+    assert intercepted and len(intercepted) < len(inside)
+    for processor in intercepted:
+        assert inspect.signature(processor.__call__) == inspect.signature(Special().__call__)
+        assert processor.scale == 1.0 and not hasattr(processor, "_attention_backend")
 
 
 def test_weights_of_a_wrapped_processor_stay_in_the_model(own: Any) -> None:
@@ -128,16 +130,16 @@ def test_weights_of_a_wrapped_processor_stay_in_the_model(own: Any) -> None:
 
     attention = own.unet.up_blocks[1].attentions[0].transformer_blocks[0].attn1
     attention.set_processor(WithWeights())
-    own.unet.set_attn_processor(attention_processors(own.unet, NegToMe(**STRONG)))
+    apply_to_model(own.unet, NegToMe(**STRONG))
     own.unet.to(torch.float32)
-    assert attention.processor.processor.gain.dtype == torch.float32
+    assert attention.processor.gain.dtype == torch.float32
 
 
 def test_a_bare_unet_takes_them_and_groups_the_whole_batch(make_unet: Any) -> None:
     unet = make_unet()
     sample, text = torch.randn(3, 4, 8, 8), torch.randn(1, 5, 32).expand(3, -1, -1)
     plain = unet(sample, 500, text).sample
-    unet.set_attn_processor(attention_processors(unet, NegToMe("first", **STRONG), guidance_branches=1))
+    apply_to_model(unet, NegToMe("first", **STRONG), guidance_branches=1)
     pushed = unet(sample, 500, encoder_hidden_states=text).sample
     torch.testing.assert_close(pushed[0], plain[0], rtol=1e-5, atol=1e-5)
     assert all((pushed[i] - plain[i]).abs().max() > 1e-2 for i in (1, 2))
@@ -154,7 +156,7 @@ def test_without_a_number_of_steps_the_published_window_is_that_of_the_timesteps
         (NegToMe("first", alpha=3.0, threshold=0.2), [True, True, False, False, False]),
         (NegToMe("first", alpha=3.0, threshold=0.2, start=0.5, stop=1.0), [False, False, False, True, True]),
     ):
-        unet.set_attn_processor(attention_processors(unet, method, guidance_branches=1))
+        apply_to_model(unet, method, guidance_branches=1)
         # and in the next run as well
         for _ in range(2):
             results = [unet(sample, t, text).sample for t in timesteps]
@@ -164,7 +166,7 @@ def test_without_a_number_of_steps_the_published_window_is_that_of_the_timesteps
 def test_a_window_that_a_run_leaves_out_is_told(make_unet: Any) -> None:
     unet = make_unet()
     sample, text = torch.randn(2, 4, 8, 8), torch.randn(1, 5, 32).expand(2, -1, -1)
-    unet.set_attn_processor(attention_processors(unet, NegToMe("first"), guidance_branches=1))
+    apply_to_model(unet, NegToMe("first"), guidance_branches=1)
     for _ in range(2):
         with pytest.warns(
             UserWarning, match=r"window start=0.0, stop=0.2, which is timestep 1000 to 800; give"
@@ -177,7 +179,7 @@ def test_a_window_that_a_run_leaves_out_is_told(make_unet: Any) -> None:
 def test_timesteps_of_another_kind_need_the_number_of_steps(make_unet: Any) -> None:
     unet = make_unet()
     sample, text = torch.randn(2, 4, 8, 8), torch.randn(1, 5, 32).expand(2, -1, -1)
-    unet.set_attn_processor(attention_processors(unet, NegToMe("first"), guidance_branches=1))
+    apply_to_model(unet, NegToMe("first"), guidance_branches=1)
     with pytest.raises(
         ValueError, match=r"timestep -0\.7, which is not between 1000 and 0.*num_inference_steps"
     ):
@@ -185,16 +187,20 @@ def test_timesteps_of_another_kind_need_the_number_of_steps(make_unet: Any) -> N
 
 
 def test_both_doors_at_once_are_refused(own: Any, generate: Any) -> None:
-    own.unet.set_attn_processor(attention_processors(own.unet, NegToMe(**STRONG)))
-    with pytest.raises(ValueError, match="act twice"):
+    apply_to_model(own.unet, NegToMe(**STRONG))
+    with pytest.raises(ValueError, match="which would act too"):
         generate(from_pipe(own), num_images_per_prompt=2, negative_guidance=NegToMe())
 
 
 def test_more_steps_than_announced_are_an_error(own: Any, generate: Any) -> None:
-    processors = attention_processors(own.unet, NegToMe(stop=0.5), num_inference_steps=4)
-    own.unet.set_attn_processor(processors)
-    with pytest.raises(ValueError, match="num_inference_steps is 4, but this run has more"):
+    apply_to_model(own.unet, NegToMe(stop=0.5), num_inference_steps=4)
+    with pytest.raises(ValueError, match="num_inference_steps is 4, but this run has 5 steps"):
         generate(own, num_images_per_prompt=2)
+    # in a loop of one's own
+    text = torch.zeros(4, 5, 32, dtype=torch.float64)
+    with pytest.raises(ValueError, match="num_inference_steps is 4, but this run has more"):
+        for t in (900, 700, 500, 300, 100):
+            own.unet(torch.zeros(4, 4, 8, 8, dtype=torch.float64), t, text)
 
 
 @pytest.mark.parametrize(
@@ -211,14 +217,14 @@ def test_more_steps_than_announced_are_an_error(own: Any, generate: Any) -> None
             "num_images_per_prompt .*least 2, got 1",
         ),
         (NegToMe(stop=1.0, blocks="attn9"), {}, ValueError, r"blocks='attn9'.*down_blocks\.0\."),
-        ("glasses", {}, TypeError, "method must be a NegToMe"),
+        ("glasses", {}, TypeError, "method must be one of NegToMe"),
     ],
 )
 def test_bad_input_is_refused(base: Any, method: Any, arguments: Any, error: Any, says: Any) -> None:
     with pytest.raises(error, match=says):
-        attention_processors(base.unet, method, **arguments)
+        apply_to_model(base.unet, method, **arguments)
 
 
 def test_a_model_that_is_no_denoiser_is_refused(base: Any) -> None:
-    with pytest.raises(TypeError, match=r"model must be one of UNet2DConditionModel, .*, got CLIPTextModel"):
-        attention_processors(base.text_encoder, NegToMe(stop=1.0))
+    with pytest.raises(TypeError, match=r"model must be one of .*UNet2DConditionModel.*, got CLIPTextModel"):
+        apply_to_model(base.text_encoder, NegToMe(stop=1.0))

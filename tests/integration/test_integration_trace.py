@@ -100,8 +100,8 @@ def test_second_order_schedulers_have_a_row_for_each_evaluation(pipe: Any, gener
     method = PerpNeg(Negative("a hat", stop=0.4))
     trace = generate(pipe, negative_guidance=method, trace=True).trace
     assert len(trace.timesteps) == 9
-    # the first two of five steps: one evaluation of the first, two of the second
-    assert (~trace.cosine.isnan()).flatten().tolist() == [True] * 3 + [False] * 6
+    # the first two of five steps, each of two evaluations
+    assert (~trace.cosine.isnan()).flatten().tolist() == [True] * 4 + [False] * 5
 
 
 def test_to_dict_is_json_with_null_for_resting(pipe: Any, generate: Any) -> None:

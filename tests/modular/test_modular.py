@@ -324,7 +324,7 @@ def test_a_negative_is_read_to_its_end_or_refused_with_what_would_be_lost(both: 
     def reads(words: int) -> bool:
         arguments = {**both.family.both, **short}
         classic = negguide.from_pipe(both.classic)
-        reading = classic.family.reading(classic, " ".join(["hat"] * words), arguments)
+        reading = classic.family.token_budget(classic, " ".join(["hat"] * words), arguments)
         return bool(reading.tokens <= reading.limit)
 
     longest = next(words for words in range(1, 60) if not reads(words + 1))

@@ -277,7 +277,7 @@ def test_only_the_unconditional_prediction_is_none_of_the_prompt() -> None:
         guider.cleanup_models(model)
     assert conditional == [True, False, True, True]
     # what the guider does to a model it does for its own predictions
-    assert guider.guidance._count_prepared == 2
+    assert guider._run.guidance._count_prepared == 2
 
 
 def test_values_that_diffusers_drops_are_kept() -> None:
@@ -373,7 +373,7 @@ def test_guiders_that_cannot_have_negatives_are_refused(inner: Any, message: str
 
 
 def test_every_guider_of_diffusers_is_either_taken_or_refused_with_a_reason() -> None:
-    from negguide.integration import guider
+    from negguide.integration.modular import guider
 
     names = {name for name in dir(diffusers.guiders) if name.endswith("Guidance")} - {"BaseGuidance"}
     assert names <= {*guider._LINEAR, *guider._BENDING, *guider._REFUSED}

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from negguide.integration.family import Family
-from negguide.integration.images import image_tensor, mask_tensor
+from negguide.integration.families import Family
+from negguide.integration.runtime.masks import image_tensor, mask_tensor
 
 
 class Blend:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import diffusers
 import torch
 from PIL import Image
 
-from negguide.integration.families import PIPELINES
-from negguide.integration.family import Family
-from negguide.integration.negtome import suited
+from negguide.integration.families import Family, supported_pipelines
 from negguide.integration.pipelines import from_pipe
-from negguide.methods import NegToMe
+from negguide.methods import Method, Negative, NegToMe, PerpNeg
 from negguide.mining.render.blend import Blend
-from negguide.mining.render.guided import GroupPush, RowNegatives, guided_call, same_shape
 from negguide.mining.render.job import Job, Mode, RenderMethod
 from negguide.mining.render.paste import fitted, inside, paste
 
@@ -90,7 +87,7 @@ class PipelinePainter:
         run = self.steps if self.mode == "generate" else min(int(self.steps * self.strength), self.steps)
         ends = {"Perp-Neg": self.stop} if self.method == "perp-neg" else {}
         if self.diversify is not None:
-            self.diversify = suited(self.diversify, self.family)
+            self.diversify = self.family.with_defaults(self.diversify)
             ends["NegToMe"] = self.diversify.window[1]
         for name, stop in ends.items():
             if int(stop * run) < 1:
@@ -104,7 +101,8 @@ class PipelinePainter:
             raise ValueError(f"{type(self.pipe).__name__} makes videos, and a set is made of images")
 
     def _pipe_of_mode(self, guided: Any) -> Any:
-        name = next(c.__name__ for c in type(guided).__mro__ if c.__name__ in PIPELINES)
+        known_pipelines = supported_pipelines()
+        name = next(c.__name__ for c in type(guided).__mro__ if c.__name__ in known_pipelines)
         own = {"generate": (), "edit": _IMAGE_TO_IMAGE.values(), "inpaint": (_INPAINTING,)}[self.mode]
         if self.mode == "generate" or name in own:
             if "image" in inspect.signature(type(guided).__call__).parameters and self.mode == "generate":
@@ -119,7 +117,7 @@ class PipelinePainter:
         parts = {part: value for part, value in guided.components.items() if part in known}
         if "requires_safety_checker" in known:
             parts["requires_safety_checker"] = guided.components.get("safety_checker") is not None
-        return kind(**parts)
+        return from_pipe(kind(**parts))
 
     def refusal(self, job: Job) -> str | None:
         for text, reason in (
@@ -127,8 +125,8 @@ class PipelinePainter:
             (job.avoid, "avoid is too long"),
         ):
             if text and (text == job.prompt or self.method != "plain"):
-                reading = self.family.reading(self.pipe, text, self._arguments([job], checked=True))
-                if reading.tokens > reading.limit:
+                budget = self.family.token_budget(self.pipe, text, self._arguments([job], checked=True))
+                if budget.tokens > budget.limit:
                     return reason
         if self.mode != "generate" and job.image is None:
             return "there is no image to change"
@@ -194,28 +192,18 @@ class PipelinePainter:
             self._paint(jobs, places[start : start + half], images)
 
     def _draw(self, jobs: Sequence[Job]) -> list[Image.Image]:
-        push = None
+        methods: list[Method] = []
+        if self.method == "perp-neg" and any(job.avoid and job.weight > 0 for job in jobs):
+            own = [
+                [Negative(job.avoid, weight=job.weight, stop=self.stop)] if job.avoid else [] for job in jobs
+            ]
+            methods.append(PerpNeg.per_prompt(*own))
         if self.diversify is not None:
             size = len([job for job in jobs if job.group and job.group == jobs[0].group])
-            push = None if size < 2 else GroupPush(self.diversify, size)
-        avoiding = self.method == "perp-neg" and any(job.avoid and job.weight > 0 for job in jobs)
-        arguments = self._arguments(jobs)
-        if not avoiding:
-            return self._finished(jobs, guided_call(self.pipe, self.family, arguments, None, push))
-        groups = same_shape(self.pipe, self.family, arguments, [job.avoid for job in jobs])
-        if push is not None and len(groups) > 1:
-            raise ValueError(
-                f"diversify cannot be used with method='perp-neg' on {self.family.name}, whose negatives have no "
-                "common length; use method='plain'"
-            )
-        images: list[Image.Image | None] = [None] * len(jobs)
-        for group in groups:
-            part = [jobs[i] for i in group]
-            negatives = RowNegatives([j.avoid for j in part], [j.weight for j in part], self.stop)
-            drawn = guided_call(self.pipe, self.family, self._arguments(part), negatives, push)
-            for place, image in zip(group, self._finished(part, drawn), strict=True):
-                images[place] = image
-        return [image for image in images if image is not None]
+            if size > 1:
+                methods.append(replace(self.diversify, group_size=size))
+        output = self.pipe(**self._arguments(jobs), negative_guidance=methods or None)
+        return self._finished(jobs, list(output.images))
 
     def _arguments(self, jobs: Sequence[Job], checked: bool = False) -> dict[str, Any]:
         """The call's arguments; ``checked`` fills in the defaults, for what reads them without a call."""

@@ -12,8 +12,8 @@ from diffusers.models.attention_processor import Attention
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from negguide.integration.family import Family
-from negguide.integration.images import image_tensor
+from negguide.integration.families import Family
+from negguide.integration.runtime.masks import image_tensor
 from negguide.mining.item import Edit, Source
 from negguide.mining.render.job import NoRegion, Region
 from negguide.mining.render.paste import fitted

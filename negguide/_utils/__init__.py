@@ -1,0 +1,1 @@
+"""Pieces that several parts of the package share, by subject."""

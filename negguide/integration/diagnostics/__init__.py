@@ -1,0 +1,1 @@
+"""What negatives did: the trace of a run, and its pictures."""

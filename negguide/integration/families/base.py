@@ -1,0 +1,182 @@
+"""What is particular to a model family, as data: one `Family` says how its pipelines and denoisers are reached."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar
+
+from torch import Tensor
+
+from negguide.methods import Method
+
+Arguments = Mapping[str, Any]
+"""A pipeline call's arguments by name, defaults included."""
+TextAxis = Literal["tokens", "pooled", "positions"]
+"""How a denoiser input carries text: [B, tokens, ..], [B, ..], or the tokens' positions [tokens, ..], without batch."""
+NEGTOME_DEFAULTS: Mapping[str, Any] = MappingProxyType({"threshold": 0.65, "stop": 0.2})
+"""Between those published for SDXL and FLUX, for families without published values."""
+MethodT = TypeVar("MethodT", bound=Method)
+TextPlace = Literal["cross", "text first", "image first"]
+"""Where an attention module meets the text: as keys and values only, or beside the image's tokens."""
+
+
+@dataclass(frozen=True)
+class TokenBudget:
+    """How much of a text reaches the model: of `tokens`, with all that is put around the text, `limit` do."""
+
+    tokenizer: Any
+    tokens: int
+    limit: int
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """What a denoiser's own calls say, where there is no pipeline to ask: for attention processors.
+
+    Attributes:
+        classes: the diffusers classes by name, or classes from elsewhere. A class derived from one of them counts too.
+        text_channels: `text_channels(config)` -> channels of its text input.
+        noise: `noise(config)` -> the timestep of pure noise, as it is given to the model; 0 is the image.
+        latent_size: `latent_size(inputs)` -> (height, width) of the generated image's latents.
+        matches: `matches(config)` -> whether a model of these classes belongs to the family, where several share one.
+    """
+
+    classes: tuple[str | type, ...]
+    text_channels: Callable[[Any], int]
+    noise: Callable[[Any], float]
+    latent_size: Callable[[Mapping[str, Any]], tuple[int, int]]
+    matches: Callable[[Any], bool] = lambda config: True
+
+
+@dataclass(frozen=True)
+class Modular:
+    """How modular pipelines of the family carry text.
+
+    Attributes:
+        model_name: of the pipeline's blocks.
+        fields: {field of the inputs that go through the guider: what the text encoder step calls it}.
+        packed: whether predictions are [B, tokens, C], which does not show height and width.
+        reader: `reader(components)` -> what stands for the classic pipeline in `Family.token_budget`.
+    """
+
+    model_name: str
+    fields: Mapping[str, str]
+    packed: bool = False
+    reader: Callable[[Any], Any] = lambda components: components
+
+
+@dataclass(frozen=True)
+class Family:
+    """One model family. `pipe` below is the diffusers pipeline, `arguments` those of its call by name.
+
+    Attributes:
+        name: for people and messages.
+        pipelines: the diffusers pipelines by class name, or pipeline classes from elsewhere. A class that is derived
+            from one of them, outside of diffusers, is supported as well.
+        denoisers: the pipeline's attributes that hold a denoiser; those that are None are left out.
+        text_encoders: the pipeline's attributes without which negatives in words cannot be encoded.
+        sample, timestep: names of the denoiser's inputs that hold the noisy latents and the timestep.
+        text: the denoiser's inputs that carry the prompt, and how; a negative replaces exactly these. A dot leads into
+            a dict: "added_cond_kwargs.text_embeds".
+        embeds: {text input: the name that the pipeline's call has for it}, e.g. {"encoder_hidden_states":
+            "prompt_embeds"}; those that a negative given as embeddings may leave out are the masks.
+        derived: {text input: `derive(pipe, prompt_embeds)`} of those that follow from `prompt_embeds` (positions).
+        batched: further inputs with a batch axis, paths as in `text`: a tensor whose rows are those of the sample, or
+            a list or tuple of such tensors. What is not named is passed on whole, whatever its shape.
+        row_lists: inputs that are lists of one entry a row instead of tensors.
+        branches: `branches(pipe, arguments)` -> the guidance branches of one step in order, "uncond" and "cond". Asked
+            at each step: a callback may switch guidance off.
+        sequential: whether each branch is a denoiser call of its own; otherwise one call holds them along its batch.
+        upcasts: whether the pipeline itself combines its branches in float32.
+        guidance_scale: `guidance_scale(pipe, arguments)` -> g of u + g (c - u), as the pipeline combines its branches.
+        cfg_disabled_reason: `cfg_disabled_reason(pipe, arguments)` -> why this call runs without classifier-free
+            guidance, so that score-space methods cannot act; None when it runs with it.
+        latent_size: `latent_size(pipe, arguments)` -> (height, width) of the latents of this call.
+        encode_text: `encode_text(pipe, texts, arguments)` -> for each text {text input: [1, ...]}, by the pipeline
+            itself; None stands for an input that the pipeline leaves out.
+        token_budget: `token_budget(pipe, text, arguments)` -> how much of a negative's text the pipeline's text encoder
+            reads; of several, the one that reads most.
+        encode_image: `encode_image(pipe, pixels)` -> latents as the denoiser gets them; pixels [R, 3, H, W] in
+            [-1, 1]. None where NegToMe cannot take reference images.
+        prediction_slice: `prediction_slice(prediction, sample, latent_size)` -> the view of a denoiser's output that is
+            the prediction for the generated image; the rest (learned variances, references) is left as it is.
+        is_auxiliary: whether a denoiser call, by its inputs, is none of the branches (SD3's skipped layers): it is
+            passed on.
+        attention: (regular expression, place) pairs: which attention modules meet the text, and where.
+        negative_rows: whether NAG, ONG and VSF need the negatives as further rows of the batch, because the model
+            places its tokens by the length of the text; otherwise they are appended to the prompt's tokens.
+        text_positions: the argument of the attention modules that holds (image positions, text positions), where those
+            of the text are counted by its length alone.
+        image_tokens: `image_tokens(sample, latent_size)` -> how many tokens the generated image has in attention, and
+            how many together with the reference images' behind it; None where attention tells (feature maps).
+        negtome_blocks, negtome_min_side: where token-space methods act unless told: modules whose name matches, on
+            feature maps with a shorter side of at least negtome_min_side, or half the latent's shorter side where that
+            is less.
+        defaults: {method: {field: value}} of the fields that a method leaves to the family (None): the values published
+            for the family, or those between where there are none.
+        denoiser: for attention processors; None where the denoiser takes none.
+        modular: for modular pipelines; None where Perp-Neg cannot be used in them.
+    """
+
+    name: str
+    pipelines: tuple[str | type, ...]
+    denoisers: tuple[str, ...]
+    text_encoders: tuple[str, ...]
+    sample: str
+    timestep: str
+    text: Mapping[str, TextAxis]
+    embeds: Mapping[str, str]
+    branches: Callable[[Any, Arguments], tuple[str, ...]]
+    guidance_scale: Callable[[Any, Arguments], float]
+    cfg_disabled_reason: Callable[[Any, Arguments], str | None]
+    latent_size: Callable[[Any, Arguments], tuple[int, int]]
+    encode_text: Callable[[Any, Sequence[str], Arguments], list[dict[str, Any]]]
+    token_budget: Callable[[Any, str, Arguments], TokenBudget]
+    attention: tuple[tuple[str, TextPlace], ...]
+    negtome_blocks: str
+    negtome_min_side: int = 0
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"NegToMe": NEGTOME_DEFAULTS})
+    derived: Mapping[str, Callable[[Any, Tensor], Any]] = field(default_factory=dict)
+    batched: tuple[str, ...] = ()
+    row_lists: tuple[str, ...] = ()
+    sequential: bool = False
+    upcasts: bool = False
+    encode_image: Callable[[Any, Tensor], Tensor] | None = None
+    image_tokens: Callable[[Any, tuple[int, int]], tuple[int, int]] | None = None
+    negative_rows: bool = False
+    text_positions: str | None = None
+    prediction_slice: Callable[[Tensor, Any, tuple[int, int]], Tensor] = lambda prediction, sample, size: (
+        prediction
+    )
+    is_auxiliary: Callable[[Mapping[str, Any]], bool] = lambda inputs: False
+    denoiser: Denoiser | None = None
+    modular: Modular | None = None
+
+    def with_defaults(self, method: MethodT) -> MethodT:
+        """The method with the family's values for the fields that it leaves open.
+
+        Raises:
+            ValueError: a value does not go with the method's own, e.g. its start is behind the family's stop.
+        """
+        return method.with_defaults(self.defaults.get(type(method).__name__, {}))
+
+
+def nested_input(inputs: Mapping[str, Any], path: str) -> Any:
+    """The input that `path` names, e.g. "added_cond_kwargs.text_embeds"; None where it is not given."""
+    value: Any = inputs
+    for name in path.split("."):
+        value = None if value is None else value.get(name)
+    return value
+
+
+def with_inputs(inputs: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `inputs` with other values at these paths; dicts on the way are copied too."""
+    changed = dict(inputs)
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        inner = changed
+        for parent in parents:
+            inner[parent] = dict(inner[parent])
+            inner = inner[parent]
+        inner[last] = value
+    return changed

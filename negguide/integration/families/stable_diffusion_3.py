@@ -1,0 +1,82 @@
+"""Stable Diffusion 3 and 3.5: a transformer with joint attention over text and image."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from negguide.integration.families.base import Arguments, Denoiser, Family, Modular, TokenBudget
+from negguide.integration.families.common import (
+    clip_token_budget,
+    disabled_up_to_one,
+    joint_attention_channels,
+    lora_scale,
+    pipe_guidance_scale,
+    requested_size,
+    sequence_token_budget,
+    size_of,
+    split_texts,
+    uncond_first,
+    vae_latents,
+)
+from negguide.integration.families.registry import register_family
+
+
+def _encode_text(pipe: Any, texts: Sequence[str], arguments: Arguments) -> list[dict[str, Any]]:
+    embeddings, _, pooled, _ = pipe.encode_prompt(
+        list(texts),
+        None,
+        None,
+        device=pipe._execution_device,
+        num_images_per_prompt=1,
+        do_classifier_free_guidance=False,
+        clip_skip=arguments["clip_skip"],
+        max_sequence_length=arguments["max_sequence_length"],
+        lora_scale=lora_scale(arguments, "joint_attention_kwargs"),
+    )
+    return split_texts({"encoder_hidden_states": embeddings, "pooled_projections": pooled})
+
+
+def _token_budget(pipe: Any, text: str, arguments: Arguments) -> TokenBudget:
+    budgets = [clip_token_budget(pipe, text, arguments, "tokenizer_2")]
+    if pipe.text_encoder_3 is not None:
+        budgets.append(sequence_token_budget(pipe, text, arguments, "tokenizer_3"))
+    return max(budgets, key=lambda budget: budget.limit - budget.tokens)
+
+
+STABLE_DIFFUSION_3 = Family(
+    name="Stable Diffusion 3",
+    pipelines=("StableDiffusion3Pipeline",),
+    denoisers=("transformer",),
+    text_encoders=("text_encoder", "text_encoder_2"),
+    sample="hidden_states",
+    timestep="timestep",
+    text={"encoder_hidden_states": "tokens", "pooled_projections": "pooled"},
+    embeds={"encoder_hidden_states": "prompt_embeds", "pooled_projections": "pooled_prompt_embeds"},
+    batched=(
+        "timestep",
+        "block_controlnet_hidden_states",
+        "joint_attention_kwargs.ip_adapter_image_embeds",
+    ),
+    branches=uncond_first,
+    guidance_scale=pipe_guidance_scale,
+    cfg_disabled_reason=disabled_up_to_one,
+    latent_size=requested_size(lambda pipe: pipe.default_sample_size * pipe.vae_scale_factor),
+    encode_text=_encode_text,
+    token_budget=_token_budget,
+    encode_image=vae_latents,
+    # a further call without some layers, for the pipeline's skip_guidance_layers
+    is_auxiliary=lambda inputs: inputs.get("skip_layers") is not None,
+    attention=((r"^transformer_blocks\.\d+\.attn$", "image first"),),
+    negtome_blocks=r"\.attn$",
+    denoiser=Denoiser(
+        classes=("SD3Transformer2DModel",),
+        text_channels=joint_attention_channels,
+        noise=lambda config: 1000.0,
+        latent_size=size_of("hidden_states"),
+    ),
+    modular=Modular(
+        "stable-diffusion-3",
+        fields={"encoder_hidden_states": "prompt_embeds", "text_embeds": "pooled_prompt_embeds"},
+    ),
+)
+
+register_family(STABLE_DIFFUSION_3)

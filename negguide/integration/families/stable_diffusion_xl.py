@@ -1,0 +1,103 @@
+"""Stable Diffusion XL: a UNet that meets the text of two CLIPs in cross-attention, and pooled beside the timestep."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from negguide.integration.families.base import Arguments, Denoiser, Family, Modular
+from negguide.integration.families.common import (
+    UNET_BATCHED,
+    inversion_token_budget,
+    is_sdxl,
+    lora_scale,
+    pipe_guidance_scale,
+    size_of,
+    split_texts,
+    uncond_first,
+    unet_cfg_disabled,
+    unet_channels,
+    unet_size,
+    vae_latents,
+)
+from negguide.integration.families.registry import register_family
+
+
+def _encode_text(pipe: Any, texts: Sequence[str], arguments: Arguments) -> list[dict[str, Any]]:
+    embeddings, _, pooled, _ = pipe.encode_prompt(
+        list(texts),
+        device=pipe._execution_device,
+        num_images_per_prompt=1,
+        do_classifier_free_guidance=False,
+        lora_scale=lora_scale(arguments, "cross_attention_kwargs"),
+        clip_skip=arguments["clip_skip"],
+    )
+    return split_texts({"encoder_hidden_states": embeddings, "added_cond_kwargs.text_embeds": pooled})
+
+
+def _encode_image(pipe: Any, pixels: Tensor) -> Tensor:
+    config = pipe.vae.config
+    # SDXL's autoencoder overflows in float16
+    upcast = config.get("force_upcast", False) and pipe.vae.dtype == torch.float16
+    if upcast:
+        pipe.vae.to(torch.float32)
+    try:
+        latents = vae_latents(pipe, pixels)
+    finally:
+        if upcast:
+            pipe.vae.to(torch.float16)
+    if getattr(config, "latents_mean", None) is None or getattr(config, "latents_std", None) is None:
+        return latents
+    mean, std = (
+        torch.tensor(v).view(1, -1, 1, 1).to(latents) for v in (config.latents_mean, config.latents_std)
+    )
+    normalised: Tensor = (latents - mean * config.scaling_factor) / std
+    return normalised
+
+
+STABLE_DIFFUSION_XL = Family(
+    name="Stable Diffusion XL",
+    pipelines=(
+        "StableDiffusionXLPipeline",
+        "StableDiffusionXLImg2ImgPipeline",
+        "StableDiffusionXLInpaintPipeline",
+        "StableDiffusionXLControlNetPipeline",
+    ),
+    denoisers=("unet",),
+    text_encoders=("text_encoder_2",),
+    sample="sample",
+    timestep="timestep",
+    text={"encoder_hidden_states": "tokens", "added_cond_kwargs.text_embeds": "pooled"},
+    embeds={
+        "encoder_hidden_states": "prompt_embeds",
+        "added_cond_kwargs.text_embeds": "pooled_prompt_embeds",
+    },
+    batched=(*UNET_BATCHED, "added_cond_kwargs.time_ids"),
+    branches=uncond_first,
+    guidance_scale=pipe_guidance_scale,
+    cfg_disabled_reason=unet_cfg_disabled,
+    latent_size=partial(unet_size, fills_in_missing_side=True),
+    encode_text=_encode_text,
+    token_budget=partial(inversion_token_budget, name="tokenizer_2"),
+    encode_image=_encode_image,
+    attention=((r"attn2$", "cross"),),
+    # as published, t 1000->800
+    negtome_blocks=r"up_blocks\..*attn1$",
+    negtome_min_side=32,
+    defaults={"NegToMe": {"threshold": 0.7, "stop": 0.2}},
+    denoiser=Denoiser(
+        classes=("UNet2DConditionModel",),
+        text_channels=unet_channels,
+        noise=lambda config: 1000.0,
+        latent_size=size_of("sample"),
+        matches=is_sdxl,
+    ),
+    modular=Modular(
+        "stable-diffusion-xl",
+        fields={"prompt_embeds": "prompt_embeds", "text_embeds": "pooled_prompt_embeds"},
+    ),
+)
+
+register_family(STABLE_DIFFUSION_XL)

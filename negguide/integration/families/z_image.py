@@ -1,0 +1,89 @@
+"""Z-Image: a transformer over one sequence of image and text, whose inputs are lists of one tensor a row."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from negguide.integration.families.base import Arguments, Family, Modular
+from negguide.integration.families.common import (
+    chat_token_budget,
+    cond_first,
+    patch_tokens,
+    requested_size,
+    vae_latents,
+)
+from negguide.integration.families.registry import register_family
+
+
+def _branches(pipe: Any, arguments: Arguments) -> tuple[str, ...]:
+    truncation, scheduler = arguments["cfg_truncation"], pipe.scheduler
+    if truncation is not None and truncation < 1:
+        # guidance ends where so much of the way from noise to image is done
+        timestep = scheduler.timesteps[scheduler.step_index or 0].float()
+        if float((1000 - timestep) / 1000) > truncation:
+            return ("cond",)
+    return cond_first(pipe, arguments)
+
+
+def _guidance_scale(pipe: Any, arguments: Arguments) -> float:
+    """Z-Image computes c + s (c - u), which is u + (1 + s) (c - u)."""
+    return 1.0 + float(pipe.guidance_scale)
+
+
+def _cfg_disabled(pipe: Any, arguments: Arguments) -> str | None:
+    scale = arguments["guidance_scale"]
+    return None if scale > 0 else f"guidance_scale is {scale}, and Z-Image's guidance is off at 0; use e.g. 4"
+
+
+def _encode_text(pipe: Any, texts: Sequence[str], arguments: Arguments) -> list[dict[str, Any]]:
+    embeddings, _ = pipe.encode_prompt(
+        prompt=list(texts),
+        device=pipe._execution_device,
+        do_classifier_free_guidance=False,
+        max_sequence_length=arguments["max_sequence_length"],
+    )
+    return [{"cap_feats": [row]} for row in embeddings]
+
+
+def _encode_image(pipe: Any, pixels: Tensor) -> Tensor:
+    return vae_latents(pipe, pixels).unsqueeze(2)
+
+
+def _image_tokens(sample: Any, latent_size: tuple[int, int]) -> tuple[int, int]:
+    tokens = patch_tokens(latent_size)
+    # padded to whole 32s
+    return tokens, -(-tokens // 32) * 32
+
+
+Z_IMAGE = Family(
+    name="Z-Image",
+    pipelines=("ZImagePipeline",),
+    denoisers=("transformer",),
+    text_encoders=("text_encoder",),
+    sample="x",
+    timestep="t",
+    text={"cap_feats": "tokens"},
+    # a list of one tensor [tokens, channels] for each prompt
+    embeds={"cap_feats": "prompt_embeds"},
+    batched=("t",),
+    row_lists=("x", "cap_feats"),
+    branches=_branches,
+    upcasts=True,
+    guidance_scale=_guidance_scale,
+    cfg_disabled_reason=_cfg_disabled,
+    latent_size=requested_size(lambda pipe: 1024),
+    encode_text=_encode_text,
+    token_budget=partial(chat_token_budget, thinking=True),
+    encode_image=_encode_image,
+    image_tokens=_image_tokens,
+    negative_rows=True,
+    attention=((r"^layers\.\d+\.attention$", "image first"),),
+    negtome_blocks=r"^layers\.\d+\.attention$",
+    # its transformer takes no attention processors
+    denoiser=None,
+    modular=Modular("z-image", fields={"cap_feats": "prompt_embeds"}),
+)
+
+register_family(Z_IMAGE)

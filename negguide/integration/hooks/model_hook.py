@@ -1,0 +1,252 @@
+"""A method that stays on a denoiser: the root hook that follows the steps of whoever calls the model."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from diffusers.hooks.hooks import ModelHook
+from diffusers.utils.torch_utils import unwrap_module
+from torch import nn
+
+from negguide.integration.families.base import Denoiser, Family
+from negguide.integration.hooks.compat import (
+    caller_run,
+    forward_signature,
+    hook_registry,
+    is_cached,
+    per_module_cache,
+    remove_hook,
+)
+from negguide.integration.hooks.interception import intercepted
+from negguide.integration.hooks.step_tracking import Step, StepTracker
+from negguide.integration.runtime.base import Forward, MethodRuntime, step_state
+from negguide.integration.runtime.batching import Branch
+from negguide.methods import Method
+
+_HOOK = "negguide"
+_PARTS = 1000
+"""Of the way from noise to image, by which windows are placed: as many as the models were trained on."""
+_KEPT_RUNS = 32
+"""How many runs are remembered: those of all threads, and calls inside one another."""
+
+
+class _Run:
+    """One run of whoever calls the model: what acts in it and where it stands."""
+
+    def __init__(
+        self,
+        runtime: MethodRuntime,
+        latent_size: tuple[int, int],
+        windows: list[tuple[float, float]],
+        timesteps: Any,
+    ) -> None:
+        self.runtime = runtime
+        self.latent_size = latent_size
+        # kept, so that no other tensor gets its identity
+        self.timesteps = timesteps
+        self.tracker: StepTracker | None = None
+        self.step = 0
+        self.branch = 0
+        self.last_timestep: float | None = None
+        self.inside = False
+        # the windows that had no step so far
+        self.unseen = list(windows)
+
+
+class MethodHook(ModelHook):
+    """Lets a method act in every call of a model.
+
+    A run is told from others by the timesteps of the scheduler of the pipeline that calls, so that pipelines in several
+    threads, and one inside another, each have their own steps. Where a loop of one's own calls the model, a timestep
+    above the last one begins a new run. Where the model is called once for each guidance branch, the first call at a
+    timestep is the conditional one, as in diffusers' pipelines.
+
+    Args:
+        make_runtime: `make_runtime(latent_size)` -> a runtime of the method for one more run.
+        method: whose windows they are.
+        family, denoiser: of the model.
+        noise: the timestep of pure noise, as the model gets it.
+        num_inference_steps: steps of a run, and windows are fractions of their number; None = windows are fractions of
+            the way that the timestep goes, from `noise` to 0.
+        guidance_branches: of a step.
+    """
+
+    def __init__(
+        self,
+        make_runtime: Callable[[tuple[int, int]], MethodRuntime],
+        method: Method,
+        family: Family,
+        denoiser: Denoiser,
+        noise: float,
+        num_inference_steps: int | None,
+        guidance_branches: int,
+    ) -> None:
+        super().__init__()
+        self.make_runtime = make_runtime
+        self.method = method
+        self.family = family
+        self.denoiser = denoiser
+        self.noise = noise
+        self.num_inference_steps = num_inference_steps
+        # of the run, and of each call
+        self.branches = guidance_branches
+        self.branches_of_call = 1 if family.sequential else guidance_branches
+        self.windows = sorted({(start, stop) for _, start, stop in method.windows})
+        self._runs: OrderedDict[tuple[int, int], _Run] = OrderedDict()
+
+    # not traced, unlike the model inside: a compiled model would be compiled anew at each step
+    @torch.compiler.disable(recursive=False)
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        family, model = self.family, unwrap_module(module)
+        names = list(forward_signature(module, family.sample).parameters)
+        inputs = {**dict(zip(names, args, strict=False)), **kwargs}
+        if family.is_auxiliary(inputs):
+            return self.fn_ref.original_forward(*args, **kwargs)
+        self._check_cache(model)
+        sample = inputs[family.sample]
+        run = self._run_of_call(inputs)
+        # still inside the last call: an error has ended it
+        broken_off, run.inside = run.inside, True
+        step = self._follow(run, inputs, broken_off)
+        runtime = run.runtime
+        runtime.begin_step(step_state(family, step, run.latent_size, sample))
+        forward = self._forward(model, len(sample), run.branch)
+        changed = runtime.begin_forward(inputs, forward)
+        positional = [changed[name] for name in names[: len(args)]]
+        named = {name: value for name, value in changed.items() if name not in names[: len(args)]}
+        modules = runtime.targets[model].modules
+        with intercepted(modules, runtime.interceptors(model)):
+            output = self.fn_ref.original_forward(*positional, **named)
+        output = runtime.end_forward(output, forward)
+        run.inside = False
+        return output
+
+    def _check_cache(self, model: nn.Module) -> None:
+        name = type(self.method).__name__
+        cache = per_module_cache(model)
+        if cache is not None and self.method.space != "token":
+            raise ValueError(
+                f"{cache} keeps one state a module, which {name} would mix up by the text that it adds; call "
+                "model.disable_cache(), or use FirstBlockCache, TaylorSeer or MagCache"
+            )
+        if self.method.space != "token" and self.windows != [(0, 1)] and is_cached(model):
+            raise ValueError(
+                f"{name} has a window, and what the model's cache keeps of one side of it would be used on the other; "
+                "use from_pipe, which keeps them apart, or model.disable_cache()"
+            )
+
+    def _forward(self, model: nn.Module, rows: int, branch: int) -> Forward:
+        """The branches of a call: the conditional one is the last of a batch, the first of several calls."""
+        if self.branches_of_call < self.branches:
+            return Forward(model, [Branch("cond" if branch == 0 else "uncond", slice(0, rows))], rows)
+        if rows % self.branches_of_call:
+            raise ValueError(
+                f"guidance_branches is {self.branches_of_call}, but the model was called with {rows} rows; give the "
+                "number of guidance branches that share its batch, 1 without guidance"
+            )
+        batch = rows // self.branches_of_call
+        names = [*(f"other {i}" for i in range(self.branches_of_call - 1)), "cond"]
+        branches = [Branch(name, slice(i * batch, (i + 1) * batch)) for i, name in enumerate(names)]
+        return Forward(model, branches, batch)
+
+    def _run_of_call(self, inputs: Mapping[str, Any]) -> _Run:
+        found = caller_run()
+        timesteps = None if found is None else found[0].timesteps
+        key = (threading.get_ident(), id(timesteps))
+        size = self.denoiser.latent_size(inputs)
+        run = self._runs.get(key)
+        if run is None or run.latent_size != size:
+            run = self._runs[key] = _Run(self.make_runtime(size), size, self.windows, timesteps)
+            if len(self._runs) > _KEPT_RUNS:
+                self._runs.popitem(last=False)
+            if found is not None and self.num_inference_steps is not None:
+                # FLUX and others hand on timesteps in units of their own, and their schedulers say where they begin
+                timestep = float(torch.as_tensor(inputs[self.family.timestep]).max())
+                run.tracker = StepTracker(found[0], found[1], timestep)
+                if run.tracker.count != self.num_inference_steps:
+                    del self._runs[key]
+                    raise ValueError(
+                        f"num_inference_steps is {self.num_inference_steps}, but this run has {run.tracker.count} "
+                        "steps; give the number of steps of the run (with strength, those that are left)"
+                    )
+        return run
+
+    def _follow(self, run: _Run, inputs: Mapping[str, Any], broken_off: bool) -> Step:
+        """The step of this call; notes its branch too."""
+        whole_run = self.windows == [(0, 1)]
+        if whole_run and self.branches == self.branches_of_call:
+            # without waiting for the device
+            return Step(0, 1)
+        # the most of several: a video's given frames are at 0
+        timestep = float(torch.as_tensor(inputs[self.family.timestep]).max())
+        last, run.last_timestep = run.last_timestep, timestep
+        begins = timestep != last or broken_off
+        run.branch = 0 if begins else (run.branch + 1) % self.branches
+        if whole_run:
+            return Step(0, 1)
+        if run.tracker is not None:
+            if run.branch == 0 or self.branches == self.branches_of_call:
+                run.step = run.tracker.advance().index
+            return Step(run.step, run.tracker.count)
+        if last is None or timestep > last:
+            run.step, run.unseen = 0, list(self.windows)
+        elif timestep < last:
+            run.step += 1
+        if self.num_inference_steps is None:
+            return Step(self._part_of_the_way(run, timestep), _PARTS)
+        if run.step >= self.num_inference_steps:
+            raise ValueError(
+                f"num_inference_steps is {self.num_inference_steps}, but this run has more distinct timesteps; give "
+                "the number of distinct timesteps in scheduler.timesteps"
+            )
+        return Step(run.step, self.num_inference_steps)
+
+    def _part_of_the_way(self, run: _Run, timestep: float) -> int:
+        """int(_PARTS (1 - timestep / noise)), the last part where nothing is left of the way."""
+        way = 1 - timestep / self.noise
+        # as far outside as rounding does not lead
+        if not -0.01 <= way <= 1:
+            raise ValueError(
+                f"the model was called at timestep {timestep:g}, which is not between {self.noise:g} and 0, so that "
+                "the windows cannot be placed by it; give num_inference_steps"
+            )
+        # 1 - 0.7 is below 0.3
+        part = min(max(int(_PARTS * way + 1e-6), 0), _PARTS - 1)
+        for window in list(run.unseen):
+            start, stop = window
+            if Step(part, _PARTS).inside(start, stop):
+                run.unseen.remove(window)
+            elif part >= int(stop * _PARTS):
+                run.unseen.remove(window)
+                first, end = (self.noise * (1 - fraction) for fraction in window)
+                warnings.warn(
+                    f"no step of this run is in the window start={start}, stop={stop}, which is timestep {first:g} to "
+                    f"{end:g}; give num_inference_steps to place windows by the steps",
+                    stacklevel=2,
+                )
+        return part
+
+
+def attach(model: nn.Module, hook: MethodHook) -> None:
+    """Put a method on a model in place of the one that is there."""
+    remove_hook(model, _HOOK)
+    hook_registry(model).register_hook(hook, _HOOK)
+
+
+def detach(model: nn.Module) -> None:
+    """Take the method away from a model; without one nothing happens."""
+    remove_hook(model, _HOOK)
+
+
+def has_attached_method(model: nn.Module) -> bool:
+    """Whether a method stays on this model."""
+    for owner in {model, unwrap_module(model)}:
+        registry = vars(owner).get("_diffusers_hook")
+        if registry is not None and registry.get_hook(_HOOK) is not None:
+            return True
+    return False

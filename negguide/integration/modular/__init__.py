@@ -1,0 +1,1 @@
+"""Perp-Neg in modular diffusers: a guider and a block."""

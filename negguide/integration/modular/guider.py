@@ -1,0 +1,534 @@
+"""Perp-Neg as a guider of modular diffusers: by itself, or around one of the guiders that diffusers has."""
+
+import copy
+import json
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import diffusers.guiders
+import torch
+from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
+from diffusers.guiders.guider_utils import GuiderOutput
+from diffusers.modular_pipelines.modular_pipeline import BlockState
+from torch import Tensor
+
+from negguide.guidance import uncond_for
+from negguide.integration.diagnostics.trace import Trace, TraceRecorder
+from negguide.integration.hooks.step_tracking import Step, check_windows, step_of_loop
+from negguide.integration.runtime.batching import expand_text
+from negguide.integration.runtime.masks import negative_masks, packed_mask, unpacked_mask
+from negguide.integration.runtime.score import LEAST_GUIDANCE, GuidanceStep
+from negguide.methods import PerpNeg
+
+# Linear in the unconditional prediction u, with a factor that does not depend on the predictions: these get u'.
+_LINEAR = (
+    "ClassifierFreeGuidance",
+    "PerturbedAttentionGuidance",
+    "SkipLayerGuidance",
+    "SmoothedEnergyGuidance",
+)
+# These bend the guidance direction; they get c - S, for which Perp-Neg needs no factor.
+_BENDING = (
+    "AdaptiveProjectedGuidance",
+    "AdaptiveProjectedMixGuidance",
+    "ClassifierFreeZeroStarGuidance",
+    "FrequencyDecoupledGuidance",
+    "MagnitudeAwareGuidance",
+    "TangentialClassifierFreeGuidance",
+)
+_REFUSED = {
+    "AutoGuidance": "its second prediction is that of a weakened model and not of the empty prompt, so that there is "
+    "no direction of the prompt for a negative to be perpendicular to",
+    "LTX2Guidance": "the LTX-2 denoiser names its predictions itself and has no place for those of negatives",
+    "PerpNegGuidance": "Perp-Neg inside Perp-Neg would subtract twice; put all negatives into one PerpNeg",
+}
+_OWN = ("guidance_scale", "guidance_rescale", "use_original_formulation", "start", "stop", "enabled")
+
+
+_KEPT_RUNS = 8
+"""How many runs that were broken off, or that others run inside of, are remembered in each thread."""
+
+
+class _Run:
+    """One run of a modular pipeline: the negatives as it encoded them, and where it stands."""
+
+    def __init__(
+        self,
+        perp_neg: PerpNeg,
+        guidance: Any,
+        traces: bool,
+        images_per_prompt: int = 1,
+        scheduler: Any = None,
+    ) -> None:
+        self.guidance = guidance
+        self.scheduler = scheduler
+        self.guidance_step = GuidanceStep(perp_neg, images_per_prompt)
+        self.texts: list[dict[str, Any]] | None = None
+        self.latent_size: tuple[int, int] | None = None
+        self.branches: list[str] | None = None
+        self.guider_branches = 0
+        self.acts = False
+        self.recorder: TraceRecorder | None = None
+        if traces:
+            prompts = tuple(negative.prompt for negative in perp_neg.negatives)
+            self.recorder = TraceRecorder(prompts, negtome=False, attention=None)
+        # as the loop says it: which call of the model, of how many steps
+        self.call: int | None = None
+        self.num_inference_steps: int | None = None
+        self.timestep: Any = None
+        self.count_prepared = 0
+        self.step: Step | None = None
+        self._last_call: int | None = None
+        self._left = 0
+
+    def begin_call(self, call: int | None, count: int | None, timestep: Any) -> None:
+        """The loop is at call `call` of the model."""
+        self.branches, self.acts = None, False
+        self.step = None
+        if call is not None and count is not None:
+            self.step = step_of_loop(self.scheduler, call, count, timestep)
+            self._last_call, self._left = call, self.step.count - 1 - self.step.index
+
+    def leave_step(self) -> None:
+        """Between two calls."""
+        self.call = self.num_inference_steps = self.timestep = None
+        self.count_prepared, self.branches, self.acts = 0, None, False
+        self.guidance.set_state(None, None, None)
+
+    def continues(self, call: int) -> bool:
+        """Whether this is the run's next call."""
+        return self.under_way and self._last_call is not None and call == self._last_call + 1
+
+    @property
+    def under_way(self) -> bool:
+        """Whether it has begun and not come to its last step."""
+        return self._left > 0
+
+
+class PerpNegGuidance(BaseGuidance):
+    """Guidance with negatives that only take away what of them is perpendicular to the prompt.
+
+    With u, c and n_k the predictions of the empty (or classic negative) prompt, the prompt and negative k:
+
+        u + g (p - S),  S = sum_k weight_k mask_k (n_k - u - <n_k - u, p> / |p|^2 p),  p = c - u.
+
+    Around another guider (`guidance=`), which must be one of these:
+
+    | guider | what it is given | what comes out |
+    |---|---|---|
+    | `ClassifierFreeGuidance` (the default), `PerturbedAttentionGuidance`, `SkipLayerGuidance`, \
+`SmoothedEnergyGuidance` | u' = u + G / (G - 1) S in place of u | exactly the formula, with the guider's own terms \
+added and `guidance_rescale` applied to it. G is g, or g + 1 with `use_original_formulation` |
+    | `AdaptiveProjectedGuidance`, `AdaptiveProjectedMixGuidance`, `MagnitudeAwareGuidance`, \
+`TangentialClassifierFreeGuidance`, `FrequencyDecoupledGuidance`, `ClassifierFreeZeroStarGuidance` | c - S in place \
+of c | what the guider makes of the direction p - S: it clips, projects, scales or splits that as it does p. Exactly \
+the formula where it leaves a direction alone; `guidance_rescale` goes by the spread of c - S |
+
+    `AutoGuidance` (its u is no empty prompt), `LTX2Guidance` and guiders from elsewhere are refused.
+
+    Runs do not disturb one another: in several threads, and one inside another, each has its own state.
+
+    Negatives act in steps in which the guider makes an unconditional prediction and their window is open; in all others
+    they cost nothing. Windows are fractions of the steps, as `start` and `stop` of every guider. The pipeline needs the
+    block `EncodeNegatives` in front of its text encoder; `negguide.with_perp_neg` puts both in.
+
+    Args:
+        perp_neg: the negatives.
+        guidance_scale, guidance_rescale, use_original_formulation, start, stop, enabled: of the
+            `ClassifierFreeGuidance` that is used without `guidance`, with its defaults; not to be combined with it.
+        guidance: the guider to go around. It is kept, not copied.
+        trace: keep how the negatives act, for the property `trace`. It is not saved.
+
+    Raises:
+        TypeError: `perp_neg` is no `PerpNeg`, `guidance` is no guider, or `trace` is no bool.
+        ValueError: a guider for which Perp-Neg is not defined or whose guidance is off; settings beside `guidance`; a
+            negative whose window lies outside the guider's.
+
+    Source: Perp-Neg, arXiv 2304.04968.
+
+    Example:
+        >>> guider = PerpNegGuidance(PerpNeg("black glasses"), guidance_scale=7.5)
+        >>> guider = PerpNegGuidance(PerpNeg("black glasses"), guidance=AdaptiveProjectedGuidance(guidance_scale=10))
+    """
+
+    _input_predictions = ["pred_cond", "pred_uncond"]  # noqa: RUF012  (the base class asks for a list)
+
+    def __init__(
+        self,
+        perp_neg: PerpNeg | Mapping[str, Any],
+        guidance_scale: float | None = None,
+        guidance_rescale: float | None = None,
+        use_original_formulation: bool | None = None,
+        start: float | None = None,
+        stop: float | None = None,
+        enabled: bool | None = None,
+        guidance: BaseGuidance | Mapping[str, Any] | None = None,
+        trace: bool = False,
+    ) -> None:
+        given = (guidance_scale, guidance_rescale, use_original_formulation, start, stop, enabled)
+        own = {name: value for name, value in zip(_OWN, given, strict=True) if value is not None}
+        # mappings are what the config holds
+        if isinstance(perp_neg, Mapping):
+            perp_neg = PerpNeg.from_dict(perp_neg, unpacked_mask)
+        if isinstance(guidance, Mapping):
+            guidance = _guider_of_config(guidance)
+        if not isinstance(perp_neg, PerpNeg):
+            raise TypeError(f"perp_neg must be a PerpNeg, e.g. PerpNeg('black glasses'), got {perp_neg!r}")
+        if not isinstance(trace, bool):
+            raise TypeError(f"trace must be True or False, got {trace!r}")
+        if guidance is not None and own:
+            raise ValueError(
+                f"{', '.join(own)} cannot be given beside guidance={type(guidance).__name__}; set it there"
+            )
+        inner: Any = ClassifierFreeGuidance(**own) if guidance is None else guidance
+        _check_guider(inner)
+        _check_overlap(perp_neg, inner)
+
+        self.perp_neg = perp_neg
+        self.guidance = inner
+        self._traces = trace
+        self._runs: dict[int, list[_Run]] = {}
+        self._warned = False
+        super().__init__(inner._start, inner._stop, inner._enabled)
+        if guidance is None:
+            config = {name: inner.config[name] for name in _OWN}
+        else:
+            config = {"guidance": json.loads(inner.to_json_string())}
+        self.register_to_config(perp_neg=perp_neg.to_dict(packed_mask), **config)
+
+    # The guider inside decides; one switch for both, whichever is turned.
+
+    @property
+    def _enabled(self) -> bool:
+        return bool(self.guidance._enabled)
+
+    @_enabled.setter
+    def _enabled(self, value: bool) -> None:
+        self.guidance._enabled = value
+
+    # What the base class keeps on the guider belongs to the present run.
+
+    @property
+    def _run(self) -> "_Run":
+        """The run that this thread is in, or the last one that it was in."""
+        runs = self._runs.setdefault(threading.get_ident(), [])
+        if not runs:
+            runs.append(_Run(self.perp_neg, self.guidance, self._traces))
+        return runs[-1]
+
+    @property
+    def _count_prepared(self) -> int:
+        return self._run.count_prepared
+
+    @_count_prepared.setter
+    def _count_prepared(self, value: int) -> None:
+        self._run.count_prepared = value
+
+    @property
+    def _step(self) -> int | None:
+        return self._run.call
+
+    @_step.setter
+    def _step(self, value: int | None) -> None:
+        self._run.call = value
+
+    @property
+    def _num_inference_steps(self) -> int | None:
+        return self._run.num_inference_steps
+
+    @_num_inference_steps.setter
+    def _num_inference_steps(self, value: int | None) -> None:
+        self._run.num_inference_steps = value
+
+    @property
+    def _timestep(self) -> Any:
+        return self._run.timestep
+
+    @_timestep.setter
+    def _timestep(self, value: Any) -> None:
+        self._run.timestep = value
+
+    @property
+    def guidance_scale(self) -> float:
+        """The guider's own; some pipelines read it."""
+        return float(self.guidance.guidance_scale)
+
+    @property
+    def trace(self) -> Trace:
+        """How the negatives acted in the last run, as `trace=True` of the classic pipelines tells it.
+
+        Where predictions are packed, [B, tokens, C], it has maps only if a negative has a mask.
+
+        Raises:
+            ValueError: the guider was made without trace=True, or there was no run.
+        """
+        recorder = self._run.recorder
+        if recorder is None:
+            raise ValueError("trace is kept with PerpNegGuidance(..., trace=True) only")
+        if not recorder.timesteps:
+            raise ValueError("trace is that of the last run, and there was none")
+        return recorder.trace()
+
+    def set_negatives(
+        self,
+        texts: Sequence[Mapping[str, Any]],
+        latent_size: tuple[int, int] | None = None,
+        images_per_prompt: int = 1,
+        scheduler: Any = None,
+    ) -> None:
+        """Take the encoded negatives of a run, which begins with this; `EncodeNegatives` calls it.
+
+        Args:
+            texts: for each negative {field of the denoiser's guider inputs: tensor [1, ...], or list of one tensor}.
+            latent_size: (height, width) of the latents where predictions are packed, [B, tokens, C], and a negative
+                has a mask; other predictions show their size.
+            images_per_prompt: consecutive images of one prompt, for negatives of a prompt's own.
+            scheduler: of the run, whose steps windows count; None = each call of the model is one.
+
+        Raises:
+            ValueError: not one text for each negative.
+        """
+        count = len(self.perp_neg.negatives)
+        if len(texts) != count:
+            raise ValueError(f"texts must be one for each of the {count} negatives, got {len(texts)}")
+        # a new run: nothing of the last one is left
+        run = _Run(self.perp_neg, copy.copy(self.guidance), self._traces, images_per_prompt, scheduler)
+        run.texts = [dict(text) for text in texts]
+        run.latent_size = latent_size
+        runs = self._runs.setdefault(threading.get_ident(), [])
+        # one that is in the middle may go on after this one, which then runs inside it
+        runs[:] = [*[other for other in runs if other.under_way][-_KEPT_RUNS:], run]
+
+    def end_step(self) -> None:
+        """Forget where in a run this is, so that `num_conditions` is its maximum.
+
+        Text encoders ask for it before the next run, to see whether guidance will want an unconditional embedding: a
+        guider that stood where its window had closed would say no.
+        """
+        self._run.leave_step()
+
+    def set_state(self, step: int | None, num_inference_steps: int | None, timestep: Any) -> None:
+        runs = self._runs.setdefault(threading.get_ident(), [])
+        if len(runs) > 1 and step and not runs[-1].continues(step):
+            # what ran inside has ended, or was broken off, if this step is the next of the run around it
+            around = [i for i, run in enumerate(runs) if run.continues(step)]
+            del runs[(around[-1] + 1 if around else len(runs)) :]
+        run = self._run
+        run.guidance._enabled = self.guidance._enabled
+        super().set_state(step, num_inference_steps, timestep)
+        run.guidance.set_state(step, num_inference_steps, timestep)
+        run.begin_call(step, num_inference_steps, timestep)
+
+    def prepare_models(self, denoiser: torch.nn.Module) -> None:
+        self._count_prepared += 1
+        # what the guider does to the model (skipped layers) is for its own predictions
+        if self._count_prepared <= self._run.guider_branches:
+            self._run.guidance.prepare_models(denoiser)
+
+    def cleanup_models(self, denoiser: torch.nn.Module) -> None:
+        if self._count_prepared <= self._run.guider_branches:
+            self._run.guidance.cleanup_models(denoiser)
+
+    def prepare_inputs(self, data: Mapping[str, Any]) -> list[BlockState]:
+        return self._with_negatives(self._run.guidance.prepare_inputs(data), data)
+
+    def prepare_inputs_from_block_state(
+        self, data: BlockState, input_fields: Mapping[str, str | tuple[str, ...]]
+    ) -> list[BlockState]:
+        values = {
+            field: tuple(getattr(data, name, None) for name in source)
+            if isinstance(source, tuple)
+            else getattr(data, source, None)
+            for field, source in input_fields.items()
+        }
+        batches = self._run.guidance.prepare_inputs_from_block_state(data, input_fields)
+        return self._with_negatives(batches, values)
+
+    def _with_negatives(self, batches: list[BlockState], values: Mapping[str, Any]) -> list[BlockState]:
+        """The guider's batches, and one for each negative that acts: the conditional batch with other text."""
+        for batch in batches:
+            for field, value in values.items():
+                # diffusers drops what is neither a tensor nor a tuple
+                if value is not None and not isinstance(value, tuple) and not hasattr(batch, field):
+                    setattr(batch, field, value)
+        run = self._run
+        names = [getattr(batch, self._identifier_key) for batch in batches]
+        run.guider_branches = len(batches)
+        run.acts = "pred_uncond" in names and self._acts(values)
+        for k in run.guidance_step.stale if run.acts else []:
+            assert run.texts is not None
+            text = {field: _like(value, values[field][0]) for field, value in run.texts[k].items()}
+            names.append(f"pred_negative_{k}")
+            batches.append(BlockState(**{**batches[0].as_dict(), **text, self._identifier_key: names[-1]}))
+        run.branches = names
+        return batches
+
+    def _acts(self, values: Mapping[str, Any]) -> bool:
+        """Whether negatives act at this step of a run that can have them."""
+        run = self._run
+        if run.texts is None:
+            raise ValueError(
+                "PerpNegGuidance has no encoded negatives: put the block EncodeNegatives in front of the text encoder "
+                "(negguide.with_perp_neg(pipe) returns the pipeline with it), and where two pipelines share the work, "
+                "give both the same guider"
+            )
+        for field in run.texts[0]:
+            if field not in values:
+                raise ValueError(
+                    f"the negatives are encoded as {', '.join(run.texts[0])}, and this denoiser takes "
+                    f"{', '.join(values)}; encode them with the text encoder of the pipeline that draws"
+                )
+            if not isinstance(values[field], tuple) or values[field][1] is None:
+                raise ValueError(
+                    f"PerpNegGuidance needs an unconditional prediction, and the pipeline has only one {field}; give "
+                    "negative_prompt='' (Stable Diffusion 3 makes no unconditional embedding without it)"
+                )
+        assert run.step is not None
+        check_windows([self.perp_neg], run.step.count)
+        run.guidance_step.begin_step(run.step)
+        return bool(run.guidance_step.active) and self._guided()
+
+    def _guided(self) -> bool:
+        """Whether guidance is far enough from off for the unconditional prediction to count."""
+        if type(self.guidance).__name__ not in _LINEAR:
+            return True
+        scale = self._scale
+        if abs(scale - 1) > LEAST_GUIDANCE:
+            return True
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"guidance_scale is {scale}, so close to 1 that the unconditional prediction hardly counts; the "
+                f"negatives are off, give at least {1 + LEAST_GUIDANCE}",
+                stacklevel=2,
+            )
+        return False
+
+    @property
+    def _scale(self) -> float:
+        """g of u + g (c - u), as the guider inside combines its predictions."""
+        guidance: Any = self.guidance
+        return float(guidance.guidance_scale) + (1.0 if guidance.use_original_formulation else 0.0)
+
+    def __call__(self, data: list[BlockState]) -> Any:
+        output = super().__call__(data)
+        self.end_step()
+        return output
+
+    def forward(self, pred_cond: Tensor, pred_uncond: Tensor | None = None, **others: Tensor) -> GuiderOutput:
+        """The guided prediction, [B, ...]; `others` are those of negatives (`pred_negative_0`, ..) and of the guider.
+
+        `pred_cond` and `pred_uncond` of the output are as they were given.
+        """
+        run = self._run
+        if run.recorder is not None:
+            run.recorder.begin_call(run.timestep, len(pred_cond), pred_cond.device)
+        step = run.guidance_step
+        evaluated = {k: others.pop(f"pred_negative_{k}") for k in step.stale} if run.acts else {}
+        if pred_uncond is None or not run.acts:
+            return run.guidance.forward(pred_cond=pred_cond, pred_uncond=pred_uncond, **others)
+        size = self._size(pred_cond)
+        step.masks = self._masks(pred_cond, size)
+        batch = len(pred_cond)
+        negatives = {k: prediction[step.rows(k, batch)] for k, prediction in evaluated.items()}
+        # float32 for 16-bit predictions: near g = 1 the unconditional one becomes large
+        wide = torch.promote_types(pred_cond.dtype, torch.float32)
+        cond, uncond = pred_cond.to(wide), pred_uncond.to(wide)
+        linear = type(self.guidance).__name__ in _LINEAR
+        scale = self._scale if linear else 1.0
+        guided = step.guided(uncond, cond, negatives, scale, size, measure=run.recorder is not None)
+        if linear:
+            uncond = uncond_for(guided, uncond, cond, scale)
+        else:
+            cond = guided
+        if run.recorder is not None:
+            step.record(run.recorder)
+        output = run.guidance.forward(
+            pred_cond=cond, pred_uncond=uncond, **{name: other.to(wide) for name, other in others.items()}
+        )
+        return GuiderOutput(
+            pred=output.pred.to(pred_cond.dtype), pred_cond=pred_cond, pred_uncond=pred_uncond
+        )
+
+    def _masks(self, prediction: Tensor, size: tuple[int, int] | None) -> Tensor | None:
+        """The masks of all negatives at the size of the latents, [K, 1, h, w]; None without any."""
+        negatives = self.perp_neg.negatives
+        if all(negative.mask is None for negative in negatives):
+            return None
+        if size is None:
+            raise ValueError(
+                "latent_size must be given to set_negatives: predictions are packed, and a mask is not"
+            )
+        masks = negative_masks(negatives, size, size, "the grid of latents")
+        return None if masks is None else masks.to(prediction.device)
+
+    def _size(self, prediction: Tensor) -> tuple[int, int] | None:
+        """(height, width) of the latents; None where a packed prediction does not show it."""
+        height, width = prediction.shape[-2:]
+        return self._run.latent_size if prediction.ndim == 3 else (height, width)
+
+    @property
+    def is_conditional(self) -> bool:
+        branches = self._run.branches
+        if branches is None or not 0 < self._count_prepared <= len(branches):
+            return False
+        return branches[self._count_prepared - 1] != "pred_uncond"
+
+    @property
+    def num_conditions(self) -> int:
+        if self._run.branches is not None:
+            return len(self._run.branches)
+        own = int(self.guidance.num_conditions)
+        return own + len(self.perp_neg.negatives) if own > 1 else own
+
+
+def _like(text: Any, cond: Any) -> Any:
+    """One negative's text for as many images as the conditional batch has, in its dtype and on its device."""
+    if isinstance(cond, list):
+        return [row.to(cond[0]) for row in text] * len(cond)
+    if text is None or cond is None:
+        return text
+    several: Tensor = expand_text({"text": text}, len(cond))["text"]
+    return several.to(cond)
+
+
+def _check_guider(guidance: Any) -> None:
+    name = type(guidance).__name__
+    if not isinstance(guidance, BaseGuidance):
+        raise TypeError(f"guidance must be a guider of diffusers, got {guidance!r}")
+    # a subclass may compute anything
+    if name not in (*_LINEAR, *_BENDING) or type(guidance) is not getattr(diffusers.guiders, name, None):
+        reason = _REFUSED.get(name, "what it computes from its predictions is not known here")
+        raise ValueError(
+            f"guidance={name} cannot be combined with Perp-Neg: {reason}. Those that can: "
+            f"{', '.join((*_LINEAR, *_BENDING))}"
+        )
+    # made from nothing, the batches still show which predictions there are
+    names = [getattr(batch, BaseGuidance._identifier_key) for batch in guidance.prepare_inputs({})]
+    if guidance._enabled and "pred_uncond" not in names:
+        off = "0.0" if guidance.use_original_formulation else "1.0"
+        raise ValueError(
+            f"guidance_scale of {name} is {off}, where it makes no unconditional prediction, and Perp-Neg needs one; "
+            "use e.g. 5.0"
+        )
+
+
+def _check_overlap(perp_neg: PerpNeg, guidance: Any) -> None:
+    for negative in perp_neg.negatives:
+        start, stop = negative.window
+        if max(start, guidance._start) >= min(stop, guidance._stop):
+            raise ValueError(
+                f"Negative({negative.prompt!r}) acts from {start} to {stop}, and {type(guidance).__name__} guides from "
+                f"{guidance._start} to {guidance._stop}; the negative would never act"
+            )
+
+
+def _guider_of_config(config: Mapping[str, Any]) -> Any:
+    name = config.get("_class_name")
+    if name not in (*_LINEAR, *_BENDING):
+        raise ValueError(
+            f"_class_name of guidance must be one of {', '.join((*_LINEAR, *_BENDING))}, got {name!r}"
+        )
+    return getattr(diffusers.guiders, name).from_config(dict(config))

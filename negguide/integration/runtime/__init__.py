@@ -1,0 +1,1 @@
+"""What methods do during one call: a runtime for each, and what they share."""

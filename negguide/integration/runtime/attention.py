@@ -1,0 +1,204 @@
+"""Attention-space methods during a run: prompt and negatives attended side by side, and what becomes of the two.
+
+The denoiser gets the negatives' text appended to the prompt's, [prompt | negative 1 | .. | negative K] along the token
+axis; everything in a model between two attentions works token by token, so they do not meet. In attention they would:
+there the call of `scaled_dot_product_attention` is intercepted. Each text sees, and is seen by, the image alone, as if
+it were the only one, and the method makes of the outputs of the generated image's tokens what it wants; tokens of
+reference images and of padding stay as they are. In joint attention every text so keeps a stream of its own through the
+blocks, while the image's stream, the large part, is computed once.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers.models.attention import AttentionModuleMixin
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+from negguide.integration.diagnostics.trace import TraceRecorder
+from negguide.integration.families.base import Family, TextPlace, nested_input, with_inputs
+from negguide.integration.hooks.interception import Interceptor
+from negguide.integration.runtime.attention_patch import AttentionPatch
+from negguide.integration.runtime.base import Forward, Inputs, MethodRuntime, StepState, Targets
+from negguide.integration.runtime.batching import Branch, expand_text, join_branches
+from negguide.integration.runtime.maps import token_map
+from negguide.methods import AttentionMethod
+
+
+class AttentionRuntime(MethodRuntime):
+    """An attention-space method during one run, for all modules that meet the text.
+
+    Args:
+        method: what the user asked for.
+        family: of the denoiser.
+        text: for each negative {text input: [1, tokens, ..], or [tokens, ..] of positions}; other inputs are ignored.
+        targets: for each denoiser the attention modules that meet the text.
+        images_per_prompt: consecutive images of one prompt, for negatives of a prompt's own.
+        masks: [K, 1, h, w] float, or None when no negative has one.
+        measure: also keep how much each module's image tokens are changed.
+    """
+
+    def __init__(
+        self,
+        method: AttentionMethod,
+        family: Family,
+        text: Sequence[Mapping[str, Any]],
+        targets: Mapping[nn.Module, Targets],
+        images_per_prompt: int = 1,
+        masks: Tensor | None = None,
+        measure: bool = False,
+    ) -> None:
+        self.method = method
+        self.family = family
+        self.text = text
+        self.targets = targets
+        self.images_per_prompt = images_per_prompt
+        self.masks = masks
+        self.measure = measure
+        self.patches = {
+            model: {name: AttentionPatch(self, name, place) for name, place in target.places.items()}
+            for model, target in targets.items()
+        }
+        self.state: StepState | None = None
+        # of the present step: which negatives act
+        self.active: tuple[int, ...] = ()
+        # of the present forward: whether it carries the negatives' text, the prompt's tokens, the guided rows, and
+        # where negatives that are rows of their own begin
+        self.on = False
+        self.prompt_tokens = 0
+        self.rows = (0, 0)
+        self.total = 0
+        self._changes: list[Tensor] = []
+        self._maps: list[Tensor] = []
+
+    def begin_step(self, state: StepState) -> None:
+        """Choose the negatives of the step."""
+        self.active = tuple(
+            k for k, n in enumerate(self.method.negatives) if n.weight > 0 and state.step.inside(*n.window)
+        )
+        self.state = state
+        self.on = False
+
+    @property
+    def negative_tokens(self) -> tuple[int, ...]:
+        """How many tokens each acting negative has."""
+        path = next(iter(self.family.text))
+        return tuple(self.text[k][path].shape[1] for k in self.active)
+
+    def joined_rows(self) -> int:
+        return len(self.active) if self.family.negative_rows else 0
+
+    def cache_key(self, forward: Forward) -> str | None:
+        acts = self.active and forward.rows_of("cond") is not None
+        return f"with negatives {self.active}" if acts else None
+
+    def begin_forward(self, inputs: Inputs, forward: Forward) -> Inputs:
+        """The inputs with the acting negatives' text; they act on the rows of the conditional branch."""
+        rows = forward.rows_of("cond")
+        self.on = bool(self.active) and rows is not None
+        if not self.on or rows is None:
+            return inputs
+        self.rows, self.total = (rows.start, rows.stop), len(inputs[self.family.sample])
+        if self.family.negative_rows:
+            batch = rows.stop - rows.start
+            negatives = [Branch("negative", rows, expand_text(self.text[k], batch)) for k in self.active]
+            present = Branch("all", slice(0, self.total))
+            return join_branches(self.family, inputs, self.total, [present, *negatives])
+        self.prompt_tokens = nested_input(inputs, next(iter(self.family.text))).shape[1]
+        extended = {
+            path: self._extended(inputs, path) for path, axis in self.family.text.items() if axis != "pooled"
+        }
+        return with_inputs(inputs, {path: value for path, value in extended.items() if value is not None})
+
+    def _extended(self, inputs: Inputs, path: str) -> Tensor | None:
+        """A text input with the negatives' behind the prompt's."""
+        present = nested_input(inputs, path)
+        negatives = [self.text[k][path] for k in self.active]
+        given = [part for part in (present, *negatives) if part is not None]
+        if not given:
+            return None
+        if self.family.text[path] == "positions":
+            return torch.cat([present, *(negative.to(present) for negative in negatives)])
+        rows = next(len(nested_input(inputs, name)) for name in self.family.text)
+        parts = []
+        for part, tokens in zip(
+            (present, *negatives), (self.prompt_tokens, *self.negative_tokens), strict=True
+        ):
+            # a mask that is left out lets everything through
+            part = given[0].new_ones(1, tokens) if part is None else part.to(given[0])
+            parts.append(part.expand(rows, *part.shape[1:]))
+        return torch.cat(parts, dim=1)
+
+    def interceptors(self, model: nn.Module) -> Mapping[str, Interceptor]:
+        if not self.on:
+            return {}
+        for patch in self.patches[model].values():
+            patch.called = False
+        return self.patches[model]
+
+    def end_forward(self, output: Any, forward: Forward) -> Any:
+        """The denoiser's output without the rows of the negatives."""
+        if not self.on:
+            return output
+        patches = self.patches[forward.model].values()
+        missed = [patch.name for patch in patches if patch.called and not patch.intercepted]
+        if missed:
+            raise ValueError(
+                f"{type(self.method).__name__} takes over torch's scaled_dot_product_attention, but {missed[0]} (one "
+                f"of {len(missed)}) computes attention by other means; use diffusers' default attention processors and "
+                "its attention backend 'native' (model.set_attention_backend('native'))"
+            )
+        self._keep_statistics(forward)
+        return (output[0][: self.total], *output[1:]) if self.family.negative_rows else output
+
+    def _keep_statistics(self, forward: Forward) -> None:
+        if not self.measure:
+            return
+        assert self.state is not None
+        changes, maps = [], []
+        for patch in self.patches[forward.model].values():
+            if patch.change is not None and patch.moved is not None:
+                changes.append(patch.change)
+                maps.append(token_map(patch.moved, self.state.latent_size, self.state.frames))
+            patch.change = patch.moved = None
+        if changes:
+            self._changes.append(torch.stack(changes).mean(dim=0))
+            self._maps.append(torch.stack(maps).mean(dim=0))
+
+    def record(self, recorder: TraceRecorder) -> None:
+        if self._changes:
+            recorder.record_changed(self._changes[0])
+            recorder.record_token_maps(type(self.method).__name__, torch.stack(self._maps))
+        self._changes, self._maps = [], []
+
+    def own_rows(self, k: int) -> slice | None:
+        """Of the guided rows, those that negative k belongs to; None = all."""
+        index = self.method.negatives[k].prompt_index
+        if index is None:
+            return None
+        return slice(index * self.images_per_prompt, (index + 1) * self.images_per_prompt)
+
+
+def text_places(model: nn.Module, family: Family) -> dict[str, TextPlace]:
+    """The attention modules of a model that meet the text, by name, and where they do.
+
+    Raises:
+        ValueError: when there is none.
+    """
+    places: dict[str, TextPlace] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Attention | AttentionModuleMixin):
+            for pattern, place in family.attention:
+                if re.search(pattern, name):
+                    places[name] = place
+    if not places:
+        raise ValueError(f"this {type(model).__name__} has no attention that meets the text of {family.name}")
+    return places
+
+
+def text_targets(model: nn.Module, family: Family) -> Targets:
+    """The attention modules of a model in which an attention-space method acts."""
+    places = text_places(model, family)
+    return Targets({name: model.get_submodule(name) for name in places}, places)

@@ -1,0 +1,334 @@
+"""From what the user asked for to what a run needs: checks first, then encoding."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from negguide.integration.diagnostics.trace import TraceRecorder
+from negguide.integration.families.base import Arguments, Family
+from negguide.integration.families.registry import denoiser_family
+from negguide.integration.hooks.compat import per_module_cache
+from negguide.integration.runtime.attention import AttentionRuntime, text_targets
+from negguide.integration.runtime.base import MethodRuntime
+from negguide.integration.runtime.masks import (
+    check_aspect,
+    cover,
+    image_size,
+    image_tensor,
+    mask_tensor,
+    negative_masks,
+    resize_mask,
+)
+from negguide.integration.runtime.references import EncodedReferences
+from negguide.integration.runtime.score import GuidanceStep, ScoreRuntime
+from negguide.integration.runtime.token_budget import check_negative, check_prompts
+from negguide.integration.runtime.tokens import TokenRuntime, token_targets
+from negguide.methods import (
+    AttentionMethod,
+    Methods,
+    Negative,
+    TokenMethod,
+    negatives_of,
+    registered_methods,
+)
+
+# one fixed draw: the references look the same at every step and in every call
+_REFERENCE_NOISE_SEED = 0
+
+
+def check_call(
+    pipe: Any, family: Family, arguments: Arguments, methods: Methods, max_branch_batch: int | None
+) -> None:
+    """Refuse what this call cannot honour, before any model runs.
+
+    Raises:
+        ValueError: naming the argument, its value and what would be right.
+    """
+    latent_size = family.latent_size(pipe, arguments)
+    size = _pixels(pipe, latent_size)
+    reason = family.cfg_disabled_reason(pipe, arguments)
+    for method in methods:
+        if method.needs_guidance and reason is not None:
+            raise ValueError(_needs_guidance(methods, reason))
+    negatives = list(negatives_of(list(methods)))
+    if any(negative.embeds is None for negative in negatives):
+        who = next(type(m).__name__ for m in methods if any(n.embeds is None for n in negatives_of([m])))
+        _check_present(pipe, family.text_encoders, f"{who} needs", "negatives")
+    for negative in negatives:
+        check_negative(pipe, family, arguments, negative)
+        _check_prompt_index(negative, arguments)
+        if negative.mask is not None:
+            check_aspect(f"mask of Negative({negative.prompt!r})", negative.mask, size, "the image")
+    if methods.token is not None:
+        _check_token(family, arguments, methods.token, size)
+        if methods.token.images:
+            name = type(methods.token).__name__
+            _check_present(pipe, ("vae", *family.text_encoders), f"{name} needs", "reference images")
+    if methods.attention is not None and max_branch_batch is not None:
+        _check_limit(family, methods.attention, max_branch_batch)
+    _check_caches(pipe, family, methods)
+    check_prompts(pipe, family, arguments, guided=reason is None)
+
+
+def _needs_guidance(methods: Methods, reason: str) -> str:
+    method = next(method for method in methods if method.needs_guidance)
+    others = [kind.__name__ for kind in registered_methods("attention")]
+    negatives = list(negatives_of([method]))
+    example = f", e.g. {others[0]}({negatives[0].prompt!r})," if negatives else ","
+    listed = f"{', '.join(others[:-1])} and {others[-1]}" if len(others) > 1 else others[0]
+    return (
+        f"{type(method).__name__} needs classifier-free guidance: {reason}. {listed} take negatives without it"
+        f"{example} and NegToMe works too"
+    )
+
+
+def _check_present(pipe: Any, parts: Sequence[str], who: str, what: str) -> None:
+    missing = [name for name in parts if getattr(pipe, name, None) is None]
+    if missing:
+        raise ValueError(
+            f"{who} the pipeline's {missing[0]} to encode its {what}, and it is None; put it back, or give "
+            "Negative(embeds=...)"
+            if what == "negatives"
+            else f"{who} the pipeline's {missing[0]} to encode its {what}, and it is None"
+        )
+
+
+def _check_prompt_index(negative: Negative, arguments: Arguments) -> None:
+    if negative.prompt_index is None:
+        return
+    count = prompts_of(arguments)
+    if negative.prompt_index >= count:
+        raise ValueError(
+            f"prompt_index of Negative({negative.prompt!r}) is {negative.prompt_index}, and the call has {count} "
+            f"prompt{'s' if count > 1 else ''}; count from 0"
+        )
+
+
+def _check_limit(family: Family, method: AttentionMethod, max_branch_batch: int) -> None:
+    least = 1 + len(method.negatives)
+    if family.negative_rows and max_branch_batch < least:
+        raise ValueError(
+            f"max_branch_batch is {max_branch_batch}, and {family.name} runs the prompt and each negative of "
+            f"{type(method).__name__} together, as branches that attend to one another; give at least {least}"
+        )
+
+
+def _check_caches(pipe: Any, family: Family, methods: Methods) -> None:
+    """Refuse caches that keep one state a module: they would mix up what a method adds with what is the pipeline's."""
+    adding = [m for m in methods if m is not methods.token or (methods.token and methods.token.images)]
+    for model in denoisers_of(pipe, family):
+        cache = per_module_cache(model)
+        if cache is not None and adding:
+            raise ValueError(
+                f"{cache} keeps one state a module, which {type(adding[0]).__name__} would mix up by what it adds to "
+                "the model's calls; disable it for this call (model.disable_cache()), or use FirstBlockCache, "
+                "TaylorSeer or MagCache"
+            )
+
+
+def _check_token(family: Family, arguments: Arguments, method: TokenMethod, size: tuple[int, int]) -> None:
+    if method.images and family.encode_image is None:
+        raise ValueError(
+            f"reference holds images, which cannot be encoded for {family.name}; use reference='others' or 'first'"
+        )
+    name, images = images_per_prompt(arguments)
+    if method.group_size is not None:
+        total = images * prompts_of(arguments)
+        if total % method.group_size:
+            raise ValueError(
+                f"group_size of {type(method).__name__} is {method.group_size}, and the call has {total} images, which "
+                "is no multiple of it"
+            )
+    elif not method.images and images < 2:
+        raise ValueError(
+            f"{name} is {images}: {type(method).__name__} with reference={method.reference!r} needs at least 2 images "
+            "of each prompt; generate several, or give reference images"
+        )
+    if method.mask is not None:
+        check_aspect(f"mask of {type(method).__name__}", method.mask, size, "the image")
+    covered = [(image_size(image), "the reference image") for image in method.images] or [(size, "the image")]
+    for mask, (its_size, what) in zip(method.reference_masks, covered, strict=False):
+        check_aspect(f"reference_mask of {type(method).__name__}", mask, its_size, what)
+
+
+def images_per_prompt(arguments: Arguments) -> tuple[str, int]:
+    """The argument that says how many images of a prompt there are, and its value."""
+    name = "num_videos_per_prompt" if "num_videos_per_prompt" in arguments else "num_images_per_prompt"
+    return name, int(arguments.get(name) or 1)
+
+
+def prompts_of(arguments: Arguments) -> int:
+    """How many prompts a call has."""
+    prompt = arguments.get("prompt")
+    if prompt is None:
+        prompt = arguments.get("prompt_embeds")
+    return 1 if isinstance(prompt, str) or prompt is None else len(prompt)
+
+
+def denoisers_of(pipe: Any, family: Family) -> list[nn.Module]:
+    """The pipeline's denoisers that are there."""
+    return [getattr(pipe, name) for name in family.denoisers if getattr(pipe, name, None) is not None]
+
+
+def prepare_runtimes(
+    pipe: Any,
+    family: Family,
+    arguments: Arguments,
+    methods: Methods,
+    models: Sequence[nn.Module],
+    trace: bool,
+    max_branch_batch: int | None,
+) -> list[MethodRuntime]:
+    """Encode what a checked call needs; what acts in attention goes around what acts on its tokens.
+
+    Args:
+        models: the denoisers, without wrappers.
+
+    Raises:
+        ValueError: a method finds no module to act in, or embeddings that are not those of the model.
+    """
+    latent_size = family.latent_size(pipe, arguments)
+    _, images = images_per_prompt(arguments)
+    runtimes: list[MethodRuntime] = []
+    if methods.score is not None:
+        step = GuidanceStep(methods.score, images, _masks(pipe, methods.score.negatives, latent_size))
+        text = [
+            {path: v for path, v in one.items() if family.text[path] != "positions"}
+            for one in encode_negatives(pipe, family, methods.score.negatives, arguments)
+        ]
+        runtimes.append(ScoreRuntime(step, family, text, measure=trace))
+    if methods.attention is not None:
+        runtimes.append(
+            AttentionRuntime(
+                methods.attention,
+                family,
+                encode_negatives(pipe, family, methods.attention.negatives, arguments),
+                {model: text_targets(model, family) for model in models},
+                images,
+                _masks(pipe, methods.attention.negatives, latent_size),
+                measure=trace,
+            )
+        )
+    if methods.token is not None:
+        method = methods.token
+        reference_masks = [cover(mask_tensor(m)[None], *latent_size, "area") for m in method.reference_masks]
+        mask = method.mask
+        runtimes.append(
+            TokenRuntime(
+                method,
+                family,
+                {model: token_targets(model, family, method) for model in models},
+                method.group_size or images,
+                None if mask is None else resize_mask(mask_tensor(mask)[None, None], latent_size),
+                torch.cat(reference_masks) if reference_masks else None,
+                _references(pipe, family, arguments, method, latent_size),
+                pipe.scheduler,
+                max_branch_batch,
+                measure=trace,
+            )
+        )
+    return runtimes
+
+
+def new_recorder(methods: Methods) -> TraceRecorder:
+    """What keeps the trace of a call."""
+    prompts = tuple(negative.prompt for negative in negatives_of([methods.score] if methods.score else []))
+    attends = None if methods.attention is None else type(methods.attention).__name__
+    return TraceRecorder(prompts, negtome=methods.token is not None, attention=attends)
+
+
+def encode_negatives(
+    pipe: Any, family: Family, negatives: Sequence[Negative], arguments: Arguments
+) -> list[dict[str, Any]]:
+    """For each negative {text input: [1, ...], or [tokens, ..] of positions}: by the pipeline, or as it was given.
+
+    Raises:
+        ValueError: embeddings whose names or shapes are not those of the pipeline.
+    """
+    words = list(dict.fromkeys(negative.prompt for negative in negatives if negative.embeds is None))
+    encoded = dict(zip(words, family.encode_text(pipe, words, arguments), strict=True)) if words else {}
+    return [
+        encoded[negative.prompt] if negative.embeds is None else _given(pipe, family, negative)
+        for negative in negatives
+    ]
+
+
+def _given(pipe: Any, family: Family, negative: Negative) -> dict[str, Any]:
+    name = f"embeds of Negative({negative.prompt!r})"
+    given = negative.encoded
+    names = {argument: path for path, argument in family.embeds.items()}
+    # without a mask there is no padding
+    needed = [argument for argument in names if "mask" not in argument]
+    unknown = [argument for argument in given if argument not in names]
+    missing = [argument for argument in needed if argument not in given]
+    if unknown or missing:
+        raise ValueError(
+            f"{name} must be {' and '.join(needed)} for {family.name}"
+            f"{''.join(f', and may have {a}' for a in names if a not in needed)}; got {', '.join(given)}"
+        )
+    prompt = given["prompt_embeds"]
+    _check_channels(pipe, family, name, prompt)
+    device, dtype = pipe._execution_device, pipe_dtype(pipe, family)
+    text: dict[str, Any] = {}
+    for path in family.text:
+        argument = family.embeds.get(path)
+        if argument is None:
+            text[path] = family.derived[path](pipe, prompt.to(device))
+            continue
+        value = given.get(argument)
+        if value is not None:
+            value = value.to(device, dtype if value.is_floating_point() else value.dtype)
+        text[path] = [value[0]] if path in family.row_lists and value is not None else value
+    return text
+
+
+def _check_channels(pipe: Any, family: Family, name: str, prompt: torch.Tensor) -> None:
+    for model in denoisers_of(pipe, family):
+        try:
+            _, denoiser = denoiser_family(model)
+        except TypeError:
+            # a denoiser without a row of its own; the model itself refuses what does not fit
+            continue
+        channels = denoiser.text_channels(model.config)
+        if prompt.shape[-1] != channels:
+            raise ValueError(
+                f"{name}: prompt_embeds must be [tokens, {channels}] for this {family.name} model, got "
+                f"{list(prompt.shape[1:])}"
+            )
+
+
+def _masks(pipe: Any, negatives: Sequence[Negative], latent_size: tuple[int, int]) -> torch.Tensor | None:
+    masks = negative_masks(negatives, _pixels(pipe, latent_size), latent_size, "the image")
+    return None if masks is None else masks.to(pipe._execution_device)
+
+
+def _references(
+    pipe: Any, family: Family, arguments: Arguments, method: TokenMethod, latent_size: tuple[int, int]
+) -> EncodedReferences | None:
+    """Encode the reference images at the size of the generated one; None without reference images."""
+    if not method.images or family.encode_image is None:
+        return None
+    size = _pixels(pipe, latent_size)
+    pixels = torch.cat([cover(image_tensor(image), *size, "bilinear") for image in method.images])
+    (text,) = family.encode_text(pipe, [""], arguments)
+    text = {path: value for path, value in text.items() if family.text[path] != "positions"}
+    latents = family.encode_image(pipe, pixels * 2 - 1)
+    latents = latents.to(pipe._execution_device, pipe_dtype(pipe, family))
+    # drawn on the CPU, so that it is the same on every device
+    generator = torch.Generator().manual_seed(_REFERENCE_NOISE_SEED)
+    noise = torch.randn((1, *latents.shape[1:]), generator=generator)
+    return EncodedReferences(latents=latents, noise=noise.to(latents), text=text)
+
+
+def pipe_dtype(pipe: Any, family: Family) -> torch.dtype:
+    """The dtype of the denoiser."""
+    dtype: torch.dtype = denoisers_of(pipe, family)[0].dtype  # type: ignore[assignment]
+    return dtype
+
+
+def _pixels(pipe: Any, latent_size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) in pixels."""
+    factor = getattr(pipe, "vae_scale_factor_spatial", None) or pipe.vae_scale_factor
+    return latent_size[0] * factor, latent_size[1] * factor

@@ -1,0 +1,291 @@
+"""What every method is: where it acts, its windows, its JSON form, and what the integration asks of it.
+
+A method belongs to one *space*, the place in a model where it acts, and at most one method of each space acts in a
+call. The base class of a space says what a method has to compute there:
+
+| space | base class | a method defines |
+|---|---|---|
+| score: whole predictions | `ScoreMethod` | `guide`: the guided prediction, from those of prompt and negatives |
+| token: self-attention outputs | `TokenMethod` | `push` and `push_others`: image tokens away from reference tokens |
+| attention: where image meets text | `AttentionMethod` | `combine`: the image tokens' output, from those for prompt \
+and negatives; or `attend`, which also gets queries, keys and values |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, Protocol, Self
+
+from torch import Tensor
+
+from negguide.methods.negative import Negative
+from negguide.methods.serialise import Load, Save, Serialisable, check_keys, field_names
+from negguide.methods.validation import ImageLike, MaskLike
+
+Space = Literal["score", "token", "attention"]
+
+
+class Method(Serialisable):
+    """A frozen dataclass that a user passes as `negative_guidance=`; see the text of `negguide.methods.base`.
+
+    Attributes:
+        space: where it acts.
+        key: its name on the command line and in the demo, e.g. "perp-neg".
+        label: its name for people, e.g. "Perp-Neg".
+        summary: one line that says what it does.
+        source: where it was published.
+        needs_guidance: whether it needs classifier-free guidance, a second prediction without the prompt.
+    """
+
+    space: ClassVar[Space]
+    key: ClassVar[str]
+    label: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    needs_guidance: ClassVar[bool] = False
+
+    @property
+    def windows(self) -> list[tuple[str, float, float]]:
+        """(whose it is, start, stop) of each window of the method."""
+        raise TypeError(f"{type(self).__name__} must say its windows")
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> Self:
+        """The method with these values where it leaves a field to the model family (None).
+
+        Raises:
+            ValueError: a value does not go with the others, e.g. a stop that is not behind the method's start.
+        """
+        values = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        dataclass: Any = self
+        return replace(dataclass, **values) if values else self
+
+    def to_dict(self, save: Save | None = None) -> dict[str, Any]:
+        """The method as JSON data; `save` stores its images (see the text of `negguide.methods`)."""
+        return {"method": type(self).__name__, **super().to_dict(save)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], load: Load | None = None) -> Self:
+        """The inverse of `to_dict`."""
+        raise TypeError(f"{cls.__name__} must say how it is made of JSON data")
+
+
+class NegativesMethod(Method):
+    """What the methods that take negatives in words share: the list of negatives, and JSON.
+
+    A subclass is a frozen dataclass whose first field is `negatives`, and whose constructor takes the negatives one by
+    one, or as `negatives=`.
+    """
+
+    negatives: tuple[Negative, ...]
+    default_stop: ClassVar[float] = 1.0
+    """Where a negative's window ends that does not say so."""
+
+    def _hold(self, negatives: Sequence[Negative | str], named: Sequence[Negative | str] | None) -> None:
+        """Check the negatives of the constructor and keep them with the method's own window where none is given."""
+        name = type(self).__name__
+        if named is not None:
+            if negatives:
+                raise TypeError(f"{name} got negatives twice; give them one by one, or as negatives=")
+            if isinstance(named, str) or not isinstance(named, Sequence):
+                raise TypeError(f"negatives must be a sequence of Negative objects or strings, got {named!r}")
+            negatives = named
+        if not negatives:
+            raise ValueError(f"{name} needs at least one negative, e.g. {name}('black glasses')")
+        for negative in negatives:
+            if not isinstance(negative, Negative | str):
+                hint = f"; unpack it: {name}(*negatives)" if isinstance(negative, list | tuple) else ""
+                raise TypeError(f"negatives must be Negative objects or strings, got {negative!r}{hint}")
+        held = [Negative(n) if isinstance(n, str) else n for n in negatives]
+        held = [replace(n, stop=self.default_stop) if n.stop is None else n for n in held]
+        object.__setattr__(self, "negatives", tuple(held))
+
+    def with_negatives(self, *negatives: Negative | str) -> Self:
+        """The same method with other negatives."""
+        return type(self)(*negatives, **self._options())
+
+    @classmethod
+    def per_prompt(cls, *negatives: Negative | str | Sequence[Negative | str], **options: Any) -> Self:
+        """The method for a call with a list of prompts, with negatives of each prompt's own.
+
+        Args:
+            negatives: for each prompt of the call, in order, its negatives: one, several in a list, or [] for none.
+            options: of the method itself.
+
+        Raises:
+            TypeError, ValueError: as the method itself.
+
+        Example:
+            >>> PerpNeg.per_prompt("black glasses", ["brown fur", Negative("snow", weight=2)], [])
+        """
+        flat: list[Negative] = []
+        for index, own in enumerate(negatives):
+            for one in own if isinstance(own, list | tuple) else [own]:
+                negative = Negative(one) if isinstance(one, str) else one
+                if not isinstance(negative, Negative):
+                    raise TypeError(
+                        f"negatives of prompt {index} must be Negative objects or strings, got {one!r}"
+                    )
+                flat.append(replace(negative, prompt_index=index))
+        return cls(*flat, **options)
+
+    @property
+    def windows(self) -> list[tuple[str, float, float]]:
+        return [(f"Negative({negative.prompt!r})", *negative.window) for negative in self.negatives]
+
+    def _options(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in field_names(self) if name != "negatives"}
+
+    def __repr__(self) -> str:
+        options = [f"{name}={value!r}" for name, value in self._options().items()]
+        return f"{type(self).__name__}({', '.join([*map(repr, self.negatives), *options])})"
+
+    def to_dict(self, save: Save | None = None) -> dict[str, Any]:
+        negatives = [negative.to_dict(save) for negative in self.negatives]
+        return {"method": type(self).__name__, "negatives": negatives, **self._options()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], load: Load | None = None) -> Self:
+        values = check_keys(data, ("method", *field_names(cls)), cls.__name__)
+        values.pop("method", None)
+        negatives = [Negative.from_dict(n, load) for n in values.pop("negatives", ())]
+        return cls(*negatives, **values)
+
+
+class ScoreMethod(NegativesMethod):
+    """A method on whole predictions, with a prediction of each negative's own.
+
+    Attributes:
+        refresh_every: every how many steps each negative is evaluated; in between, its last direction is used.
+        adaptive: whether a negative is no longer evaluated once it has little effect.
+    """
+
+    space: ClassVar[Space] = "score"
+    needs_guidance: ClassVar[bool] = True
+    refresh_every: int = 1
+    adaptive: bool = False
+
+    def guide(
+        self,
+        uncond: Tensor,
+        cond: Tensor,
+        negatives: Tensor,
+        weights: Tensor,
+        guidance_scale: float,
+        masks: Tensor | None = None,
+    ) -> Tensor:
+        """The guided prediction.
+
+        Args:
+            uncond: [B, ...] prediction of the empty (or classic negative) prompt, float32 or float64.
+            cond: [B, ...] prediction of the prompt.
+            negatives: [K, B, ...] predictions of the negatives.
+            weights: [K] or [K, B], >= 0.
+            guidance_scale: g; at 1, the conditional prediction with the negatives taken away from it.
+            masks: broadcastable to `negatives`, 1 where a negative acts and 0 where not; None = everywhere.
+
+        Returns:
+            [B, ...]; without negatives uncond + g (cond - uncond).
+        """
+        raise TypeError(f"{type(self).__name__} must define guide()")
+
+
+class TokenMethod(Method):
+    """A method on the image tokens that a self-attention gives, and on those of reference images.
+
+    Attributes:
+        reference: "others" or "first" of the same prompt, or the images of `images`.
+        mask: which tokens are pushed.
+        blocks: which modules, a regular expression; None = the model family's.
+        group_size: how many consecutive images of a call belong together; None = those of one prompt.
+    """
+
+    space: ClassVar[Space] = "token"
+    reference: Any
+    mask: MaskLike | None
+    blocks: str | None
+    group_size: int | None
+
+    @property
+    def images(self) -> tuple[ImageLike, ...]:
+        """The reference images; empty without."""
+        return ()
+
+    @property
+    def reference_masks(self) -> tuple[MaskLike, ...]:
+        """One mask for each reference image, or one for all; empty without."""
+        return ()
+
+    def push(
+        self,
+        tokens: Tensor,
+        reference: Tensor,
+        mask: Tensor | None = None,
+        reference_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens [B, N, C] pushed away from reference tokens [B or 1, M, C], and the fraction [B] that was pushed."""
+        raise TypeError(f"{type(self).__name__} must define push()")
+
+    def push_others(self, groups: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The same of each image of [G, I, N, C] away from the I - 1 others, and the fractions [G, I]."""
+        raise TypeError(f"{type(self).__name__} must define push_others()")
+
+
+class NegativeAttention(Protocol):
+    """One attention of the image's tokens over prompt and negatives, as a method in attention space sees it.
+
+    Attributes:
+        positive: [rows, N, C] the image tokens' output for the prompt.
+        strengths: for each negative a number, or a tensor that broadcasts over [rows, N, 1].
+        query: [rows, H, N, D], already scaled so that the logits are query · key / sqrt(D).
+        key_pos, value_pos: [rows, H, M, D] of all that the image's tokens see with the prompt.
+        mask_pos: added to the logits, broadcastable to [rows, H, N, M]; None = everything is seen.
+    """
+
+    positive: Tensor
+    strengths: Sequence[float | Tensor]
+    query: Tensor
+    key_pos: Tensor
+    value_pos: Tensor
+    mask_pos: Tensor | None
+
+    def negatives(self) -> list[Tensor]:
+        """For each negative the image tokens' output, as if it were the prompt, [rows, N, C]."""
+        ...
+
+    def negative_keys(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keys and values [rows, H, L, D] of all negatives' tokens, each value times its negative's weight, and a mask
+        as `mask_pos`, closed where a negative does not act."""
+        ...
+
+
+class AttentionMethod(NegativesMethod):
+    """A method inside the attention of image over text: no second prediction, so it works without guidance too."""
+
+    space: ClassVar[Space] = "attention"
+
+    def combine(
+        self, positive: Tensor, negatives: Sequence[Tensor], strengths: Sequence[float | Tensor]
+    ) -> Tensor:
+        """The image tokens' output.
+
+        Args:
+            positive: z+, [rows, N, C], their output for the prompt.
+            negatives: z_k, [rows, N, C] each, their outputs for the negatives.
+            strengths: for each negative a number, or a tensor that broadcasts over [rows, N, 1]: its weight, 0 where
+                it does not act.
+
+        Returns:
+            [rows, N, C] in the dtype of `positive`.
+        """
+        raise TypeError(f"{type(self).__name__} must define combine(), or attend()")
+
+    def attend(self, attention: NegativeAttention) -> Tensor:
+        """The image tokens' output [rows, N, C] of one attention; by `combine` unless a method needs more."""
+        return self.combine(attention.positive, attention.negatives(), attention.strengths)
+
+
+def negatives_of(methods: Sequence[Method]) -> Iterator[Negative]:
+    """All negatives in words, or embedded, of these methods."""
+    for method in methods:
+        yield from getattr(method, "negatives", ())

@@ -1,0 +1,123 @@
+"""One thing to leave out, in words or as embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from negguide.methods.serialise import Load, Serialisable, check_keys, decode, field_names
+from negguide.methods.validation import MaskLike, at_least_zero, check_mask, check_window, non_negative
+
+_LABEL = "embeddings"
+
+
+@dataclass(frozen=True, eq=False)
+class Negative(Serialisable):
+    """One thing to leave out.
+
+    Args:
+        prompt: what to leave out, in words ("black glasses"). It may overlap with the prompt. With `embeds` it is only
+            a label, and may be left out.
+        weight: strength, >= 0 (1 = as strong as the method itself says, 0 = off).
+        start, stop: the window in which it acts, fractions of the steps, 0 <= start < stop <= 1. stop=None is the
+            method's own: the first half of the steps in `PerpNeg`, where composition and attributes are decided, and
+            all steps in `NAG`, `ONG` and `VSF`, as published.
+        mask: where it acts (see `MaskLike`), with the aspect ratio of the image; None = everywhere.
+        embeds: the negative already encoded, for weighted prompts (compel and the like) and for pipelines whose text
+            encoders were freed: one tensor, which is `prompt_embeds`, or a mapping by the names that the pipeline's own
+            call has for the prompt, e.g. {"prompt_embeds": [tokens, channels], "pooled_prompt_embeds": [channels]}. A
+            leading batch axis of 1 may be there.
+        prompt_index: of a call with a list of prompts, the one that this negative belongs to; None = all of them. See
+            also `PerpNeg.per_prompt`.
+
+    Raises:
+        TypeError, ValueError: naming the argument, its value and what would be right.
+    """
+
+    prompt: str = ""
+    weight: float = 1.0
+    start: float = 0.0
+    stop: float | None = None
+    mask: MaskLike | None = None
+    embeds: torch.Tensor | Mapping[str, torch.Tensor] | None = None
+    prompt_index: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prompt, str):
+            raise TypeError(f"prompt must be a string, got {self.prompt!r}")
+        if self.embeds is not None:
+            object.__setattr__(self, "embeds", _check_embeds(self.embeds))
+            object.__setattr__(self, "prompt", self.prompt.strip() or _LABEL)
+        if not self.prompt.strip():
+            raise ValueError(f"prompt of a Negative must say what to leave out, got {self.prompt!r}")
+        object.__setattr__(self, "weight", non_negative("weight", self.weight))
+        start, stop = check_window(self.start, 1.0 if self.stop is None else self.stop)
+        object.__setattr__(self, "start", start)
+        object.__setattr__(self, "stop", None if self.stop is None else stop)
+        if self.mask is not None:
+            check_mask("mask", self.mask)
+        if self.prompt_index is not None:
+            object.__setattr__(self, "prompt_index", at_least_zero("prompt_index", self.prompt_index))
+
+    def __reduce__(self) -> Any:
+        # a mapping proxy, which keeps `embeds` from being changed, cannot be pickled
+        values = {name: getattr(self, name) for name in field_names(self)}
+        if self.embeds is not None:
+            values["embeds"] = dict(self.encoded)
+        return _negative, (values,)
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """(start, stop) of a negative that a method holds, where `stop` is a number."""
+        assert self.stop is not None
+        return self.start, self.stop
+
+    @property
+    def encoded(self) -> Mapping[str, torch.Tensor]:
+        """`embeds` by the names of the pipeline's arguments; empty for a negative in words."""
+        return self.embeds if isinstance(self.embeds, Mapping) else {}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], load: Load | None = None) -> Negative:
+        """The inverse of `to_dict`."""
+        values = check_keys(data, field_names(cls), "Negative")
+        embeds = values.get("embeds")
+        if embeds is not None:
+            values["embeds"] = {name: decode(f"embeds[{name!r}]", one, load) for name, one in embeds.items()}
+        return cls(**{**values, "mask": decode("mask", values.get("mask"), load)})
+
+
+def _negative(values: Mapping[str, Any]) -> Negative:
+    return Negative(**values)
+
+
+def _check_embeds(embeds: Any) -> Mapping[str, torch.Tensor]:
+    right = (
+        "embeds must be a float tensor [tokens, channels], or a mapping from the names of the pipeline's arguments to "
+        "such tensors, e.g. {'prompt_embeds': .., 'pooled_prompt_embeds': ..}"
+    )
+    named = {"prompt_embeds": embeds} if isinstance(embeds, torch.Tensor) else embeds
+    if not isinstance(named, Mapping):
+        raise TypeError(f"{right}, got {embeds!r}")
+    if "prompt_embeds" not in named:
+        raise ValueError(f"{right}; prompt_embeds is missing, got {', '.join(map(repr, named)) or 'nothing'}")
+    checked: dict[str, torch.Tensor] = {}
+    for name, value in named.items():
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"{right}; {name} is {value!r}")
+        checked[name] = value.detach()
+    text = checked["prompt_embeds"]
+    if not text.is_floating_point():
+        raise ValueError(f"{right}; prompt_embeds has dtype {text.dtype}")
+    if text.ndim == 2:
+        # one form inside: with a batch axis
+        checked = {name: value[None] for name, value in checked.items()}
+    elif text.ndim != 3 or len(text) != 1:
+        raise ValueError(f"{right}; prompt_embeds has shape {list(text.shape)}: one Negative is one text")
+    if not bool(torch.isfinite(checked["prompt_embeds"]).all()):
+        raise ValueError(f"{right}; prompt_embeds holds values that are not finite")
+    return MappingProxyType(checked)

@@ -1,0 +1,58 @@
+"""Orthogonal negative guidance: Perp-Neg's projection inside attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from negguide.guidance import ong
+from negguide.methods.base import AttentionMethod
+from negguide.methods.negative import Negative
+from negguide.methods.registry import register_method
+from negguide.methods.validation import non_negative
+
+
+@register_method
+@dataclass(frozen=True, eq=False, init=False, repr=False)
+class ONG(AttentionMethod):
+    """Orthogonal negative guidance (arXiv 2605.29390): Perp-Neg's projection on attention outputs.
+
+    With z+ and z_k the attention outputs for the prompt and for negative k, per token:
+    z+ - scale sum_k weight_k (z_k - <z_k, z+> / |z+|^2 z+).
+
+    Args:
+        negatives: one or more `Negative` or plain strings.
+        scale: strength, >= 0; 0 is off.
+
+    Raises:
+        TypeError, ValueError: naming the argument, its value and what would be right.
+    """
+
+    key: ClassVar[str] = "ong"
+    label: ClassVar[str] = "ONG"
+    summary: ClassVar[str] = (
+        "takes the part of the negative's attention away that is orthogonal to the prompt's; any number of negatives"
+    )
+    source: ClassVar[str] = "arXiv 2605.29390"
+
+    negatives: tuple[Negative, ...]
+    scale: float = 1.0
+
+    def __init__(
+        self,
+        *prompts: Negative | str,
+        scale: float = 1.0,
+        negatives: Sequence[Negative | str] | None = None,
+    ) -> None:
+        self._hold(prompts, negatives)
+        object.__setattr__(self, "scale", non_negative("scale", scale))
+
+    def combine(
+        self, positive: Tensor, negatives: Sequence[Tensor], strengths: Sequence[float | Tensor]
+    ) -> Tensor:
+        weighted = torch.stack([s * n for s, n in zip(strengths, negatives, strict=True)])
+        return ong(positive, weighted, self.scale)

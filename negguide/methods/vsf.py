@@ -1,0 +1,75 @@
+"""Value sign flip: prompt and negatives in one softmax, the negatives' values turned round."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from negguide.guidance import vsf
+from negguide.methods.base import AttentionMethod, NegativeAttention
+from negguide.methods.negative import Negative
+from negguide.methods.registry import register_method
+from negguide.methods.validation import non_negative, number
+
+
+@register_method
+@dataclass(frozen=True, eq=False, init=False, repr=False)
+class VSF(AttentionMethod):
+    """Value sign flip (arXiv 2508.10931): attend to prompt and negatives at once, the negatives' values turned round.
+
+    softmax(Q [K+; K_1; ..; K_n] / sqrt(D) + [0; bias; ..]) [V+; -scale weight_1 V_1; ..].
+
+    It is off only without a negative: at scale 0 the negatives still draw attention away from the prompt.
+
+    Args:
+        negatives: one or more `Negative` or plain strings.
+        scale: strength of the flipped values, >= 0.
+        bias: added to the logits of the negatives' keys; below 0 they draw less attention.
+
+    Raises:
+        TypeError, ValueError: naming the argument, its value and what would be right.
+    """
+
+    key: ClassVar[str] = "vsf"
+    label: ClassVar[str] = "VSF"
+    summary: ClassVar[str] = (
+        "attends to prompt and negatives at once, with the negatives' values turned round"
+    )
+    source: ClassVar[str] = "arXiv 2508.10931"
+
+    negatives: tuple[Negative, ...]
+    scale: float = 3.0
+    bias: float = 0.0
+
+    def __init__(
+        self,
+        *prompts: Negative | str,
+        scale: float = 3.0,
+        bias: float = 0.0,
+        negatives: Sequence[Negative | str] | None = None,
+    ) -> None:
+        self._hold(prompts, negatives)
+        object.__setattr__(self, "scale", non_negative("scale", scale))
+        bias = number("bias", bias)
+        if not math.isfinite(bias):
+            raise ValueError(f"bias must be finite, got {bias}")
+        object.__setattr__(self, "bias", bias)
+
+    def attend(self, attention: NegativeAttention) -> Tensor:
+        keys, values, mask = attention.negative_keys()
+        output = vsf(
+            attention.query,
+            attention.key_pos,
+            attention.value_pos,
+            keys,
+            values,
+            self.scale,
+            self.bias,
+            mask_pos=attention.mask_pos,
+            mask_neg=mask,
+        )
+        return output.transpose(1, 2).flatten(2)
