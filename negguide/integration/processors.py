@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 
@@ -16,6 +15,7 @@ from negguide.integration.hooks.model_hook import MethodHook, attach, detach
 from negguide.integration.hooks.step_tracking import check_windows
 from negguide.integration.runtime.attention import AttentionRuntime, text_targets
 from negguide.integration.runtime.base import MethodRuntime
+from negguide.integration.runtime.embeddings import check_embeds, given_text
 from negguide.integration.runtime.masks import check_aspect, mask_tensor, negative_masks, resize_mask
 from negguide.integration.runtime.tokens import TokenRuntime, token_targets
 from negguide.methods import AttentionMethod, Method, TokenMethod, registered_methods
@@ -49,7 +49,8 @@ def apply_to_model(
             `pipe.encode_prompt` gives for their prompts. For UNets, SD3 and Wan [K, tokens, channels]; for the others a
             dict by the names of the model's inputs: encoder_hidden_states [K, tokens, channels] and, for PixArt-Sigma
             and Sana, encoder_attention_mask [K, tokens]; for Qwen-Image encoder_hidden_states_mask [K, tokens] or None;
-            for FLUX.1 txt_ids [tokens, 3]; for FLUX.2 txt_ids [K, tokens, 4].
+            for FLUX.1 txt_ids [tokens, 3]; for FLUX.2 txt_ids [K, tokens, 4]. Not with negatives that all have `embeds`
+            of their own.
         num_inference_steps: steps of a run: a window holds steps int(start * num_inference_steps) up to
             int(stop * num_inference_steps) - 1. They are the steps of the scheduler of the pipeline that calls; a loop
             of one's own is taken to have one step for each of its timesteps. None = the window is placed by the
@@ -84,7 +85,8 @@ def apply_to_model(
     for name, value, least in (
         ("num_inference_steps", num_inference_steps, 1),
         ("guidance_branches", guidance_branches, 1),
-        ("num_images_per_prompt", num_images_per_prompt, 2),
+        # NegToMe has nothing to push from with one
+        ("num_images_per_prompt", num_images_per_prompt, 2 if isinstance(method, TokenMethod) else 1),
     ):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
@@ -205,11 +207,19 @@ def _texts(
     """For each negative {text input: [1, tokens, ..], or [tokens, ..] of positions}.
 
     Raises:
-        ValueError: names or shapes that are not those of the model's inputs.
+        ValueError: names or shapes that are not those of the model's inputs, or of the pipeline's arguments.
     """
     kinds = {path: kind for path, kind in family.text.items() if kind != "pooled"}
-    if embeds is None:
-        embeds = _own_embeds(family, kinds, method)
+    own = [negative for negative in method.negatives if negative.embeds is not None]
+    if own and embeds is not None:
+        raise ValueError(
+            f"negative_embeds are given, and Negative({own[0].prompt!r}) has embeds of its own; give one of the two"
+        )
+    if len(own) == len(method.negatives):
+        for negative in own:
+            check_embeds(family, negative, [model], pooled=False)
+        texts = [given_text(family, negative, model.device, model.dtype) for negative in own]
+        return [{path: value for path, value in text.items() if path in kinds} for text in texts]
     first, *others = kinds
     count, channels = len(method.negatives), denoiser.text_channels(model.config)
     given = embeds if isinstance(embeds, Mapping) else {first: embeds}
@@ -240,22 +250,6 @@ def _texts(
         }
         for k in range(count)
     ]
-
-
-def _own_embeds(
-    family: Family, kinds: Mapping[str, str], method: AttentionMethod
-) -> Mapping[str, Tensor | None] | None:
-    """The embeddings that the negatives themselves hold, by the names of the model's inputs; None without."""
-    negatives: Sequence[Any] = method.negatives
-    if any(negative.embeds is None for negative in negatives) or any(
-        path in family.derived for path in kinds
-    ):
-        return None
-    found: dict[str, Tensor | None] = {}
-    for path in kinds:
-        rows = [negative.encoded.get(family.embeds[path]) for negative in negatives]
-        found[path] = None if any(row is None for row in rows) else torch.cat(rows)
-    return found
 
 
 def _mask(name: str, mask: Any, latent_size: tuple[int, int]) -> Tensor | None:

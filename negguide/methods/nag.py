@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -76,4 +76,7 @@ class NAG(AttentionMethod):
         wide = torch.promote_types(positive.dtype, torch.float32)
         away = [s * (positive.to(wide) - n.to(wide)) for s, n in zip(strengths, negatives, strict=True)]
         negative = positive.to(wide) - torch.stack(away).sum(dim=0)
-        return nag(positive, negative, self.scale, self.tau, self.alpha)
+        guided = nag(positive, negative, self.scale, self.tau, self.alpha)
+        # nor is anything capped where no negative acts
+        acts: Any = sum(strengths) > 0
+        return guided if acts is True else torch.where(acts, guided, positive)

@@ -29,8 +29,8 @@ class Negative(Serialisable):
         mask: where it acts (see `MaskLike`), with the aspect ratio of the image; None = everywhere.
         embeds: the negative already encoded, for weighted prompts (compel and the like) and for pipelines whose text
             encoders were freed: one tensor, which is `prompt_embeds`, or a mapping by the names that the pipeline's own
-            call has for the prompt, e.g. {"prompt_embeds": [tokens, channels], "pooled_prompt_embeds": [channels]}. A
-            leading batch axis of 1 may be there.
+            call has for the prompt, e.g. {"prompt_embeds": [tokens, channels], "pooled_prompt_embeds": [channels]};
+            or all of them with a leading batch axis of 1, as `encode_prompt` of the pipeline gives them.
         prompt_index: of a call with a list of prompts, the one that this negative belongs to; None = all of them. See
             also `PerpNeg.per_prompt`.
 
@@ -109,15 +109,19 @@ def _check_embeds(embeds: Any) -> Mapping[str, torch.Tensor]:
     for name, value in named.items():
         if not isinstance(value, torch.Tensor):
             raise TypeError(f"{right}; {name} is {value!r}")
+        # masks may be of any dtype
+        if not (value.is_floating_point() or "mask" in name):
+            raise ValueError(f"{right}; {name} has dtype {value.dtype}")
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{right}; {name} holds values that are not finite")
         checked[name] = value.detach()
-    text = checked["prompt_embeds"]
-    if not text.is_floating_point():
-        raise ValueError(f"{right}; prompt_embeds has dtype {text.dtype}")
-    if text.ndim == 2:
+    axes = checked["prompt_embeds"].ndim
+    if axes not in (2, 3):
+        raise ValueError(f"{right}; prompt_embeds has shape {list(checked['prompt_embeds'].shape)}")
+    if axes == 2:
         # one form inside: with a batch axis
         checked = {name: value[None] for name, value in checked.items()}
-    elif text.ndim != 3 or len(text) != 1:
-        raise ValueError(f"{right}; prompt_embeds has shape {list(text.shape)}: one Negative is one text")
-    if not bool(torch.isfinite(checked["prompt_embeds"]).all()):
-        raise ValueError(f"{right}; prompt_embeds holds values that are not finite")
+    for name, value in checked.items():
+        if len(value) != 1:
+            raise ValueError(f"{right}; {name} has shape {list(value.shape)}: one Negative is one text")
     return MappingProxyType(checked)

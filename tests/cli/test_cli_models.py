@@ -111,7 +111,7 @@ def test_a_pipeline_of_another_family_is_refused_with_those_that_are_supported(
         json.dumps({**index, "_class_name": "StableDiffusionInpaintPipeline"})
     )
     with pytest.raises(
-        ValueError, match=r"is not supported: .*Img2Img.*supported pipelines: .*StableDiffusionPipeline"
+        ValueError, match=r"is not supported: .*Inpaint.*supported pipelines: .*StableDiffusionPipeline"
     ):
         models.load_pipeline(str(folder))
 

@@ -49,7 +49,8 @@ def batches_of(guider: Any, step: int, steps: int = 4, **more: Any) -> list[Bloc
 
 def step_of(guider: Any, step: int, steps: int = 4) -> Any:
     """One step of a denoising loop."""
-    if isinstance(guider, PerpNegGuidance):
+    if isinstance(guider, PerpNegGuidance) and (step == 0 or guider._run.texts is None):
+        guider.begin_run()
         guider.set_negatives([{"text": negative[:1]} for negative in NEGATIVES])
     batches = batches_of(guider, step, steps)
     for batch in batches:

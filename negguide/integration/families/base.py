@@ -80,7 +80,9 @@ class Family:
             a dict: "added_cond_kwargs.text_embeds".
         embeds: {text input: the name that the pipeline's call has for it}, e.g. {"encoder_hidden_states":
             "prompt_embeds"}; those that a negative given as embeddings may leave out are the masks.
-        derived: {text input: `derive(pipe, prompt_embeds)`} of those that follow from `prompt_embeds` (positions).
+        derived: {text input: `derive(prompt_embeds)`} of those that follow from `prompt_embeds` (positions).
+        channels: {name in `embeds`: `channels(config)` -> how many channels it may have for a denoiser with this
+            config}, of those that `Denoiser.text_channels` does not tell; what is not named is not checked.
         batched: further inputs with a batch axis, paths as in `text`: a tensor whose rows are those of the sample, or
             a list or tuple of such tensors. What is not named is passed on whole, whatever its shape.
         row_lists: inputs that are lists of one entry a row instead of tensors.
@@ -136,7 +138,8 @@ class Family:
     negtome_blocks: str
     negtome_min_side: int = 0
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"NegToMe": NEGTOME_DEFAULTS})
-    derived: Mapping[str, Callable[[Any, Tensor], Any]] = field(default_factory=dict)
+    derived: Mapping[str, Callable[[Tensor], Any]] = field(default_factory=dict)
+    channels: Mapping[str, Callable[[Any], tuple[int, ...]]] = field(default_factory=dict)
     batched: tuple[str, ...] = ()
     row_lists: tuple[str, ...] = ()
     sequential: bool = False
@@ -158,7 +161,8 @@ class Family:
         Raises:
             ValueError: a value does not go with the method's own, e.g. its start is behind the family's stop.
         """
-        return method.with_defaults(self.defaults.get(type(method).__name__, {}))
+        known = {"NegToMe": NEGTOME_DEFAULTS, **self.defaults}
+        return method.with_defaults(known.get(type(method).__name__, {}))
 
 
 def nested_input(inputs: Mapping[str, Any], path: str) -> Any:

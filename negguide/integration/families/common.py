@@ -1,5 +1,8 @@
 """What several families have in common: how their pipelines guide, size and encode, and how their tokens lie."""
 
+import copy
+import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -173,8 +176,28 @@ def encode_masked_text(
     return split_texts({"encoder_hidden_states": embeddings, "encoder_attention_mask": mask})
 
 
+_counting: weakref.WeakKeyDictionary[Any, tuple[int, Any]] = weakref.WeakKeyDictionary()
+_counting_lock = threading.Lock()
+
+
+def counting_tokenizer(pipe: Any, name: str = "tokenizer") -> Any:
+    """A copy of a pipeline's tokenizer, to count tokens with.
+
+    A tokenizer keeps how it pads from one call to the next: counting with the pipeline's own would change what another
+    thread is just encoding with it.
+    """
+    own = getattr(pipe, name)
+    vocabulary = len(getattr(own, "tokenizer", own))
+    with _counting_lock:
+        known = _counting.get(own)
+        # a textual inversion adds tokens
+        if known is None or known[0] != vocabulary:
+            known = _counting[own] = (vocabulary, copy.deepcopy(own))
+        return known[1]
+
+
 def clip_token_budget(pipe: Any, text: str, arguments: Arguments, name: str = "tokenizer") -> TokenBudget:
-    tokenizer = getattr(pipe, name)
+    tokenizer = counting_tokenizer(pipe, name)
     return TokenBudget(tokenizer, len(tokenizer(text).input_ids), tokenizer.model_max_length)
 
 
@@ -187,7 +210,7 @@ def inversion_token_budget(
 
 def sequence_token_budget(pipe: Any, text: str, arguments: Arguments, name: str = "tokenizer") -> TokenBudget:
     """Of text that is cut at `max_sequence_length`."""
-    tokenizer = getattr(pipe, name)
+    tokenizer = counting_tokenizer(pipe, name)
     return TokenBudget(tokenizer, len(tokenizer(text).input_ids), arguments["max_sequence_length"])
 
 
@@ -277,6 +300,10 @@ def size_in_ids(inputs: Mapping[str, Any]) -> tuple[int, int]:
 
 def joint_attention_channels(config: Any) -> int:
     return int(config.joint_attention_dim)
+
+
+def pooled_channels(config: Any) -> tuple[int, ...]:
+    return (int(config.pooled_projection_dim),)
 
 
 def caption_channels(config: Any) -> int:

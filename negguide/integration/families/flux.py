@@ -13,6 +13,7 @@ from negguide.integration.families.common import (
     lora_scale,
     packed_size,
     packed_tokens,
+    pooled_channels,
     sequence_token_budget,
     size_in_ids,
     split_texts,
@@ -38,7 +39,7 @@ def _encode_text(pipe: Any, texts: Sequence[str], arguments: Arguments) -> list[
     return [{**row, "txt_ids": positions} for row in rows]
 
 
-def _text_positions(pipe: Any, prompt_embeds: Tensor) -> Tensor:
+def _text_positions(prompt_embeds: Tensor) -> Tensor:
     """[tokens, 3]; all of the text lies at 0."""
     return prompt_embeds.new_zeros(prompt_embeds.shape[1], 3)
 
@@ -59,6 +60,7 @@ FLUX = Family(
     text={"encoder_hidden_states": "tokens", "pooled_projections": "pooled", "txt_ids": "positions"},
     embeds={"encoder_hidden_states": "prompt_embeds", "pooled_projections": "pooled_prompt_embeds"},
     derived={"txt_ids": _text_positions},
+    channels={"pooled_prompt_embeds": pooled_channels},
     # img_ids are for all rows: [tokens, 3]
     batched=(
         "timestep",

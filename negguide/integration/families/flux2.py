@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from negguide.integration.families.base import Arguments, Denoiser, Family, Modular, TokenBudget
@@ -12,6 +13,7 @@ from negguide.integration.families.common import (
     call_guidance_scale,
     chat_token_budget,
     cond_first,
+    counting_tokenizer,
     disabled_up_to_one,
     image_size,
     joint_attention_channels,
@@ -58,10 +60,12 @@ def _encode_text(pipe: Any, texts: Sequence[str], arguments: Arguments) -> list[
     return split_texts({"encoder_hidden_states": embeddings, "txt_ids": positions})
 
 
-def _text_positions(pipe: Any, prompt_embeds: Tensor) -> Tensor:
+def _text_positions(prompt_embeds: Tensor) -> Tensor:
     """[1, tokens, 4]; the text's tokens are counted along the last axis."""
-    positions: Tensor = pipe._prepare_text_ids(prompt_embeds)
-    return positions.to(prompt_embeds.device)
+    tokens = prompt_embeds.shape[1]
+    positions = torch.zeros(1, tokens, 4, dtype=torch.int64, device=prompt_embeds.device)
+    positions[0, :, 3] = torch.arange(tokens)
+    return positions
 
 
 def _encode_image(pipe: Any, pixels: Tensor) -> Tensor:
@@ -114,7 +118,8 @@ def _dev_token_budget(pipe: Any, text: str, arguments: Arguments) -> TokenBudget
     # the module is there already, as that of the pipeline
     from diffusers.pipelines.flux2.pipeline_flux2 import format_input
 
-    chat = pipe.tokenizer.apply_chat_template(
+    processor = counting_tokenizer(pipe)
+    chat = processor.apply_chat_template(
         format_input([text], system_message=pipe.system_message),
         add_generation_prompt=False,
         tokenize=True,
@@ -122,7 +127,7 @@ def _dev_token_budget(pipe: Any, text: str, arguments: Arguments) -> TokenBudget
         return_tensors="pt",
     )
     # what it names its tokenizer is the processor around one
-    tokenizer = getattr(pipe.tokenizer, "tokenizer", pipe.tokenizer)
+    tokenizer = getattr(processor, "tokenizer", processor)
     return TokenBudget(tokenizer, chat["input_ids"].shape[1], arguments["max_sequence_length"])
 
 

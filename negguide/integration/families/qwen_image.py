@@ -9,6 +9,7 @@ from torch import Tensor
 
 from negguide.integration.families.base import Arguments, Denoiser, Family, Modular, TokenBudget
 from negguide.integration.families.common import (
+    counting_tokenizer,
     joint_attention_channels,
     packed_size,
     packed_tokens,
@@ -35,10 +36,11 @@ def _encode_text(pipe: Any, texts: Sequence[str], arguments: Arguments) -> list[
 
 
 def _token_budget(pipe: Any, text: str, arguments: Arguments) -> TokenBudget:
-    tokens = len(pipe.tokenizer(pipe.prompt_template_encode.format(text)).input_ids)
+    tokenizer = counting_tokenizer(pipe)
+    tokens = len(tokenizer(pipe.prompt_template_encode.format(text)).input_ids)
     # what stands before the text is dropped from the encoder's output, and not counted
     limit = min(pipe.tokenizer_max_length, arguments["max_sequence_length"])
-    return TokenBudget(pipe.tokenizer, tokens, limit + pipe.prompt_template_encode_start_idx)
+    return TokenBudget(tokenizer, tokens, limit + pipe.prompt_template_encode_start_idx)
 
 
 def _encode_image(pipe: Any, pixels: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from negguide.integration.families.common import (
     joint_attention_channels,
     lora_scale,
     pipe_guidance_scale,
+    pooled_channels,
     requested_size,
     sequence_token_budget,
     size_of,
@@ -51,6 +52,7 @@ STABLE_DIFFUSION_3 = Family(
     timestep="timestep",
     text={"encoder_hidden_states": "tokens", "pooled_projections": "pooled"},
     embeds={"encoder_hidden_states": "prompt_embeds", "pooled_projections": "pooled_prompt_embeds"},
+    channels={"pooled_prompt_embeds": pooled_channels},
     batched=(
         "timestep",
         "block_controlnet_hidden_states",

@@ -57,6 +57,12 @@ def _encode_image(pipe: Any, pixels: Tensor) -> Tensor:
     return normalised
 
 
+def _pooled_channels(config: Any) -> tuple[int, ...]:
+    """They share an input with 6 numbers about the image, or 5 in the refiner."""
+    whole, each = int(config.projection_class_embeddings_input_dim), int(config.addition_time_embed_dim)
+    return whole - 6 * each, whole - 5 * each
+
+
 STABLE_DIFFUSION_XL = Family(
     name="Stable Diffusion XL",
     pipelines=(
@@ -74,6 +80,7 @@ STABLE_DIFFUSION_XL = Family(
         "encoder_hidden_states": "prompt_embeds",
         "added_cond_kwargs.text_embeds": "pooled_prompt_embeds",
     },
+    channels={"pooled_prompt_embeds": _pooled_channels},
     batched=(*UNET_BATCHED, "added_cond_kwargs.time_ids"),
     branches=uncond_first,
     guidance_scale=pipe_guidance_scale,

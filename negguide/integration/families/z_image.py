@@ -67,6 +67,7 @@ Z_IMAGE = Family(
     text={"cap_feats": "tokens"},
     # a list of one tensor [tokens, channels] for each prompt
     embeds={"cap_feats": "prompt_embeds"},
+    channels={"prompt_embeds": lambda config: (int(config.cap_feat_dim),)},
     batched=("t",),
     row_lists=("x", "cap_feats"),
     branches=_branches,

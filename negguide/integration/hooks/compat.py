@@ -10,12 +10,14 @@ import functools
 import inspect
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType, MethodType
 from typing import Any
 
 import diffusers
 from diffusers.hooks.hooks import HookRegistry
+from diffusers.models.attention_processor import Attention
+from diffusers.modular_pipelines import PipelineState
 from diffusers.utils.torch_utils import is_compiled_module, unwrap_module
 from packaging.version import Version
 from torch import nn
@@ -49,19 +51,19 @@ def warn_if_untested() -> None:
         )
 
 
-def forward_signature(model: nn.Module, needed: str) -> inspect.Signature:
-    """The signature of a denoiser's forward, by its class.
+def input_names(model: nn.Module, needed: str) -> list[str]:
+    """The names of a denoiser's inputs that may be given by their place, in that order, by its class.
 
     The instance's own `forward` may be a `(*args, **kwargs)` wrapper of somebody else's, as may be that of a subclass;
-    the first class that names `needed`, an input that every call has, counts.
+    the first class counts that names `needed`, an input that every call has, and takes no `*args` beside.
     """
     for kind in type(unwrap_module(model)).__mro__:
         forward = vars(kind).get("forward")
         if forward is not None:
-            signature = inspect.signature(forward)
-            if needed in signature.parameters:
-                parameters = list(signature.parameters.values())
-                return signature.replace(parameters=parameters[1:])
+            parameters = list(inspect.signature(forward).parameters.values())[1:]
+            by_place = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+            if needed in by_place and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+                return by_place
     raise TypeError(f"{type(model).__name__} has no forward that takes {needed!r}")
 
 
@@ -114,6 +116,24 @@ def processor_slot(module: nn.Module) -> tuple[Any, bool]:
     return (own, True) if own is not None else (module.processor, False)
 
 
+def attention_modules(model: nn.Module) -> list[nn.Module]:
+    """The attention modules of a model whose processors perturbed-attention guidance may set."""
+    return [module for module in model.modules() if isinstance(module, Attention)]
+
+
+def perturbed_branches(modules: Iterable[nn.Module]) -> int | None:
+    """How many guidance branches perturbed-attention guidance puts into a batch; None where it is not on the model.
+
+    While a call lasts, its pipelines set processors that take the batch apart: `PAGCFG..` into (uncond, cond,
+    perturbed), the others `PAG..` into (cond, perturbed) (diffusers 0.40 to 0.42).
+    """
+    for module in modules:
+        name = type(vars(module).get("processor")).__name__
+        if name.startswith("PAG"):
+            return 3 if name.startswith("PAGCFG") else 2
+    return None
+
+
 def caller_run() -> tuple[Any, int | None] | None:
     """(scheduler, its timesteps that are used) of the pipeline call that the present call of a denoiser belongs to.
 
@@ -134,6 +154,22 @@ def caller_run() -> tuple[Any, int | None] | None:
     return None
 
 
+def calling_states() -> list[Any]:
+    """The states of the modular pipelines that are running around the present call, innermost first.
+
+    Every block of a modular pipeline, and the pipeline itself, holds its run's state by this name (diffusers 0.40 to
+    0.42).
+    """
+    found: list[Any] = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        state = frame.f_locals.get("state") if frame.f_code.co_name == "__call__" else None
+        if isinstance(state, PipelineState) and not any(state is other for other in found):
+            found.append(state)
+        frame = frame.f_back
+    return found
+
+
 def hook_registry(module: nn.Module) -> HookRegistry:
     """The hook registry of a module; a module wrapped by torch.compile gets one of its own, outside what is traced."""
     if not is_compiled_module(module):
@@ -143,12 +179,26 @@ def hook_registry(module: nn.Module) -> HookRegistry:
     return registry
 
 
+def add_hook(module: nn.Module, hook: Any, name: str) -> None:
+    """Put a hook on a module; `remove_hook` takes it away."""
+    hook_registry(module).register_hook(hook, name)
+    hook.own_forward = module.forward
+
+
 def remove_hook(module: nn.Module, name: str) -> None:
-    """Take a hook away; a module without any other is as if it had had none."""
+    """Take away what `add_hook` put there; a module without any other is as if it had had none.
+
+    A wrapper that somebody has laid around the module's forward since then stays: it goes on calling the hook.
+    """
     registry = vars(module).get("_diffusers_hook")
-    if registry is None:
+    if registry is None or name not in registry.hooks:
         return
+    hook = registry.hooks[name]
+    # seen in 0.40 to 0.42: the last hook's forward is the module's, and removing it sets that back
+    wrapper = module.forward if registry._hook_order[-1] == name else hook.own_forward
     registry.remove_hook(name, recurse=False)
+    if wrapper is not hook.own_forward:
+        module.forward = wrapper
     if registry.hooks:
         return
     del vars(module)["_diffusers_hook"]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from negguide.integration.diagnostics.trace import TraceRecorder
 from negguide.integration.families.base import Arguments, Family
-from negguide.integration.hooks.compat import forward_signature, is_cached
+from negguide.integration.hooks.compat import input_names, is_cached
 from negguide.integration.hooks.interception import Interceptor, Nested, intercepted
 from negguide.integration.hooks.step_tracking import StepTracker, check_windows
 from negguide.integration.runtime.base import DenoiserCall, Forward, MethodRuntime, step_state
@@ -74,11 +74,7 @@ class GuidedRun:
     def denoise(self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """What a denoiser gives for one call of the pipeline."""
         family = self.family
-        names = [
-            parameter.name
-            for parameter in forward_signature(model, family.sample).parameters.values()
-            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        ]
+        names = input_names(model, family.sample)
         inputs = {**dict(zip(names, args, strict=False)), **kwargs}
         if family.is_auxiliary(inputs):
             return model(*args, **kwargs)
@@ -107,13 +103,13 @@ class GuidedRun:
         for runtime in self.runtimes:
             runtime.before_call(call)
         further = [branch for runtime in self.runtimes for branch in runtime.branches(call)]
-        # each negative of a cached model keeps what is its own
-        limit = 1 if cached else self._limit
-        branches = [*call.branches, *further]
-        if further or (limit is not None and len(branches) > limit) or self._combines(call):
-            output = self._in_groups(call, branches, limit)
+        # each negative of a cached model keeps what is its own, and the pipeline's branches what is theirs
+        parts = [call.branches, *([b] for b in further)] if cached else [[*call.branches, *further]]
+        limit = self._limit
+        if further or (limit is not None and len(call.branches) > limit) or self._combines(call):
+            output = self._in_groups(call, parts, limit)
         else:
-            output = self._forward(call, branches, inputs)
+            output = self._forward(call, call.branches, inputs)
         if self.recorder is not None:
             for runtime in self.runtimes:
                 runtime.record(self.recorder)
@@ -152,8 +148,11 @@ class GuidedRun:
         for runtime in self.runtimes:
             runtime.begin_step(state)
 
-    def _in_groups(self, call: DenoiserCall, branches: Sequence[Branch], limit: int | None) -> Any:
-        """The branches in forwards of as many as may run at once, and what the methods make of their predictions."""
+    def _in_groups(self, call: DenoiserCall, parts: Sequence[Sequence[Branch]], limit: int | None) -> Any:
+        """The branches in forwards of as many as may run at once, and what the methods make of their predictions.
+
+        Those of different parts do not share one.
+        """
         outputs: list[Any] = []
 
         def forward(group: Sequence[Branch], joined: dict[str, Any]) -> Tensor:
@@ -161,7 +160,12 @@ class GuidedRun:
             return _rows_of(outputs[-1])
 
         total = len(call.inputs[self.family.sample])
-        rows = run_branches(forward, self.family, call.inputs, total, branches, limit)
+        branches = [branch for part in parts for branch in part]
+        rows = [
+            prediction
+            for part in parts
+            for prediction in run_branches(forward, self.family, call.inputs, total, part, limit)
+        ]
         predictions: Mapping[str, Tensor] = {
             branch.name: prediction for branch, prediction in zip(branches, rows, strict=True)
         }
@@ -177,7 +181,8 @@ class GuidedRun:
         keys = [key for runtime in self.runtimes if (key := runtime.cache_key(forward)) is not None]
         for runtime in self.runtimes:
             inputs = runtime.begin_forward(inputs, forward)
-        name = self._context[0] if self._context and branches[0] in call.branches else branches[0].name
+        own = [branch.name for branch in branches] == [branch.name for branch in call.branches]
+        name = self._context[0] if self._context and own else branches[0].name
         context = " ".join([name, *keys])
         output = call.forward(
             context, inputs, nested([runtime.interceptors(call.model) for runtime in self.runtimes])

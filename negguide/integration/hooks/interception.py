@@ -42,18 +42,21 @@ class _Entry:
 class InterceptedProcessor:
     """An attention processor with what the present thread's forward wants done around it.
 
-    `__call__` has the signature of the processor's own, by which diffusers filters keyword arguments; everything else
-    that is asked of it is answered by the processor.
+    `__call__` has the signature of the processor's own, by which diffusers filters keyword arguments. Whatever else is
+    asked of it is answered by the processor, before `isinstance` too, and what is set is set there: another thread may
+    scale or unload an adapter while a forward runs.
     """
 
     def __init__(self, processor: Any, name: str) -> None:
-        self.processor = processor
-        self.name = name
+        vars(self).update(processor=processor, name=name)
         kind: Any = type(processor)
-        self.__class__ = _with_signature_of(kind)
+        object.__setattr__(self, "__class__", _with_signature_of(kind))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.processor, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.processor, name, value)
 
 
 @functools.cache
@@ -65,7 +68,8 @@ def _with_signature_of(processor: type) -> type[InterceptedProcessor]:
             return self.processor(*args, **kwargs)
         return interceptors[self.name](self.processor, *args, **kwargs)
 
-    return type("InterceptedProcessor", (InterceptedProcessor,), {"__call__": __call__})
+    content = {"__call__": __call__, "__class__": property(lambda self: processor)}
+    return type("InterceptedProcessor", (InterceptedProcessor,), content)
 
 
 class Nested:

@@ -14,12 +14,14 @@ from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
 from negguide.integration.families.base import Denoiser, Family
+from negguide.integration.hooks.caches import check_cache
 from negguide.integration.hooks.compat import (
+    add_hook,
+    attention_modules,
     caller_run,
-    forward_signature,
-    hook_registry,
+    input_names,
     is_cached,
-    per_module_cache,
+    perturbed_branches,
     remove_hook,
 )
 from negguide.integration.hooks.interception import intercepted
@@ -98,18 +100,31 @@ class MethodHook(ModelHook):
         self.branches_of_call = 1 if family.sequential else guidance_branches
         self.windows = sorted({(start, stop) for _, start, stop in method.windows})
         self._runs: OrderedDict[tuple[int, int], _Run] = OrderedDict()
+        self._attention: list[nn.Module] = []
+        self._removed = False
+
+    def initialize_hook(self, module: nn.Module) -> nn.Module:
+        self._attention = attention_modules(unwrap_module(module))
+        return module
+
+    def deinitalize_hook(self, module: nn.Module) -> nn.Module:
+        # somebody's wrapper may still call this hook
+        self._removed = True
+        return module
 
     # not traced, unlike the model inside: a compiled model would be compiled anew at each step
     @torch.compiler.disable(recursive=False)
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if self._removed:
+            return self.fn_ref.original_forward(*args, **kwargs)
         family, model = self.family, unwrap_module(module)
-        names = list(forward_signature(module, family.sample).parameters)
+        names = input_names(module, family.sample)
         inputs = {**dict(zip(names, args, strict=False)), **kwargs}
         if family.is_auxiliary(inputs):
             return self.fn_ref.original_forward(*args, **kwargs)
-        self._check_cache(model)
         sample = inputs[family.sample]
         run = self._run_of_call(inputs)
+        self._check_cache(model, run.runtime)
         # still inside the last call: an error has ended it
         broken_off, run.inside = run.inside, True
         step = self._follow(run, inputs, broken_off)
@@ -126,31 +141,34 @@ class MethodHook(ModelHook):
         run.inside = False
         return output
 
-    def _check_cache(self, model: nn.Module) -> None:
+    def _check_cache(self, model: nn.Module, runtime: MethodRuntime) -> None:
+        if not runtime.adds_forwards:
+            return
         name = type(self.method).__name__
-        cache = per_module_cache(model)
-        if cache is not None and self.method.space != "token":
-            raise ValueError(
-                f"{cache} keeps one state a module, which {name} would mix up by the text that it adds; call "
-                "model.disable_cache(), or use FirstBlockCache, TaylorSeer or MagCache"
-            )
-        if self.method.space != "token" and self.windows != [(0, 1)] and is_cached(model):
+        check_cache(model, name)
+        if self.windows != [(0, 1)] and is_cached(model):
             raise ValueError(
                 f"{name} has a window, and what the model's cache keeps of one side of it would be used on the other; "
                 "use from_pipe, which keeps them apart, or model.disable_cache()"
             )
 
     def _forward(self, model: nn.Module, rows: int, branch: int) -> Forward:
-        """The branches of a call: the conditional one is the last of a batch, the first of several calls."""
+        """The branches of a call: the conditional one is the last of a batch, the first of several calls.
+
+        Behind it perturbed-attention guidance has one more, which is left alone.
+        """
         if self.branches_of_call < self.branches:
             return Forward(model, [Branch("cond" if branch == 0 else "uncond", slice(0, rows))], rows)
-        if rows % self.branches_of_call:
+        perturbed = perturbed_branches(self._attention)
+        count = self.branches_of_call if perturbed is None else perturbed
+        if rows % count:
             raise ValueError(
-                f"guidance_branches is {self.branches_of_call}, but the model was called with {rows} rows; give the "
-                "number of guidance branches that share its batch, 1 without guidance"
+                f"guidance_branches is {count}, but the model was called with {rows} rows; give the number of "
+                "guidance branches that share its batch, 1 without guidance"
             )
-        batch = rows // self.branches_of_call
-        names = [*(f"other {i}" for i in range(self.branches_of_call - 1)), "cond"]
+        batch = rows // count
+        last = ["cond"] if perturbed is None else ["cond", "perturbed"]
+        names = [*(f"other {i}" for i in range(count - len(last))), *last]
         branches = [Branch(name, slice(i * batch, (i + 1) * batch)) for i, name in enumerate(names)]
         return Forward(model, branches, batch)
 
@@ -235,7 +253,7 @@ class MethodHook(ModelHook):
 def attach(model: nn.Module, hook: MethodHook) -> None:
     """Put a method on a model in place of the one that is there."""
     remove_hook(model, _HOOK)
-    hook_registry(model).register_hook(hook, _HOOK)
+    add_hook(model, hook, _HOOK)
 
 
 def detach(model: nn.Module) -> None:

@@ -14,6 +14,9 @@ from diffusers.modular_pipelines import (
 
 from negguide.integration.families import Family, Modular, modular_families
 from negguide.integration.modular.guider import PerpNegGuidance
+from negguide.integration.runtime.embeddings import check_embeds
+from negguide.integration.runtime.prepare import denoisers_of, prompts_of
+from negguide.integration.runtime.prompt_rows import check_prompt_index
 from negguide.integration.runtime.token_budget import check_negative
 from negguide.methods import Negative, PerpNeg
 
@@ -35,8 +38,9 @@ class EncodeNegatives(ModularPipelineBlocks):
 
     Raises, when the pipeline runs:
         ValueError: no guider is a `PerpNegGuidance`; an unsupported pipeline; a distilled model, which has no guidance;
-            a text encoder that is not loaded; a negative longer than what it reads; a mask in a pipeline that does not
-            know the image's size yet.
+            a text encoder that is not loaded; a negative longer than what it reads; embeddings that are not those of
+            the model; a negative of a prompt that is not there; a mask in a pipeline that does not know the image's
+            size yet.
     """
 
     @property
@@ -51,16 +55,18 @@ class EncodeNegatives(ModularPipelineBlocks):
                 "pipe.update_components(guider=PerpNegGuidance(PerpNeg('black glasses'), guidance_scale=7.5))"
             )
         for guider in guiders:
-            # a run that broke off has left it in the middle
-            guider.end_step()
+            guider.begin_run(state)
         family, modular = _family(components._blocks)
         step = _text_step(components._blocks)
         _check_guided(components)
-        _check_loaded(components, step)
         reader = modular.reader(components)
-        for guider in guiders:
-            for negative in guider.perp_neg.negatives:
-                check_negative(reader, family, state.values, negative)
+        models = denoisers_of(components, family)
+        for negative in (negative for guider in guiders for negative in guider.perp_neg.negatives):
+            if negative.embeds is None:
+                _check_loaded(components, step)
+            check_embeds(family, negative, models)
+            check_negative(reader, family, state.values, negative)
+            check_prompt_index(negative, prompts_of(state.values))
         encoded: dict[str, dict[str, Any]] = {}
         for guider in guiders:
             negatives = guider.perp_neg.negatives
@@ -229,22 +235,11 @@ def _encode(
 
 
 def _given(modular: Modular, family: Family, negative: Negative) -> dict[str, Any]:
-    """A negative that was given as embeddings.
-
-    Raises:
-        ValueError: names that are not those of the pipeline.
-    """
-    # without a mask there is no padding
-    needed = [name for name in modular.fields.values() if "mask" not in name]
-    unknown = [name for name in negative.encoded if name not in modular.fields.values()]
-    if unknown or any(name not in negative.encoded for name in needed):
-        raise ValueError(
-            f"embeds of Negative({negative.prompt!r}) must be {' and '.join(needed)} for {family.name}, got "
-            f"{', '.join(negative.encoded)}"
-        )
+    """A negative that was given as embeddings."""
     found = {field: negative.encoded.get(name) for field, name in modular.fields.items()}
+    lists = {family.embeds[path] for path in family.row_lists if path in family.embeds}
     return {
-        field: [value[0]] if field in family.row_lists and value is not None else value
+        field: [value[0]] if modular.fields[field] in lists and value is not None else value
         for field, value in found.items()
     }
 

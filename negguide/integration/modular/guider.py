@@ -4,6 +4,7 @@ import copy
 import json
 import threading
 import warnings
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,9 +17,10 @@ from torch import Tensor
 
 from negguide.guidance import uncond_for
 from negguide.integration.diagnostics.trace import Trace, TraceRecorder
+from negguide.integration.hooks.compat import calling_states
 from negguide.integration.hooks.step_tracking import Step, check_windows, step_of_loop
 from negguide.integration.runtime.batching import expand_text
-from negguide.integration.runtime.masks import negative_masks, packed_mask, unpacked_mask
+from negguide.integration.runtime.masks import negative_masks, packed, unpacked
 from negguide.integration.runtime.score import LEAST_GUIDANCE, GuidanceStep
 from negguide.methods import PerpNeg
 
@@ -47,10 +49,6 @@ _REFUSED = {
 _OWN = ("guidance_scale", "guidance_rescale", "use_original_formulation", "start", "stop", "enabled")
 
 
-_KEPT_RUNS = 8
-"""How many runs that were broken off, or that others run inside of, are remembered in each thread."""
-
-
 class _Run:
     """One run of a modular pipeline: the negatives as it encoded them, and where it stands."""
 
@@ -59,13 +57,12 @@ class _Run:
         perp_neg: PerpNeg,
         guidance: Any,
         traces: bool,
-        images_per_prompt: int = 1,
-        scheduler: Any = None,
     ) -> None:
         self.guidance = guidance
-        self.scheduler = scheduler
-        self.guidance_step = GuidanceStep(perp_neg, images_per_prompt)
+        self.scheduler: Any = None
+        self.guidance_step = GuidanceStep(perp_neg)
         self.texts: list[dict[str, Any]] | None = None
+        self.state: Any = None
         self.latent_size: tuple[int, int] | None = None
         self.branches: list[str] | None = None
         self.guider_branches = 0
@@ -96,6 +93,11 @@ class _Run:
         self.call = self.num_inference_steps = self.timestep = None
         self.count_prepared, self.branches, self.acts = 0, None, False
         self.guidance.set_state(None, None, None)
+
+    def is_of(self, states: Sequence[Any]) -> bool:
+        """Whether this is the run of one of these states."""
+        own = None if self.state is None else self.state()
+        return own is not None and any(own is state for state in states)
 
     def continues(self, call: int) -> bool:
         """Whether this is the run's next call."""
@@ -171,7 +173,7 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         own = {name: value for name, value in zip(_OWN, given, strict=True) if value is not None}
         # mappings are what the config holds
         if isinstance(perp_neg, Mapping):
-            perp_neg = PerpNeg.from_dict(perp_neg, unpacked_mask)
+            perp_neg = PerpNeg.from_dict(perp_neg, unpacked)
         if isinstance(guidance, Mapping):
             guidance = _guider_of_config(guidance)
         if not isinstance(perp_neg, PerpNeg):
@@ -196,7 +198,7 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
             config = {name: inner.config[name] for name in _OWN}
         else:
             config = {"guidance": json.loads(inner.to_json_string())}
-        self.register_to_config(perp_neg=perp_neg.to_dict(packed_mask), **config)
+        self.register_to_config(perp_neg=perp_neg.to_dict(packed), **config)
 
     # The guider inside decides; one switch for both, whichever is turned.
 
@@ -271,6 +273,19 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
             raise ValueError("trace is that of the last run, and there was none")
         return recorder.trace()
 
+    def begin_run(self, state: Any = None) -> None:
+        """A run begins: nothing of the last one is left; `EncodeNegatives` calls this first.
+
+        Args:
+            state: of the pipeline's run, which tells it from those that it runs inside of.
+        """
+        # those that this one runs inside of go on after it
+        around = [] if state is None else calling_states()
+        run = _Run(self.perp_neg, copy.copy(self.guidance), self._traces)
+        run.state = None if state is None else weakref.ref(state)
+        runs = self._runs.setdefault(threading.get_ident(), [])
+        runs[:] = [*[other for other in runs if other.is_of(around)], run]
+
     def set_negatives(
         self,
         texts: Sequence[Mapping[str, Any]],
@@ -278,7 +293,7 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         images_per_prompt: int = 1,
         scheduler: Any = None,
     ) -> None:
-        """Take the encoded negatives of a run, which begins with this; `EncodeNegatives` calls it.
+        """Take the encoded negatives of the run that has begun; `EncodeNegatives` calls it.
 
         Args:
             texts: for each negative {field of the denoiser's guider inputs: tensor [1, ...], or list of one tensor}.
@@ -293,13 +308,11 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         count = len(self.perp_neg.negatives)
         if len(texts) != count:
             raise ValueError(f"texts must be one for each of the {count} negatives, got {len(texts)}")
-        # a new run: nothing of the last one is left
-        run = _Run(self.perp_neg, copy.copy(self.guidance), self._traces, images_per_prompt, scheduler)
+        run = self._run
         run.texts = [dict(text) for text in texts]
         run.latent_size = latent_size
-        runs = self._runs.setdefault(threading.get_ident(), [])
-        # one that is in the middle may go on after this one, which then runs inside it
-        runs[:] = [*[other for other in runs if other.under_way][-_KEPT_RUNS:], run]
+        run.guidance_step.images_per_prompt = images_per_prompt
+        run.scheduler = scheduler
 
     def end_step(self) -> None:
         """Forget where in a run this is, so that `num_conditions` is its maximum.
@@ -401,7 +414,7 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
             self._warned = True
             warnings.warn(
                 f"guidance_scale is {scale}, so close to 1 that the unconditional prediction hardly counts; the "
-                f"negatives are off, give at least {1 + LEAST_GUIDANCE}",
+                f"negatives are off, give more than {1 + LEAST_GUIDANCE}",
                 stacklevel=2,
             )
         return False
@@ -415,6 +428,10 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
     def __call__(self, data: list[BlockState]) -> Any:
         output = super().__call__(data)
         self.end_step()
+        runs = self._runs[threading.get_ident()]
+        if len(runs) > 1 and not runs[-1].under_way:
+            # it ran inside another one, which goes on where it was
+            runs.pop()
         return output
 
     def forward(self, pred_cond: Tensor, pred_uncond: Tensor | None = None, **others: Tensor) -> GuiderOutput:

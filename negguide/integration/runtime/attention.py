@@ -24,6 +24,7 @@ from negguide.integration.runtime.attention_patch import AttentionPatch
 from negguide.integration.runtime.base import Forward, Inputs, MethodRuntime, StepState, Targets
 from negguide.integration.runtime.batching import Branch, expand_text, join_branches
 from negguide.integration.runtime.maps import token_map
+from negguide.integration.runtime.prompt_rows import prompt_rows
 from negguide.methods import AttentionMethod
 
 
@@ -101,6 +102,9 @@ class AttentionRuntime(MethodRuntime):
         if not self.on or rows is None:
             return inputs
         self.rows, self.total = (rows.start, rows.stop), len(inputs[self.family.sample])
+        for k in self.active:
+            # refused here, before the model runs
+            self.own_rows(k)
         if self.family.negative_rows:
             batch = rows.stop - rows.start
             negatives = [Branch("negative", rows, expand_text(self.text[k], batch)) for k in self.active]
@@ -175,10 +179,10 @@ class AttentionRuntime(MethodRuntime):
 
     def own_rows(self, k: int) -> slice | None:
         """Of the guided rows, those that negative k belongs to; None = all."""
-        index = self.method.negatives[k].prompt_index
-        if index is None:
+        negative, (start, stop) = self.method.negatives[k], self.rows
+        if negative.prompt_index is None:
             return None
-        return slice(index * self.images_per_prompt, (index + 1) * self.images_per_prompt)
+        return prompt_rows(negative, self.images_per_prompt, stop - start)
 
 
 def text_places(model: nn.Module, family: Family) -> dict[str, TextPlace]:

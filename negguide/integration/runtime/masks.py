@@ -27,18 +27,18 @@ def mask_tensor(mask: MaskLike) -> torch.Tensor:
     return torch.from_numpy(np.array(mask.convert("L"), dtype=np.float32) / 255)
 
 
-def packed_mask(mask: MaskLike) -> dict[str, Any]:
-    """A mask as JSON, whole, so that a config alone makes it again."""
-    values = mask_tensor(mask)
-    packed = zlib.compress(values.contiguous().numpy().tobytes())
-    return {"size": [values.shape[1], values.shape[0]], "float32": b64encode(packed).decode()}
+def packed(value: MaskLike) -> dict[str, Any]:
+    """A mask, or a negative's embeddings, as JSON, whole, so that a config alone makes it again."""
+    tensor = value.detach().cpu() if isinstance(value, torch.Tensor) else mask_tensor(value)
+    content = zlib.compress(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return {"shape": list(tensor.shape), "dtype": dtype, "zlib": b64encode(content).decode()}
 
 
-def unpacked_mask(stored: Mapping[str, Any]) -> torch.Tensor:
-    """The inverse of `packed_mask`: [H, W]."""
-    width, height = stored["size"]
-    values = bytearray(zlib.decompress(b64decode(stored["float32"])))
-    return torch.frombuffer(values, dtype=torch.float32).reshape(height, width)
+def unpacked(stored: Mapping[str, Any]) -> torch.Tensor:
+    """The inverse of `packed`."""
+    content = bytearray(zlib.decompress(b64decode(stored["zlib"])))
+    return torch.frombuffer(content, dtype=getattr(torch, stored["dtype"])).reshape(stored["shape"])
 
 
 def image_size(image: ImageLike) -> tuple[int, int]:

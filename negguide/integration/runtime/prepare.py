@@ -8,10 +8,10 @@ from torch import nn
 
 from negguide.integration.diagnostics.trace import TraceRecorder
 from negguide.integration.families.base import Arguments, Family
-from negguide.integration.families.registry import denoiser_family
-from negguide.integration.hooks.compat import per_module_cache
+from negguide.integration.hooks.caches import check_cache
 from negguide.integration.runtime.attention import AttentionRuntime, text_targets
 from negguide.integration.runtime.base import MethodRuntime
+from negguide.integration.runtime.embeddings import check_embeds, given_text
 from negguide.integration.runtime.masks import (
     check_aspect,
     cover,
@@ -21,6 +21,7 @@ from negguide.integration.runtime.masks import (
     negative_masks,
     resize_mask,
 )
+from negguide.integration.runtime.prompt_rows import check_prompt_index
 from negguide.integration.runtime.references import EncodedReferences
 from negguide.integration.runtime.score import GuidanceStep, ScoreRuntime
 from negguide.integration.runtime.token_budget import check_negative, check_prompts
@@ -56,9 +57,13 @@ def check_call(
     if any(negative.embeds is None for negative in negatives):
         who = next(type(m).__name__ for m in methods if any(n.embeds is None for n in negatives_of([m])))
         _check_present(pipe, family.text_encoders, f"{who} needs", "negatives")
+    models = denoisers_of(pipe, family)
+    for method in methods:
+        for negative in negatives_of([method]):
+            check_embeds(family, negative, models, pooled=method is methods.score)
     for negative in negatives:
         check_negative(pipe, family, arguments, negative)
-        _check_prompt_index(negative, arguments)
+        check_prompt_index(negative, prompts_of(arguments))
         if negative.mask is not None:
             check_aspect(f"mask of Negative({negative.prompt!r})", negative.mask, size, "the image")
     if methods.token is not None:
@@ -68,7 +73,7 @@ def check_call(
             _check_present(pipe, ("vae", *family.text_encoders), f"{name} needs", "reference images")
     if methods.attention is not None and max_branch_batch is not None:
         _check_limit(family, methods.attention, max_branch_batch)
-    _check_caches(pipe, family, methods)
+    _check_caches(pipe, family, methods, max_branch_batch)
     check_prompts(pipe, family, arguments, guided=reason is None)
 
 
@@ -95,17 +100,6 @@ def _check_present(pipe: Any, parts: Sequence[str], who: str, what: str) -> None
         )
 
 
-def _check_prompt_index(negative: Negative, arguments: Arguments) -> None:
-    if negative.prompt_index is None:
-        return
-    count = prompts_of(arguments)
-    if negative.prompt_index >= count:
-        raise ValueError(
-            f"prompt_index of Negative({negative.prompt!r}) is {negative.prompt_index}, and the call has {count} "
-            f"prompt{'s' if count > 1 else ''}; count from 0"
-        )
-
-
 def _check_limit(family: Family, method: AttentionMethod, max_branch_batch: int) -> None:
     least = 1 + len(method.negatives)
     if family.negative_rows and max_branch_batch < least:
@@ -115,17 +109,15 @@ def _check_limit(family: Family, method: AttentionMethod, max_branch_batch: int)
         )
 
 
-def _check_caches(pipe: Any, family: Family, methods: Methods) -> None:
-    """Refuse caches that keep one state a module: they would mix up what a method adds with what is the pipeline's."""
-    adding = [m for m in methods if m is not methods.token or (methods.token and methods.token.images)]
-    for model in denoisers_of(pipe, family):
-        cache = per_module_cache(model)
-        if cache is not None and adding:
-            raise ValueError(
-                f"{cache} keeps one state a module, which {type(adding[0]).__name__} would mix up by what it adds to "
-                "the model's calls; disable it for this call (model.disable_cache()), or use FirstBlockCache, "
-                "TaylorSeer or MagCache"
-            )
+def _check_caches(pipe: Any, family: Family, methods: Methods, max_branch_batch: int | None) -> None:
+    """Refuse caches that keep one state a module: they would mix up what is added with what is the pipeline's."""
+    causes = [type(m).__name__ for m in methods if m is not methods.token]
+    if methods.token is not None and methods.token.images:
+        causes.append(type(methods.token).__name__)
+    if max_branch_batch == 1 and not family.sequential:
+        causes.append("max_branch_batch=1")
+    for model in denoisers_of(pipe, family) if causes else ():
+        check_cache(model, causes[0])
 
 
 def _check_token(family: Family, arguments: Arguments, method: TokenMethod, size: tuple[int, int]) -> None:
@@ -187,7 +179,7 @@ def prepare_runtimes(
         models: the denoisers, without wrappers.
 
     Raises:
-        ValueError: a method finds no module to act in, or embeddings that are not those of the model.
+        ValueError: a method finds no module to act in.
     """
     latent_size = family.latent_size(pipe, arguments)
     _, images = images_per_prompt(arguments)
@@ -198,7 +190,9 @@ def prepare_runtimes(
             {path: v for path, v in one.items() if family.text[path] != "positions"}
             for one in encode_negatives(pipe, family, methods.score.negatives, arguments)
         ]
-        runtimes.append(ScoreRuntime(step, family, text, measure=trace))
+        # across prompts, the others of an image must be in each of its branches
+        across = methods.token is not None and images % (methods.token.group_size or images) != 0
+        runtimes.append(ScoreRuntime(step, family, text, measure=trace, whole_branches=across))
     if methods.attention is not None:
         runtimes.append(
             AttentionRuntime(
@@ -242,61 +236,14 @@ def new_recorder(methods: Methods) -> TraceRecorder:
 def encode_negatives(
     pipe: Any, family: Family, negatives: Sequence[Negative], arguments: Arguments
 ) -> list[dict[str, Any]]:
-    """For each negative {text input: [1, ...], or [tokens, ..] of positions}: by the pipeline, or as it was given.
-
-    Raises:
-        ValueError: embeddings whose names or shapes are not those of the pipeline.
-    """
+    """For each negative {text input: [1, ...], or [tokens, ..] of positions}: by the pipeline, or as it was given."""
     words = list(dict.fromkeys(negative.prompt for negative in negatives if negative.embeds is None))
     encoded = dict(zip(words, family.encode_text(pipe, words, arguments), strict=True)) if words else {}
+    device, dtype = pipe._execution_device, pipe_dtype(pipe, family)
     return [
-        encoded[negative.prompt] if negative.embeds is None else _given(pipe, family, negative)
+        encoded[negative.prompt] if negative.embeds is None else given_text(family, negative, device, dtype)
         for negative in negatives
     ]
-
-
-def _given(pipe: Any, family: Family, negative: Negative) -> dict[str, Any]:
-    name = f"embeds of Negative({negative.prompt!r})"
-    given = negative.encoded
-    names = {argument: path for path, argument in family.embeds.items()}
-    # without a mask there is no padding
-    needed = [argument for argument in names if "mask" not in argument]
-    unknown = [argument for argument in given if argument not in names]
-    missing = [argument for argument in needed if argument not in given]
-    if unknown or missing:
-        raise ValueError(
-            f"{name} must be {' and '.join(needed)} for {family.name}"
-            f"{''.join(f', and may have {a}' for a in names if a not in needed)}; got {', '.join(given)}"
-        )
-    prompt = given["prompt_embeds"]
-    _check_channels(pipe, family, name, prompt)
-    device, dtype = pipe._execution_device, pipe_dtype(pipe, family)
-    text: dict[str, Any] = {}
-    for path in family.text:
-        argument = family.embeds.get(path)
-        if argument is None:
-            text[path] = family.derived[path](pipe, prompt.to(device))
-            continue
-        value = given.get(argument)
-        if value is not None:
-            value = value.to(device, dtype if value.is_floating_point() else value.dtype)
-        text[path] = [value[0]] if path in family.row_lists and value is not None else value
-    return text
-
-
-def _check_channels(pipe: Any, family: Family, name: str, prompt: torch.Tensor) -> None:
-    for model in denoisers_of(pipe, family):
-        try:
-            _, denoiser = denoiser_family(model)
-        except TypeError:
-            # a denoiser without a row of its own; the model itself refuses what does not fit
-            continue
-        channels = denoiser.text_channels(model.config)
-        if prompt.shape[-1] != channels:
-            raise ValueError(
-                f"{name}: prompt_embeds must be [tokens, {channels}] for this {family.name} model, got "
-                f"{list(prompt.shape[1:])}"
-            )
 
 
 def _masks(pipe: Any, negatives: Sequence[Negative], latent_size: tuple[int, int]) -> torch.Tensor | None:

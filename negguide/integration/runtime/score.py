@@ -23,6 +23,7 @@ from negguide.integration.runtime.base import DenoiserCall, MethodRuntime, StepS
 from negguide.integration.runtime.batching import Branch, expand_text
 from negguide.integration.runtime.maps import shift_maps
 from negguide.integration.runtime.masks import mask_over
+from negguide.integration.runtime.prompt_rows import prompt_rows
 from negguide.integration.runtime.refresh import RefreshSchedule
 from negguide.methods import ScoreMethod
 
@@ -66,10 +67,7 @@ class GuidanceStep:
 
     def rows(self, k: int, batch: int) -> slice:
         """The images, of `batch`, that negative k belongs to."""
-        index = self.method.negatives[k].prompt_index
-        if index is None:
-            return slice(0, batch)
-        return slice(index * self.images_per_prompt, (index + 1) * self.images_per_prompt)
+        return prompt_rows(self.method.negatives[k], self.images_per_prompt, batch)
 
     def guided(
         self,
@@ -179,15 +177,23 @@ class ScoreRuntime(MethodRuntime):
         family: of the denoiser.
         text: for each negative {text input: [1, ...]}.
         measure: also keep what a trace tells.
+        whole_branches: whether each negative is evaluated for all images, also those of other prompts, because images
+            of several prompts act on one another inside a branch.
     """
 
     def __init__(
-        self, step: GuidanceStep, family: Family, text: Sequence[Mapping[str, Any]], measure: bool
+        self,
+        step: GuidanceStep,
+        family: Family,
+        text: Sequence[Mapping[str, Any]],
+        measure: bool,
+        whole_branches: bool = False,
     ) -> None:
         self.guidance = step
         self.family = family
         self.text = text
         self.measure = measure
+        self.whole_branches = whole_branches
         self.targets = {}
         self.latent_size = (0, 0)
         self._seen = _Predictions()
@@ -209,7 +215,7 @@ class ScoreRuntime(MethodRuntime):
             self._warned = True
             warnings.warn(
                 f"guidance_scale is {scale}, so close to 1 that the unconditional prediction hardly counts; "
-                f"{type(self.guidance.method).__name__} is off, give at least {1 + LEAST_GUIDANCE}",
+                f"{type(self.guidance.method).__name__} is off, give more than {1 + LEAST_GUIDANCE}",
                 stacklevel=2,
             )
         return False
@@ -220,7 +226,7 @@ class ScoreRuntime(MethodRuntime):
             return []
         found = []
         for k in self.guidance.stale:
-            rows = self.guidance.rows(k, call.batch)
+            rows = slice(0, call.batch) if self.whole_branches else self.guidance.rows(k, call.batch)
             size = rows.stop - rows.start
             text = expand_text(self.text[k], size)
             found.append(part(cond, f"negative {k}", rows.start, size, text))
@@ -234,6 +240,8 @@ class ScoreRuntime(MethodRuntime):
             return predictions
         if "cond" in predictions:
             negatives = {k: predictions[f"negative {k}"] for k in self.guidance.stale}
+            if self.whole_branches:
+                negatives = {k: n[self.guidance.rows(k, call.batch)] for k, n in negatives.items()}
             self._seen = _Predictions(predictions["cond"], negatives)
         if "uncond" not in predictions:
             return predictions

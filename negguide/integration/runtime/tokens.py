@@ -260,8 +260,9 @@ class TokenPush:
         branches = run.branches_in_forward
         images = rows // branches if run.images_per_prompt is None else run.images_per_prompt
         if images < 2 or rows % images:
+            name = "num_images_per_prompt" if method.group_size is None else "group_size"
             raise ValueError(
-                f"num_images_per_prompt is {images} for {rows} rows in {branches} guidance branches: "
+                f"{name} is {images} for {rows} rows in {branches} guidance branches: "
                 f"reference={method.reference!r} needs at least 2 images of each prompt; generate several, "
                 "or give reference images"
             )
