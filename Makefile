@@ -1,5 +1,6 @@
 # make quickstart   an environment in .venv, negguide in it, and the first pictures and a small set of hard negatives in out/
 # make test         the same environment with the development tools, then lint, types and all tests
+# make test-lowest  the tests of the integration on the lowest diffusers that pyproject.toml admits, beside the tested one
 #
 # A second call reinstalls nothing unless pyproject.toml or constraints.txt changed.
 
@@ -11,11 +12,14 @@ OUT ?= out
 OWN_SOURCES := $(shell command -v nvidia-smi 2>/dev/null)$(PIP_FIND_LINKS)$(PIP_INDEX_URL)$(PIP_EXTRA_INDEX_URL)
 TORCH_INDEX ?= $(if $(strip $(OWN_SOURCES)),,https://download.pytorch.org/whl/cpu)
 
+# what is checked more strictly than the rest
+STRICT := negguide/guidance negguide/methods negguide/integration negguide/_utils
+
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 WANTED := negguide needs Python 3.11, 3.12 or 3.13
 
-.PHONY: quickstart test
+.PHONY: quickstart test test-lowest
 
 quickstart: $(VENV)/.installed
 	$(BIN)/negguide quickstart --out "$(OUT)"
@@ -27,7 +31,20 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy negguide
+	$(BIN)/mypy --strict $(STRICT)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+LOWEST ?= .lowest
+LOWEST_TESTS ?= tests/integration tests/families tests/modular
+
+test-lowest: $(LOWEST)/.installed
+	HF_HUB_OFFLINE=1 PYTHONPATH="$(LOWEST)" $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(LOWEST_TESTS)
+
+# Only diffusers: it comes before the environment's own on Python's path, and everything else is shared.
+$(LOWEST)/.installed: pyproject.toml $(VENV)/.installed-dev
+	rm -rf "$(LOWEST)"
+	$(PIP) install --no-deps --target "$(LOWEST)" "diffusers==$$(sed -n 's/.*"diffusers>=\([0-9.]*\)".*/\1/p' pyproject.toml)"
+	touch $@
 
 $(VENV)/.created:
 	@command -v "$(PYTHON)" >/dev/null || \

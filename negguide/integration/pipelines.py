@@ -167,8 +167,8 @@ def _check_names(pipeline: str, signature: inspect.Signature, given: Mapping[str
         close = difflib.get_close_matches(name, sorted(known), n=1)
         kinds: list[type] = [Negative, *registered_methods()]
         owners = [kind.__name__ for kind in kinds if name in _fields(kind)]
-        hint = f"; {name} is an argument of {owners[0]}, in negative_guidance=" if owners else ""
-        hint = f"; did you mean {close[0]}?" if close else hint
+        hint = f"; did you mean {close[0]}?" if close else ""
+        hint = f"; {name} is an argument of {owners[0]}, in negative_guidance=" if owners else hint
         raise TypeError(f"{pipeline} has no argument {name!r}{hint}")
 
 

@@ -61,7 +61,8 @@ def apply_to_model(
             timesteps (EDM) need num_inference_steps.
         guidance_branches: 2 with the usual classifier-free guidance, 1 without; None = 2. Attention-space methods act
             on the conditional branch: the last one of a batch. FLUX, Qwen-Image and Wan are called once for each
-            branch, the conditional first; for attention-space methods there it must be given.
+            branch, the conditional first; for attention-space methods there it must be given. Perturbed-attention
+            guidance, whose processors tell, adds one behind, which stays as it is.
         num_images_per_prompt: as given to the pipeline; None = all images of a call belong to one prompt.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_pipelines import NEGATIVES, PROMPT, TINY, assert_same, build, denoiser, differ, taken
+from tiny_pipelines import NEGATIVES, PROMPT, assert_same, denoiser, differ, taken
 from torch import Tensor, nn
 
 from negguide import (
@@ -19,7 +19,6 @@ from negguide import (
     PerpNeg,
     apply_to_model,
     from_pipe,
-    negative_guidance_from_dict,
     remove_from_model,
 )
 
@@ -34,11 +33,11 @@ FURTHER: dict[str, tuple[str, int]] = {
     "sana": ("prompt_attention_mask", 1),
     "qwen": ("prompt_embeds_mask", 1),
 }
-SETTINGS = ("max_sequence_length", "clean_caption", "complex_human_instruction", "text_encoder_out_layers")
+SETTINGS = ("max_sequence_length", "clean_caption", "text_encoder_out_layers")
 
 
 def encode(pipe: Any, tiny: Any, text: str) -> Embeds:
-    """A text by the pipeline's own `encode_prompt`, by the names of its call."""
+    """A text by the pipeline's own `encode_prompt`, by the names of its call; Sana's without its instruction."""
     takes = inspect.signature(pipe.encode_prompt).parameters
     defaults = inspect.signature(type(pipe).__call__).parameters
     call = tiny.call()
@@ -63,18 +62,17 @@ def encode(pipe: Any, tiny: Any, text: str) -> Embeds:
     return embeds
 
 
+def as_list(tiny: Any, value: Tensor) -> Any:
+    return list(value) if tiny.name == "z-image" else value
+
+
 @pytest.fixture
 def encoded(base: Any, tiny: Any) -> Callable[[str], Embeds]:
     return lambda text: encode(base, tiny, text)
 
 
 def methods(tiny: Any, *negatives: Negative) -> list[Any]:
-    return taken(
-        tiny,
-        PerpNeg(*negatives),
-        NAG(*negatives, scale=3.0, alpha=0.7),
-        VSF(*negatives, scale=1.0),
-    )
+    return taken(tiny, PerpNeg(*negatives), NAG(*negatives, scale=3.0, alpha=0.7))
 
 
 def test_a_negative_that_was_encoded_before_is_the_negative_in_words(
@@ -85,49 +83,215 @@ def test_a_negative_that_was_encoded_before_is_the_negative_in_words(
     first = encoded(NEGATIVES[0])
     whole = Negative(NEGATIVES[0], weight=1.5, stop=1.0, embeds=first)
     bare = Negative(weight=1.5, stop=1.0, embeds={name: value[0] for name, value in first.items()})
-    for in_words, one, other in zip(
-        methods(tiny, *words), methods(tiny, whole, words[1]), methods(tiny, bare, words[1]), strict=True
-    ):
-        expected = run(pipe, negative_guidance=in_words)
-        assert_same(run(pipe, negative_guidance=one), expected)
-        assert_same(run(pipe, negative_guidance=other), expected)
+    for in_words, one in zip(methods(tiny, *words), methods(tiny, whole, words[1]), strict=True):
+        assert_same(run(pipe, negative_guidance=one), run(pipe, negative_guidance=in_words))
+    assert_same(run(pipe, negative_guidance=NAG(bare)), run(pipe, negative_guidance=NAG(whole)))
 
 
 def test_weighted_embeddings_act_otherwise(pipe: Any, run: Run, tiny: Any, encoded: Any) -> None:
     plain = encoded(NEGATIVES[0])
-    weighted = {**plain, "prompt_embeds": 1.5 * plain["prompt_embeds"]}
-    for one, other in zip(
-        methods(tiny, Negative(embeds=plain)), methods(tiny, Negative(embeds=weighted)), strict=True
-    ):
+    text = plain["prompt_embeds"]
+    # away from their mean: where a model takes the norm of each token, its length alone would not count
+    mean = text.mean(dim=1, keepdim=True)
+    weighted = {**plain, "prompt_embeds": mean + 1.5 * (text - mean)}
+    negatives = Negative(stop=1.0, embeds=plain), Negative(stop=1.0, embeds=weighted)
+    for one, other in zip(*(methods(tiny, negative) for negative in negatives), strict=True):
         assert differ(run(pipe, negative_guidance=one), run(pipe, negative_guidance=other)) > 1e-4
 
 
 def test_all_works_with_the_text_encoders_freed(
-    base: Any, run: Run, tiny: Any, encoded: Any, guided: dict[str, Any]
+    base: Any, pipe: Any, run: Run, tiny: Any, encoded: Any
 ) -> None:
     """As people free memory: encode everything, throw the encoders away, and call with embeddings alone."""
-    freed: Any = from_pipe(base)
-    texts = {"prompt": encoded(PROMPT), "negative": encoded(NEGATIVES[0])}
-    names = [name for name in base.components if name.startswith(("text_encoder", "tokenizer"))]
-    if tiny.guided and "image" not in names:
-        texts["uncond"] = encoded("")
-    negative = Negative(NEGATIVES[0], stop=1.0)
-    expected = [run(from_pipe(base), negative_guidance=m) for m in methods(tiny, negative)]
-    for name in names:
-        setattr(freed, name, None)
-    call = {name: as_list(tiny, value) for name, value in texts["prompt"].items()}
-    if "uncond" in texts:
-        call |= {f"negative_{name}": as_list(tiny, value) for name, value in texts["uncond"].items()}
-    if "negative_prompt" in inspect.signature(type(base).__call__).parameters:
+    takes = inspect.signature(type(base).__call__).parameters
+    call = {name: as_list(tiny, value) for name, value in encoded(PROMPT).items()}
+    if "negative_prompt_embeds" in takes:
+        call |= {f"negative_{name}": as_list(tiny, value) for name, value in encoded("").items()}
+    if "negative_prompt" in takes:
         call["negative_prompt"] = None
-    given = Negative(stop=1.0, embeds=texts["negative"])
+    words, given = (Negative(NEGATIVES[0], stop=1.0, embeds=e) for e in (None, encoded(NEGATIVES[0])))
+    expected = [run(pipe, None, negative_guidance=method, **call) for method in methods(tiny, words)]
+    freed: Any = from_pipe(base)
+    for name in base.components:
+        if name.startswith(("text_encoder", "tokenizer")):
+            setattr(freed, name, None)
     for method, picture in zip(methods(tiny, given), expected, strict=True):
         assert_same(run(freed, None, negative_guidance=method, **call), picture)
-    for method in methods(tiny, negative):
+        assert differ(picture, run(freed, None, **call)) > 1e-4
+    for method in methods(tiny, words):
         says = r"needs the pipeline's text_encoder\w* to encode its negatives.*Negative\(embeds=\.\.\.\)"
         with pytest.raises(ValueError, match=says):
             run(freed, None, negative_guidance=method, **call)
 
 
-def as_list(tiny: Any, value: Tensor) -> Any:
-    return list(value) if tiny.name == "z-image" else value
+def test_wrong_embeddings_are_refused_before_any_model_runs(
+    base: Any, pipe: Any, run: Run, tiny: Any, encoded: Any, monkeypatch: Any
+) -> None:
+    right = encoded(NEGATIVES[0])
+    tokens, channels = right["prompt_embeds"].shape[1:]
+    wrong: list[tuple[Embeds, str]] = [
+        ({**right, "text_embeds": right["prompt_embeds"]}, r"must be prompt_embeds .*; got .*text_embeds"),
+        (
+            {**right, "prompt_embeds": right["prompt_embeds"][..., :-1]},
+            rf"\[tokens, {channels}\].*got \[{tokens}, ",
+        ),
+    ]
+    for name, value in right.items():
+        if "mask" in name:
+            wrong.append(
+                ({**right, name: value[:, :-1]}, rf"{name} must be \[{tokens}\], .*got \[{tokens - 1}\]")
+            )
+        elif name != "prompt_embeds":
+            width = value.shape[1]
+            wrong.append(
+                ({**right, name: value[:, :-3]}, rf"{name} must be \[.*{width}.*\] .*got \[{width - 3}\]")
+            )
+            wrong.append(
+                ({"prompt_embeds": right["prompt_embeds"]}, rf"must be prompt_embeds and {name} for")
+            )
+
+    def never(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a model ran")
+
+    for part in base.components.values():
+        if isinstance(part, nn.Module):
+            monkeypatch.setitem(vars(part), "forward", never)
+    for embeds, says in wrong:
+        bad = Negative("snow", embeds=embeds)
+        # those in attention do without the pooled ones
+        pooled = "pooled_prompt_embeds" in right and len(embeds) == 1
+        for method in (PerpNeg("a hat", bad), NAG("a hat", bad), ONG(bad), VSF(bad)):
+            if not tiny.guided if isinstance(method, PerpNeg) else pooled:
+                continue
+            with pytest.raises(ValueError, match=r"^embeds of Negative\('snow'\).*" + says):
+                run(pipe, negative_guidance=method)
+
+
+@pytest.mark.families("sdxl", "sd3", "flux", "flux-kontext")
+def test_attention_needs_no_pooled_embeddings(pipe: Any, run: Run, encoded: Any) -> None:
+    bare = encoded(NEGATIVES[0])["prompt_embeds"]
+    expected = run(pipe, negative_guidance=NAG(NEGATIVES[0]))
+    assert_same(run(pipe, negative_guidance=NAG(Negative(embeds=bare))), expected)
+
+
+@pytest.mark.families("pixart-sigma", "sana", "qwen-image")
+def test_without_a_mask_there_is_no_padding(pipe: Any, run: Run, encoded: Any) -> None:
+    whole = encoded(NEGATIVES[0])
+    (mask,) = [name for name in (*whole, "prompt_embeds_mask") if "mask" in name][:1]
+    ones = torch.ones(whole["prompt_embeds"].shape[:2])
+    for method in (PerpNeg, NAG):
+        one = run(pipe, negative_guidance=method(Negative(embeds=whole["prompt_embeds"])))
+        other = run(pipe, negative_guidance=method(Negative(embeds={**whole, mask: ones})))
+        assert_same(one, other)
+
+
+@pytest.mark.families("sdxl", "pixart-sigma", "flux2-dev", "qwen-image", "z-image")
+def test_it_comes_back_from_json_and_pickle_and_acts_the_same(
+    pipe: Any, run: Run, tiny: Any, encoded: Any
+) -> None:
+    kept: list[Any] = []
+
+    def save(image: Any) -> int:
+        kept.append(image)
+        return len(kept) - 1
+
+    for method in methods(tiny, Negative(weight=1.5, stop=1.0, embeds=encoded(NEGATIVES[0]))):
+        data = json.loads(json.dumps(method.to_dict(save)))
+        back = type(method).from_dict(data, kept.__getitem__)
+        pickled = pickle.loads(pickle.dumps(method))
+        assert back == pickled == method
+        assert torch.equal(run(pipe, negative_guidance=back), run(pipe, negative_guidance=pickled))
+
+
+@pytest.fixture
+def applied(base: Any) -> Iterator[Any]:
+    """The denoiser; what is applied to it goes when the test ends."""
+    yield denoiser(base)
+    remove_from_model(denoiser(base))
+
+
+@pytest.mark.families("sd", "sdxl", "sd3", "pixart-sigma", "sana", "wan", "flux", "flux2-dev", "qwen-image")
+def test_a_denoiser_by_itself_takes_them(
+    base: Any, pipe: Any, run: Run, tiny: Any, encoded: Any, applied: Any
+) -> None:
+    """Of different lengths too, and where each belongs to a prompt of its own."""
+    first, second = (encoded(text) for text in NEGATIVES)
+    longer = {
+        name: torch.cat([value, value], dim=1) if value.ndim == 3 or "mask" in name else value
+        for name, value in second.items()
+    }
+    given = Negative(embeds=first, prompt_index=0), Negative(embeds=longer, weight=0.5)
+    branches = {"guidance_branches": 2 if tiny.guided else 1}
+    for method in (NAG(*given, scale=3.0, alpha=0.7), VSF(*given, scale=1.0)):
+        expected = run(pipe, [PROMPT, PROMPT], negative_guidance=method)
+        apply_to_model(applied, method, num_images_per_prompt=1, **branches)
+        result = run(base, [PROMPT, PROMPT])
+        remove_from_model(applied)
+        assert_same(result, expected)
+        assert differ(result, run(base, [PROMPT, PROMPT])) > 1e-3
+
+
+@pytest.mark.families("sd", "flux", "qwen-image")
+def test_and_refuses_wrong_ones(base: Any, run: Run, encoded: Any, applied: Any) -> None:
+    right = encoded(NEGATIVES[0])
+    bad = {**right, "prompt_embeds": right["prompt_embeds"][..., :-1]}
+    with pytest.raises(ValueError, match=r"^embeds of Negative\('snow'\): prompt_embeds must be \[tokens"):
+        apply_to_model(applied, NAG(Negative("snow", embeds=bad)), guidance_branches=2)
+    with pytest.raises(ValueError, match=r"negative_embeds are given, and Negative\('snow'\) has embeds"):
+        apply_to_model(
+            applied,
+            NAG(Negative("snow", embeds=right)),
+            guidance_branches=2,
+            negative_embeds=right["prompt_embeds"],
+        )
+    other = NAG(Negative("snow", embeds=right, prompt_index=1))
+    with pytest.raises(ValueError, match=r"num_images_per_prompt must be given: Negative\('snow'\)"):
+        apply_to_model(applied, other, guidance_branches=2)
+    apply_to_model(applied, other, guidance_branches=2, num_images_per_prompt=1)
+    with pytest.raises(ValueError, match=r"prompt_index of Negative\('snow'\) is 1, .* 1 prompt;"):
+        run(base)
+
+
+NAN = torch.full((1, 4, 8), torch.nan)
+BAD_VALUES: list[tuple[Any, type[Exception], str]] = [
+    (torch.ones(2, 4, 8), ValueError, r"prompt_embeds has shape \[2, 4, 8\]: one Negative is one text"),
+    (torch.ones(8), ValueError, r"prompt_embeds has shape \[8\]"),
+    (NAN, ValueError, "prompt_embeds holds values that are not finite"),
+    (torch.ones(1, 4, 8, dtype=torch.long), ValueError, "prompt_embeds has dtype torch.int64"),
+    ([1.0], TypeError, r"got \[1.0\]"),
+    ({"prompt_embeds": [1.0]}, TypeError, r"prompt_embeds is \[1.0\]"),
+    ({}, ValueError, "prompt_embeds is missing, got nothing"),
+    ({"embeds": torch.ones(4, 8)}, ValueError, "prompt_embeds is missing, got 'embeds'"),
+    (
+        {"prompt_embeds": torch.ones(4, 8), "pooled_prompt_embeds": torch.ones(8).long()},
+        ValueError,
+        "pooled_prompt_embeds has dtype torch.int64",
+    ),
+    (
+        {"prompt_embeds": torch.ones(4, 8), "pooled_prompt_embeds": NAN[0, 0]},
+        ValueError,
+        "pooled_prompt_embeds holds values that are not finite",
+    ),
+    (
+        {"prompt_embeds": torch.ones(1, 4, 8), "pooled_prompt_embeds": torch.ones(8)},
+        ValueError,
+        r"pooled_prompt_embeds has shape \[8\]",
+    ),
+]
+
+
+@pytest.mark.parametrize(("embeds", "error", "says"), BAD_VALUES)
+def test_values_that_are_no_embeddings_are_refused_at_once(embeds: Any, error: Any, says: str) -> None:
+    with pytest.raises(error, match="^embeds must be .*" + says):
+        Negative(embeds=embeds)
+
+
+@pytest.mark.families("sd", "flux")
+def test_they_go_with_windows_masks_weights_and_refreshing(pipe: Any, run: Run, encoded: Any) -> None:
+    mask = torch.zeros(32, 32)
+    mask[:, :12] = 1
+    settings: dict[str, Any] = {"weight": 2.0, "start": 0.25, "stop": 1.0, "mask": mask}
+    for options in ({"refresh_every": 2}, {"joint": True}, {"adaptive": True}):
+        words = PerpNeg(NEGATIVES[1], Negative(NEGATIVES[0], **settings), **options)
+        given = PerpNeg(NEGATIVES[1], Negative(**settings, embeds=encoded(NEGATIVES[0])), **options)
+        assert_same(run(pipe, steps=4, negative_guidance=given), run(pipe, steps=4, negative_guidance=words))

@@ -1,4 +1,4 @@
-"""What else a pipeline can do goes on beside negatives: adapters, caches, offloading, its own ways of guidance."""
+"""What else a pipeline can do goes on beside negatives: LoRA, offloading, its own ways of guidance."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import tiny_unet_and_cross
 import torch
-from diffusers.hooks import FirstBlockCacheConfig
 from peft import LoraConfig
 from tiny_pipelines import NEGATIVES, OTHER, PROMPT, SCALE, assert_same, build, denoiser, differ, taken
 
@@ -37,7 +36,7 @@ def check_identities(base: Any, pipe: Any, run: Run, tiny: Any, **arguments: Any
         assert differ(run(pipe, negative_guidance=other, **arguments), plain) > 1e-3
 
 
-# ---- Adapters -------------------------------------------------------------------------------------------------------
+# ---- LoRA -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.families("sdxl", "sd3", "flux", "flux2-dev", "qwen-image", "wan")
@@ -60,83 +59,6 @@ def test_a_lora_acts_on_negatives_as_on_the_prompt(tiny: Any, run: Run) -> None:
     results = [run(pipe, negative_guidance=method, **arguments) for arguments in (off, part, whole)]
     assert differ(results[0], results[1]) > 1e-3 and differ(results[1], results[2]) > 1e-3
     check_identities(base, pipe, run, tiny, **part)
-
-
-def ip_adapter(unet: Any, width: int) -> dict[str, dict[str, torch.Tensor]]:
-    """Random weights of an image-prompt adapter: four tokens from an image's embedding of 16 numbers."""
-    torch.manual_seed(5)
-    projection = {"proj.weight": torch.randn(4 * width, 16), "proj.bias": torch.randn(4 * width)}
-    norm = {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)}
-    weights = {}
-    cross = [name for name in unet.attn_processors if "attn2" in name]
-    for position, name in enumerate(cross):
-        inner = unet.get_submodule(name.removesuffix(".processor")).to_k.out_features
-        for part in ("k", "v"):
-            weights[f"{2 * position + 1}.to_{part}_ip.weight"] = torch.randn(inner, width) / 4
-    return {"image_proj": {**projection, **norm}, "ip_adapter": weights}
-
-
-@pytest.mark.families("sd", "sdxl")
-def test_an_ip_adapter_goes_on_beside_the_negatives(tiny: Any, run: Run, two: Any) -> None:
-    base = build(tiny)
-    pipe, unet = from_pipe(base), base.unet
-    without = run(base)
-    unet._load_ip_adapter_weights([ip_adapter(unet, unet.config.cross_attention_dim)])
-    # of no image, and of one
-    arguments = {"ip_adapter_image_embeds": [torch.randn(2, 1, 16)]}
-    plain = run(base, **arguments)
-    assert differ(plain, without) > 1e-3
-    check_identities(base, pipe, run, tiny, **arguments)
-    pairs = run(base, **arguments, **two)
-    assert_same(run(pipe, negative_guidance=NegToMe("first", **PUSH), **arguments, **two)[:1], pairs[:1])
-    pushed = run(pipe, negative_guidance=NegToMe("others", **PUSH), **arguments, **two)
-    assert all(differ(pushed[i], pairs[i]) > 1e-3 for i in range(2))
-
-
-# ---- Caches ---------------------------------------------------------------------------------------------------------
-
-# one after another, and each alone for a while: the text that goes through the blocks has four lengths
-WINDOWS = (Negative(NEGATIVES[0], stop=0.5), Negative(NEGATIVES[1], start=0.25, stop=0.75))
-
-
-@pytest.mark.families("flux", "qwen-image", "wan")
-def test_a_cached_denoiser_keeps_the_branches_apart(
-    base: Any, pipe: Any, run: Run, tiny: Any, two: Any
-) -> None:
-    """At threshold 0 nothing is skipped; far above, all that can be, and what is kept must then fit."""
-    push = NegToMe("others" if tiny.name == "wan" else torch.rand(3, 64, 64), **{**PUSH, "stop": 0.75})
-    methods = {
-        "PerpNeg": PerpNeg(*WINDOWS),
-        "NAG": NAG(*WINDOWS, scale=3.0),
-        "NegToMe": push,
-        "all": [PerpNeg(*WINDOWS), NAG(*WINDOWS, scale=3.0), push],
-    }
-    arguments = {"steps": 4, **two}
-    plain = {name: run(pipe, negative_guidance=method, **arguments) for name, method in methods.items()}
-    model = denoiser(base)
-    for threshold in (0.0, 1e9):
-        model.enable_cache(FirstBlockCacheConfig(threshold=threshold))
-        try:
-            skipped = run(base, **arguments)
-            for name, method in methods.items():
-                result = run(pipe, negative_guidance=method, **arguments)
-                if threshold == 0:
-                    assert_same(result, plain[name])
-                else:
-                    assert torch.isfinite(result).all() and differ(result, skipped) > 1e-3
-        finally:
-            model.disable_cache()
-
-
-@pytest.mark.families("flux")
-def test_the_trace_of_blocks_that_a_cache_skips_rests(base: Any, pipe: Any, run: Run, two: Any) -> None:
-    method = NegToMe("others", blocks="^single", **PUSH)
-    base.transformer.enable_cache(FirstBlockCacheConfig(threshold=1e9))
-    try:
-        trace = run(pipe, steps=3, negative_guidance=method, trace=True, whole=True, **two)[-1]
-    finally:
-        base.transformer.disable_cache()
-    assert trace.pushed.isnan().all(dim=1).tolist() == [False, True, True]
 
 
 # ---- Offloading, half precision -------------------------------------------------------------------------------------

@@ -1,15 +1,13 @@
 """Attention processors on every family's denoiser: what they give is what `from_pipe` gives."""
 
-import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from diffusers.hooks import FirstBlockCacheConfig
-from tiny_pipelines import NEGATIVES, TINY, assert_same, build, denoiser, differ
+from tiny_pipelines import NEGATIVES, TINY, assert_same, build, denoiser, differ, encoded, put_on_model
 from torch._dynamo.testing import CompileCounter
-from torch.nn.utils.rnn import pad_sequence
 
 from negguide import (
     NAG,
@@ -58,42 +56,10 @@ def install(base: Any, tiny: Any) -> Iterator[Callable[..., None]]:
     """`install(method, ..)` puts its processors into the pipeline's denoiser; they go when the test ends."""
 
     def install(method: Any, **arguments: Any) -> None:
-        if not isinstance(method, NegToMe):
-            branches = 2 if tiny.guided else 1
-            arguments = {
-                "negative_embeds": encoded(base, tiny, method),
-                "guidance_branches": branches,
-                **arguments,
-            }
-        elif not tiny.guided:
-            arguments = {"guidance_branches": 1, **arguments}
-        model = denoiser(base)
-        apply_to_model(model, method, **arguments)
+        put_on_model(base, tiny, method, **arguments)
 
     yield install
     remove_from_model(denoiser(base))
-
-
-def encoded(base: Any, tiny: Any, method: Any) -> Any:
-    """The negatives as the denoiser takes them: by the pipeline's own `encode_prompt`, padded to one length."""
-    pipe = from_pipe(base)
-    family = pipe.family
-    defaults = inspect.signature(type(base).__call__).parameters
-    arguments = {name: p.default for name, p in defaults.items()} | tiny.call()
-    with torch.no_grad():
-        rows = family.encode_text(pipe, [n.prompt for n in method.negatives], arguments)
-    for row in rows:
-        if row.get("encoder_hidden_states_mask", ...) is None:
-            # Qwen-Image leaves it out where nothing is padded, and one by one nothing is
-            row["encoder_hidden_states_mask"] = torch.ones(row["encoder_hidden_states"].shape[:2])
-    embeds = {
-        path: rows[0][path]
-        if kind == "positions"
-        else pad_sequence([row[path][0] for row in rows], batch_first=True)
-        for path, kind in family.text.items()
-        if kind != "pooled"
-    }
-    return embeds if len(embeds) > 1 else embeds["encoder_hidden_states"]
 
 
 def half(width: int = 64) -> torch.Tensor:

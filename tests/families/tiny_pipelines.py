@@ -1,12 +1,14 @@
 """Every tiny pipeline, and what the tests of all families share."""
 
+import inspect
 from typing import Any
 
 import tiny_joint
 import tiny_unet_and_cross
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
-from negguide import PerpNeg
+from negguide import NegToMe, PerpNeg, apply_to_model, from_pipe
 
 TINY: tuple[Any, ...] = (*tiny_unet_and_cross.TINY, *tiny_joint.TINY)
 PROMPT, OTHER = "a bear wearing a hat", "a cat in the snow"
@@ -39,3 +41,35 @@ def build(tiny: Any) -> Any:
 
 def denoiser(pipe: Any) -> Any:
     return getattr(pipe, "unet", None) or pipe.transformer
+
+
+def encoded(base: Any, tiny: Any, method: Any) -> Any:
+    """The negatives as the denoiser takes them: by the pipeline's own `encode_prompt`, padded to one length."""
+    pipe = from_pipe(base)
+    family = pipe.family
+    defaults = inspect.signature(type(base).__call__).parameters
+    arguments = {name: p.default for name, p in defaults.items()} | tiny.call()
+    with torch.no_grad():
+        rows = family.encode_text(pipe, [n.prompt for n in method.negatives], arguments)
+    for row in rows:
+        if row.get("encoder_hidden_states_mask", ...) is None:
+            # Qwen-Image leaves it out where nothing is padded, and one by one nothing is
+            row["encoder_hidden_states_mask"] = torch.ones(row["encoder_hidden_states"].shape[:2])
+    embeds = {
+        path: rows[0][path]
+        if kind == "positions"
+        else pad_sequence([row[path][0] for row in rows], batch_first=True)
+        for path, kind in family.text.items()
+        if kind != "pooled"
+    }
+    return embeds if len(embeds) > 1 else embeds["encoder_hidden_states"]
+
+
+def put_on_model(base: Any, tiny: Any, method: Any, **arguments: Any) -> None:
+    """`apply_to_model` on the pipeline's denoiser, with the arguments that its calls need."""
+    if not isinstance(method, NegToMe):
+        own: dict[str, Any] = {"negative_embeds": encoded(base, tiny, method)}
+        arguments = {**own, "guidance_branches": 2 if tiny.guided else 1, **arguments}
+    elif not tiny.guided:
+        arguments = {"guidance_branches": 1, **arguments}
+    apply_to_model(denoiser(base), method, **arguments)

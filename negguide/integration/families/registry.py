@@ -45,7 +45,7 @@ def register_family(family: Family) -> Family:
         both = set(family.pipelines) & set(other.pipelines)
         if both:
             raise ValueError(
-                f"family {family.name!r} has {_name(both.pop())}, which belongs to {other.name!r} already"
+                f"family {family.name!r} has {min(map(_name, both))}, which belongs to {other.name!r} already"
             )
         if family.modular and other.modular and family.modular.model_name == other.modular.model_name:
             raise ValueError(

@@ -68,15 +68,25 @@ def input_names(model: nn.Module, needed: str) -> list[str]:
 
 
 def call_signature(pipeline: type) -> inspect.Signature:
-    """The signature of a pipeline class's call, self included: the first along its bases that names what it takes."""
-    own = inspect.signature(pipeline.__call__)
+    """The signature of a pipeline class's call, self included.
+
+    A derived class may pass most on as `*args, **kwargs`: what it names itself is added to what the first class along
+    its bases names that says what a run is.
+    """
+    extra: list[inspect.Parameter] = []
     for kind in pipeline.__mro__:
         call = vars(kind).get("__call__")
-        if call is not None:
-            signature = inspect.signature(call)
-            if "prompt" in signature.parameters or "num_inference_steps" in signature.parameters:
-                return signature
-    return own
+        if call is None:
+            continue
+        parameters = list(inspect.signature(call).parameters.values())
+        if any(parameter.name == "num_inference_steps" for parameter in parameters):
+            known = {parameter.name for parameter in parameters}
+            new = [p.replace(kind=p.KEYWORD_ONLY) for p in extra if p.name not in known]
+            position = next((i for i, p in enumerate(parameters) if p.kind is p.VAR_KEYWORD), len(parameters))
+            return inspect.Signature([*parameters[:position], *new, *parameters[position:]])
+        extra += [p for p in parameters[1:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    own: Any = pipeline.__call__
+    return inspect.signature(own)
 
 
 def is_cached(model: nn.Module) -> bool:

@@ -124,7 +124,7 @@ class MethodHook(ModelHook):
             return self.fn_ref.original_forward(*args, **kwargs)
         sample = inputs[family.sample]
         run = self._run_of_call(inputs)
-        self._check_cache(model, run.runtime)
+        self._check_model(model, run.runtime)
         # still inside the last call: an error has ended it
         broken_off, run.inside = run.inside, True
         step = self._follow(run, inputs, broken_off)
@@ -141,11 +141,21 @@ class MethodHook(ModelHook):
         run.inside = False
         return output
 
-    def _check_cache(self, model: nn.Module, runtime: MethodRuntime) -> None:
+    def _check_model(self, model: nn.Module, runtime: MethodRuntime) -> None:
+        """Refuse what is on the model by now and does not go beside further text.
+
+        Raises:
+            ValueError: naming it.
+        """
         if not runtime.adds_forwards:
             return
         name = type(self.method).__name__
         check_cache(model, name)
+        if perturbed_branches(runtime.targets[model].modules.values()) is not None:
+            raise ValueError(
+                f"{name} acts in the first attention of a module, and perturbed-attention guidance attends twice where "
+                f"image and text attend together; take {name} away (negguide.remove_from_model), or use NegToMe"
+            )
         if self.windows != [(0, 1)] and is_cached(model):
             raise ValueError(
                 f"{name} has a window, and what the model's cache keeps of one side of it would be used on the other; "
