@@ -189,7 +189,7 @@ def test_the_scheduler_is_given_the_formula_rounded_once(kind: Classic, monkeypa
             u, c, n = (first, second, third) if hasattr(pipe, "unet") else (third, first, second)
             if isinstance(pipe, diffusers.ZImagePipeline):
                 u, c, n = second, first, third
-            expected = perp_neg(u, c, n[None], 1.0, scale)
+            expected = perp_neg(u, c, n[None], [1.0], scale)
             if isinstance(pipe, diffusers.QwenImagePipeline):
                 expected = expected * c.norm(dim=-1, keepdim=True) / expected.norm(dim=-1, keepdim=True)
             actual = given[0]
@@ -238,6 +238,6 @@ def test_the_guider_rounds_the_formula_once(dtype: torch.dtype, original: bool) 
         guider.prepare_inputs({"text": (torch.zeros(2, 4, 8), torch.ones(2, 4, 8))})
         output = guider.forward(c, u, pred_negative_0=n)
         assert output.pred.dtype == dtype
-        expected = perp_neg(u.double(), c.double(), n.double()[None], 1.0, scale)
+        expected = perp_neg(u.double(), c.double(), n.double()[None], [1.0], scale)
         assert distance(output.pred, expected) <= 0.501 * torch.finfo(dtype).eps
         assert torch.equal(output.pred_cond, c) and torch.equal(output.pred_uncond, u)

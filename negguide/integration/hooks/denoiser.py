@@ -104,7 +104,7 @@ class GuidedRun:
             runtime.before_call(call)
         further = [branch for runtime in self.runtimes for branch in runtime.branches(call)]
         # each negative of a cached model keeps what is its own, and the pipeline's branches what is theirs
-        parts = [call.branches, *([b] for b in further)] if cached else [[*call.branches, *further]]
+        parts = [[b] for b in [*call.branches, *further]] if cached else [[*call.branches, *further]]
         limit = self._limit
         if further or (limit is not None and len(call.branches) > limit) or self._combines(call):
             output = self._in_groups(call, parts, limit)
