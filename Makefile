@@ -12,7 +12,7 @@ OUT ?= out
 OWN_SOURCES := $(shell command -v nvidia-smi 2>/dev/null)$(PIP_FIND_LINKS)$(PIP_INDEX_URL)$(PIP_EXTRA_INDEX_URL)
 TORCH_INDEX ?= $(if $(strip $(OWN_SOURCES)),,https://download.pytorch.org/whl/cpu)
 
-# what is checked more strictly than the rest
+# What is checked more strictly than the rest; diffusers' classes and torch's decorators have no types.
 STRICT := negguide/guidance negguide/methods negguide/integration negguide/_utils
 
 BIN := $(VENV)/bin
@@ -31,7 +31,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy negguide
-	$(BIN)/mypy --strict $(STRICT)
+	$(BIN)/mypy --strict --allow-subclassing-any --allow-untyped-decorators $(STRICT)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 LOWEST ?= .lowest

@@ -93,7 +93,8 @@ def match_fused(source: Tensor, reference: Tensor, reference_mask: Tensor | None
 
 def _inverse_norms(tokens: Tensor, floor: float) -> Tensor:
     """[B, N] float32: 1 / max(|x|, floor), > 0, without a copy of the tokens."""
-    return torch.linalg.vector_norm(tokens, dim=-1, dtype=torch.float32).clamp_min(floor).reciprocal()
+    norms: Tensor = torch.linalg.vector_norm(tokens, dim=-1, dtype=torch.float32)
+    return norms.clamp_min(floor).reciprocal()
 
 
 def _blocks(count: int, size: int) -> int:

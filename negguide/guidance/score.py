@@ -240,4 +240,6 @@ def relative_shift(
     part = without_component((negatives.to(dtype) - base).flatten(2), positive, (-1,), floor)
     scale = _weights_per_sample(weights, negatives, dtype).flatten(1)
     length = torch.linalg.vector_norm(positive, dim=-1).clamp_min(floor)
-    return scale * torch.linalg.vector_norm(part, dim=-1) / length
+    shift: Tensor = torch.linalg.vector_norm(part, dim=-1)
+    result: Tensor = scale * shift / length
+    return result

@@ -12,7 +12,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, make_dataclass
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, cast
 
 import diffusers
 import PIL.Image
@@ -308,11 +308,9 @@ def from_pipe(pipe: Any) -> GuidedPipeline:
     warn_if_untested()
     pipe = original(pipe)
     if isinstance(pipe, NegativeGuidanceMixin):
-        result: Any = pipe
-        return result
+        return cast(GuidedPipeline, pipe)
     # Not diffusers' own from_pipe: it casts all models to one dtype and forgets offloading and the progress bar.
     kind: Any = type(pipe)
     guided: Any = object.__new__(guided_class(kind))
     guided.__dict__.update(pipe.__dict__)
-    result = guided
-    return result
+    return cast(GuidedPipeline, guided)

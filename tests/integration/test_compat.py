@@ -1,5 +1,6 @@
 """Every private fact of diffusers and torch that negguide relies on, seen in the installed versions."""
 
+import functools
 import inspect
 import re
 import threading
@@ -11,6 +12,8 @@ import pytest
 import torch
 from diffusers import FasterCacheConfig, FluxTransformer2DModel, PyramidAttentionBroadcastConfig
 from diffusers.hooks import FirstBlockCacheConfig, apply_faster_cache, apply_pyramid_attention_broadcast
+from diffusers.hooks.hooks import ModelHook
+from diffusers.models import attention_processor
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.modular_pipelines import PipelineState, SequentialPipelineBlocks
 from packaging.version import Version
@@ -129,6 +132,39 @@ def test_an_entry_of_the_module_goes_before_a_processor_that_is_a_submodule(make
         assert attention.processor is not weighted and attention.processor.processor is weighted
         assert attention._modules["processor"] is weighted
     assert compat.processor_slot(attention) == (weighted, False)
+
+
+def test_perturbed_attention_guidance_is_known_by_its_processors(make_unet: Any) -> None:
+    unet = make_unet()
+    modules = compat.attention_modules(unet)
+    assert len(modules) == len(unet.attn_processors) and compat.perturbed_branches(modules) is None
+    for name, processor in vars(attention_processor).items():
+        if name.startswith("PAG"):
+            modules[0].processor = processor()
+            assert compat.perturbed_branches(modules) == (3 if "CFG" in name else 2)
+
+
+def test_a_hook_that_goes_leaves_what_was_laid_around_it(make_unet: Any) -> None:
+    unet = make_unet()
+    compat.add_hook(unet, ModelHook(), "first")
+    compat.add_hook(unet, ModelHook(), "second")
+    wrapper = functools.partial(unet.forward)
+    unet.forward = wrapper
+    for name in ("first", "second", "second"):
+        compat.remove_hook(unet, name)
+        assert unet.forward is wrapper
+    assert "_diffusers_hook" not in vars(unet)
+
+
+def test_tracing_is_known_while_torch_compiles_and_not_before_and_after() -> None:
+    seen = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        seen.append(compat.is_tracing())
+        return graph
+
+    torch.compile(lambda x: x + 1, backend=backend)(torch.zeros(1))
+    assert seen == [True] and not compat.is_tracing()
 
 
 def test_the_pipeline_that_calls_is_found_and_a_loop_of_ones_own_has_none(base: Any, generate: Any) -> None:

@@ -356,3 +356,46 @@ def test_centering_and_the_bound_of_a_push_reach_the_mathematics(base: Any, pipe
     assert not torch.allclose(run(center=True), strong, atol=1e-3)
     bounded = [(run(max_push=bound) - plain).abs().max() for bound in (1e-6, 1e-3)]
     assert 0 < bounded[0] < bounded[1] < (strong - plain).abs().max()
+
+
+@pytest.mark.parametrize("reference", ["others", "first"])
+def test_groups_reach_across_prompts(
+    base: Any, pipe: Any, generate: Any, with_processors: Any, reference: str
+) -> None:
+    prompts = ["a bear", "a cat in snow", "a red robot"]
+    arguments = {"num_images_per_prompt": 2, "num_inference_steps": 2}
+    for size in (2, 3, 6):
+        method = NegToMe(reference, group_size=size, blocks=BLOCKS, **STRONG)
+        grouped = generate(pipe, prompts, negative_guidance=method, **arguments).images
+
+        def of_group(row: int, rows: int, size: int = size) -> list[int]:
+            return (others if reference == "others" else first)(row, rows, size)
+
+        expected = with_processors(
+            lambda groups=of_group: Naive(groups, None, None),
+            lambda: generate(base, prompts, **arguments).images,
+        )
+        close(grouped, expected)
+        within = generate(
+            pipe, prompts, negative_guidance=NegToMe(reference, blocks=BLOCKS, **STRONG), **arguments
+        ).images
+        assert torch.equal(grouped, within) == (size == 2)
+
+
+def test_groups_that_do_not_go_up_in_the_call_are_refused(pipe: Any, generate: Any) -> None:
+    for size, images, prompts in (
+        (2, 1, ["a bear", "a cat", "a hat"]),
+        (4, 3, ["a bear", "a cat"]),
+        (2, 1, "a bear"),
+    ):
+        total = images * (len(prompts) if isinstance(prompts, list) else 1)
+        says = (
+            rf"group_size of NegToMe is {size}, and the call has {total} images?, which is no multiple of it"
+        )
+        with pytest.raises(ValueError, match=says):
+            generate(pipe, prompts, num_images_per_prompt=images, negative_guidance=NegToMe(group_size=size))
+    for size, error in ((1, ValueError), (0, ValueError), (2.0, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="group_size must be"):
+            NegToMe(group_size=size)
+    with pytest.raises(ValueError, match="group_size must be at least 2, with reference='others' or 'first'"):
+        NegToMe(torch.rand(3, 8, 8), group_size=2)

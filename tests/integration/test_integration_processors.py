@@ -228,3 +228,12 @@ def test_bad_input_is_refused(base: Any, method: Any, arguments: Any, error: Any
 def test_a_model_that_is_no_denoiser_is_refused(base: Any) -> None:
     with pytest.raises(TypeError, match=r"model must be one of .*UNet2DConditionModel.*, got CLIPTextModel"):
         apply_to_model(base.text_encoder, NegToMe(stop=1.0))
+
+
+def test_groups_reach_across_prompts_and_stay_inside_a_branch(own: Any, pipe: Any, generate: Any) -> None:
+    method = NegToMe(group_size=2, **STRONG)
+    prompts = ["a bear", "a cat in snow"]
+    apply_to_model(own.unet, method)
+    close(generate(own, prompts).images, generate(pipe, prompts, negative_guidance=method).images)
+    with pytest.raises(ValueError, match="group_size is 2 for 6 rows in 2 guidance branches"):
+        generate(own, [*prompts, "a hat"])

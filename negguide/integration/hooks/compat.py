@@ -21,6 +21,7 @@ from diffusers.modular_pipelines import PipelineState
 from diffusers.utils.torch_utils import is_compiled_module, unwrap_module
 from packaging.version import Version
 from torch import nn
+from torch._guards import TracingContext
 
 OLDEST, NEWEST = Version("0.40"), Version("0.42")
 """The diffusers versions that the tests were run on, the newest in whichever patch."""
@@ -124,6 +125,11 @@ def processor_slot(module: nn.Module) -> tuple[Any, bool]:
     """
     own = vars(module).get("processor")
     return (own, True) if own is not None else (module.processor, False)
+
+
+def is_tracing() -> bool:
+    """Whether torch.compile looks at what the present thread runs (torch 2.13)."""
+    return TracingContext.try_get() is not None
 
 
 def attention_modules(model: nn.Module) -> list[nn.Module]:

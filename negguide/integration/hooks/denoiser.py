@@ -70,6 +70,7 @@ class GuidedRun:
         # what the pipeline says of the present call: name and fields of its cache context
         self._context: tuple[str, dict[str, Any]] | None = None
         self._dtype: torch.dtype | None = None
+        self._cached: dict[nn.Module, bool] = {}
 
     def denoise(self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """What a denoiser gives for one call of the pipeline."""
@@ -82,7 +83,7 @@ class GuidedRun:
         total = len(inputs[family.sample])
         batch = total // len(names_here)
         inner = unwrap_module(model)
-        cached = is_cached(inner)
+        cached = self._is_cached(inner)
 
         def run(context: str, changed: Mapping[str, Any], interceptors: Mapping[str, Interceptor]) -> Any:
             positional = [changed[name] for name in names[: len(args)]]
@@ -104,7 +105,7 @@ class GuidedRun:
             runtime.before_call(call)
         further = [branch for runtime in self.runtimes for branch in runtime.branches(call)]
         # each negative of a cached model keeps what is its own, and the pipeline's branches what is theirs
-        parts = [[b] for b in [*call.branches, *further]] if cached else [[*call.branches, *further]]
+        parts = [call.branches, *([b] for b in further)] if cached else [[*call.branches, *further]]
         limit = self._limit
         if further or (limit is not None and len(call.branches) > limit) or self._combines(call):
             output = self._in_groups(call, parts, limit)
@@ -114,6 +115,12 @@ class GuidedRun:
             for runtime in self.runtimes:
                 runtime.record(self.recorder)
         return output
+
+    def _is_cached(self, model: nn.Module) -> bool:
+        # asked once a run: it looks at every module
+        if model not in self._cached:
+            self._cached[model] = is_cached(model)
+        return self._cached[model]
 
     def _combines(self, call: DenoiserCall) -> bool:
         """Whether a method changes the call's predictions even where it adds none of its own."""

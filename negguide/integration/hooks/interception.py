@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import nn
 
-from negguide.integration.hooks.compat import processor_slot
+from negguide.integration.hooks.compat import is_tracing, processor_slot
 
 Interceptor = Callable[..., Any]
 """Called in a processor's place, with it and its arguments: `interceptor(processor, module, *args, **kwargs)`."""
@@ -68,7 +68,11 @@ def _with_signature_of(processor: type) -> type[InterceptedProcessor]:
             return self.processor(*args, **kwargs)
         return interceptors[self.name](self.processor, *args, **kwargs)
 
-    content = {"__call__": __call__, "__class__": property(lambda self: processor)}
+    def __class__(self: InterceptedProcessor) -> type:
+        # torch.compile would else trace the call of the processor's class instead of this one's
+        return type(self) if is_tracing() else processor
+
+    content = {"__call__": __call__, "__class__": property(__class__)}
     return type("InterceptedProcessor", (InterceptedProcessor,), content)
 
 

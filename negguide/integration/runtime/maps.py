@@ -57,5 +57,5 @@ def _lengths(prediction: Tensor, latent_size: tuple[int, int]) -> Tensor:
     """|.| over the channels at each place of a prediction [B, C, h, w], [B, C, frames, h, w] or [B, tokens, C]."""
     if prediction.ndim == 3:
         return token_map(torch.linalg.vector_norm(prediction, dim=2), latent_size)
-    lengths = torch.linalg.vector_norm(prediction, dim=1)
+    lengths: Tensor = torch.linalg.vector_norm(prediction, dim=1)
     return lengths.mean(dim=1) if lengths.ndim == 4 else lengths

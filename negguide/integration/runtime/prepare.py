@@ -191,8 +191,8 @@ def prepare_runtimes(
             for one in encode_negatives(pipe, family, methods.score.negatives, arguments)
         ]
         # across prompts, the others of an image must be in each of its branches
-        across = methods.token is not None and images % (methods.token.group_size or images) != 0
-        runtimes.append(ScoreRuntime(step, family, text, measure=trace, whole_branches=across))
+        size = 1 if methods.token is None else methods.token.group_size or 1
+        runtimes.append(ScoreRuntime(step, family, text, measure=trace, group_size=size))
     if methods.attention is not None:
         runtimes.append(
             AttentionRuntime(

@@ -90,7 +90,7 @@ class RefreshSchedule:
 def _length(difference: Tensor) -> Tensor:
     """[B, 1, ...] float32 norms of [B, ...], never zero."""
     wide = difference.to(torch.promote_types(difference.dtype, torch.float32))
-    norm = torch.linalg.vector_norm(wide.flatten(1), dim=1).clamp_min(norm_floor(difference.dtype))
+    norm: Tensor = torch.linalg.vector_norm(wide.flatten(1), dim=1).clamp_min(norm_floor(difference.dtype))
     return norm.reshape(-1, *[1] * (difference.ndim - 1))
 
 

@@ -177,8 +177,8 @@ class ScoreRuntime(MethodRuntime):
         family: of the denoiser.
         text: for each negative {text input: [1, ...]}.
         measure: also keep what a trace tells.
-        whole_branches: whether each negative is evaluated for all images, also those of other prompts, because images
-            of several prompts act on one another inside a branch.
+        group_size: consecutive images that look at one another in attention whatever their prompts, so that a
+            negative is evaluated for all of its image's group; 1 = none do.
     """
 
     def __init__(
@@ -187,13 +187,13 @@ class ScoreRuntime(MethodRuntime):
         family: Family,
         text: Sequence[Mapping[str, Any]],
         measure: bool,
-        whole_branches: bool = False,
+        group_size: int = 1,
     ) -> None:
         self.guidance = step
         self.family = family
         self.text = text
         self.measure = measure
-        self.whole_branches = whole_branches
+        self.group_size = group_size
         self.targets = {}
         self.latent_size = (0, 0)
         self._seen = _Predictions()
@@ -226,11 +226,21 @@ class ScoreRuntime(MethodRuntime):
             return []
         found = []
         for k in self.guidance.stale:
-            rows = slice(0, call.batch) if self.whole_branches else self.guidance.rows(k, call.batch)
+            rows = self._evaluated(k, call.batch)
             size = rows.stop - rows.start
             text = expand_text(self.text[k], size)
             found.append(part(cond, f"negative {k}", rows.start, size, text))
         return found
+
+    def _evaluated(self, k: int, batch: int) -> slice:
+        """The images that negative k is evaluated for: its own, and those of their groups."""
+        rows, size = self.guidance.rows(k, batch), self.group_size
+        return slice(rows.start // size * size, -(-rows.stop // size) * size)
+
+    def _own_rows(self, k: int, batch: int) -> slice:
+        """Of a prediction of negative k, the rows of its own images."""
+        rows, first = self.guidance.rows(k, batch), self._evaluated(k, batch).start
+        return slice(rows.start - first, rows.stop - first)
 
     def combines(self, call: DenoiserCall) -> bool:
         return self._acts(call)
@@ -240,9 +250,8 @@ class ScoreRuntime(MethodRuntime):
             return predictions
         if "cond" in predictions:
             negatives = {k: predictions[f"negative {k}"] for k in self.guidance.stale}
-            if self.whole_branches:
-                negatives = {k: n[self.guidance.rows(k, call.batch)] for k, n in negatives.items()}
-            self._seen = _Predictions(predictions["cond"], negatives)
+            own = {k: n[self._own_rows(k, call.batch)] for k, n in negatives.items()}
+            self._seen = _Predictions(predictions["cond"], own)
         if "uncond" not in predictions:
             return predictions
         return {**predictions, "uncond": self._shifted(predictions["uncond"], call)}

@@ -79,8 +79,10 @@ class TokenRuntime(MethodRuntime):
         }
         self.pushing = False
         self.capturing = False
-        # of the present forward: how many whole branches its rows are, where the images are told apart by that alone
+        # of the present forward: how many whole branches its rows are, where the images are told apart by that alone,
+        # and how many images a branch has
         self.branches_in_forward = 1
+        self.branch_sizes: set[int] = set()
         self.state: StepState | None = None
         self._fractions: list[Tensor] = []
         self._maps: list[Tensor] = []
@@ -124,6 +126,7 @@ class TokenRuntime(MethodRuntime):
 
     def begin_forward(self, inputs: Inputs, forward: Forward) -> Inputs:
         self.branches_in_forward = max(1, len(inputs[self.family.sample]) // forward.batch)
+        self.branch_sizes = {branch.size for branch in forward.branches}
         return inputs
 
     def interceptors(self, model: nn.Module) -> Mapping[str, Interceptor]:
@@ -259,7 +262,7 @@ class TokenPush:
         rows = tokens.shape[0]
         branches = run.branches_in_forward
         images = rows // branches if run.images_per_prompt is None else run.images_per_prompt
-        if images < 2 or rows % images:
+        if images < 2 or rows % images or any(size % images for size in run.branch_sizes):
             name = "num_images_per_prompt" if method.group_size is None else "group_size"
             raise ValueError(
                 f"{name} is {images} for {rows} rows in {branches} guidance branches: "

@@ -107,7 +107,9 @@ def test_images_of_different_sizes_are_painted_in_batches_of_one_size(pipe, chan
     assert different(images[0], painter(pipe, mode="edit")(jobs[:1])[0]) <= 1
 
 
-def test_images_of_one_group_are_pushed_apart_and_others_are_left_alone(pipe):
+def test_images_of_one_group_are_pushed_apart_and_others_are_left_alone(tiny_model):
+    # in double precision: a push from a random model's tokens amplifies rounding
+    pipe = load_pipeline(str(tiny_model), dtype=torch.float64)
     plain, pushed = painter(pipe)(JOBS), painter(pipe, diversify=PUSH)(JOBS)
     assert different(plain[0], pushed[0]) > 1 and different(plain[1], pushed[1]) > 1
     assert different(plain[2], pushed[2]) <= 1
