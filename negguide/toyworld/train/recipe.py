@@ -6,18 +6,28 @@ again, and is then written to ``weights/`` in the form that ships with the packa
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderTiny, StableDiffusionPipeline
-from transformers import CLIPTextModel
+from diffusers import AutoencoderTiny, FluxPipeline, StableDiffusionPipeline
+from transformers import CLIPTextModel, T5EncoderModel
 
-from negguide.toyworld.models import save_clip, save_pipeline
+from negguide.toyworld.models import TEXT_TO_IMAGE, save_clip, save_pipeline
 from negguide.toyworld.train.autoencoder import new_autoencoder, train_autoencoder
 from negguide.toyworld.train.clip import train_clip
+from negguide.toyworld.train.flow import (
+    new_t5_encoder,
+    new_t5_tokenizer,
+    new_transformer,
+    save_flow_pipeline,
+    train_flow,
+    train_t5_encoder,
+)
 from negguide.toyworld.train.judge import train_judge
 from negguide.toyworld.train.loop import Settings, result
 from negguide.toyworld.train.record import draw_curves, draw_samples, note_training, write_card
@@ -28,7 +38,7 @@ from negguide.toyworld.train.text_to_image import (
     train_text_encoder,
     train_unet,
 )
-from negguide.toyworld.words import new_tokenizer
+from negguide.toyworld.words import MAX_TOKENS, new_tokenizer
 
 RECIPES = {
     "autoencoder": Settings(steps=4300, batch_size=256, lr=2e-3, decay=0.4),
@@ -36,6 +46,8 @@ RECIPES = {
     "text-to-image": Settings(steps=3600, batch_size=512, lr=1e-3, warmup=200, decay=0.3, ema=0.999),
     "clip": Settings(steps=2000, batch_size=128, lr=1e-3, decay=0.3),
     "judge": Settings(steps=2000, batch_size=64, lr=2e-3, decay=0.4, ema=0.998),
+    "flow-text-encoder": Settings(steps=600, batch_size=128, lr=1e-3, decay=0.3),
+    "flow": Settings(steps=20_000, batch_size=64, lr=1e-3, warmup=200, decay=0.5, ema=0.999),
 }
 """How to train each model, in the order in which they need each other: minutes on a large GPU, days on two cores.
 
@@ -48,9 +60,13 @@ PARTS = {
     "diffusion": ("text-encoder", "text-to-image"),
     "clip": ("clip",),
     "judge": ("judge",),
+    "flow": ("flow-text-encoder", "flow"),
     "all": tuple(RECIPES),
 }
 """What `negguide toyworld train --part` can name, and the models of ``RECIPES`` that it trains."""
+
+SAMPLE_EVERY_SECONDS = 600.0
+"""How far apart the sample grids of ``flow`` are."""
 
 
 def run(name: str, out: Path, **changes: Any) -> None:
@@ -142,6 +158,68 @@ def _judge(out: Path, settings: Settings) -> None:
     train_judge(out / "judge", settings).save(out / "weights" / "judge")
 
 
+def _flow_text_encoder(out: Path, settings: Settings) -> None:
+    train_t5_encoder(out / "flow-text-encoder", settings)
+
+
+def _flow(out: Path, settings: Settings) -> None:
+    frozen = frozen_parts(out)
+    drawn = time.monotonic()
+
+    def draw(step: int) -> None:
+        pipe = FluxPipeline.from_pretrained(export_flow(out), dtype=torch.float32).to(settings.device)
+        draw_samples(
+            pipe,
+            out / "flow" / "samples" / f"{step:06}.png",
+            f"after {step:,} steps of {settings.batch_size} pictures",
+            height=64,
+            width=64,
+            max_sequence_length=MAX_TOKENS,
+            true_cfg_scale=4.0,
+        )
+
+    def sample(step: int) -> None:
+        # a grid takes as long as some steps: on a CPU not with every checkpoint
+        nonlocal drawn
+        if time.monotonic() - drawn > SAMPLE_EVERY_SECONDS:
+            draw(step)
+            drawn = time.monotonic()
+
+    text_encoder_2 = trained_t5_encoder(out / "flow-text-encoder")
+    train_flow(out / "flow", settings, *frozen, text_encoder_2, sample)
+    lines = (out / "flow" / "log.jsonl").read_text().splitlines()
+    draw(json.loads(lines[-1])["step"] + 1)
+
+
+def export_flow(out: Path) -> Path:
+    """Write what ``flow`` has learned so far as a pipeline; its folder is returned."""
+    transformer = new_transformer()
+    transformer.load_state_dict(result(out / "flow", "transformer"))
+    folder = out / "weights" / "flow"
+    save_flow_pipeline(folder, *frozen_parts(out), trained_t5_encoder(out / "flow"), transformer)
+    return folder
+
+
+def frozen_parts(out: Path) -> tuple[AutoencoderTiny, CLIPTextModel]:
+    """The autoencoder and the CLIP text encoder that ``flow`` uses: those trained in ``out``, or else the shipped."""
+    trained = out / "weights" / "text-to-image"
+    folder = trained if trained.exists() else TEXT_TO_IMAGE
+    # into fresh models, whose configurations do not name the folder that the weights came from
+    vae, text_encoder = new_autoencoder(), new_text_encoder(new_tokenizer())
+    vae.load_state_dict(AutoencoderTiny.from_pretrained(folder / "vae", dtype=torch.float32).state_dict())
+    text_encoder.load_state_dict(
+        CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).state_dict()
+    )
+    return vae.eval(), text_encoder.eval()
+
+
+def trained_t5_encoder(folder: Path) -> T5EncoderModel:
+    """The T5 encoder that was trained in ``folder``, alone or together with the transformer."""
+    model = new_t5_encoder(new_t5_tokenizer())
+    model.load_state_dict(result(folder, "text_encoder_2"))
+    return model.eval()
+
+
 def trained_autoencoder(folder: Path) -> AutoencoderTiny:
     """The autoencoder that was trained in ``folder``."""
     model = new_autoencoder()
@@ -162,4 +240,6 @@ _TRAINERS: dict[str, Callable[[Path, Settings], None]] = {
     "text-to-image": _text_to_image,
     "clip": _clip,
     "judge": _judge,
+    "flow-text-encoder": _flow_text_encoder,
+    "flow": _flow,
 }

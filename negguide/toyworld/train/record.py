@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 
 from negguide.pictures import grid, save_png, versions
 from negguide.toyworld.train.loop import Settings
@@ -29,15 +29,20 @@ STEPS = 12
 SEEDS = 3
 
 
-def draw_samples(pipe: StableDiffusionPipeline, path: Path, title: str) -> None:
-    """A grid of ``SAMPLES``, the same seeds each time, so that the grids of a training can be laid side by side."""
+def draw_samples(pipe: DiffusionPipeline, path: Path, title: str, **arguments: object) -> None:
+    """A grid of ``SAMPLES``, the same seeds each time, so that the grids of a training can be laid side by side.
+
+    ``arguments`` of the pipeline are those that a `FluxPipeline` needs; a `StableDiffusionPipeline` needs none.
+    """
     pipe.set_progress_bar_config(disable=True)
     rows = [
         pipe(
             [prompt] * SEEDS,
             num_inference_steps=STEPS,
             guidance_scale=4.0,
+            negative_prompt=[""] * SEEDS,
             generator=[torch.Generator().manual_seed(seed) for seed in range(SEEDS)],
+            **arguments,
         ).images
         for prompt in SAMPLES
     ]
@@ -117,9 +122,11 @@ def write_card(out: Path, names: Sequence[str]) -> Path:
 _CARD = """# The embedded models of negguide's toy world
 
 `text-to-image` is a `StableDiffusionPipeline` (AutoencoderTiny, UNet2DConditionModel, CLIPTextModel) for 64x64
-pictures, `clip` a `CLIPModel` with its processor, `judge` a classifier that reads a scene back from a picture. All were
-trained on nothing but pictures that `negguide.toyworld.render` draws and captions that `negguide.toyworld.language`
-writes, from random weights; no other data took part. Licence: Apache-2.0, as the package.
+pictures, `flow` a flow-matching transformer for the same pictures as a `FluxPipeline` (FluxTransformer2DModel and a T5
+encoder of its own; autoencoder and CLIPTextModel of `text-to-image`), `clip` a `CLIPModel` with its processor, `judge`
+a classifier that reads a scene back from a picture. All were trained on nothing but pictures that
+`negguide.toyworld.render` draws and captions that `negguide.toyworld.language` writes, from random weights; no other
+data took part. Licence: Apache-2.0, as the package.
 
 | model | steps | batch | pictures or captions | minutes | on |
 |---|---|---|---|---|---|
