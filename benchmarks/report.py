@@ -47,14 +47,20 @@ def arguments(description: str, **defaults: int | float | str) -> argparse.Names
     return parsed
 
 
+def fast_bfloat16() -> bool:
+    """Whether this machine computes in bfloat16; a CPU that emulates it is many times slower than in float32."""
+    return torch.cuda.is_available() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def models() -> tuple[Any, Judge]:
     """The embedded text-to-image model with negative guidance, and the judge.
 
-    The denoiser computes in bfloat16 where it can, as it was trained; everything around it in float32.
+    The denoiser computes in bfloat16, as it was trained, where the machine does; everything around it in float32.
     """
     diffusers.utils.logging.set_verbosity_error()
     plain: StableDiffusionPipeline = toyworld.load_pipeline()
-    plain.unet.forward = torch.autocast("cpu", torch.bfloat16)(plain.unet.forward)
+    if fast_bfloat16():
+        plain.unet.forward = torch.autocast("cpu", torch.bfloat16)(plain.unet.forward)
     pipe = negguide.from_pipe(plain)
     pipe.set_progress_bar_config(disable=True)
     return pipe, toyworld.load_judge()

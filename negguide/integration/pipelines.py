@@ -39,7 +39,8 @@ _EXTRA_DOC = """
 
         Arguments of negguide, beside those of the pipeline:
             negative_guidance: a method, or a list of at most one each in score space (`PerpNeg`), token space
-                (`NegToMe`) and attention space (`NAG`, `ONG`, `VSF`); None = the plain pipeline.
+                (`NegToMe`) and attention space (`NAG`); None = the plain pipeline. All of them:
+                `negguide.registered_methods()`.
             trace: also return how the negatives acted: `.trace` of the output, or the last element of the tuple with
                 return_dict=False.
             max_branch_batch: how many guidance branches (the unconditional, the conditional, each active negative of

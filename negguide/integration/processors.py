@@ -44,7 +44,7 @@ def apply_to_model(
     Args:
         model: a UNet2DConditionModel of diffusers, or the transformer of SD3, FLUX.1, FLUX.2, Qwen-Image, PixArt-Sigma,
             Sana or Wan, compiled or not. Z-Image's is not told enough in its calls: use `from_pipe`.
-        method: in token space with reference="others" or "first" (NegToMe), or in attention space (NAG, ONG, VSF).
+        method: in token space with reference="others" or "first" (NegToMe), or in attention space (NAG).
         negative_embeds: the encoded negatives of an attention-space method, one row each in their order: what
             `pipe.encode_prompt` gives for their prompts. For UNets, SD3 and Wan [K, tokens, channels]; for the others a
             dict by the names of the model's inputs: encoder_hidden_states [K, tokens, channels] and, for PixArt-Sigma
@@ -68,7 +68,7 @@ def apply_to_model(
     Raises:
         TypeError, ValueError: naming the argument, its value and what would be right.
 
-    Source: NegToMe, arXiv 2412.01339; NAG, arXiv 2505.21179; ONG, arXiv 2605.29390; VSF, arXiv 2508.10931.
+    Source: each method's own `source`.
 
     Example:
         >>> negguide.apply_to_model(pipe.unet, NegToMe("others"))
@@ -87,7 +87,7 @@ def apply_to_model(
         ("num_inference_steps", num_inference_steps, 1),
         ("guidance_branches", guidance_branches, 1),
         # NegToMe has nothing to push from with one
-        ("num_images_per_prompt", num_images_per_prompt, 2 if isinstance(method, TokenMethod) else 1),
+        ("num_images_per_prompt", num_images_per_prompt, 2 if method.space == "token" else 1),
     ):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")

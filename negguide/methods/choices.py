@@ -5,13 +5,19 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from negguide.methods.base import Method, NegativesMethod
+from negguide._utils.text import listed
+from negguide.methods.base import Method, NegativesMethod, Space
 from negguide.methods.registry import registered_methods
 
 
 def methods_in_words() -> dict[str, type[NegativesMethod]]:
     """{key: method} of all methods that take negatives in words, in the order of the registry."""
     return {method.key: method for method in registered_methods() if issubclass(method, NegativesMethod)}
+
+
+def names_in(space: Space) -> str:
+    """The methods of one space for a message, e.g. "NAG, ONG and VSF"."""
+    return listed(method.__name__ for method in registered_methods(space))
 
 
 def options_of(method: type[Method]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Negative(Serialisable):
         weight: strength, >= 0 (1 = as strong as the method itself says, 0 = off).
         start, stop: the window in which it acts, fractions of the steps, 0 <= start < stop <= 1. stop=None is the
             method's own: the first half of the steps in `PerpNeg`, where composition and attributes are decided, and
-            all steps in `NAG`, `ONG` and `VSF`, as published.
+            all steps in attention space, as published.
         mask: where it acts (see `MaskLike`), with the aspect ratio of the image; None = everywhere.
         embeds: the negative already encoded, for weighted prompts (compel and the like) and for pipelines whose text
             encoders were freed: one tensor, which is `prompt_embeds`, or a mapping by the names that the pipeline's own

@@ -382,10 +382,10 @@ def test_guiders_that_cannot_have_negatives_are_refused(inner: Any, message: str
 
 
 def test_every_guider_of_diffusers_is_either_taken_or_refused_with_a_reason() -> None:
-    from negguide.integration.modular import guider
+    from negguide.integration.modular import combinations
 
     names = {name for name in dir(diffusers.guiders) if name.endswith("Guidance")} - {"BaseGuidance"}
-    assert names <= {*guider._LINEAR, *guider._BENDING, *guider._REFUSED}
+    assert names <= {*combinations.LINEAR, *combinations.BENDING, *combinations.REFUSED}
 
 
 def test_wrong_arguments_are_refused() -> None:

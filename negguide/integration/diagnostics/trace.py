@@ -19,13 +19,13 @@ class Trace:
         negatives: the K prompts of the PerpNeg negatives, in order.
         cosine: [S, K, B] cosine between negative - uncond and cond - uncond: 1 = the negative says the same as the
             prompt, 0 = unrelated.
-        kept: [S, K, B] |perpendicular part| / |negative - uncond|: the share of the negative that acts.
-        pushed: [S, B] share of the tokens that NegToMe pushed, mean over blocks and guidance branches; None without
+        kept: [S, K, B] |perpendicular part| / |negative - uncond|: the fraction of the negative that acts.
+        pushed: [S, B] fraction of the tokens that NegToMe pushed, mean over blocks and guidance branches; None without
             NegToMe.
-        changed: [S, B] |change| / |output| of the image tokens by NAG, ONG or VSF, mean over the attention modules;
+        changed: [S, B] |change| / |output| of the image tokens in attention space, mean over the attention modules;
             None without one of them.
         maps: where each of them acted, {name: [B, h, w]} over the latents, mean over the calls in which it did. The
-            names are the negatives' prompts, "NegToMe", and "NAG", "ONG" or "VSF"; what never acted is not there.
+            names are the negatives' prompts of score space, and the other methods' own; what never acted is not there.
         units: {name: what the numbers of its map are}.
     """
 
@@ -104,9 +104,9 @@ class TraceRecorder:
         self.counts[name] = self.counts.get(name, 0) + 1
         self.units[name] = unit
 
-    def record_pushed(self, shares: torch.Tensor) -> None:
+    def record_pushed(self, fractions: torch.Tensor) -> None:
         """[branches, B], of the step begun last; its branches may come one by one."""
-        self.pushed[-1].append(shares)
+        self.pushed[-1].append(fractions)
 
     def record_changed(self, changes: torch.Tensor) -> None:
         """[B], of the call begun last."""
@@ -115,8 +115,8 @@ class TraceRecorder:
     def trace(self) -> Trace:
         """Everything, on the CPU."""
         pushed = [
-            torch.cat(shares).mean(dim=0) if shares else torch.full_like(changed, torch.nan)
-            for shares, changed in zip(self.pushed, self.changed, strict=True)
+            torch.cat(fractions).mean(dim=0) if fractions else torch.full_like(changed, torch.nan)
+            for fractions, changed in zip(self.pushed, self.changed, strict=True)
         ]
         return Trace(
             timesteps=torch.stack(self.timesteps).cpu(),
@@ -133,8 +133,8 @@ class TraceRecorder:
 def plot_trace(trace: Trace, path: str | PathLike[str] | None = None) -> PIL.Image.Image:
     """Curves over the denoiser calls: mean over the images, with a band from the least to the greatest.
 
-    One panel each for the cosine between negatives and prompt, the share of the negatives that was kept, and the
-    share of tokens that NegToMe pushed; panels of methods that were not used are left out.
+    One panel each for the cosine between negatives and prompt, the fraction of the negatives that was kept, and the
+    fraction of tokens that NegToMe pushed; panels of methods that were not used are left out.
 
     Args:
         trace: `pipe(..., trace=True).trace`.
@@ -147,13 +147,13 @@ def plot_trace(trace: Trace, path: str | PathLike[str] | None = None) -> PIL.Ima
     if trace.negatives:
         for title, label, low, values in (
             ("How far each negative agrees with the prompt", "cosine", -1.05, trace.cosine),
-            ("How much of each negative acts", "share kept", -0.05, trace.kept),
+            ("How much of each negative acts", "fraction kept", -0.05, trace.kept),
         ):
             curves = list(zip(trace.negatives, values.unbind(dim=1), strict=True))
             panels.append((title, label, (low, 1.05), curves))
     if trace.pushed is not None:
         curve = ("NegToMe", trace.pushed)
-        panels.append(("How many tokens NegToMe pushes", "share pushed", (-0.05, 1.05), [curve]))
+        panels.append(("How many tokens NegToMe pushes", "fraction pushed", (-0.05, 1.05), [curve]))
     if trace.changed is not None:
         largest = float(trace.changed.nan_to_num(0).max())
         curve = ("attention", trace.changed)
@@ -168,7 +168,7 @@ def plot_trace(trace: Trace, path: str | PathLike[str] | None = None) -> PIL.Ima
         for name, values in curves:
             mean, (lowest, highest) = values.nanmean(dim=1), torch.aminmax(values, dim=1)
             color = (
-                "dimgray" if label in ("share pushed", "relative change") else None
+                "dimgray" if label in ("fraction pushed", "relative change") else None
             )  # not that of a negative
             (line,) = axis.plot(steps, mean, marker="o", markersize=4, color=color, label=_shortened(name))
             axis.fill_between(steps, lowest, highest, color=line.get_color(), alpha=0.2, linewidth=0)

@@ -105,8 +105,8 @@ class Family:
         is_auxiliary: whether a denoiser call, by its inputs, is none of the branches (SD3's skipped layers): it is
             passed on.
         attention: (regular expression, place) pairs: which attention modules meet the text, and where.
-        negative_rows: whether NAG, ONG and VSF need the negatives as further rows of the batch, because the model
-            places its tokens by the length of the text; otherwise they are appended to the prompt's tokens.
+        negative_rows: whether attention-space methods need the negatives as further rows of the batch, because the
+            model places its tokens by the length of the text; otherwise they are appended to the prompt's tokens.
         text_positions: the argument of the attention modules that holds (image positions, text positions), where those
             of the text are counted by its length alone.
         image_tokens: `image_tokens(sample, latent_size)` -> how many tokens the generated image has in attention, and

@@ -19,6 +19,7 @@ from negguide.integration.runtime.prepare import denoisers_of, prompts_of
 from negguide.integration.runtime.prompt_rows import check_prompt_index
 from negguide.integration.runtime.token_budget import check_negative
 from negguide.methods import Negative, PerpNeg
+from negguide.methods.choices import names_in
 
 
 class EncodeNegatives(ModularPipelineBlocks):
@@ -126,7 +127,8 @@ def with_perp_neg(pipe: Any, method: PerpNeg | PerpNegGuidance | None = None) ->
     if not guiders:
         raise ValueError(
             f"{type(pipe).__name__} has no guider: its model is distilled or guided inside, and makes no unconditional "
-            "prediction. Negatives for such models are NAG, ONG and VSF, in classic pipelines (negguide.from_pipe)"
+            f"prediction. Negatives for such models are {names_in('attention')}, in classic pipelines "
+            "(negguide.from_pipe)"
         )
     blocks = pipe.blocks
     _family(blocks)
@@ -211,7 +213,7 @@ def _check_guided(components: Any) -> None:
     else:
         return
     raise ValueError(
-        f"{reason}, so there is no unconditional prediction, which PerpNegGuidance needs; NAG, ONG and VSF work "
+        f"{reason}, so there is no unconditional prediction, which PerpNegGuidance needs; {names_in('attention')} work "
         "without, in classic pipelines (negguide.from_pipe)"
     )
 

@@ -8,7 +8,6 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import diffusers.guiders
 import torch
 from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
 from diffusers.guiders.guider_utils import GuiderOutput
@@ -16,97 +15,17 @@ from diffusers.modular_pipelines.modular_pipeline import BlockState
 from torch import Tensor
 
 from negguide.guidance import uncond_for
-from negguide.integration.diagnostics.trace import Trace, TraceRecorder
+from negguide.integration.diagnostics.trace import Trace
 from negguide.integration.hooks.compat import calling_states
-from negguide.integration.hooks.step_tracking import Step, check_windows, step_of_loop
+from negguide.integration.hooks.step_tracking import check_windows
+from negguide.integration.modular.combinations import LINEAR, check_guider, check_overlap, guider_of_config
+from negguide.integration.modular.runs import GuiderRun
 from negguide.integration.runtime.batching import expand_text
 from negguide.integration.runtime.masks import negative_masks, packed, unpacked
-from negguide.integration.runtime.score import LEAST_GUIDANCE, GuidanceStep
+from negguide.integration.runtime.score import LEAST_GUIDANCE
 from negguide.methods import PerpNeg
 
-# Linear in the unconditional prediction u, with a factor that does not depend on the predictions: these get u'.
-_LINEAR = (
-    "ClassifierFreeGuidance",
-    "PerturbedAttentionGuidance",
-    "SkipLayerGuidance",
-    "SmoothedEnergyGuidance",
-)
-# These bend the guidance direction; they get c - S, for which Perp-Neg needs no factor.
-_BENDING = (
-    "AdaptiveProjectedGuidance",
-    "AdaptiveProjectedMixGuidance",
-    "ClassifierFreeZeroStarGuidance",
-    "FrequencyDecoupledGuidance",
-    "MagnitudeAwareGuidance",
-    "TangentialClassifierFreeGuidance",
-)
-_REFUSED = {
-    "AutoGuidance": "its second prediction is that of a weakened model and not of the empty prompt, so that there is "
-    "no direction of the prompt for a negative to be perpendicular to",
-    "LTX2Guidance": "the LTX-2 denoiser names its predictions itself and has no place for those of negatives",
-    "PerpNegGuidance": "Perp-Neg inside Perp-Neg would subtract twice; put all negatives into one PerpNeg",
-}
 _OWN = ("guidance_scale", "guidance_rescale", "use_original_formulation", "start", "stop", "enabled")
-
-
-class _Run:
-    """One run of a modular pipeline: the negatives as it encoded them, and where it stands."""
-
-    def __init__(
-        self,
-        perp_neg: PerpNeg,
-        guidance: Any,
-        traces: bool,
-    ) -> None:
-        self.guidance = guidance
-        self.scheduler: Any = None
-        self.guidance_step = GuidanceStep(perp_neg)
-        self.texts: list[dict[str, Any]] | None = None
-        self.state: Any = None
-        self.latent_size: tuple[int, int] | None = None
-        self.branches: list[str] | None = None
-        self.guider_branches = 0
-        self.acts = False
-        self.recorder: TraceRecorder | None = None
-        if traces:
-            prompts = tuple(negative.prompt for negative in perp_neg.negatives)
-            self.recorder = TraceRecorder(prompts, negtome=False, attention=None)
-        # as the loop says it: which call of the model, of how many steps
-        self.call: int | None = None
-        self.num_inference_steps: int | None = None
-        self.timestep: Any = None
-        self.count_prepared = 0
-        self.step: Step | None = None
-        self._last_call: int | None = None
-        self._left = 0
-
-    def begin_call(self, call: int | None, count: int | None, timestep: Any) -> None:
-        """The loop is at call `call` of the model."""
-        self.branches, self.acts = None, False
-        self.step = None
-        if call is not None and count is not None:
-            self.step = step_of_loop(self.scheduler, call, count, timestep)
-            self._last_call, self._left = call, self.step.count - 1 - self.step.index
-
-    def leave_step(self) -> None:
-        """Between two calls."""
-        self.call = self.num_inference_steps = self.timestep = None
-        self.count_prepared, self.branches, self.acts = 0, None, False
-        self.guidance.set_state(None, None, None)
-
-    def is_of(self, states: Sequence[Any]) -> bool:
-        """Whether this is the run of one of these states."""
-        own = None if self.state is None else self.state()
-        return own is not None and any(own is state for state in states)
-
-    def continues(self, call: int) -> bool:
-        """Whether this is the run's next call."""
-        return self.under_way and self._last_call is not None and call == self._last_call + 1
-
-    @property
-    def under_way(self) -> bool:
-        """Whether it has begun and not come to its last step."""
-        return self._left > 0
 
 
 class PerpNegGuidance(BaseGuidance):
@@ -175,7 +94,7 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         if isinstance(perp_neg, Mapping):
             perp_neg = PerpNeg.from_dict(perp_neg, unpacked)
         if isinstance(guidance, Mapping):
-            guidance = _guider_of_config(guidance)
+            guidance = guider_of_config(guidance)
         if not isinstance(perp_neg, PerpNeg):
             raise TypeError(f"perp_neg must be a PerpNeg, e.g. PerpNeg('black glasses'), got {perp_neg!r}")
         if not isinstance(trace, bool):
@@ -185,13 +104,13 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
                 f"{', '.join(own)} cannot be given beside guidance={type(guidance).__name__}; set it there"
             )
         inner: Any = ClassifierFreeGuidance(**own) if guidance is None else guidance
-        _check_guider(inner)
-        _check_overlap(perp_neg, inner)
+        check_guider(inner)
+        check_overlap(perp_neg, inner)
 
         self.perp_neg = perp_neg
         self.guidance = inner
         self._traces = trace
-        self._runs: dict[int, list[_Run]] = {}
+        self._runs: dict[int, list[GuiderRun]] = {}
         self._warned = False
         super().__init__(inner._start, inner._stop, inner._enabled)
         if guidance is None:
@@ -213,11 +132,11 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
     # What the base class keeps on the guider belongs to the present run.
 
     @property
-    def _run(self) -> "_Run":
+    def _run(self) -> "GuiderRun":
         """The run that this thread is in, or the last one that it was in."""
         runs = self._runs.setdefault(threading.get_ident(), [])
         if not runs:
-            runs.append(_Run(self.perp_neg, self.guidance, self._traces))
+            runs.append(GuiderRun(self.perp_neg, self.guidance, self._traces))
         return runs[-1]
 
     @property
@@ -281,7 +200,7 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         """
         # those that this one runs inside of go on after it
         around = [] if state is None else calling_states()
-        run = _Run(self.perp_neg, copy.copy(self.guidance), self._traces)
+        run = GuiderRun(self.perp_neg, copy.copy(self.guidance), self._traces)
         run.state = None if state is None else weakref.ref(state)
         runs = self._runs.setdefault(threading.get_ident(), [])
         runs[:] = [*[other for other in runs if other.is_of(around)], run]
@@ -405,7 +324,7 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
 
     def _guided(self) -> bool:
         """Whether guidance is far enough from off for the unconditional prediction to count."""
-        if type(self.guidance).__name__ not in _LINEAR:
+        if type(self.guidance).__name__ not in LINEAR:
             return True
         scale = self._scale
         if abs(scale - 1) > LEAST_GUIDANCE:
@@ -453,7 +372,7 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         # float32 for 16-bit predictions: near g = 1 the unconditional one becomes large
         wide = torch.promote_types(pred_cond.dtype, torch.float32)
         cond, uncond = pred_cond.to(wide), pred_uncond.to(wide)
-        linear = type(self.guidance).__name__ in _LINEAR
+        linear = type(self.guidance).__name__ in LINEAR
         scale = self._scale if linear else 1.0
         guided = step.guided(uncond, cond, negatives, scale, size, measure=run.recorder is not None)
         if linear:
@@ -509,43 +428,3 @@ def _like(text: Any, cond: Any) -> Any:
         return text
     several: Tensor = expand_text({"text": text}, len(cond))["text"]
     return several.to(cond)
-
-
-def _check_guider(guidance: Any) -> None:
-    name = type(guidance).__name__
-    if not isinstance(guidance, BaseGuidance):
-        raise TypeError(f"guidance must be a guider of diffusers, got {guidance!r}")
-    # a subclass may compute anything
-    if name not in (*_LINEAR, *_BENDING) or type(guidance) is not getattr(diffusers.guiders, name, None):
-        reason = _REFUSED.get(name, "what it computes from its predictions is not known here")
-        raise ValueError(
-            f"guidance={name} cannot be combined with Perp-Neg: {reason}. Those that can: "
-            f"{', '.join((*_LINEAR, *_BENDING))}"
-        )
-    # made from nothing, the batches still show which predictions there are
-    names = [getattr(batch, BaseGuidance._identifier_key) for batch in guidance.prepare_inputs({})]
-    if guidance._enabled and "pred_uncond" not in names:
-        off = "0.0" if guidance.use_original_formulation else "1.0"
-        raise ValueError(
-            f"guidance_scale of {name} is {off}, where it makes no unconditional prediction, and Perp-Neg needs one; "
-            "use e.g. 5.0"
-        )
-
-
-def _check_overlap(perp_neg: PerpNeg, guidance: Any) -> None:
-    for negative in perp_neg.negatives:
-        start, stop = negative.window
-        if max(start, guidance._start) >= min(stop, guidance._stop):
-            raise ValueError(
-                f"Negative({negative.prompt!r}) acts from {start} to {stop}, and {type(guidance).__name__} guides from "
-                f"{guidance._start} to {guidance._stop}; the negative would never act"
-            )
-
-
-def _guider_of_config(config: Mapping[str, Any]) -> Any:
-    name = config.get("_class_name")
-    if name not in (*_LINEAR, *_BENDING):
-        raise ValueError(
-            f"_class_name of guidance must be one of {', '.join((*_LINEAR, *_BENDING))}, got {name!r}"
-        )
-    return getattr(diffusers.guiders, name).from_config(dict(config))

@@ -34,6 +34,7 @@ from negguide.methods import (
     negatives_of,
     registered_methods,
 )
+from negguide.methods.choices import names_in
 
 # one fixed draw: the references look the same at every step and in every call
 _REFERENCE_NOISE_SEED = 0
@@ -79,13 +80,12 @@ def check_call(
 
 def _needs_guidance(methods: Methods, reason: str) -> str:
     method = next(method for method in methods if method.needs_guidance)
-    others = [kind.__name__ for kind in registered_methods("attention")]
+    first = registered_methods("attention")[0].__name__
     negatives = list(negatives_of([method]))
-    example = f", e.g. {others[0]}({negatives[0].prompt!r})," if negatives else ","
-    listed = f"{', '.join(others[:-1])} and {others[-1]}" if len(others) > 1 else others[0]
+    example = f", e.g. {first}({negatives[0].prompt!r})," if negatives else ","
     return (
-        f"{type(method).__name__} needs classifier-free guidance: {reason}. {listed} take negatives without it"
-        f"{example} and NegToMe works too"
+        f"{type(method).__name__} needs classifier-free guidance: {reason}. {names_in('attention')} take negatives "
+        f"without it{example} and NegToMe works too"
     )
 
 

@@ -32,7 +32,7 @@ class RefreshSchedule:
         self.directions: dict[int, Tensor] = {}
         # of adaptive negatives: [B] largest fractions and [B] bool on the device, and what has arrived on the host
         self.largest: dict[int, Tensor] = {}
-        self.awake: dict[int, Tensor] = {}
+        self.active_images: dict[int, Tensor] = {}
         self.arrivals: dict[int, Arrival] = {}
 
     def active(self, step: Step) -> list[int]:
@@ -77,12 +77,12 @@ class RefreshSchedule:
         if not self.method.adaptive:
             return expanded
         fraction = relative_shift(uncond, cond, negative[None], weight[None])[0]
-        before = self.awake.get(k)
+        before = self.active_images.get(k)
         largest = torch.maximum(self.largest.get(k, fraction), fraction)
         self.largest[k] = largest
         enough = fraction >= ADAPTIVE_THRESHOLD * largest
-        self.awake[k] = enough if before is None else before & enough
-        self.arrivals[k] = Arrival(self.awake[k].any())
+        self.active_images[k] = enough if before is None else before & enough
+        self.arrivals[k] = Arrival(self.active_images[k].any())
         # what a step finds out holds from the next one on, however late the host hears of it
         return expanded if before is None else expanded * before
 

@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -18,6 +19,7 @@ from negguide.vlm.results import Results
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 import vlm
+from report import fast_bfloat16
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +91,9 @@ def test_a_shortened_run_of_the_benchmark_goes_the_right_way(clip, tmp_path):
     suite = make_suite("toyworld", limit=25)
     before = evaluate(clip, [suite])
     # too short for a curriculum
-    row = vlm.tuned(
-        tmp_path, renders, vlm.BOTH, 0, suite, epochs=4, batch_size=24, lr=3e-4, curriculum="", warmup=8
-    )
+    short: dict[str, Any] = {"epochs": 4, "batch_size": 24, "lr": 3e-4, "curriculum": "", "warmup": 8}
+    precision = "amp_bf16" if fast_bfloat16() else "fp32"
+    row = vlm.tuned(tmp_path, renders, vlm.BOTH, 0, suite, precision=precision, **short)
     after = Results.from_dict(row["results"])
     gains = {
         metric: after.row("toyworld", metric).value - before.row("toyworld", metric).value
