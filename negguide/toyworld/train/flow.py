@@ -96,7 +96,7 @@ def new_transformer() -> FluxTransformer2DModel:
 
 
 def new_flow_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """Straight steps from noise to picture, not shifted: at 64 tokens the noise hides no more than at any size."""
+    """Even steps from noise to picture, without the shift that larger pictures need."""
     return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0, use_dynamic_shifting=False)
 
 
