@@ -202,9 +202,9 @@ class TokenMethod(Method):
 
     space: ClassVar[Space] = "token"
     reference: Any
-    mask: MaskLike | None
-    blocks: str | None
-    group_size: int | None
+    mask: MaskLike | None = None
+    blocks: str | None = None
+    group_size: int | None = None
 
     @property
     def images(self) -> tuple[ImageLike, ...]:
