@@ -14,6 +14,15 @@ import torch
 
 torch.set_num_threads(1)
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all-pipelines",
+        action="store_true",
+        help="run every test of the families on every pipeline, also on those that share another's denoiser",
+    )
+
+
 HELPERS = Path(__file__).parent / "helpers"
 
 

@@ -14,14 +14,28 @@ _built: dict[str, Any] = {}
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "families(*names): run on these tiny pipelines only")
+    config.addinivalue_line("markers", "representatives(*names): in the quick run on these only")
+    config.addinivalue_line(
+        "markers", "siblings: also in the quick run on pipelines that share another's denoiser"
+    )
     config.addinivalue_line("markers", "guided_only: run on pipelines with classifier-free guidance only")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "tiny" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("families")
-        names = [tiny.name for tiny in TINY] if marker is None else list(marker.args)
         by_name = {tiny.name: tiny for tiny in TINY}
+        few = metafunc.definition.get_closest_marker("representatives")
+        if marker is not None:
+            names = list(marker.args)
+        elif metafunc.config.getoption("--all-pipelines"):
+            names = list(by_name)
+        elif few is not None:
+            names = list(few.args)
+        elif metafunc.definition.get_closest_marker("siblings"):
+            names = list(by_name)
+        else:
+            names = [tiny.name for tiny in TINY if not tiny.sibling]
         if metafunc.definition.get_closest_marker("guided_only") is not None:
             names = [name for name in names if by_name[name].guided]
         metafunc.parametrize("tiny", [by_name[name] for name in names], ids=names)
@@ -56,15 +70,13 @@ def guided(tiny: Any) -> dict[str, Any]:
     """The arguments with which guidance combines uncond and cond by SCALE; a distilled model is told it."""
     if "true_cfg_scale" in tiny.call():
         return {"true_cfg_scale": SCALE, "negative_prompt": ""}
-    if tiny.name == "z-image":
-        return {"guidance_scale": SCALE - 1.0}
-    return {"guidance_scale": SCALE}
+    return {"guidance_scale": SCALE - tiny.scale_offset}
 
 
 @pytest.fixture
 def two(tiny: Any) -> dict[str, int]:
     """The argument for two images, or videos, of each prompt."""
-    return {"num_videos_per_prompt" if tiny.name == "wan" else "num_images_per_prompt": 2}
+    return {"num_videos_per_prompt" if tiny.video else "num_images_per_prompt": 2}
 
 
 @pytest.fixture
@@ -72,22 +84,13 @@ def unguided(tiny: Any) -> dict[str, Any]:
     """The arguments with which a call runs without classifier-free guidance."""
     if "true_cfg_scale" in tiny.call():
         return {"true_cfg_scale": 1.0}
-    return {"guidance_scale": 0.0 if tiny.name == "z-image" else 1.0}
+    return {"guidance_scale": 1.0 - tiny.scale_offset}
 
 
 @pytest.fixture
 def alike(tiny: Any) -> dict[str, Any]:
     """The arguments with which a prompt and a negative of the same words are encoded and conditioned alike."""
-    if tiny.name == "sana":
-        # its instruction is put before the prompt only
-        return {"complex_human_instruction": None}
-    if "controlnet" in tiny.name:
-        # the ControlNet is given the prompt, also where the UNet has a negative
-        return {"controlnet_conditioning_scale": 0.0}
-    if tiny.name == "sdxl-inpaint-plain":
-        # what is outside the mask is put back after the step
-        return {"mask_image": torch.ones(1, 1, 64, 64)}
-    return {}
+    return tiny.alike()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ METHODS = {
 }
 
 
+@pytest.mark.siblings
 @pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
 def test_negatives_act_with_and_without_guidance(
     base: Any, pipe: Any, run: Run, unguided: dict[str, Any], make: Any
@@ -27,6 +28,7 @@ def test_negatives_act_with_and_without_guidance(
         assert differ(guided, run(base, **arguments)) > 1e-4
 
 
+@pytest.mark.siblings
 @pytest.mark.parametrize(
     "method",
     [
@@ -42,6 +44,7 @@ def test_off_is_the_base(base: Any, pipe: Any, run: Run, unguided: dict[str, Any
         assert_same(run(pipe, negative_guidance=method, **arguments), run(base, **arguments))
 
 
+@pytest.mark.siblings
 @pytest.mark.parametrize("make", [METHODS["NAG"], METHODS["ONG"]], ids=["NAG", "ONG"])
 def test_a_negative_equal_to_the_prompt_changes_nothing(
     base: Any, pipe: Any, run: Run, alike: dict[str, Any], make: Any
@@ -49,6 +52,7 @@ def test_a_negative_equal_to_the_prompt_changes_nothing(
     assert_same(run(pipe, negative_guidance=make(PROMPT), **alike), run(base, **alike))
 
 
+@pytest.mark.siblings
 @pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
 def test_batch_mates_have_no_influence_and_a_second_call_gives_the_same(
     pipe: Any, run: Run, tiny: Any, make: Any
@@ -56,7 +60,7 @@ def test_batch_mates_have_no_influence_and_a_second_call_gives_the_same(
     method, prompts = make(NEGATIVES[0]), [PROMPT, OTHER]
     together = run(pipe, prompts, negative_guidance=method)
     assert torch.equal(run(pipe, prompts, negative_guidance=method), together)
-    if tiny.name.startswith("sdxl-inpaint"):
+    if tiny.one_noise:
         # inpainting draws the noise of the given image from the first generator alone
         return
     alone = torch.cat([run(pipe, text, seed=i, negative_guidance=method) for i, text in enumerate(prompts)])

@@ -36,9 +36,10 @@ def refused(base: Any, pipe: Any, run: Callable[..., Any], monkeypatch: Any) -> 
 @pytest.fixture
 def short(tiny: Any) -> dict[str, int]:
     """The arguments with which this pipeline cuts off text of more than some words."""
-    return {"max_sequence_length": 24} if tiny.name == "qwen-image" else {}
+    return {"max_sequence_length": 24} if tiny.like.startswith("qwen-image") else {}
 
 
+@pytest.mark.siblings
 @pytest.mark.guided_only
 def test_perp_neg_without_guidance_is_refused_and_nag_named(
     refused: Refused, unguided: dict[str, Any]
@@ -55,7 +56,7 @@ def test_two_methods_in_attention_are_refused(refused: Refused) -> None:
 
 def test_masks_of_other_proportions_are_refused(refused: Refused, tiny: Any, two: Any) -> None:
     wide = torch.ones(32, 64)
-    says = "is 64x32 .*the image is " + ("32x32" if tiny.name == "sana" else "64x64") + ": .*aspect ratio"
+    says = "is 64x32 .*the image is " + f"{tiny.side}x{tiny.side}" + ": .*aspect ratio"
     negative = Negative("a hat", mask=wide)
     for method in taken(tiny, PerpNeg(negative), NAG(negative), ONG(negative), VSF(negative)):
         refused(rf"mask of Negative\('a hat'\) {says}", negative_guidance=method)
@@ -85,9 +86,9 @@ def test_prompts_that_would_be_cut_off_are_refused_with_what_is_lost(
     method = NAG("a hat")
     refused(f"^prompt{says}", prompt=words, negative_guidance=method, **short)
     refused(rf"^prompt\[1\]{says}", prompt=["a hat", words], negative_guidance=method, **short)
-    if "flux2" not in tiny.name:
+    if tiny.negative_prompt:
         refused(f"^negative_prompt{says}", negative_prompt=words, negative_guidance=method, **short)
-    if tiny.name.startswith(("sdxl", "flux-", "sd3")):
+    if f"{tiny.like}-".startswith(("sdxl", "flux-", "sd3")):
         refused(f"^prompt_2{says}", prompt_2=words, negative_guidance=method, **short)
 
 
@@ -142,7 +143,7 @@ def test_the_longest_negative_that_is_taken_is_read_to_its_end(
     longest = next(words for words in range(1, 60) if not fits(words + 1))
     assert last_word_is_read(longest)
     refused("'hat' would be cut off", negative_guidance=NAG(text(longest + 1, "hat")), **short)
-    if not any(name in tiny.name for name in ("flux2", "qwen", "z-image")):
+    if not tiny.chat:
         # those put something behind the text, which is lost first
         assert not last_word_is_read(longest + 1)
 
@@ -153,7 +154,7 @@ def test_a_pipeline_without_what_encodes_is_told_so(pipe: Any, refused: Refused,
     refused(
         f"NAG needs the pipeline's {name} to encode its negatives, and it is None", negative_guidance=NAG("a")
     )
-    if tiny.name != "wan":
+    if tiny.reference_images:
         method = NegToMe(torch.rand(3, 64, 64))
         refused(
             f"NegToMe needs the pipeline's {name} to encode its reference images", negative_guidance=method

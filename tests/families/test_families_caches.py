@@ -215,7 +215,7 @@ def test_a_cached_denoiser_keeps_the_branches_apart(
 ) -> None:
     """At threshold 0 nothing is skipped; far above, all that can be, and what is kept must then fit."""
     push = NegToMe(
-        "others" if tiny.name == "wan" else torch.rand(3, 64, 64), alpha=2.0, **{**PUSH, "stop": 0.75}
+        torch.rand(3, 64, 64) if tiny.reference_images else "others", alpha=2.0, **{**PUSH, "stop": 0.75}
     )
     methods = {
         "PerpNeg": PerpNeg(*WINDOWS),

@@ -55,15 +55,15 @@ def encode(pipe: Any, tiny: Any, text: str) -> Embeds:
     }
     with torch.no_grad():
         output = pipe.encode_prompt(prompt=[text], **options)
-    embeds = {"prompt_embeds": output[0][0][None] if tiny.name == "z-image" else output[0]}
+    embeds = {"prompt_embeds": output[0][0][None] if tiny.like == "z-image" else output[0]}
     for start, (name, place) in FURTHER.items():
-        if f"{tiny.name}-".startswith(start) and output[place] is not None:
+        if f"{tiny.like}-".startswith(start) and output[place] is not None:
             embeds[name] = output[place]
     return embeds
 
 
 def as_list(tiny: Any, value: Tensor) -> Any:
-    return list(value) if tiny.name == "z-image" else value
+    return list(value) if tiny.like == "z-image" else value
 
 
 @pytest.fixture
@@ -75,6 +75,7 @@ def methods(tiny: Any, *negatives: Negative) -> list[Any]:
     return taken(tiny, PerpNeg(*negatives), NAG(*negatives, scale=3.0, alpha=0.7))
 
 
+@pytest.mark.siblings
 def test_a_negative_that_was_encoded_before_is_the_negative_in_words(
     pipe: Any, run: Run, tiny: Any, encoded: Any
 ) -> None:

@@ -39,10 +39,7 @@ def half(pixels: int = 64) -> torch.Tensor:
     return mask
 
 
-def takes_images(tiny: Any) -> bool:
-    return tiny.name != "wan"
-
-
+@pytest.mark.siblings
 def test_others_and_first_push_at_the_default_blocks(base: Any, pipe: Any, run: Run, two: Any) -> None:
     plain = run(base, **two)
     results = [run(pipe, negative_guidance=NegToMe(r, **STRONG), **two) for r in ("others", "first")]
@@ -81,8 +78,9 @@ def test_a_unet_without_its_pipeline_has_the_same_values(base: Any, tiny: Any) -
     )
 
 
+@pytest.mark.siblings
 def test_a_reference_image_pushes_inside_the_masks(base: Any, pipe: Any, run: Run, tiny: Any) -> None:
-    if not takes_images(tiny):
+    if not tiny.reference_images:
         return
     methods = [
         NegToMe(noise_picture(), **STRONG),
@@ -100,7 +98,7 @@ def test_a_reference_image_pushes_inside_the_masks(base: Any, pipe: Any, run: Ru
 def test_without_an_image_encoder_reference_images_are_refused_at_once(
     base: Any, pipe: Any, run: Run, tiny: Any, monkeypatch: Any
 ) -> None:
-    if takes_images(tiny):
+    if tiny.reference_images:
         return
 
     def never(*args: Any, **kwargs: Any) -> None:
@@ -116,12 +114,13 @@ def test_without_an_image_encoder_reference_images_are_refused_at_once(
 
 def test_alpha_zero_is_the_base(base: Any, pipe: Any, run: Run, tiny: Any, two: Any) -> None:
     plain = run(base, **two)
-    references = ["others", "first", *([noise_picture()] if takes_images(tiny) else [])]
+    references = ["others", "first", *([noise_picture()] if tiny.reference_images else [])]
     for reference in references:
         off = NegToMe(reference, alpha=0.0, threshold=-1.0, **WHOLE)
         assert_same(run(pipe, negative_guidance=off, **two), plain)
 
 
+@pytest.mark.siblings
 def test_images_of_another_prompt_have_no_influence_and_a_second_call_gives_the_same(
     pipe: Any, run: Run, two: Any
 ) -> None:
@@ -144,7 +143,7 @@ def test_it_goes_with_perp_neg_and_nag(pipe: Any, run: Run, tiny: Any, two: Any)
         return run(pipe, steps=1, negative_guidance=taken(tiny, *methods), **two)
 
     both = guided(perp_neg, nag)
-    for reference in ("others", *([noise_picture()] if takes_images(tiny) else [])):
+    for reference in ("others", *([noise_picture()] if tiny.reference_images else [])):
         negtome, off = NegToMe(reference, **STRONG), NegToMe(reference, alpha=0.0, **WHOLE)
         alone, together = guided(negtome), guided(perp_neg, nag, negtome)
         assert_same(guided(*resting, negtome), alone)
@@ -188,19 +187,20 @@ def test_blocks_that_match_nothing_are_refused(pipe: Any, run: Run, two: Any) ->
         run(pipe, negative_guidance=NegToMe(blocks="no_such_block"), **two)
 
 
+@pytest.mark.siblings
 def test_the_latents_of_a_reference_are_those_that_the_pipeline_would_decode(
     base: Any, pipe: Any, run: Run, tiny: Any, alike: dict[str, Any], monkeypatch: Any
 ) -> None:
     """What the pipeline does before decoding takes them back to what the autoencoder itself gives."""
-    if not takes_images(tiny):
+    if not tiny.reference_images:
         return
-    side = 32 if tiny.name == "sana" else 64
+    side = tiny.side
     pixels = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
-        encoded = base.vae.encode(pixels[:, :, None] if tiny.name == "qwen-image" else pixels)
-        raw = encoded.latent if tiny.name == "sana" else encoded.latent_dist.mode()
+        encoded = base.vae.encode(pixels[:, :, None] if tiny.like.startswith("qwen-image") else pixels)
+        raw = encoded.latent if tiny.like == "sana" else encoded.latent_dist.mode()
         latents = pipe.family.encode_image(pipe, pixels)
-    if tiny.name == "z-image":
+    if tiny.like == "z-image":
         # the denoiser's have a frame axis
         latents = latents.squeeze(2)
     decoded: list[torch.Tensor] = []

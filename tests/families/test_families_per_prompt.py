@@ -75,7 +75,7 @@ def check(base: Any, pipe: Any, run: Run, tiny: Any) -> Callable[..., None]:
             **call,
         )
         # inpainting draws the noise of the given image from the first generator alone
-        count = 1 if tiny.name.startswith("sdxl-inpaint") else len(prompts)
+        count = 1 if tiny.one_noise else len(prompts)
         for i, (prompt, negatives) in enumerate(zip(prompts[:count], own[:count], strict=True)):
             if (tiny.name, i, images) not in _plain:
                 _plain[tiny.name, i, images] = run(base, prompt, seed=i * images, **call)

@@ -18,11 +18,13 @@ def always(text: str, **changes: Any) -> Negative:
     return Negative(text, **{"start": 0.0, "stop": 1.0, **changes})
 
 
+@pytest.mark.siblings
 def test_negatives_without_weight_leave_native_guidance(base: Any, pipe: Any, run: Run) -> None:
     off = PerpNeg(*(always(text, weight=0) for text in NEGATIVES))
     assert_same(run(pipe, negative_guidance=off), run(base))
 
 
+@pytest.mark.siblings
 def test_a_negative_equal_to_the_prompt_changes_nothing(
     base: Any, pipe: Any, run: Run, alike: dict[str, Any]
 ) -> None:
@@ -30,11 +32,12 @@ def test_a_negative_equal_to_the_prompt_changes_nothing(
     assert_same(run(pipe, negative_guidance=same, **alike), run(base, **alike))
 
 
+@pytest.mark.siblings
 def test_one_step_is_the_formula_on_predictions_that_the_pipeline_itself_reveals(
     base: Any, pipe: Any, run: Run, tiny: Any, alike: dict[str, Any], unguided: dict[str, Any]
 ) -> None:
     """One step moves the latents by a multiple of the prediction, so plain runs show every prediction there is."""
-    if tiny.name == "qwen-image":
+    if tiny.rescales:
         # it rescales after guidance, by the norm of each token's prediction: the latents must begin at zero to see it
         alike = {"latents": torch.zeros(1, 16, base.transformer.config.in_channels)}
     prompts = ("", PROMPT, *NEGATIVES)
@@ -42,10 +45,10 @@ def test_one_step_is_the_formula_on_predictions_that_the_pipeline_itself_reveals
     weights = [1.5, 0.5]
     method = PerpNeg(*(always(text, weight=w) for text, w in zip(NEGATIVES, weights, strict=True)))
     # Klein has no negative_prompt; the others' is not always the empty text
-    empty = {} if tiny.name.startswith("flux2") else {"negative_prompt": ""}
+    empty = {"negative_prompt": ""} if tiny.negative_prompt else {}
     guided = run(pipe, steps=1, negative_guidance=method, **empty, **alike)
     expected = perp_neg(uncond, cond, torch.stack(negatives), weights, SCALE)
-    if tiny.name == "qwen-image":
+    if tiny.rescales:
         expected = expected * cond.norm(dim=-1, keepdim=True) / expected.norm(dim=-1, keepdim=True)
     assert differ(guided, run(base, steps=1, **empty, **alike)) > 1e-3
     assert_same(guided.double(), expected)
@@ -58,6 +61,7 @@ def test_windows_open_and_close(base: Any, pipe: Any, run: Run) -> None:
     assert differ(whole, run(base, steps=4)) > 1e-3
 
 
+@pytest.mark.siblings
 def test_batch_mates_have_no_influence_and_a_second_call_gives_the_same(
     pipe: Any, run: Run, tiny: Any
 ) -> None:
@@ -65,7 +69,7 @@ def test_batch_mates_have_no_influence_and_a_second_call_gives_the_same(
     prompts = [PROMPT, OTHER]
     together = run(pipe, prompts, negative_guidance=method)
     assert torch.equal(run(pipe, prompts, negative_guidance=method), together)
-    if tiny.name.startswith("sdxl-inpaint"):
+    if tiny.one_noise:
         # inpainting draws the noise of the given image from the first generator alone
         return
     alone = torch.cat([run(pipe, text, seed=i, negative_guidance=method) for i, text in enumerate(prompts)])

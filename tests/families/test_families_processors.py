@@ -21,7 +21,7 @@ from negguide import (
 )
 
 Run = Callable[..., torch.Tensor]
-WITH_PROCESSORS = pytest.mark.families(*(tiny.name for tiny in TINY if tiny.name != "z-image"))
+WITH_PROCESSORS = pytest.mark.families(*(tiny.name for tiny in TINY if tiny.like != "z-image"))
 ONE_OF_EACH = pytest.mark.families(
     "sd",
     "sdxl-img2img",

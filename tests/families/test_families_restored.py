@@ -37,6 +37,7 @@ def breaking_off(pipe: Any, error: type[BaseException], before: dict[str, Any]) 
     return {"callback": fail, "callback_steps": 1}
 
 
+@pytest.mark.siblings
 def test_without_negatives_it_is_the_pipeline_bit_for_bit(base: Any, pipe: Any, run: Run) -> None:
     assert torch.equal(run(pipe), run(base))
 
@@ -44,7 +45,7 @@ def test_without_negatives_it_is_the_pipeline_bit_for_bit(base: Any, pipe: Any, 
 def test_after_a_run_that_breaks_off_the_model_is_as_before(
     base: Any, pipe: Any, run: Run, tiny: Any, two: Any
 ) -> None:
-    reference = "others" if tiny.name == "wan" else torch.rand(3, 64, 64)
+    reference = torch.rand(3, 64, 64) if tiny.reference_images else "others"
     methods = taken(
         tiny,
         PerpNeg(Negative(NEGATIVES[0], stop=1.0)),

@@ -15,7 +15,7 @@ Run = Callable[..., torch.Tensor]
 def wide(tiny: Any) -> dict[str, Any]:
     """The arguments for an image of 80x48, or 64x32 where sides must be whole 32s; what is given has that size too."""
     own = tiny.call()
-    height, width = (32, 64) if tiny.name == "sana" else (48, 80)
+    height, width = (32, 64) if tiny.side == 32 else (48, 80)
     arguments: dict[str, Any] = {"height": height, "width": width} if "height" in own else {}
     if isinstance(own.get("image"), torch.Tensor):
         arguments["image"] = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
@@ -34,11 +34,12 @@ def masked(tiny: Any, mask: torch.Tensor | None) -> list[Any]:
     )
 
 
+@pytest.mark.siblings
 def test_a_mask_of_ones_is_no_mask_and_one_of_zeros_no_negative(
     base: Any, pipe: Any, run: Run, tiny: Any
 ) -> None:
     arguments = {"steps": 1, **wide(tiny)}
-    ones = torch.ones(4, 8) if tiny.name == "sana" else torch.ones(24, 40)
+    ones = torch.ones(4, 8) if tiny.side == 32 else torch.ones(24, 40)
     everywhere = run(pipe, negative_guidance=masked(tiny, None), **arguments)
     plain = run(base, **arguments)
     assert_same(run(pipe, negative_guidance=masked(tiny, ones), **arguments), everywhere)
@@ -47,7 +48,7 @@ def test_a_mask_of_ones_is_no_mask_and_one_of_zeros_no_negative(
     somewhere[:, : ones.shape[1] // 2] = 0
     result = run(pipe, negative_guidance=masked(tiny, somewhere), **arguments)
     assert differ(result, everywhere) > 1e-4 and differ(result, plain) > 1e-4
-    if tiny.name != "wan":
+    if tiny.reference_images:
         push = {"alpha": 2.0, "threshold": 0.1, "stop": 1.0}
         image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
         pushed = run(pipe, negative_guidance=NegToMe(image, mask=ones, **push), **arguments)

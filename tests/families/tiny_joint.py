@@ -371,14 +371,35 @@ LAYERS: dict[str, Any] = {"text_encoder_out_layers": (1, 2, 3), "guidance_scale"
 KLEIN: dict[str, Any] = {**CHAT_TEXT, **LAYERS}
 DEV: dict[str, Any] = {"max_sequence_length": INSTRUCTION_LENGTH, **LAYERS}
 
+FLUX2: dict[str, Any] = {"negative_prompt": False, "chat": True}
+
 TINY: tuple[Tiny, ...] = (
     Tiny("flux", flux, size(**T5_TEXT, **TRUE_CFG)),
-    Tiny("flux-dev", flux_dev, size(**T5_TEXT, **TRUE_CFG, guidance_scale=2.5)),
-    Tiny("flux-kontext", flux_kontext, size(**T5_TEXT, **TRUE_CFG, **AS_ASKED, image=picture)),
-    Tiny("flux2-dev", flux2_dev, size(**DEV), guided=False),
-    Tiny("flux2-dev-reference", flux2_dev, size(**DEV, image=pil_picture), guided=False),
-    Tiny("flux2-klein", flux2_klein, size(**KLEIN)),
-    Tiny("flux2-klein-reference", flux2_klein, size(**KLEIN, image=pil_picture)),
-    Tiny("qwen-image", qwen_image, size(**TRUE_CFG)),
-    Tiny("z-image", z_image, size(**CHAT_TEXT, guidance_scale=3.0, negative_prompt="")),
+    Tiny("flux-dev", flux_dev, size(**T5_TEXT, **TRUE_CFG, guidance_scale=2.5), like="flux"),
+    Tiny("flux-kontext", flux_kontext, size(**T5_TEXT, **TRUE_CFG, **AS_ASKED, image=picture), like="flux"),
+    Tiny("flux2-dev", flux2_dev, size(**DEV), **FLUX2, guided=False),
+    Tiny(
+        "flux2-dev-reference",
+        flux2_dev,
+        size(**DEV, image=pil_picture),
+        **FLUX2,
+        guided=False,
+        like="flux2-dev",
+    ),
+    Tiny("flux2-klein", flux2_klein, size(**KLEIN), **FLUX2),
+    Tiny(
+        "flux2-klein-reference",
+        flux2_klein,
+        size(**KLEIN, image=pil_picture),
+        **FLUX2,
+        like="flux2-klein",
+    ),
+    Tiny("qwen-image", qwen_image, size(**TRUE_CFG), chat=True, rescales=True),
+    Tiny(
+        "z-image",
+        z_image,
+        size(**CHAT_TEXT, guidance_scale=3.0, negative_prompt=""),
+        chat=True,
+        scale_offset=1.0,
+    ),
 )

@@ -34,6 +34,34 @@ class Tiny:
     """Without prompt, num_inference_steps, guidance_scale and generator; made fresh, for a pipeline may change them."""
     guided: bool = True
     """Whether it has classifier-free guidance, without which Perp-Neg cannot act."""
+    like: str = ""
+    """The name of the tiny pipeline whose family and denoiser this one shares, which makes it a sibling: the quick run
+    leaves out the tests that are about the denoiser alone. Without one its own."""
+    side: int = 64
+    """Of its pictures, in pixels."""
+    video: bool = False
+    """Whether it makes videos."""
+    reference_images: bool = True
+    """Whether NegToMe takes reference images in it."""
+    negative_prompt: bool = True
+    """Whether its call has one."""
+    chat: bool = False
+    """Whether its prompt becomes a message in a chat, with something behind the text."""
+    scale_offset: float = 0.0
+    """What its guidance_scale is less than g of u + g (c - u)."""
+    rescales: bool = False
+    """Whether it brings each token's guided prediction back to the norm of cond."""
+    one_noise: bool = False
+    """Whether the noise of a whole batch is drawn from the first generator, so that an image alone is another one."""
+    alike: Callable[[], dict[str, Any]] = dict
+    """The arguments with which a prompt and a negative of the same words are encoded and conditioned alike."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "like", self.like or self.name)
+
+    @property
+    def sibling(self) -> bool:
+        return self.like != self.name
 
 
 SPECIAL = ["<pad>", "<s>", "<unk>", "</s>"]

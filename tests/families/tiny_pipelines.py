@@ -1,16 +1,23 @@
 """Every tiny pipeline, and what the tests of all families share."""
 
+import importlib
 import inspect
+from pathlib import Path
 from typing import Any
 
-import tiny_joint
-import tiny_unet_and_cross
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from negguide import NegToMe, PerpNeg, apply_to_model, from_pipe
 
-TINY: tuple[Any, ...] = (*tiny_unet_and_cross.TINY, *tiny_joint.TINY)
+_NEXT_TO_THIS = sorted(path.stem for path in Path(__file__).parent.glob("tiny_*.py"))
+TINY: tuple[Any, ...] = tuple(
+    tiny
+    for name in _NEXT_TO_THIS
+    if name not in ("tiny_pipelines", "tiny_adapters")
+    for tiny in getattr(importlib.import_module(name), "TINY", ())
+)
+"""Those of all files beside this one that have some."""
 PROMPT, OTHER = "a bear wearing a hat", "a cat in the snow"
 NEGATIVES = ("black glasses", "a red scarf")
 SCALE = 4.0

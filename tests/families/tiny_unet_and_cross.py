@@ -400,18 +400,34 @@ CONTROL = size(image=picture)
 AS_ASKED: dict[str, Any] = {"use_resolution_binning": False, "clean_caption": False}
 """Otherwise the size would be one of those the large models were trained on."""
 
+
+def unheard() -> dict[str, Any]:
+    """A ControlNet is given the prompt, also where the UNet has a negative."""
+    return {"controlnet_conditioning_scale": 0.0}
+
+
+def all_new() -> dict[str, Any]:
+    """What is outside the mask is put back after the step."""
+    return {"mask_image": torch.ones(1, 1, 64, 64)}
+
+
+def without_instruction() -> dict[str, Any]:
+    """Sana's is put before the prompt only."""
+    return {"complex_human_instruction": None}
+
+
 TINY: tuple[Tiny, ...] = (
     Tiny("sd", sd, size()),
-    Tiny("sd-img2img", sd_img2img, from_picture),
-    Tiny("sd-controlnet", sd_controlnet, CONTROL),
+    Tiny("sd-img2img", sd_img2img, from_picture, like="sd"),
+    Tiny("sd-controlnet", sd_controlnet, CONTROL, like="sd", alike=unheard),
     Tiny("sdxl", sdxl, size()),
-    Tiny("sdxl-img2img", sdxl_img2img, from_picture),
-    Tiny("sdxl-inpaint", sdxl_inpaint, INPAINT),
-    Tiny("sdxl-inpaint-plain", sdxl_inpaint_plain, INPAINT),
-    Tiny("sdxl-controlnet", sdxl_controlnet, CONTROL),
+    Tiny("sdxl-img2img", sdxl_img2img, from_picture, like="sdxl"),
+    Tiny("sdxl-inpaint", sdxl_inpaint, INPAINT, like="sdxl", one_noise=True),
+    Tiny("sdxl-inpaint-plain", sdxl_inpaint_plain, INPAINT, like="sdxl", one_noise=True, alike=all_new),
+    Tiny("sdxl-controlnet", sdxl_controlnet, CONTROL, like="sdxl", alike=unheard),
     Tiny("sd3", sd3, size(**T5_TEXT)),
-    Tiny("sd3-without-t5", sd3_without_t5, size(**T5_TEXT)),
+    Tiny("sd3-without-t5", sd3_without_t5, size(**T5_TEXT), like="sd3"),
     Tiny("pixart-sigma", pixart_sigma, size(**T5_TEXT, **AS_ASKED)),
-    Tiny("sana", sana, size(32, **T5_TEXT, **AS_ASKED)),
-    Tiny("wan", wan, size(num_frames=5, **T5_TEXT)),
+    Tiny("sana", sana, size(32, **T5_TEXT, **AS_ASKED), side=32, alike=without_instruction),
+    Tiny("wan", wan, size(num_frames=5, **T5_TEXT), video=True, reference_images=False),
 )

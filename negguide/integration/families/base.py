@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
+import torch
 from torch import Tensor
 
 from negguide.methods import Method
@@ -116,6 +117,8 @@ class Family:
             is less.
         defaults: {method: {field: value}} of the fields that a method leaves to the family (None): the values published
             for the family, or those between where there are none.
+        dtype: what the family's models were published in, for `--dtype auto`: one of float16 overflows in few places,
+            one of bfloat16 in many.
         denoiser: for attention processors; None where the denoiser takes none.
         modular: for modular pipelines; None where Perp-Neg cannot be used in them.
     """
@@ -152,6 +155,7 @@ class Family:
         prediction
     )
     is_auxiliary: Callable[[Mapping[str, Any]], bool] = lambda inputs: False
+    dtype: torch.dtype = torch.bfloat16
     denoiser: Denoiser | None = None
     modular: Modular | None = None
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from negguide.integration.families.base import Arguments, Denoiser, Family
 from negguide.integration.families.common import (
     binned_size,
@@ -56,6 +58,7 @@ PIXART = Family(
     prediction_slice=without_variances,
     attention=((r"attn2$", "cross"),),
     negtome_blocks=r"attn1$",
+    dtype=torch.float16,
     denoiser=Denoiser(
         classes=("PixArtTransformer2DModel",),
         text_channels=caption_channels,

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import torch
+
 from negguide.integration.families.base import Arguments, Denoiser, Family
 from negguide.integration.families.common import (
     UNET_BATCHED,
@@ -59,6 +61,7 @@ STABLE_DIFFUSION = Family(
     # the choice published for SDXL at 1024 pixels, whose latents are 128 wide
     negtome_blocks=r"up_blocks\..*attn1$",
     negtome_min_side=32,
+    dtype=torch.float16,
     denoiser=Denoiser(
         classes=("UNet2DConditionModel",),
         text_channels=unet_channels,

@@ -94,6 +94,7 @@ STABLE_DIFFUSION_XL = Family(
     negtome_blocks=r"up_blocks\..*attn1$",
     negtome_min_side=32,
     defaults={"NegToMe": {"threshold": 0.7, "stop": 0.2}},
+    dtype=torch.float16,
     denoiser=Denoiser(
         classes=("UNet2DConditionModel",),
         text_channels=unet_channels,
