@@ -1,5 +1,7 @@
 # make quickstart   an environment in .venv, negguide in it, and the first pictures and a small set of hard negatives in out/
 # make test         the same environment with the development tools, then lint, types and all tests
+# make test-rest    the tests of the families on every pipeline that `make test` leaves out: those of a denoiser that another
+#                   pipeline in the table shares
 # make test-lowest  the tests of the integration on the lowest diffusers that pyproject.toml admits, beside the tested one
 #
 # A second call reinstalls nothing unless pyproject.toml or constraints.txt changed.
@@ -19,7 +21,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 WANTED := negguide needs Python 3.11, 3.12 or 3.13
 
-.PHONY: quickstart test test-lowest
+.PHONY: quickstart test test-rest test-lowest
 
 quickstart: $(VENV)/.installed
 	$(BIN)/negguide quickstart --out "$(OUT)"
@@ -33,6 +35,9 @@ test: $(VENV)/.installed-dev
 	$(BIN)/mypy negguide
 	$(BIN)/mypy --strict --allow-subclassing-any --allow-untyped-decorators $(STRICT)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+test-rest: $(VENV)/.installed-dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile tests/families --pipelines rest
 
 LOWEST ?= .lowest
 # SeaCache, which the tests of caches need, is newer

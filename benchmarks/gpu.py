@@ -84,7 +84,7 @@ class Case:
 
 def cases(model: Model, ways: list[str]) -> list[Case]:
     perp_neg = PerpNeg(Negative(NEGATIVE, stop=1.0))
-    window = PerpNeg(NEGATIVE).negatives[0].window[1]
+    window = float(PerpNeg.default_stop)
     negtome = NegToMe("others", alpha=0.9, threshold=model.threshold, stop=1.0)
     return [
         Case("Perp-Neg, in one batch", perp_neg, window, guided=True),

@@ -178,7 +178,9 @@ class Model:
 
     Attributes:
         plain: arguments of a call. guided: those of one with classifier-free guidance, which Perp-Neg needs.
-        threshold, window: NegToMe's. tokens: [B, N, C] of the self-attention outputs it pushes at 1024 px.
+        threshold, window: NegToMe's as published, the window as a share of 25 steps at 1024 px: t 1000-800 of SDXL's
+            schedule, t 1000-900 of FLUX's, which is shifted.
+        tokens: [B, N, C] of the self-attention outputs it pushes at 1024 px.
     """
 
     build: Callable[[torch.device, bool], Any]
@@ -203,7 +205,7 @@ MODELS = {
         plain={"guidance_scale": 3.5},
         guided={"guidance_scale": 3.5, "true_cfg_scale": 4.0, "negative_prompt": ""},
         threshold=0.65,
-        window=0.1,
+        window=7 / 25,
         tokens=((1, 4096, 3072),),
     ),
 }

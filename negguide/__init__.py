@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from negguide.version import __version__
 
 if TYPE_CHECKING:
+    from negguide.integration.defaults import defaults as defaults
     from negguide.integration.diagnostics.maps import plot_maps as plot_maps
     from negguide.integration.diagnostics.trace import Trace as Trace
     from negguide.integration.diagnostics.trace import plot_trace as plot_trace
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from negguide.integration.families import register_family as register_family
     from negguide.integration.families import registered_families as registered_families
     from negguide.integration.modular.blocks import EncodeNegatives as EncodeNegatives
+    from negguide.integration.modular.blocks import GuideDenoiser as GuideDenoiser
+    from negguide.integration.modular.blocks import with_negative_guidance as with_negative_guidance
     from negguide.integration.modular.blocks import with_perp_neg as with_perp_neg
     from negguide.integration.modular.guider import PerpNegGuidance as PerpNegGuidance
     from negguide.integration.pipelines import GuidedPipeline as GuidedPipeline
@@ -31,12 +34,14 @@ if TYPE_CHECKING:
     from negguide.methods import Negative as Negative
     from negguide.methods import NegToMe as NegToMe
     from negguide.methods import PerpNeg as PerpNeg
+    from negguide.methods import Timestep as Timestep
     from negguide.methods import register_method as register_method
     from negguide.methods import registered_methods as registered_methods
 
 _MODULES = {
     "EncodeNegatives": "negguide.integration.modular.blocks",
     "Family": "negguide.integration.families",
+    "GuideDenoiser": "negguide.integration.modular.blocks",
     "GuidedPipeline": "negguide.integration.pipelines",
     "NAG": "negguide.methods",
     "NegGuideStableDiffusionPipeline": "negguide.integration.pipelines",
@@ -45,10 +50,12 @@ _MODULES = {
     "ONG": "negguide.methods",
     "PerpNeg": "negguide.methods",
     "PerpNegGuidance": "negguide.integration.modular.guider",
+    "Timestep": "negguide.methods",
     "Trace": "negguide.integration.diagnostics.trace",
     "VSF": "negguide.methods",
     "apply_to_model": "negguide.integration.processors",
     "attention_processors": "negguide.integration.processors",
+    "defaults": "negguide.integration.defaults",
     "from_pipe": "negguide.integration.pipelines",
     "plot_maps": "negguide.integration.diagnostics.maps",
     "plot_trace": "negguide.integration.diagnostics.trace",
@@ -58,6 +65,7 @@ _MODULES = {
     "registered_methods": "negguide.methods",
     "remove_attention_processors": "negguide.integration.processors",
     "remove_from_model": "negguide.integration.processors",
+    "with_negative_guidance": "negguide.integration.modular.blocks",
     "with_perp_neg": "negguide.integration.modular.blocks",
 }
 

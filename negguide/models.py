@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -77,14 +78,44 @@ def own_guidance_scale(pipeline: Any, *, guided: bool) -> float:
     return own if own > 1 else TRUE_CFG_SCALE
 
 
+PICTURES = ("image", "mask_image", "control_image")
+"""What a pipeline may take beside words: the picture that it starts from or changes, where it may change it, and what
+a ControlNet or an adapter follows."""
+
+
+def picture_arguments(pipeline: Any) -> dict[str, str]:
+    """{one of `PICTURES`: the argument of the call that takes it}, for a diffusers pipeline or a class of them."""
+    accepted = inspect.signature(pipeline.__call__).parameters
+    if "control_image" in accepted:
+        names = {"control_image": "control_image", "image": "image"}
+    elif {"controlnet_conditioning_scale", "adapter_conditioning_scale"} & set(accepted):
+        # that of Stable Diffusion's ControlNets and adapters is called image
+        names = {"control_image": "image"}
+    else:
+        names = {"image": "image"}
+    names["mask_image"] = "mask_image" if "mask_image" in accepted else "control_mask"
+    return {name: names[name] for name in PICTURES if names.get(name) in accepted}
+
+
+def needed_pictures(pipeline: Any) -> tuple[str, ...]:
+    """Those of `PICTURES` without which a diffusers pipeline, or a class of them, draws nothing.
+
+    Its signature does not say so: it has a default for everything.
+    """
+    accepted = inspect.signature(pipeline.__call__).parameters
+    starts = bool({"strength", "mask_image", "image_guidance_scale"} & set(accepted))
+    names = [kind.__name__ for kind in (pipeline if isinstance(pipeline, type) else type(pipeline)).__mro__]
+    # FLUX.1 Kontext and FLUX.2 draw from words too; what only edits is called so
+    edits = any("Edit" in name for name in names)
+    optional = () if starts or edits else ("image",)
+    return tuple(name for name in picture_arguments(pipeline) if name not in optional)
+
+
 def not_from_words(pipeline: Any) -> str | None:
     """Why a diffusers pipeline, or a class of them, draws no pictures from words alone; None when it does."""
-    accepted = inspect.signature(pipeline.__call__).parameters
-    if "num_videos_per_prompt" in accepted:
+    if "num_videos_per_prompt" in inspect.signature(pipeline.__call__).parameters:
         return "makes videos"
-    if {"strength", "controlnet_conditioning_scale"} & set(accepted):
-        return "starts from a picture"
-    return None
+    return "starts from a picture" if needed_pictures(pipeline) else None
 
 
 def check_model(model: str) -> str:
@@ -110,7 +141,11 @@ def check_model(model: str) -> str:
 
 
 def load_pipeline(
-    model: str = TOYWORLD, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    model: str = TOYWORLD,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    pipeline: str | None = None,
 ) -> Any:
     """The pipeline that `model` names, with `negative_guidance=`.
 
@@ -120,6 +155,7 @@ def load_pipeline(
             pipeline that was saved is an ordinary one.
         dtype: of all weights; None = float32.
         device: where they go.
+        pipeline: the class to load it as, by name, one of `supported_pipelines()`; None = the one that it names.
 
     Raises:
         TypeError, ValueError: when there is no such model, when it cannot be loaded, or when negguide does not
@@ -131,12 +167,85 @@ def load_pipeline(
 
     from negguide.integration.pipelines import from_pipe
 
-    pipe = _load(model, torch.float32 if dtype is None else dtype)
+    if model != TOYWORLD and pipeline is None:
+        # before gigabytes are loaded
+        _check_class(model)
+    pipe = _load(model, torch.float32 if dtype is None else dtype, pipeline)
     try:
         guided = from_pipe(pipe)
     except ValueError as error:
         raise ValueError(f"model={model!r} is not supported: {error}") from error
     return guided.to(device)
+
+
+def published_dtype(model: str, pipeline: str | None = None) -> str:
+    """What to compute a large model in on a GPU: what its family was published in, "float16" or "bfloat16".
+
+    Models of bfloat16 overflow in float16, and draw black pictures. Nothing but the model's index is downloaded. Of a
+    model that cannot be found it is bfloat16.
+    """
+    from negguide.integration.families import supported_pipelines
+
+    family = supported_pipelines().get(pipeline or pipeline_name(model) or "")
+    return "bfloat16" if family is None else str(family.dtype).removeprefix("torch.")
+
+
+def pipeline_name(model: str) -> str | None:
+    """The pipeline class that a model names; None where that cannot be read. Nothing but its index is downloaded."""
+    if model == TOYWORLD:
+        return "StableDiffusionPipeline"
+    try:
+        if Path(model).is_dir():
+            index = json.loads(Path(model, "model_index.json").read_text(encoding="utf-8"))
+        else:
+            import diffusers
+
+            index = diffusers.DiffusionPipeline.load_config(model)
+    except Exception:
+        # what is wrong is said where the model is loaded
+        return None
+    name = index.get("_class_name") if isinstance(index, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def pipeline_class(name: str | None) -> Any:
+    """The supported pipeline class of this name, of diffusers or brought by a family; None where there is none."""
+    import diffusers
+
+    from negguide.integration.families import supported_pipelines
+
+    family = supported_pipelines().get(name or "")
+    if name is None or family is None:
+        return None
+    own = (kind for kind in family.pipelines if isinstance(kind, type) and kind.__name__ == name)
+    return next(own, None) or getattr(diffusers, name, None)
+
+
+def pipeline_file(name: str) -> str:
+    """The path of a file for diffusers' `custom_pipeline=`, e.g. of "sdxl".
+
+    Args:
+        name: what stands behind "negguide_" in the file's name.
+
+    Raises:
+        ValueError: there is none, with the names of all.
+
+    Example:
+        >>> DiffusionPipeline.from_pretrained(
+        ...     model, custom_pipeline=negguide.pipeline_file("sdxl"), trust_remote_code=True
+        ... )
+    """
+    package = Path(__file__).parent
+    # a wheel has them inside; in a clone, which an editable install uses, they lie beside the package
+    folders = (package / "_pipelines", package.parent / "pipelines")
+    files = {
+        path.stem.removeprefix("negguide_"): path
+        for folder in folders
+        for path in sorted(folder.glob("negguide_*.py"))
+    }
+    if name not in files:
+        raise ValueError(f"name must be one of {', '.join(sorted(files))}, got {name!r}")
+    return str(files[name])
 
 
 def revision(model: str) -> str | None:
@@ -157,39 +266,61 @@ def revision(model: str) -> str | None:
     return Path(index).parent.name if isinstance(index, str) else None
 
 
-def _load(model: str, dtype: torch.dtype) -> Any:
-    if model == TOYWORLD:
+def _load(model: str, dtype: torch.dtype, pipeline: str | None) -> Any:
+    if model == TOYWORLD and pipeline is None:
         from negguide.toyworld.models import load_pipeline as load_toyworld
 
         return load_toyworld(dtype=dtype)
+    import diffusers
+
+    place: str | Path = model
+    if model == TOYWORLD:
+        from negguide.toyworld.models import TEXT_TO_IMAGE
+
+        place = TEXT_TO_IMAGE
+    kind = _brought_class(model) if pipeline is None else _supported_class(pipeline)
     try:
-        return _pipeline_class(model).from_pretrained(model, dtype=dtype, use_safetensors=True)
+        return (kind or diffusers.DiffusionPipeline).from_pretrained(place, dtype=dtype, use_safetensors=True)
     except Exception as error:
+        as_what = "" if pipeline is None else f" as {pipeline}"
         raise ValueError(
-            f"model={model!r} cannot be loaded: {first_sentence(error)}; use {_RIGHT}"
+            f"model={model!r} cannot be loaded{as_what}: {first_sentence(error)}; use {_RIGHT}"
         ) from error
 
 
-def _pipeline_class(model: str) -> Any:
-    """What loads `model`: the class that it names where a family brings it, or else diffusers by itself."""
+def _check_class(model: str) -> None:
+    """Refuse a model that names a pipeline of diffusers which no family has."""
     import diffusers
 
-    from negguide.integration.families import registered_families
+    from negguide.integration.pipelines import guided_class
 
-    brought = {
-        kind.__name__: kind
-        for family in registered_families()
-        for kind in family.pipelines
-        if isinstance(kind, type) and not hasattr(diffusers, kind.__name__)
-    }
-    if not brought:
-        return diffusers.DiffusionPipeline
-    name = diffusers.DiffusionPipeline.load_config(model).get("_class_name")
-    return (
-        brought.get(name, diffusers.DiffusionPipeline)
-        if isinstance(name, str)
-        else diffusers.DiffusionPipeline
-    )
+    named = getattr(diffusers, pipeline_name(model) or "", None)
+    if isinstance(named, type) and issubclass(named, diffusers.DiffusionPipeline):
+        try:
+            guided_class(named)
+        except ValueError as error:
+            raise ValueError(f"model={model!r} is not supported: {error}") from error
+
+
+def _supported_class(name: str) -> Any:
+    found = pipeline_class(name)
+    if found is None:
+        from negguide.integration.families import supported_pipelines
+
+        raise ValueError(f"pipeline must be one of {', '.join(supported_pipelines())}, got {name!r}")
+    return found
+
+
+def _brought_class(model: str) -> Any:
+    """The class that a model names, where a family brings it; diffusers finds its own by itself."""
+    import diffusers
+
+    from negguide.integration.families import supported_pipelines
+
+    if all(hasattr(diffusers, name) for name in supported_pipelines()):
+        return None
+    name = pipeline_name(model)
+    return None if name is None or hasattr(diffusers, name) else pipeline_class(name)
 
 
 def first_sentence(error: Exception) -> str:

@@ -7,7 +7,7 @@ python scripts/readme_tables.py --check   # exits with 1 when README.md has othe
 import sys
 from pathlib import Path
 
-from negguide import registered_families, registered_methods
+from negguide import Family, registered_families, registered_methods
 from negguide.methods import NegativesMethod
 
 README = Path(__file__).parents[1] / "README.md"
@@ -34,13 +34,34 @@ def methods_table() -> str:
 
 
 def families_table() -> str:
-    """One row a family with pipelines."""
-    rows = ["| family | pipelines | reference images for NegToMe |", "|---|---|---|"]
-    for family in registered_families():
-        names = [f"`{name if isinstance(name, str) else name.__name__}`" for name in family.pipelines]
-        takes = "no" if family.encode_image is None else "yes"
-        rows.append(f"| {family.name} | {', '.join(names)} | {takes} |")
+    """One row for each family and those whose name begins with its own."""
+    rows = ["| family | pipelines | modular | reference images for NegToMe |", "|---|---|---|---|"]
+    families = registered_families()
+    groups: dict[str, list[Family]] = {}
+    for family in families:
+        names = [other.name for other in families if family.name.startswith(f"{other.name} ")]
+        groups.setdefault(min(names, key=len, default=family.name), []).append(family)
+    for name, group in groups.items():
+        pipelines = [_name(pipeline) for family in group for pipeline in family.pipelines]
+        modular = [modular.model_name for family in group for modular in family.modulars]
+        takes = [
+            _name(pipeline)
+            for family in group
+            for pipeline in family.pipelines
+            if family.encode_image is not None
+        ]
+        images = "yes" if takes == pipelines else "no" if not takes else f"in {_code(takes)}"
+        cells = [name, _code(pipelines) or "-", _code(modular) or "-", images if pipelines else "no"]
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _name(pipeline: str | type) -> str:
+    return pipeline if isinstance(pipeline, str) else pipeline.__name__
+
+
+def _code(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 TABLES = {"methods": methods_table, "families": families_table}

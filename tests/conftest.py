@@ -17,10 +17,14 @@ torch.set_num_threads(1)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--all-pipelines",
-        action="store_true",
-        help="run every test of the families on every pipeline, also on those that share another's denoiser",
+        "--pipelines",
+        choices=["quick", "all", "rest"],
+        default="quick",
+        help="on which pipelines the tests of the families run: quick, where those that share another's denoiser leave "
+        "out the tests of the denoiser; all on all; or the rest, what quick leaves out",
     )
+    # the same by a shorter name
+    parser.addoption("--all-pipelines", action="store_const", const="all", dest="pipelines")
 
 
 HELPERS = Path(__file__).parent / "helpers"

@@ -17,7 +17,8 @@ HALF = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
 
 def test_a_string_is_a_negative_with_the_default_weight_and_window() -> None:
     method = PerpNeg("hat", Negative("glasses", weight=2))
-    assert method.negatives == (Negative("hat", 1.0, 0.0, 0.5), Negative("glasses", 2.0, 0.0, 0.5))
+    assert method.negatives == (Negative("hat", 1.0, 0.0, None), Negative("glasses", 2.0, 0.0, None))
+    assert [window[1:] for window in method.windows] == [(0.0, 0.5, True), (0.0, 0.5, True)]
     assert isinstance(method.negatives[1].weight, float)
 
 

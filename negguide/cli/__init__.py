@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from negguide.cli import (
     audit,
+    benchmark,
     compare,
     demo,
     evaluate,
@@ -20,6 +23,8 @@ from negguide.cli import (
 )
 from negguide.cli.errors import TRACEBACK, CleanErrors
 from negguide.cli.options import NegToMeCommand
+from negguide.cli.output import show
+from negguide.version import __version__
 
 app = typer.Typer(
     name="negguide",
@@ -27,9 +32,28 @@ app = typer.Typer(
     help="Tell a text-to-image model what to leave out.",
     epilog=f"With {TRACEBACK}=1 in the environment, an error shows where it comes from.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        show(f"negguide {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version, and stop."),
+    ] = False,
+) -> None:
+    # what all commands share; the text of the help is the app's own
+    pass
+
+
 app.command()(quickstart.quickstart)
 app.command(cls=NegToMeCommand)(generate.generate)
 app.command(cls=NegToMeCommand)(compare.compare)
@@ -39,6 +63,7 @@ app.command()(audit.audit)
 app.command()(export.export)
 app.command()(finetune.finetune)
 app.command()(evaluate.evaluate)
+app.command()(benchmark.benchmark)
 app.command()(models.models)
 app.command()(methods.methods)
 app.add_typer(toyworld.app, name="toyworld")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from negguide.cli.output import remark, waiting
+from negguide.cli.output import check_folder, remark, show, waiting
 
 
 def audit(
@@ -73,6 +73,8 @@ def audit(
     from negguide.mining.card import AUDIT, write_card
     from negguide.mining.shards import FUNNEL
 
+    place = out or (folder / AUDIT if folder.is_dir() else folder.with_name(f"{folder.stem}-audit"))
+    check_folder(place)
     with waiting("auditing"):
         found = auditing.audit(
             folder,
@@ -86,7 +88,6 @@ def audit(
             rendered=rendered,
             device=device,
         )
-    place = out or (folder / AUDIT if folder.is_dir() else folder.with_name(f"{folder.stem}-audit"))
     paths = auditing.write_report(found, place)
     if found.balance is not None:
         # beside the set, where the readers of the set look for it
@@ -98,5 +99,4 @@ def audit(
         write_card(folder)
     for line in auditing.verdict_lines(found):
         remark(line)
-    for path in paths:
-        typer.echo(path)
+    show(*paths)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from negguide._utils.text import listed
-from negguide.cli import options
-from negguide.cli.output import remark
+from negguide.cli import guidance, options
+from negguide.cli.output import check_folder, remark, show
+from negguide.cli.syntax import parse_lora
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -57,8 +58,18 @@ def compare(
         typer.Option(metavar="NUMBER,NUMBER", help="Columns: plain, then Perp-Neg at each of these weights."),
     ] = None,
     model: options.ModelOption = "toyworld",
+    pipeline: options.PipelineOption = None,
+    lora: options.LoraOption = None,
     steps: options.StepsOption = 25,
     guidance_scale: options.GuidanceScaleOption = None,
+    height: options.HeightOption = None,
+    width: options.WidthOption = None,
+    timestep_window: options.TimestepWindowOption = None,
+    image: options.ImageOption = None,
+    strength: options.StrengthOption = None,
+    mask_image: options.MaskImageOption = None,
+    control_image: options.ControlImageOption = None,
+    control_mode: options.ControlModeOption = None,
     num_images: Annotated[int, typer.Option(help="How many rows; one seed each.")] = 4,
     explain: Annotated[
         bool,
@@ -70,6 +81,7 @@ def compare(
     seed: options.SeedOption = 0,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
+    offload: options.OffloadOption = "none",
     out: options.OutOption = Path("out"),
 ) -> None:
     """Draw PROMPT with several methods on the same seeds: rows are seeds, columns methods or weights.
@@ -78,13 +90,14 @@ def compare(
     NegToMe with --negtome or --reference, and where there is no --negative. Writes one PNG with its settings inside.
     """
     from negguide.cli.attachments import Attachments
-    from negguide.cli.job import Job, choose_device, choose_dtype, describe, draw
+    from negguide.cli.draw import describe, draw
+    from negguide.cli.job import Job, choose_device, choose_dtype
     from negguide.methods import NegToMe, PerpNeg
     from negguide.methods.choices import methods_in_words, options_of
     from negguide.models import check_model, defaults, revision
     from negguide.pictures import file_name, grid, save_png, versions
 
-    options.check_folder(out)
+    check_folder(out)
     model = check_model(model)
     suited = defaults(model)
     attachments = Attachments()
@@ -100,16 +113,15 @@ def compare(
     parts = {part for name in wanted for part in name.split("+")} | (
         {PerpNeg.key} if weights is not None else set()
     )
-    said = options.said_of_method(joint, refresh_every, adaptive)
+    said = guidance.said_of_method(joint, refresh_every, adaptive)
     _check_said(said, parts)
     # Perp-Neg also where it is no column: it reads the negatives for the title and the negative prompt
-    in_words = {
-        key: options.in_words(words, {n: said[n] for n in said if n in options_of(kind)}, key, None)
+    asked = {
+        key: guidance.in_words(words, {n: said[n] for n in said if n in options_of(kind)}, key, None)
         for key, kind in methods_in_words().items()
         if words and key in parts | {PerpNeg.key}
     }
-    minus = in_words.get(PerpNeg.key)
-    apart = options.negtome(
+    apart = guidance.negtome(
         "" if negtome is None and not reference and NegToMe.key in parts else negtome,
         reference,
         numbers,
@@ -119,15 +131,26 @@ def compare(
         suited,
         attachments,
     )
+    found = {key: one for key, one in asked.items() if one is not None}
+    in_words, apart = guidance.in_timesteps(found, apart, timestep_window, negtome_window)
+    minus = in_words.get(PerpNeg.key)
     device = choose_device(device)
     plain = Job(
         prompt=prompt,
         model=model,
         steps=steps,
-        guidance_scale=options.guidance_scale(guidance_scale, model),
+        guidance_scale=guidance.guidance_scale(guidance_scale, model),
         seeds=tuple(range(seed, seed + num_images)),
         device=device,
-        dtype=choose_dtype(dtype, device, model),
+        dtype=choose_dtype(dtype, device, model, pipeline),
+        pipeline=pipeline,
+        height=height,
+        width=width,
+        strength=strength,
+        control_mode=control_mode,
+        loras=tuple(parse_lora(value) for value in lora or ()),
+        offload=offload,
+        **guidance.pictures(attachments, image=image, mask_image=mask_image, control_image=control_image),
     )
     if weights is not None and minus is not None:
         labels, jobs = _weighted(plain, minus, weights)
@@ -148,6 +171,7 @@ def compare(
         raise ValueError(
             "--explain shows what methods do, and no column has one; give --negative or --negtome"
         )
+    guidance.say_negatives(negative, minus)
     drawn = draw(jobs, trace=explain)
     jobs = [one.job for one in drawn]
 
@@ -167,22 +191,26 @@ def compare(
     path = out / f"compare-{file_name(prompt)}-{digest[:8]}.png"
     attachments.write(out)
     save_png(sheet, path, settings)
-    typer.echo(path)
+    paths = [path]
     for name, one in zip(wanted or labels, drawn, strict=True):
         if one.trace is not None:
-            _explain(one.trace, one.images, path.with_name(f"{path.stem}-{file_name(name)}"), settings)
+            stem = path.with_name(f"{path.stem}-{file_name(name)}")
+            paths += _explain(one.trace, one.images, stem, settings)
+    show(*paths)
 
 
-def _explain(trace: Trace, images: list[Image.Image], path: Path, settings: Mapping[str, Any]) -> None:
-    """Write where the methods of a column acted, and when and how much."""
+def _explain(trace: Trace, images: list[Image.Image], path: Path, settings: Mapping[str, Any]) -> list[Path]:
+    """Write where the methods of a column acted, and when and how much; returns the files."""
     from negguide.integration.diagnostics.maps import plot_maps
     from negguide.integration.diagnostics.trace import plot_trace
     from negguide.pictures import save_png
 
+    files = []
     for picture, name in ((plot_maps(trace, images), "where"), (plot_trace(trace), "when")):
         file = path.with_name(f"{path.name}-{name}.png")
         save_png(picture, file, settings)
-        typer.echo(file)
+        files.append(file)
+    return files
 
 
 def _labels() -> dict[str, str]:
@@ -202,7 +230,7 @@ def _check_said(said: Mapping[str, Any], parts: Collection[str]) -> None:
         owners = {key: kind for key, kind in methods_in_words().items() if name in options_of(kind)}
         if not set(owners) & set(parts):
             raise ValueError(
-                f"{options.flags([name])} acts on {listed((kind.label for kind in owners.values()), 'or')}, which is "
+                f"{guidance.flags([name])} acts on {listed((kind.label for kind in owners.values()), 'or')}, which is "
                 f"in no column; add {listed(owners, 'or')} to --methods, with a --negative"
             )
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from negguide.cli import options
-from negguide.cli.output import remark, waiting
+from negguide.cli.output import remark, show, waiting
 
 _SERVER, _LIMITS = "Who may come in", "Limits"
 
@@ -98,9 +98,7 @@ def demo(
             auth=auth,
             quiet=True,
         )
-    typer.echo(server.url)
-    if server.share_url:
-        typer.echo(server.share_url)
+    show(server.url, *([server.share_url] if server.share_url else []))
     if mcp:
         remark(f"tools of MCP: {server.url.rstrip('/')}/gradio_api/mcp/")
     remark("Ctrl-C ends it")

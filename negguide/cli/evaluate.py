@@ -41,11 +41,9 @@ def evaluate(
     Pairs give Winoground's text, image and group score and, where there are paraphrases, hard positives: a model that
     only knows "other words, other meaning" fails those. Every figure comes with its 95% interval.
     """
-    from rich.console import Console
-
     from negguide.cli.errors import quiet_libraries
     from negguide.cli.job import choose_device
-    from negguide.cli.output import remark
+    from negguide.cli.output import check_file, console, remark
     from negguide.vlm.chart import plot_results
     from negguide.vlm.evaluate import evaluate as ask
     from negguide.vlm.evaluate import make_suite
@@ -54,10 +52,10 @@ def evaluate(
 
     quiet_libraries()
     for option, path in (("--json", json), ("--plot", plot)):
-        if path is not None and path.is_dir():
-            raise ValueError(f"{option} must be a file, got the folder {str(path)!r}")
+        if path is not None:
+            check_file(path, option)
     place = choose_device(device)
-    status = Console(stderr=True).status("reading the suites")
+    status = console(stderr=True).status("reading the suites")
     results = []
     with status:
         suites = [make_suite(spec, limit=limit) for spec in suite]
@@ -65,11 +63,6 @@ def evaluate(
             status.update(f"loading {name}")
             loaded = load_model(name, device=place)
             results.append(ask(loaded, suites, batch_size=batch_size, limit=limit, progress=status.update))
-    console = Console()
-    for table in results[-1].tables() if compare is None else comparison_tables(*results):
-        console.print(table)
-    for text in dict.fromkeys(text for entry in results for text in entry.remarks):
-        remark(text)
     if json is not None:
         content = {"results": [entry.to_dict() for entry in results]}
         if compare is not None:
@@ -79,8 +72,14 @@ def evaluate(
                 for _, new, d in comparison(*results)
             ]
         save_json(json, content)
-        remark(f"wrote {json}")
     if plot is not None:
         plot.parent.mkdir(parents=True, exist_ok=True)
         plot_results(results, plot)
-        remark(f"wrote {plot}")
+    screen = console()
+    for table in results[-1].tables() if compare is None else comparison_tables(*results):
+        screen.print(table)
+    for text in dict.fromkeys(text for entry in results for text in entry.remarks):
+        remark(text)
+    for path in (json, plot):
+        if path is not None:
+            remark(f"wrote {path}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from negguide.cli.output import remark, waiting
+from negguide.cli.output import check_folder, remark, show, waiting
 
 
 def export(
@@ -33,6 +33,7 @@ def export(
 
     The folder appears when it is complete; an export that was stopped is simply run again.
     """
+    check_folder(out)
     try:
         from negguide.mining.formats import write_export
 
@@ -41,4 +42,4 @@ def export(
     except ImportError as error:
         raise ValueError(str(error)) from error
     remark(f"{count} items")
-    typer.echo(out)
+    show(out)

@@ -198,13 +198,14 @@ def finetune(
     """
     chosen = dict(locals())
     from negguide.cli.errors import quiet_libraries
-    from negguide.cli.output import remark
+    from negguide.cli.output import check_folder, remark
     from negguide.models import TOYWORLD
     from negguide.vlm.settings import Settings, default_lr
     from negguide.vlm.suites import make_suite
     from negguide.vlm.train import finetune as train
 
     quiet_libraries()
+    check_folder(out)
     where = ("out", "suite", "suite_limit", "resume", "report_to", "cpu")
     told: dict[str, Any] = {name: value for name, value in chosen.items() if name not in where}
     told["lr"] = default_lr(model) if lr is None else lr
@@ -225,14 +226,14 @@ def finetune(
 
 def _print(outcome: Outcome) -> None:
     """Gains and losses side by side, then the folder; other processes than the first have nothing to say."""
-    from rich.console import Console
     from rich.table import Table
 
+    from negguide.cli.output import console, show
     from negguide.vlm.card import headline
 
     if outcome.before is None or outcome.after is None:
         if outcome.written:
-            typer.echo(outcome.folder)
+            show(outcome.folder)
         return
     table = Table(title="Before and after, percent", title_justify="left", title_style="bold")
     for column in ("suite", "figure", "before", "after", "change"):
@@ -241,5 +242,5 @@ def _print(outcome: Outcome) -> None:
         table.add_row(
             name, figure, f"{100 * before:.1f}", f"{100 * after:.1f}", f"{100 * (after - before):+.1f}"
         )
-    Console(stderr=True, width=100).print(table)
-    typer.echo(outcome.folder)
+    console(stderr=True, width=100).print(table)
+    show(outcome.folder)

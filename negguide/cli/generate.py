@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from negguide.cli import options
-from negguide.cli.output import remark
+from negguide.cli import guidance, options
+from negguide.cli.output import check_folder, remark, show
+from negguide.cli.syntax import parse_lora
 
 if TYPE_CHECKING:
     from negguide.cli.attachments import Attachments
-    from negguide.cli.job import Drawn
+    from negguide.cli.draw import Drawn
 
 _FREE_AT_REPLAY = {"replay", "out"}
 
@@ -42,12 +43,23 @@ def generate(
     mask: options.MaskOption = None,
     reference_mask: options.ReferenceMaskOption = None,
     model: options.ModelOption = "toyworld",
+    pipeline: options.PipelineOption = None,
+    lora: options.LoraOption = None,
     steps: options.StepsOption = 25,
     guidance_scale: options.GuidanceScaleOption = None,
+    height: options.HeightOption = None,
+    width: options.WidthOption = None,
+    timestep_window: options.TimestepWindowOption = None,
+    image: options.ImageOption = None,
+    strength: options.StrengthOption = None,
+    mask_image: options.MaskImageOption = None,
+    control_image: options.ControlImageOption = None,
+    control_mode: options.ControlModeOption = None,
     num_images: Annotated[int, typer.Option(help="How many images.")] = 1,
     seed: options.SeedOption = 0,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
+    offload: options.OffloadOption = "none",
     out: options.OutOption = Path("out"),
     replay: Annotated[
         Path | None,
@@ -62,14 +74,15 @@ def generate(
 
     Writes one PNG per image with its settings inside, and a JSON file that --from replays.
     """
-    options.check_folder(out)
+    check_folder(out)
     if replay is not None:
         _replay(ctx, replay, out)
         return
     if prompt is None:
         raise ValueError("give a PROMPT, e.g. negguide generate 'a bear wearing glasses', or --from FILE")
     from negguide.cli.attachments import Attachments
-    from negguide.cli.job import Job, choose_device, choose_dtype, draw
+    from negguide.cli.draw import draw
+    from negguide.cli.job import Job, choose_device, choose_dtype
     from negguide.models import check_model, defaults
 
     model = check_model(model)
@@ -82,25 +95,37 @@ def generate(
         "center": center,
         "max_push": max_push,
     }
-    methods = (
-        options.in_words(negative, options.said_of_method(joint, refresh_every, adaptive), method, scale),
-        options.negtome(
-            negtome, reference, numbers, negtome_window, mask, reference_mask, suited, attachments
-        ),
+    minus = guidance.in_words(
+        negative, guidance.said_of_method(joint, refresh_every, adaptive), method, scale
+    )
+    apart = guidance.negtome(
+        negtome, reference, numbers, negtome_window, mask, reference_mask, suited, attachments
+    )
+    in_words, apart = guidance.in_timesteps(
+        {} if minus is None else {method: minus}, apart, timestep_window, negtome_window
     )
     device = choose_device(device)
     job = Job(
         prompt=prompt,
         negative_prompt=negative_prompt,
-        methods=tuple(one for one in methods if one is not None),
+        methods=(*in_words.values(), *([] if apart is None else [apart])),
         model=model,
         steps=steps,
-        guidance_scale=options.guidance_scale(guidance_scale, model),
+        guidance_scale=guidance.guidance_scale(guidance_scale, model),
         seeds=tuple(range(seed, seed + num_images)),
         device=device,
-        dtype=choose_dtype(dtype, device, model),
+        dtype=choose_dtype(dtype, device, model, pipeline),
+        pipeline=pipeline,
+        height=height,
+        width=width,
+        strength=strength,
+        control_mode=control_mode,
+        loras=tuple(parse_lora(value) for value in lora or ()),
+        offload=offload,
+        **guidance.pictures(attachments, image=image, mask_image=mask_image, control_image=control_image),
     )
-    _write(draw([job])[0], attachments, out)
+    guidance.say_negatives(negative, minus)
+    show(*_write(draw([job])[0], attachments, out)[0])
 
 
 def _replay(ctx: typer.Context, source: Path, out: Path) -> None:
@@ -115,7 +140,8 @@ def _replay(ctx: typer.Context, source: Path, out: Path) -> None:
             f"--from repeats what {source} says; it goes with --out only, not with {', '.join(given)}"
         )
     from negguide.cli.attachments import Attachments
-    from negguide.cli.job import Job, choose_device, choose_dtype, draw
+    from negguide.cli.draw import draw
+    from negguide.cli.job import Job, choose_device, choose_dtype
     from negguide.models import check_model
     from negguide.pictures import read_settings
 
@@ -127,16 +153,18 @@ def _replay(ctx: typer.Context, source: Path, out: Path) -> None:
         job = Job.from_dict(settings, attachments.load)
         check_model(job.model)
         device = choose_device(job.device)
-        job = dataclasses.replace(job, device=device, dtype=choose_dtype(job.dtype, device, job.model))
+        dtype = choose_dtype(job.dtype, device, job.model, job.pipeline)
+        job = dataclasses.replace(job, device=device, dtype=dtype)
         expected = _recorded(settings, source, len(job.seeds))
     except (TypeError, ValueError) as error:
         raise ValueError(f"--from {source}: {error}") from error
-    made = _write(draw([job])[0], attachments, out)
+    paths, made = _write(draw([job])[0], attachments, out)
+    show(*paths)
     _compare(settings, made, expected)
 
 
-def _write(drawn: Drawn, attachments: Attachments, out: Path) -> dict[str, Any]:
-    """Write all files; returns the content of the JSON file."""
+def _write(drawn: Drawn, attachments: Attachments, out: Path) -> tuple[list[Path], dict[str, Any]]:
+    """Write all files; returns their paths, the JSON file's last, and what it holds."""
     from negguide.models import revision
     from negguide.pictures import file_name, save_json, save_png, versions
 
@@ -146,17 +174,16 @@ def _write(drawn: Drawn, attachments: Attachments, out: Path) -> dict[str, Any]:
     name = f"{file_name(job.prompt)}-{digest[:8]}"
     settings = {"command": "generate", **stored, "revision": revision(job.model), "versions": versions()}
     attachments.write(out)
-    records = []
+    paths, records = [], []
     for i, (image, seed) in enumerate(zip(drawn.images, job.seeds, strict=True)):
         path = out / f"{name}-seed{seed}.png"
         content = save_png(image, path, {**settings, "image": i})
         records.append({"file": path.name, "seed": seed, "sha256": hashlib.sha256(content).hexdigest()})
-        typer.echo(path)
+        paths.append(path)
     # last, so that it names only what is there
     sidecar = out / f"{name}.json"
     save_json({**settings, "images": records}, sidecar)
-    typer.echo(sidecar)
-    return {**settings, "images": records}
+    return [*paths, sidecar], {**settings, "images": records}
 
 
 def _recorded(settings: Mapping[str, Any], source: Path, count: int) -> dict[int, str]:

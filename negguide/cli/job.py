@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from inspect import signature
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
 
 import torch
 from PIL import Image
 
 from negguide._utils.text import listed
-from negguide.cli.errors import quiet_libraries
-from negguide.cli.output import steps_bar, waiting
-from negguide.methods import (
-    Load,
-    Method,
-    Negative,
-    NegativesMethod,
-    Save,
-    TokenMethod,
-    method_from_dict,
-    negatives_of,
-)
-from negguide.methods.choices import methods_in_words, options_of
-from negguide.models import TOYWORLD, load_pipeline, not_from_words, own_guidance_scale
-from negguide.version import __version__
-
-if TYPE_CHECKING:
-    from negguide.integration.diagnostics.trace import Trace
-    from negguide.integration.families import Family
+from negguide.cli.lora import Lora
+from negguide.cli.options import OFFLOADS
+from negguide.cli.syntax import flag
+from negguide.methods import Load, Method, Negative, Save, TokenMethod, method_from_dict, negatives_of
+from negguide.methods.choices import methods_in_words
+from negguide.methods.serialise import decode, encode
+from negguide.models import PICTURES, TOYWORLD, published_dtype
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+_IF_SAID = {"if_said": True}
+"""Of fields that are stored only where they are not as they are without saying."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +38,13 @@ class Job:
             what suits its pipeline.
         seeds: one per image; each image has a generator of its own.
         device, dtype: by name.
+        pipeline: the class to load the model as; None = the one that it names.
+        height, width: in pixels; None until the model is loaded = what suits it, or the size of the picture.
+        strength: how much of `image` may change; None = the pipeline's own.
+        control_mode: of a union ControlNet.
+        image, mask_image, control_image: see `negguide.models.PICTURES`.
+        loras: low-rank weights that are added to the model's.
+        offload: one of `OFFLOADS`; it does not decide the images, but whether they can be made.
 
     Raises:
         TypeError, ValueError: naming the option and what would be right.
@@ -62,6 +59,17 @@ class Job:
     methods: tuple[Method, ...] = ()
     device: str = "cpu"
     dtype: str = "float32"
+    pipeline: str | None = field(default=None, metadata=_IF_SAID)
+    height: int | None = field(default=None, metadata=_IF_SAID)
+    width: int | None = field(default=None, metadata=_IF_SAID)
+    strength: float | None = field(default=None, metadata=_IF_SAID)
+    control_mode: int | None = field(default=None, metadata=_IF_SAID)
+    # "image" is which one of a run a PNG is
+    image: Image.Image | None = field(default=None, metadata={**_IF_SAID, "key": "input_image"})
+    mask_image: Image.Image | None = field(default=None, metadata=_IF_SAID)
+    control_image: Image.Image | None = field(default=None, metadata=_IF_SAID)
+    loras: tuple[Lora, ...] = field(default=(), metadata=_IF_SAID)
+    offload: str = field(default="none", metadata=_IF_SAID)
 
     def __post_init__(self) -> None:
         for name, kind in (("prompt", str), ("negative_prompt", str), ("model", str), ("steps", int)):
@@ -81,6 +89,15 @@ class Job:
             if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
                 raise ValueError(f"--seed must be an integer from 0 to 2**63 - 1, got {seed!r}")
         self._check_methods()
+        self._check_numbers()
+        self._check_pictures()
+        if self.offload not in OFFLOADS:
+            raise ValueError(f"--offload must be one of {', '.join(OFFLOADS)}, got {self.offload!r}")
+        if self.offload != "none" and self.device == "cpu":
+            raise ValueError(
+                f"--offload {self.offload} keeps a model on the CPU while a GPU computes, and --device is cpu; leave "
+                "it out"
+            )
         if self.model == TOYWORLD:
             check_vocabulary([self.prompt, self.negative_prompt, *(n.prompt for n in self.negatives)])
 
@@ -95,6 +112,31 @@ class Job:
                 f"--negative acts only with --guidance-scale above 1, got {scale}; --method {listed(others, 'or')} "
                 "acts without guidance"
             )
+
+    def _check_numbers(self) -> None:
+        for name in ("height", "width", "control_mode"):
+            value, least = getattr(self, name), 0 if name == "control_mode" else 1
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise ValueError(f"{flag(name)} must be a whole number from {least}, got {value!r}")
+        strength = self.strength
+        if strength is not None and (
+            isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 <= strength <= 1
+        ):
+            raise ValueError(f"--strength must be from 0 to 1, got {strength!r}")
+        if self.pipeline is not None and not isinstance(self.pipeline, str):
+            raise TypeError(f"pipeline must be the name of a class, got {self.pipeline!r}")
+
+    def _check_pictures(self) -> None:
+        """Pictures that lie upon one another must have one aspect ratio: the pipelines stretch them."""
+        first, *others = [name for name in PICTURES if getattr(self, name) is not None] or [""]
+        for name in others:
+            (width, height), (w, h) = getattr(self, first).size, getattr(self, name).size
+            # up to the rounding of a size in pixels
+            if abs(width * h - height * w) > max(width, height, w, h):
+                raise ValueError(
+                    f"{flag(name)} is {w}x{h} (width x height) and {flag(first)} is {width}x{height}; give one with "
+                    "the same aspect ratio"
+                )
 
     def _check_methods(self) -> None:
         for method in self.methods:
@@ -115,9 +157,15 @@ class Job:
         return tuple(negatives_of(self.methods))
 
     def to_dict(self, save: Save | None = None) -> dict[str, Any]:
-        """As JSON data; `save` stores the methods' images and masks."""
-        data = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {**data, "seeds": list(self.seeds), "methods": [m.to_dict(save) for m in self.methods]}
+        """As JSON data; `save` stores its images and masks, and those of its methods."""
+        data = {
+            _key(f): encode(getattr(self, f.name), save)
+            for f in fields(self)
+            if not f.metadata.get("if_said") or getattr(self, f.name) != f.default
+        }
+        if self.loras:
+            data["loras"] = [lora.to_dict() for lora in self.loras]
+        return {**data, "methods": [m.to_dict(save) for m in self.methods]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], load: Load | None = None) -> Job:
@@ -126,19 +174,27 @@ class Job:
         Raises:
             TypeError, ValueError: for keys that are missing, or values that are wrong.
         """
-        names = [f.name for f in fields(cls)]
-        missing = [name for name in names if name not in data]
+        missing = [f.name for f in fields(cls) if _key(f) not in data and not f.metadata.get("if_said")]
         if missing:
             raise ValueError(f"the settings lack {', '.join(missing)}")
-        for name in ("seeds", "methods"):
-            if not isinstance(data[name], list):
+        values = {f.name: data[_key(f)] for f in fields(cls) if _key(f) in data}
+        for name in ("seeds", "methods", "loras"):
+            if not isinstance(values.get(name, []), list):
                 raise TypeError(f"{name} must be a list, got {data[name]!r}")
-        values = {name: data[name] for name in names}
         for method in data["methods"]:
             if not isinstance(method, Mapping):
                 raise TypeError(f"methods must hold JSON objects, got {method!r}")
-        methods = tuple(method_from_dict(m, load) for m in data["methods"])
-        return cls(**{**values, "seeds": tuple(data["seeds"]), "methods": methods})
+        values["methods"] = tuple(method_from_dict(m, load) for m in data["methods"])
+        values["seeds"] = tuple(data["seeds"])
+        values["loras"] = tuple(Lora.from_dict(lora) for lora in values.get("loras", []))
+        for name in PICTURES:
+            values[name] = decode(name, values.get(name), load)
+        return cls(**values)
+
+
+def _key(of: Field[Any]) -> str:
+    """What a field is called where it is stored."""
+    return str(of.metadata.get("key", of.name))
 
 
 def check_vocabulary(texts: Sequence[str]) -> None:
@@ -173,146 +229,16 @@ def choose_device(name: str) -> str:
     return name
 
 
-def choose_dtype(name: str, device: str, model: str) -> str:
-    """`name` when it is a dtype to compute in; "auto" is float16 for large models on a GPU, float32 otherwise.
+def choose_dtype(name: str, device: str, model: str, pipeline: str | None = None) -> str:
+    """`name` when it is a dtype to compute in; "auto" is float32 on the CPU and for the embedded model, and on a GPU
+    what the model's family was published in.
 
     Raises:
         ValueError: for another name.
     """
     if name == "auto":
-        return "float32" if device == "cpu" or model == TOYWORLD else "float16"
+        small = device == "cpu" or model == TOYWORLD
+        return "float32" if small else published_dtype(model, pipeline)
     if name not in DTYPES:
         raise ValueError(f"--dtype must be auto or one of {', '.join(DTYPES)}, got {name!r}")
     return name
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A job with everything that was left to the pipeline, its images, one for each seed, and what its methods did."""
-
-    job: Job
-    images: list[Image.Image]
-    trace: Trace | None
-
-
-def draw(jobs: Sequence[Job], *, trace: bool = False) -> list[Drawn]:
-    """Load the model and run each job. All jobs share model, device and dtype.
-
-    Jobs without a guidance scale get the same one, what suits the pipeline when one of them needs guidance, so that
-    they differ by what they ask for alone.
-
-    Args:
-        trace: also say of each job that has methods what they did.
-
-    Raises:
-        ValueError: when the model cannot be loaded, when the device has too little memory, and for what the
-            pipeline refuses.
-    """
-    quiet_libraries()
-    first = jobs[0]
-    with waiting(f"loading {first.model}"):
-        pipe = load_pipeline(first.model, dtype=DTYPES[first.dtype], device=first.device)
-    pipe.set_progress_bar_config(disable=True)
-    _check_pipeline(pipe, jobs)
-    own = own_guidance_scale(pipe, guided=any(job.guided for job in jobs))
-    jobs = [_settled(job, own, pipe.family) for job in jobs]
-    count = sum(len(job.seeds) for job in jobs)
-    with steps_bar(
-        f"drawing {count} image{'s' if count > 1 else ''}", sum(job.steps for job in jobs)
-    ) as advance:
-        return [Drawn(job, *_run(pipe, job, trace and bool(job.methods), advance)) for job in jobs]
-
-
-def _settled(job: Job, guidance_scale: float, family: Family) -> Job:
-    """The job with everything said that was left to the pipeline, so that its record is whole."""
-    methods = tuple(family.with_defaults(method) for method in job.methods)
-    if job.guidance_scale is not None:
-        guidance_scale = job.guidance_scale
-    return replace(job, guidance_scale=guidance_scale, methods=methods)
-
-
-def _check_pipeline(pipe: Any, jobs: Sequence[Job]) -> None:
-    kind = type(pipe).__name__
-    reason = not_from_words(pipe)
-    if reason is not None:
-        raise ValueError(
-            f"--model {jobs[0].model}: {kind} {reason}; give a text-to-image model, or call it from Python"
-        )
-    negative_prompts = any(job.negative_prompt for job in jobs)
-    if negative_prompts and "negative_prompt" not in signature(pipe.__call__).parameters:
-        raise ValueError(f"--negative-prompt: {kind} takes none; leave it out, or say it as a --negative")
-
-
-def _run(
-    pipe: Any, job: Job, trace: bool, advance: Callable[[], None]
-) -> tuple[list[Image.Image], Trace | None]:
-    def on_step_end(_pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        advance()
-        return tensors
-
-    accepted = signature(pipe.__call__).parameters
-    # FLUX.1 and Qwen-Image have guidance of their own beside this one, and need a negative prompt to be guided by it
-    true_cfg = "true_cfg_scale" in accepted
-    arguments: dict[str, Any] = {"true_cfg_scale" if true_cfg else "guidance_scale": job.guidance_scale}
-    if job.negative_prompt or (true_cfg and arguments["true_cfg_scale"] > 1):
-        arguments["negative_prompt"] = job.negative_prompt
-    if "callback_on_step_end" in accepted:
-        arguments["callback_on_step_end"] = on_step_end
-    else:  # PixArt-Sigma has the older kind
-        arguments["callback"] = lambda *_: advance()
-    try:
-        output = pipe(
-            prompt=job.prompt,
-            negative_guidance=list(job.methods) or None,
-            trace=trace,
-            num_inference_steps=job.steps,
-            num_images_per_prompt=len(job.seeds),
-            # on the CPU, so that a seed is the same noise on every device
-            generator=[torch.Generator("cpu").manual_seed(seed) for seed in job.seeds],
-            **arguments,
-        )
-    except torch.OutOfMemoryError as error:
-        raise ValueError(
-            f"{job.device} has too little memory for {len(job.seeds)} images at once; use a smaller --num-images"
-        ) from error
-    return list(output.images), output.trace if trace else None
-
-
-def describe(job: Job, methods: Sequence[Method] | None = None) -> str:
-    """One line that says how the images of a drawn job were made, for the foot of a picture.
-
-    Args:
-        methods: instead of the job's own.
-    """
-    # of a folder, its name
-    parts = [
-        Path(job.model).name if Path(job.model).is_absolute() else job.model,
-        f"{job.steps} steps",
-        f"guidance scale {job.guidance_scale:g}",
-    ]
-    for method in job.methods if methods is None else methods:
-        parts += _described(method)
-    return " · ".join([*parts, f"negguide {__version__}"])
-
-
-def _described(method: Method) -> list[str]:
-    """What a method does, one text for each of its windows."""
-    values = {name: getattr(method, name) for name in options_of(type(method))}
-    if isinstance(method, NegativesMethod):
-        name = method.label if "scale" not in values else f"{method.label} {values['scale']:g}"
-        return [
-            f"{name}: {negative.prompt}, weight {negative.weight:g}, {_window(*negative.window)}"
-            for negative in method.negatives
-        ]
-    reference = values.get("reference")
-    said = [reference if isinstance(reference, str) else "reference images"]
-    said += [
-        f"{name} {value:g}"
-        for name, value in values.items()
-        if isinstance(value, float) and name not in ("start", "stop")
-    ]
-    return [f"{method.label}: {', '.join([*said, _window(*window)])}" for _, *window in method.windows]
-
-
-def _window(start: float, stop: float) -> str:
-    return f"{100 * start:g}-{100 * stop:g}% of the steps"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
-from negguide.cli.output import waiting
+from negguide.cli.output import console, waiting
 
 if TYPE_CHECKING:
     from negguide.methods import Method
@@ -34,7 +33,7 @@ def methods() -> None:
             option = f"--{NegToMe.key}" if method is NegToMe else "from Python"
         summary = method.summary + ("; needs guidance" if method.needs_guidance else "")
         table.add_row(option, method.label, method.space, summary, _unless_told(method), method.source)
-    Console().print(table)
+    console().print(table)
 
 
 def _unless_told(method: type[Method]) -> str:

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from negguide.cli import options
-from negguide.cli.output import remark, waiting
+from negguide.cli.output import check_folder, console, remark, show, waiting
 
 if TYPE_CHECKING:
     from negguide.mining.build import Built
@@ -193,6 +192,7 @@ def mine(
     in several processes at once (accelerate launch -m negguide mine ...).
     """
     began = time.monotonic()
+    check_folder(out)
     from negguide.cli.errors import quiet_libraries
     from negguide.mining.item import CATEGORIES
     from negguide.mining.run import place_among_processes, run
@@ -271,7 +271,7 @@ def mine(
 
     verdicts = _audited(out, outcome.funnel.total("written"))
     write_card(out)
-    show(outcome.funnel)
+    show_funnel(outcome.funnel)
     seconds = time.monotonic() - began
     remark(
         f"{painted.total()} images painted in {seconds:.0f} s ({painted.total() / seconds:.2f} a second), "
@@ -279,7 +279,7 @@ def mine(
     )
     for line in verdicts:
         remark(line)
-    typer.echo(out)
+    show(out)
 
 
 # as narrow as a terminal of 80 columns
@@ -292,11 +292,11 @@ _LOOK: dict[str, Any] = {
 }
 
 
-def show(funnel: Funnel) -> None:
+def show_funnel(funnel: Funnel) -> None:
     """The funnel, and why things were lost, on stderr."""
     from negguide.mining.funnel import STAGES
 
-    console = Console(stderr=True)
+    screen = console(stderr=True)
     read, bad = funnel.sources["read"], funnel.sources["bad"]
     table = Table(title=f"{read} pairs read, {bad} bad", **_LOOK)
     table.add_column("category")
@@ -307,7 +307,7 @@ def show(funnel: Funnel) -> None:
         table.add_row(*row)
     table.add_section()
     table.add_row(*total)
-    console.print(table)
+    screen.print(table)
     reasons = funnel.reasons()
     if not reasons:
         return
@@ -317,7 +317,7 @@ def show(funnel: Funnel) -> None:
     table.add_column("number", justify="right")
     for row in reasons:
         table.add_row(*row)
-    console.print(table)
+    screen.print(table)
 
 
 def _audited(out: Path, written: int) -> list[str]:
@@ -382,7 +382,7 @@ def _progress(
         TextColumn("pairs, {task.fields[painted]} images painted"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
         task = progress.add_task("mining", total=total, painted=0)
         painted: Counter[str] = Counter()
 

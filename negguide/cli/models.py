@@ -6,49 +6,101 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from negguide.cli.output import waiting
-from negguide.models import TOYWORLD, defaults, not_from_words, own_guidance_scale
+from negguide.cli.output import console, waiting
+from negguide.models import (
+    TOYWORLD,
+    defaults,
+    needed_pictures,
+    not_from_words,
+    own_guidance_scale,
+    pipeline_class,
+)
 
 if TYPE_CHECKING:
+    from negguide.integration.families import Family
     from negguide.methods import NegToMe
+
+_NAME, _NEEDS, _SCALE = 49, 20, 7
+"""Widths of the columns, within 80 altogether; the longest name of a pipeline has 47 letters."""
+_SHORT = {"image": "image", "mask_image": "mask", "control_image": "control"}
 
 
 def models() -> None:
-    """Show the embedded model and the supported families of diffusers pipelines, with what each has unless told.
+    """Show the embedded model and the supported diffusers pipelines, by family, with what each has unless told.
 
-    generate, compare and demo draw from words alone; pipelines that start from a picture or make videos take negatives
-    from Python. FLUX.1 and Qwen-Image have a guidance of their own; the scale shown is that of their true CFG.
+    --model takes a folder or a hub id of any of them; --pipeline loads it as another pipeline of its family. "needs"
+    are the pictures without which a pipeline draws nothing (--image, --mask-image, --control-image). FLUX.1 and
+    Qwen-Image have a guidance of their own; theirs is that of true CFG, which is off (1) without negatives.
     """
-    import diffusers
-
-    from negguide.integration.families import registered_families
-    from negguide.methods import NegToMe
-
-    table = Table(title="Models that take negatives", title_justify="left", title_style="bold")
-    for heading in ("--model", "what it is", "guidance scale", "NegToMe"):
-        table.add_column(heading, overflow="fold")
-    own = defaults(TOYWORLD)
-    method = _negtome(NegToMe(**own.negtome))
-    table.add_row(TOYWORLD, "embedded, 64x64, a closed vocabulary", f"{own.guidance_scale:g}", method)
-    # the classes are imported, for their defaults
     with waiting("asking diffusers"):
-        for family in registered_families():
-            method = _negtome(family.with_defaults(NegToMe()))
-            for kind in family.pipelines:
-                pipeline = getattr(diffusers, kind) if isinstance(kind, str) else kind
-                place = "folder or hub id" if not_from_words(pipeline) is None else "from Python"
-                table.add_row(
-                    place, f"{family.name}, as {pipeline.__name__}", _guidance_scale(pipeline), method
-                )
-    Console().print(table)
+        from negguide.integration.families import registered_families
+        from negguide.methods import NegToMe
+
+        # the classes are imported, for their defaults
+        families = [
+            (
+                family.name,
+                _about(str(family.dtype).removeprefix("torch."), family.with_defaults(NegToMe())),
+                rows,
+            )
+            for family in registered_families()
+            if (rows := _rows(family))
+        ]
+        own = defaults(TOYWORLD)
+        toyworld = _about("float32", NegToMe(**own.negtome))
+    screen = console()
+    screen.print(Text("Models that take negatives", style="bold"))
+    screen.print(_table([Text("pipeline"), Text("needs"), Text("guidance")], style="dim"))
+    _show(
+        screen,
+        f"{TOYWORLD} (embedded, 64x64, a closed vocabulary)",
+        toyworld,
+        [("StableDiffusionPipeline", "", f"{own.guidance_scale:g}")],
+    )
+    for name, about, rows in families:
+        _show(screen, name, about, rows)
+
+
+def _show(screen: Console, name: str, about: str, rows: list[tuple[str, str, str]]) -> None:
+    screen.print()
+    screen.print(Text(name, style="bold"))
+    screen.print(Text(f"  {about}", style="dim"))
+    screen.print(
+        _table(*([Text(f"  {pipeline}"), Text(needs), Text(scale)] for pipeline, needs, scale in rows))
+    )
+
+
+def _table(*rows: list[Text], style: str = "") -> Table:
+    table = Table.grid(padding=(0, 1))
+    for width in (_NAME, _NEEDS, _SCALE):
+        table.add_column(min_width=width, overflow="fold")
+    for row in rows:
+        table.add_row(*row, style=style)
+    return table
+
+
+def _about(what: str, negtome: NegToMe) -> str:
+    (window,) = negtome.windows
+    return f"{what}; NegToMe alpha {negtome.alpha:g}, threshold {negtome.threshold:g}, {window.in_words()}"
+
+
+def _rows(family: Family) -> list[tuple[str, str, str]]:
+    """(name, what it needs, guidance scale) of each pipeline of a family."""
+    rows = []
+    for named in family.pipelines:
+        name = named if isinstance(named, str) else named.__name__
+        kind = pipeline_class(name)
+        if kind is None or kind.__module__.startswith("diffusers.utils.dummy"):
+            rows.append((name, "not installed", ""))
+        else:
+            videos = not_from_words(kind) == "makes videos"
+            needed = "from Python" if videos else ", ".join(_SHORT[one] for one in needed_pictures(kind))
+            rows.append((name, needed, _guidance_scale(kind)))
+    return rows
 
 
 def _guidance_scale(pipeline: Any) -> str:
     plain, guided = (own_guidance_scale(pipeline, guided=guided) for guided in (False, True))
-    return f"{plain:g}" if plain == guided else f"{guided:g} with negatives, else off"
-
-
-def _negtome(method: NegToMe) -> str:
-    start, stop = method.window
-    return f"alpha {method.alpha:g}, threshold {method.threshold:g}, window {start:g}-{stop:g}"
+    return f"{plain:g}" if plain == guided else f"{guided:g}, or {plain:g}"

@@ -1,34 +1,28 @@
-"""From the words of the command line to methods: what `generate` and `compare` share."""
+"""The options of the command line: what `generate`, `compare` and others share."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from negguide._utils.text import listed
-from negguide.models import TOYWORLD, TOYWORLD_DEFAULTS, Defaults
-
-if TYPE_CHECKING:
-    from negguide.cli.attachments import Attachments
-    from negguide.methods import Negative, NegativesMethod, NegToMe
+from negguide.cli.syntax import LORA_FORM, NEGATIVE_FORM, TIMESTEPS_FORM
+from negguide.models import TOYWORLD_DEFAULTS
 
 METHOD = "perp-neg"
 """How `--negative` acts unless told."""
-NEGATIVE_FORM = "text:weight@start-stop"
-WINDOW_FORM = "start-stop, fractions of the steps such as 0-0.5"
 
 PROMPT_HELP = (
     "What to draw, e.g. 'a bear wearing glasses'. toyworld knows few words; a word that it does not know is answered "
     "with all of them."
 )
 
+OFFLOADS = ("none", "model", "sequential", "group")
+
 _WORDS, _NEGTOME, _MODEL = "Negatives in words", "NegToMe", "Model and sampling"
+_PICTURE = "Pictures, where the model takes them"
 _TOY = TOYWORLD_DEFAULTS.negtome
 
 NegativeOption = Annotated[
@@ -36,8 +30,10 @@ NegativeOption = Annotated[
     typer.Option(
         "--negative",
         metavar=NEGATIVE_FORM.upper(),
-        help=r'What to leave out, e.g. "black glasses:1.5@0-0.6": weight 1.5 in the first 60% of the steps. Weight '
-        "(1) and window (as in `negguide methods`) may be left out. Repeatable.",
+        help='What to leave out, e.g. "black glasses:1.5@0-0.6": weight 1.5 in the first 60% of the steps; '
+        '"@1000t-900t" are timesteps. Weight (1) and window (as in `negguide methods`) may be left out. What could '
+        'also be part of the text ("clock showing 10:30", "mail me@0-1") is refused: ":weight=1" behind a text takes '
+        'all of it as the text, ":weight=2@0-0.5" adds a weight and a window. Repeatable.',
         rich_help_panel=_WORDS,
     ),
 ]
@@ -117,6 +113,15 @@ WindowOption = Annotated[
         rich_help_panel=_NEGTOME,
     ),
 ]
+TimestepWindowOption = Annotated[
+    str | None,
+    typer.Option(
+        "--timestep-window",
+        metavar="START:STOP",
+        help=f"When NegToMe acts, and each --negative without a window of its own: {TIMESTEPS_FORM}.",
+        rich_help_panel=_MODEL,
+    ),
+]
 BlocksOption = Annotated[
     str | None,
     typer.Option(
@@ -172,12 +177,103 @@ SeedOption = Annotated[
 ]
 DeviceOption = Annotated[
     str,
-    typer.Option(help="cpu, cuda, cuda:1 or mps; auto: a GPU where there is one.", rich_help_panel=_MODEL),
+    typer.Option(
+        help="cpu, cuda, cuda:1 or mps; auto: a GPU where there is one.",
+        autocompletion=lambda: ["auto", "cpu", "cuda", "mps"],
+        rich_help_panel=_MODEL,
+    ),
 ]
 DtypeOption = Annotated[
     str,
     typer.Option(
-        help="float32, float16 or bfloat16; auto: float16 on a GPU, except toyworld.", rich_help_panel=_MODEL
+        help="float32, float16 or bfloat16; auto: on a GPU what the model's family was published in (bfloat16, Stable "
+        "Diffusion 1.x, 2.x and XL float16), except toyworld.",
+        autocompletion=lambda: ["auto", "float32", "float16", "bfloat16"],
+        rich_help_panel=_MODEL,
+    ),
+]
+PipelineOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CLASS",
+        help="Load the model as this pipeline of `negguide models` instead of the one that it names, e.g. "
+        "StableDiffusionXLImg2ImgPipeline.",
+        rich_help_panel=_MODEL,
+    ),
+]
+HeightOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="In pixels (the model's own, or that of --image).",
+        rich_help_panel=_MODEL,
+        show_default=False,
+    ),
+]
+WidthOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="In pixels (the model's own, or that of --image).",
+        rich_help_panel=_MODEL,
+        show_default=False,
+    ),
+]
+OffloadOption = Annotated[
+    str,
+    typer.Option(
+        metavar="[none|model|sequential|group]",
+        help="Keep on the CPU what does not compute: whole models, single layers, or groups of layers that are "
+        "fetched ahead. Less of the GPU's memory, more time.",
+        autocompletion=lambda: list(OFFLOADS),
+        rich_help_panel=_MODEL,
+    ),
+]
+LoraOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar=LORA_FORM.upper(),
+        help='Low-rank weights: a .safetensors file or a hub id, e.g. "style.safetensors:0.8"; behind a digit the '
+        'scale is ":scale=0.8". Repeatable.',
+        rich_help_panel=_MODEL,
+    ),
+]
+ImageOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--image",
+        metavar="IMAGE",
+        help="The picture to start from or to edit; for image-to-image, inpainting and editing models.",
+        rich_help_panel=_PICTURE,
+    ),
+]
+StrengthOption = Annotated[
+    float | None,
+    typer.Option(help="How much of --image may change, 0 to 1 (the model's own).", rich_help_panel=_PICTURE),
+]
+MaskImageOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--mask-image",
+        metavar="IMAGE",
+        help="Where an inpainting model draws: where this is white.",
+        rich_help_panel=_PICTURE,
+    ),
+]
+ControlModeOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="NUMBER", help="Of a union ControlNet: what --control-image is.", rich_help_panel=_PICTURE
+    ),
+]
+ControlImageOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--control-image",
+        metavar="IMAGE",
+        help="What a ControlNet or an adapter follows: edges, depth, a pose, as the model was trained.",
+        rich_help_panel=_PICTURE,
     ),
 ]
 OutOption = Annotated[Path, typer.Option(metavar="FOLDER", help="Where the files go.")]
@@ -193,161 +289,3 @@ class NegToMeCommand(TyperCommand):
         ]
         args = [f"{arg}=" if bare else arg for arg, bare in zip(args, alone, strict=True)]
         return super().parse_args(ctx, args)
-
-
-def check_folder(out: Path) -> None:
-    """Refuse a `--out` that can be no folder, before anything is drawn.
-
-    Raises:
-        ValueError: when it is a file, or lies below one.
-    """
-    for path in (out, *out.parents):
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"--out {out}: {path} is a file; give a folder")
-
-
-def guidance_scale(given: float | None, model: str) -> float | None:
-    """What `--guidance-scale` says, or else what suits the model; None where its pipeline knows, once it is loaded."""
-    return TOYWORLD_DEFAULTS.guidance_scale if given is None and model == TOYWORLD else given
-
-
-def parse_negative(value: str) -> Negative:
-    """The negative that `text:weight@start-stop` names; weight and window may be left out.
-
-    The last colon and the last at sign count, so a text may hold them when a weight and a window follow.
-
-    Raises:
-        ValueError: with the value and the form.
-    """
-    from negguide.methods import Negative
-
-    rest, at, window = value.rpartition("@") if "@" in value else (value, "", "")
-    text, colon, weight = rest.rpartition(":") if ":" in rest else (rest, "", "")
-    try:
-        negative = Negative(text.strip())
-        if colon:
-            negative = replace(negative, weight=_number(weight, "the weight"))
-        if at:
-            start, stop = parse_window(window)
-            negative = replace(negative, start=start, stop=stop)
-        return negative
-    except ValueError as error:
-        raise ValueError(
-            f"--negative {value!r}: {error}; write {NEGATIVE_FORM}, e.g. 'hat:1.5@0-0.6'"
-        ) from error
-
-
-def parse_window(value: str) -> tuple[float, float]:
-    """Start and stop from "0-0.6".
-
-    Raises:
-        ValueError: when it is not two numbers with a hyphen between them.
-    """
-    match = re.fullmatch(r"\s*(-?[\d.]+)\s*-\s*(-?[\d.]+)\s*", value)
-    if match is None:
-        raise ValueError(f"the window must be {WINDOW_FORM}, got {value!r}")
-    return _number(match[1], "start"), _number(match[2], "stop")
-
-
-def said_of_method(joint: bool, refresh_every: int, adaptive: bool) -> dict[str, Any]:
-    """What was said of a method's own arguments; empty when everything is as it is without saying."""
-    said = {"joint": joint, "refresh_every": refresh_every, "adaptive": adaptive}
-    return {name: value for name, value in said.items() if value != (1 if name == "refresh_every" else False)}
-
-
-def flags(said: Iterable[str]) -> str:
-    """How arguments are called on the command line."""
-    return ", ".join(f"--{name.replace('_', '-')}" for name in said)
-
-
-def in_words(
-    values: Sequence[str] | None, said: Mapping[str, Any], method: str, scale: float | None
-) -> NegativesMethod | None:
-    """The method that takes the negatives of `--negative`; None without one.
-
-    Args:
-        said: from `said_of_method`.
-
-    Raises:
-        ValueError: for a wrong negative or method, and for options that act on nothing.
-    """
-    from negguide.methods.choices import methods_in_words, options_of
-
-    kinds = methods_in_words()
-    if method not in kinds:
-        raise ValueError(f"--method must be one of {', '.join(kinds)}, got {method!r}")
-    arguments = dict(said) if scale is None else {**said, "scale": scale}
-    for name in arguments:
-        if name in options_of(kinds[method]):
-            continue
-        owners = [key for key, kind in kinds.items() if name in options_of(kind)]
-        cure = "give weights, --negative 'text:1.5'" if name == "scale" else "leave it out"
-        raise ValueError(f"{flags([name])} is of {listed(owners)}; with --method {method} {cure}")
-    if not values:
-        lost = {
-            flags(said): bool(said),
-            "--scale": scale is not None,
-            f"--method {method}": method != METHOD,
-        }
-        for name, given in lost.items():
-            if given:
-                raise ValueError(f"{name} acts on --negative; give at least one")
-        return None
-    return kinds[method](*(parse_negative(value) for value in values), **arguments)
-
-
-def negtome(
-    mode: str | None,
-    references: Sequence[Path] | None,
-    given: Mapping[str, Any],
-    window: str | None,
-    mask: Path | None,
-    reference_mask: Path | None,
-    suited: Defaults,
-    attachments: Attachments,
-) -> NegToMe | None:
-    """The NegToMe method that the options name; None without `--negtome` and `--reference`.
-
-    Args:
-        mode: of `--negtome`: "others", "first", "" when it stands alone, or None.
-        given: `NegToMe`'s number, pattern and flag arguments; None = not given, the model's default.
-        suited: the model's defaults.
-        attachments: opens and remembers the images.
-
-    Raises:
-        ValueError: for wrong values, and for options of NegToMe without it.
-    """
-    from negguide.methods import NegToMe
-
-    said = {name: value for name, value in given.items() if value is not None}
-    if mode is None and not references:
-        files = {"negtome-window": window, "mask": mask, "reference-mask": reference_mask}
-        lost = [*said, *(name for name, value in files.items() if value is not None)]
-        if lost:
-            raise ValueError(f"{flags(lost)}: acts only with --negtome or --reference; give one of them")
-        return None
-    if mode not in (None, "", "others", "first"):
-        raise ValueError(f"--negtome must be others or first, or stand alone, got {mode!r}")
-    if mode and references:
-        raise ValueError(
-            f"--negtome {mode} and --reference are two kinds of references; give --reference alone, or leave it out"
-        )
-    arguments: dict[str, Any] = {**suited.negtome, **said}
-    try:
-        if window is not None:
-            arguments["start"], arguments["stop"] = parse_window(window)
-        if mask is not None:
-            arguments["mask"] = attachments.open(mask, "--mask", "L")
-        if reference_mask is not None:
-            arguments["reference_mask"] = attachments.open(reference_mask, "--reference-mask", "L")
-        images = [attachments.open(path, "--reference") for path in references or ()]
-        return NegToMe(reference=images or mode or "others", **arguments)
-    except ValueError as error:
-        raise ValueError(f"NegToMe: {error}") from error
-
-
-def _number(text: str, name: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{name} must be a number, got {text.strip()!r}") from None

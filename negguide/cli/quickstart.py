@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from negguide.cli import options
-from negguide.cli.output import remark
+from negguide.cli.output import check_folder, remark, show
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -78,11 +78,12 @@ def quickstart(
 
     Writes five labelled PNGs and says what to look at; some minutes on two CPU cores. Nothing is downloaded.
     """
-    from negguide.cli.job import Job, draw
+    from negguide.cli.draw import draw
+    from negguide.cli.job import Job
     from negguide.methods import Negative
     from negguide.models import TOYWORLD, defaults
 
-    options.check_folder(out)
+    check_folder(out)
     began = time.monotonic()
     plain = Job(
         prompt=BATCH_PROMPT,
@@ -119,8 +120,7 @@ def quickstart(
     pictures = iter([drawn.images for drawn in draw([job for sheet in sheets for job in sheet.jobs])])
     for sheet in sheets:
         _write(sheet, [next(pictures) for _ in sheet.jobs], out)
-    for sheet in sheets:
-        typer.echo(f"{out / sheet.file}\n    {sheet.title}\n    Look at {sheet.look}")
+    show(*(f"{out / sheet.file}\n    {sheet.title}\n    Look at {sheet.look}" for sheet in sheets))
     remark(f"{len(sheets)} pictures in {time.monotonic() - began:.0f} seconds")
 
 
@@ -178,7 +178,7 @@ def _reference(plain: Job) -> Sheet:
 
 
 def _write(sheet: Sheet, pictures: list[list[Image.Image]], out: Path) -> None:
-    from negguide.cli.job import describe
+    from negguide.cli.draw import describe
     from negguide.models import TOYWORLD, revision
     from negguide.pictures import grid, save_png, versions
 

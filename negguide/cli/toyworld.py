@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from negguide.cli.output import check_file, console, remark, show
 from negguide.cli.toyworld_train import evaluate, train
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def draw(
     from negguide.toyworld.render import render
 
     _check_said(text)
+    check_file(out)
     if size > _MAX_SIZE:
         raise ValueError(f"--size must be at most {_MAX_SIZE}, got {size}")
     scene = complete(parse(text, negation=True), random.Random(seed))
@@ -62,8 +63,8 @@ def draw(
         "seed": seed,
     }
     save_png(render(scene, size, seed=seed), out, {**settings, "versions": versions()})
-    typer.echo(out)
-    typer.echo(caption(scene), err=True)
+    show(out)
+    remark(caption(scene))
 
 
 @app.command()
@@ -80,6 +81,7 @@ def sheet(
     from negguide.toyworld.render import render
     from negguide.toyworld.scene import sample_scene
 
+    check_file(out)
     if count < 1:
         raise ValueError(f"--count must be at least 1, got {count}")
     rng = random.Random(seed)
@@ -88,7 +90,7 @@ def sheet(
     captions = [caption(scene) for scene in scenes]
     settings = {"command": "toyworld sheet", "seed": seed, "captions": captions, "versions": versions()}
     save_png(image, out, settings)
-    typer.echo(out)
+    show(out)
 
 
 @app.command(name="parse")
@@ -105,9 +107,9 @@ def parse_caption(text: Annotated[str, typer.Argument(metavar="CAPTION", help="W
         table.add_column(heading)
     for place, character in enumerate(scene.left_to_right, 1):
         table.add_row(str(place), *(getattr(character, name) or "-" for name in columns))
-    console = Console()
-    console.print(table)
-    console.print(f"background: {scene.background or '-'}")
+    screen = console()
+    screen.print(table)
+    screen.print(f"background: {scene.background or '-'}")
 
 
 def _check_said(text: str) -> None:

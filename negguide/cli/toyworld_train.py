@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from negguide.cli.output import check_file, check_folder, console, show
 
 if TYPE_CHECKING:
     from negguide.toyworld.evaluate import Bar
@@ -60,6 +61,7 @@ def train(
 
     own = {"minutes": minutes, "steps": steps, "batch_size": batch_size}
     changes = {key: value for key, value in own.items() if value is not None}
+    check_folder(out)
     if part == "all" and changes:
         raise ValueError(f"{', '.join(changes)}: these need --part with one part, got --part all")
     if minutes is not None and steps is not None:
@@ -72,7 +74,7 @@ def train(
     except (SafetensorError, FloatingPointError) as error:
         # a damaged checkpoint, or a loss that is no number
         raise ValueError(f"--out {out}: {error}") from error
-    typer.echo(f"results are in {out / 'weights'}")
+    show(f"results are in {out / 'weights'}")
 
 
 def evaluate(
@@ -101,6 +103,8 @@ def evaluate(
     from negguide.toyworld.judge import Judge
     from negguide.toyworld.models import WEIGHTS
 
+    if out is not None:
+        check_file(out)
     quiet_libraries()
     folder = weights or WEIGHTS
     with _loading(folder, "judge") as path:
@@ -116,11 +120,11 @@ def evaluate(
     bars += measured.clip_bars(clip, processor)
     bars += measured.autoencoder_bars(pipe.vae)
     bars += measured.text_to_image_bars(pipe, judge, count)
-    _print(bars)
     if out is not None:
         rows = [{"model": b.model, "name": b.name, "at_least": b.at_least, **b.rate.to_dict()} for b in bars]
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(rows, indent=1) + "\n")
+    _print(bars)
 
 
 @contextmanager
@@ -149,4 +153,4 @@ def _print(bars: list[Bar]) -> None:
             goal = "" if bar.at_least is None else f"{100 * bar.at_least:.0f}%"
         verdict = "" if bar.passed is None else ("passed" if bar.passed else "missed")
         table.add_row(bar.model, bar.name, text, goal, verdict)
-    Console(width=120).print(table)
+    console(width=120).print(table)

@@ -117,14 +117,14 @@ class Backend:
         method = self.pipe.family.with_defaults(NegToMe())
         return Defaults(
             guidance_scale=own_guidance_scale(self.pipe, guided=True),
-            negtome={"threshold": method.threshold, "stop": method.stop},
+            negtome={"threshold": method.threshold},
         )
 
     @property
     def strength(self) -> tuple[float, float, float]:
         """Weight, start and stop of a negative to begin with."""
         # 3 keeps and removes most on the embedded model (benchmarks/overlap.py); others are broken by so much
-        return (3.0, 0.0, 1.0) if self.toyworld else (1.5, 0.0, 0.6)
+        return (3.0, 0.0, 1.0) if self.toyworld else (1.0, 0.0, 0.5)
 
     @property
     def steps(self) -> int:

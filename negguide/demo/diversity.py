@@ -51,7 +51,7 @@ class Diversity:
             reference: others (each picture from all others) or first (all from the first).
             alpha: how strongly, from 0.
             threshold: the least cosine at which two tokens count as alike, -1 to 1.
-            stop: when it ends to act, as a fraction of the steps.
+            stop: when it ends to act, as a fraction of the steps; 0 is as published for the model.
             images: how many, each with a seed of its own.
             seed: of the first image.
             steps: denoising steps.
@@ -68,7 +68,7 @@ class Diversity:
                 **self.studio.backend.suited.negtome,
                 "alpha": alpha,
                 "threshold": threshold,
-                "stop": stop,
+                "stop": stop or None,
             }
             method = NegToMe(reference, **options)
         pushed = replace(plain, methods=(method,))
@@ -151,9 +151,7 @@ def build(studio: Studio) -> parts.Tab:
                     label="How alike tokens must be (threshold)",
                     buttons=[],
                 )
-                stop = gr.Slider(
-                    0.05, 1, suited.stop, step=0.05, label="Acts until (share of the steps)", buttons=[]
-                )
+                stop = parts.until(studio.backend.suited.negtome.get("stop"))
             button = parts.buttons("Draw both batches", "diversity")
             settings = parts.settings(studio, images=4, least=2)
             parts.vocabulary(studio)

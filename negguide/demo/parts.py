@@ -103,6 +103,13 @@ def vocabulary(studio: Studio) -> None:
             gr.Markdown(VOCABULARY, elem_classes="vocabulary")
 
 
+def until(stop: float | None) -> gr.Slider:
+    """The slider that says when NegToMe ends to act; at 0, or None, as published for the model."""
+    return gr.Slider(
+        0, 1, stop or 0, step=0.05, label="Acts until (share of the steps; 0: as published)", buttons=[]
+    )
+
+
 def buttons(label: str, name: str, *, interactive: bool = True) -> Buttons:
     """Draw and Stop, side by side."""
     with gr.Row(elem_classes="actions"):

@@ -91,7 +91,7 @@ class Reference:
                 is given).
             alpha: how strongly, from 0.
             threshold: the least cosine at which two tokens count as alike, -1 to 1.
-            stop: when it ends to act, as a fraction of the steps.
+            stop: when it ends to act, as a fraction of the steps; 0 is as published for the model.
             center: subtract the mean token before matching, for small models.
             images: how many, each with a seed of its own.
             seed: of the first image.
@@ -111,7 +111,7 @@ class Reference:
                 **self.studio.backend.suited.negtome,
                 "alpha": alpha,
                 "threshold": threshold,
-                "stop": stop,
+                "stop": stop or None,
             }
             if center and self.studio.backend.toyworld:
                 options["blocks"] = CENTRED_BLOCKS
@@ -253,9 +253,7 @@ def build(studio: Studio) -> parts.Tab:
                     label="How alike tokens must be (threshold)",
                     buttons=[],
                 )
-                stop = gr.Slider(
-                    0.05, 1, suited["stop"], step=0.05, label="Acts until (share of the steps)", buttons=[]
-                )
+                stop = parts.until(suited.get("stop"))
                 center = gr.Checkbox(toy, label="subtract the mean token first (for small models)")
             button = parts.buttons("Draw before and after", "reference")
             settings = parts.settings(studio, images=4)

@@ -21,10 +21,12 @@ from diffusers.utils.torch_utils import unwrap_module
 
 from negguide.integration.diagnostics.trace import Trace
 from negguide.integration.families import Family, family_of, supported_pipelines
+from negguide.integration.families.refused import REFUSED
 from negguide.integration.hooks.compat import DEPRECATED_ARGUMENTS, call_signature, warn_if_untested
 from negguide.integration.hooks.denoiser import GuidedRun
 from negguide.integration.hooks.model_hook import has_attached_method
 from negguide.integration.hooks.views import original, view_of
+from negguide.integration.runtime.deferred import DeferredProxy
 from negguide.integration.runtime.prepare import (
     check_call,
     denoisers_of,
@@ -47,7 +49,7 @@ _EXTRA_DOC = """
                 `PerpNeg`) run in one forward of the denoiser, in every step, and how many reference images of
                 `NegToMe`; None = all. Less memory, the same result up to rounding. Negatives in attention space are
                 inside the conditional branch; on Z-Image each of them is one more, and runs together with it. A
-                ControlNet runs as in the plain pipeline.
+                ControlNet runs as in the plain pipeline; that of Z-Image, which reads the text too, with each forward.
 
         Raises:
             TypeError, ValueError: wrong arguments, before any model runs, naming the argument, its value and what
@@ -137,7 +139,8 @@ def _guided_call(base_call: Callable[..., Any], signature: inspect.Signature) ->
             return base_call(self, *args, **kwargs)
         run = _start(self, bound.arguments, collect(negative_guidance), trace, max_branch_batch)
         try:
-            output = base_call(view_of(self, run, self.family.denoisers), *args, **kwargs)
+            others = tuple((name, DeferredProxy) for name in self.family.deferred.values())
+            output = base_call(view_of(self, run, self.family.denoisers, others), *args, **kwargs)
         finally:
             run.finished = True
         return output if run.recorder is None else _with_trace(output, run.recorder.trace())
@@ -262,6 +265,18 @@ def _traced_class(output_class: Any) -> Any:
 _PREFIX = "NegGuide"
 
 
+def _not_supported(name: str) -> str:
+    if name in REFUSED:
+        return f"from_pipe does not take {name}: {REFUSED[name]}"
+    known = supported_pipelines()
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"; supported and near to it: {', '.join(near)}" if near else ""
+    return (
+        f"from_pipe does not know {name}{hint}. `negguide models` lists all {len(known)} supported pipelines, and "
+        "negguide.register_family makes others known"
+    )
+
+
 @functools.cache
 def guided_class(pipeline: type) -> type:
     """The class that adds `negative_guidance=` to a pipeline class.
@@ -271,10 +286,7 @@ def guided_class(pipeline: type) -> type:
     """
     family = family_of(pipeline)
     if family is None:
-        raise ValueError(
-            f"from_pipe does not know {pipeline.__name__}; supported pipelines: {', '.join(supported_pipelines())}. "
-            "negguide.register_family makes others known"
-        )
+        raise ValueError(_not_supported(pipeline.__name__))
     name = pipeline.__name__
     content = {
         "family": family,

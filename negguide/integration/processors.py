@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from negguide.integration.families import Denoiser, Family, denoiser_family
 from negguide.integration.hooks.compat import warn_if_untested
 from negguide.integration.hooks.model_hook import MethodHook, attach, detach
-from negguide.integration.hooks.step_tracking import check_windows
+from negguide.integration.hooks.step_tracking import Step, check_windows
 from negguide.integration.runtime.attention import AttentionRuntime, text_targets
 from negguide.integration.runtime.base import MethodRuntime
 from negguide.integration.runtime.embeddings import check_embeds, given_text
@@ -95,7 +95,7 @@ def apply_to_model(
     family, denoiser = denoiser_family(inner)
     method = family.with_defaults(method)
     if num_inference_steps is not None:
-        check_windows([method], num_inference_steps)
+        check_windows([method], Step(0, num_inference_steps))
     make = _RUNTIMES[method.space](
         inner, family, denoiser, method, negative_embeds, guidance_branches, num_images_per_prompt
     )
@@ -226,14 +226,15 @@ def _texts(
     given = embeds if isinstance(embeds, Mapping) else {first: embeds}
     shapes = {path: None if value is None else list(value.shape) for path, value in given.items()}
     shape = shapes.get(first) or []
-    right = set(given) == set(kinds) and shape == [count, *shape[1:2], channels]
+    axes = ["tokens", "layers"] if kinds[first] == "layers" else ["tokens"]
+    right = set(given) == set(kinds) and shape == [count, *shape[1 : 1 + len(axes)], channels]
     for path in others if right else ():
         beginning, other = shape[1:2] if kinds[path] == "positions" else shape[:2], shapes[path]
         # without a mask there is no padding
         fits = path.endswith("_mask") if other is None else other[: len(beginning)] == beginning
         right = right and fits
     if not right:
-        rows = f"[{count}, tokens, {channels}]"
+        rows = f"[{count}, {', '.join(axes)}, {channels}]"
         if others:
             more = (
                 f"{path!r}: [{'' if kinds[path] == 'positions' else f'{count}, '}tokens, ..]"

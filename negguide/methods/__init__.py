@@ -2,7 +2,8 @@
 
 `base` says what a method is and what a new one must define; `registry` knows those that there are. Windows are
 fractions of the denoising steps, [start, stop), with the rounding of diffusers' guiders: step i of n is inside when
-int(start * n) <= i < int(stop * n).
+int(start * n) <= i < int(stop * n); or places on the noise schedule (`Timestep`), as published ones are. One that was
+left to the method or to the model family holds at least one step, whatever their number.
 
 Every method goes to JSON and back with `to_dict()`, `from_dict()` and `method_from_dict()`. An image or a mask does
 not fit into JSON: `to_dict()` stores what it is, {"sha256": ..., "size": [width, height]}, and `to_dict(save)` stores
@@ -35,12 +36,14 @@ from negguide.methods.registry import (
 from negguide.methods.serialise import Load, Save, fingerprint
 from negguide.methods.validation import ImageLike, MaskLike
 from negguide.methods.vsf import VSF
+from negguide.methods.window import Edge, Timestep, Window
 
 __all__ = [
     "NAG",
     "ONG",
     "VSF",
     "AttentionMethod",
+    "Edge",
     "ImageLike",
     "Load",
     "MaskLike",
@@ -53,7 +56,9 @@ __all__ = [
     "PerpNeg",
     "Save",
     "ScoreMethod",
+    "Timestep",
     "TokenMethod",
+    "Window",
     "collect",
     "fingerprint",
     "method_by_key",

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self, cast
 
 from torch import Tensor
 
 from negguide.methods.negative import Negative
 from negguide.methods.serialise import Load, Save, Serialisable, check_keys, field_names
 from negguide.methods.validation import ImageLike, MaskLike
+from negguide.methods.window import Edge, Window, check_window
 
 Space = Literal["score", "token", "attention"]
 
@@ -45,9 +46,12 @@ class Method(Serialisable):
     source: ClassVar[str]
     needs_guidance: ClassVar[bool] = False
 
+    defaulted: frozenset[str] = frozenset()
+    """The fields that `with_defaults` filled."""
+
     @property
-    def windows(self) -> list[tuple[str, float, float]]:
-        """(whose it is, start, stop) of each window of the method."""
+    def windows(self) -> list[Window]:
+        """When the method acts; of a method with negatives a window for each, in their order."""
         raise TypeError(f"{type(self).__name__} must say its windows")
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> Self:
@@ -57,8 +61,12 @@ class Method(Serialisable):
             ValueError: a value does not go with the others, e.g. a stop that is not behind the method's start.
         """
         values = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        if not values:
+            return self
         dataclass: Any = self
-        return replace(dataclass, **values) if values else self
+        filled = replace(dataclass, **values)
+        object.__setattr__(filled, "defaulted", self.defaulted | frozenset(values))
+        return cast(Self, filled)
 
     def to_dict(self, save: Save | None = None) -> dict[str, Any]:
         """The method as JSON data; `save` stores its images (see the text of `negguide.methods`)."""
@@ -78,11 +86,11 @@ class NegativesMethod(Method):
     """
 
     negatives: tuple[Negative, ...]
-    default_stop: ClassVar[float] = 1.0
+    default_stop: ClassVar[Edge] = 1.0
     """Where a negative's window ends that does not say so."""
 
     def _hold(self, negatives: Sequence[Negative | str], named: Sequence[Negative | str] | None) -> None:
-        """Check the negatives of the constructor and keep them with the method's own window where none is given."""
+        """Check the negatives of the constructor and keep them."""
         name = type(self).__name__
         if named is not None:
             if negatives:
@@ -97,7 +105,9 @@ class NegativesMethod(Method):
                 hint = f"; unpack it: {name}(*negatives)" if isinstance(negative, list | tuple) else ""
                 raise TypeError(f"negatives must be Negative objects or strings, got {negative!r}{hint}")
         held = [Negative(n) if isinstance(n, str) else n for n in negatives]
-        held = [replace(n, stop=self.default_stop) if n.stop is None else n for n in held]
+        for negative in held:
+            if negative.stop is None:
+                check_window(negative.start, self.default_stop)
         object.__setattr__(self, "negatives", tuple(held))
 
     def with_negatives(self, *negatives: Negative | str) -> Self:
@@ -130,8 +140,13 @@ class NegativesMethod(Method):
         return cls(*flat, **options)
 
     @property
-    def windows(self) -> list[tuple[str, float, float]]:
-        return [(f"Negative({negative.prompt!r})", *negative.window) for negative in self.negatives]
+    def windows(self) -> list[Window]:
+        return [self._window(negative) for negative in self.negatives]
+
+    def _window(self, negative: Negative) -> Window:
+        default = negative.stop is None and negative.start == 0
+        stop = self.default_stop if negative.stop is None else negative.stop
+        return Window(f"Negative({negative.prompt!r})", negative.start, stop, default)
 
     def _options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in field_names(self) if name != "negatives"}

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from negguide.methods.serialise import Load, Serialisable, check_keys, decode, field_names
-from negguide.methods.validation import MaskLike, at_least_zero, check_mask, check_window, non_negative
+from negguide.methods.validation import MaskLike, at_least_zero, check_mask, non_negative
+from negguide.methods.window import Edge, check_window, edge_from_json
 
 _LABEL = "embeddings"
 
@@ -23,9 +24,9 @@ class Negative(Serialisable):
         prompt: what to leave out, in words ("black glasses"). It may overlap with the prompt. With `embeds` it is only
             a label, and may be left out.
         weight: strength, >= 0 (1 = as strong as the method itself says, 0 = off).
-        start, stop: the window in which it acts, fractions of the steps, 0 <= start < stop <= 1. stop=None is the
-            method's own: the first half of the steps in `PerpNeg`, where composition and attributes are decided, and
-            all steps in attention space, as published.
+        start, stop: the window in which it acts: fractions of the steps, 0 <= start < stop <= 1, or places on the noise
+            schedule, e.g. `Timestep(900)`. stop=None is the method's own: the first half of the steps in `PerpNeg`,
+            where composition and attributes are decided, and all steps in attention space, as published.
         mask: where it acts (see `MaskLike`), with the aspect ratio of the image; None = everywhere.
         embeds: the negative already encoded, for weighted prompts (compel and the like) and for pipelines whose text
             encoders were freed: one tensor, which is `prompt_embeds`, or a mapping by the names that the pipeline's own
@@ -40,8 +41,8 @@ class Negative(Serialisable):
 
     prompt: str = ""
     weight: float = 1.0
-    start: float = 0.0
-    stop: float | None = None
+    start: Edge = 0.0
+    stop: Edge | None = None
     mask: MaskLike | None = None
     embeds: torch.Tensor | Mapping[str, torch.Tensor] | None = None
     prompt_index: int | None = None
@@ -71,12 +72,6 @@ class Negative(Serialisable):
         return _negative, (values,)
 
     @property
-    def window(self) -> tuple[float, float]:
-        """(start, stop) of a negative that a method holds, where `stop` is a number."""
-        assert self.stop is not None
-        return self.start, self.stop
-
-    @property
     def encoded(self) -> Mapping[str, torch.Tensor]:
         """`embeds` by the names of the pipeline's arguments; empty for a negative in words."""
         return self.embeds if isinstance(self.embeds, Mapping) else {}
@@ -88,6 +83,7 @@ class Negative(Serialisable):
         embeds = values.get("embeds")
         if embeds is not None:
             values["embeds"] = {name: decode(f"embeds[{name!r}]", one, load) for name, one in embeds.items()}
+        values |= {name: edge_from_json(values[name]) for name in ("start", "stop") if name in values}
         return cls(**{**values, "mask": decode("mask", values.get("mask"), load)})
 
 
@@ -116,7 +112,8 @@ def _check_embeds(embeds: Any) -> Mapping[str, torch.Tensor]:
             raise ValueError(f"{right}; {name} holds values that are not finite")
         checked[name] = value.detach()
     axes = checked["prompt_embeds"].ndim
-    if axes not in (2, 3):
+    # 4: of several layers of a text encoder, with a batch axis
+    if axes not in (2, 3, 4):
         raise ValueError(f"{right}; prompt_embeds has shape {list(checked['prompt_embeds'].shape)}")
     if axes == 2:
         # one form inside: with a batch axis

@@ -23,10 +23,13 @@ from negguide.methods.validation import (
     boolean,
     check_mask,
     check_range,
-    check_window,
     non_negative,
     number,
 )
+from negguide.methods.window import Edge, Timestep, Window, check_window, edge_from_json
+
+DEFAULT_STOP = Timestep(900)
+"""Where a model family does not say otherwise: as published for FLUX."""
 
 
 @register_method
@@ -42,8 +45,9 @@ class NegToMe(TokenMethod):
             prompt; or an image or a sequence of images (see `ImageLike`) to stay away from.
         alpha: strength, >= 0.
         threshold: least cosine of a match, in [-1, 1]; None = the model family's published value.
-        start, stop: the window in which it acts, fractions of the steps, 0 <= start < stop <= 1; stop=None = the model
-            family's published value.
+        start, stop: the window in which it acts: fractions of the steps, 0 <= start < stop <= 1, or places on the noise
+            schedule, e.g. `Timestep(900)`; stop=None = the model family's published value. With neither given, at least
+            the first step is inside.
         mask: which tokens of the output are pushed (see `MaskLike`), with the aspect ratio of the image.
         reference_mask: which tokens of the reference count; with the aspect ratio of the reference. For several
             reference images one mask for all or a sequence of one mask each.
@@ -55,8 +59,10 @@ class NegToMe(TokenMethod):
             None = those of one prompt.
         max_push: longest push, relative to the token's own L2 norm, > 0; None = unbounded.
 
-    Published values: SDXL alpha .9, threshold .7, t 1000->800 (start 0, stop .2), up blocks at least 32 wide; FLUX
-    .9, .65, t 1000->900 (stop .1), all blocks. Families without published values have threshold .65 and stop .2.
+    Published values: SDXL alpha .9, threshold .7, t 1000->800, up blocks at least 32 wide; FLUX .9, .65, t 1000->900,
+    all blocks. At these two timesteps the noise has nearly the same share of the latents, .84 and .9, and so families
+    without published values have the one of their kind: 800 with the discrete schedule of Stable Diffusion, and 900 for
+    flow models. How many steps that is, the schedule says: on FLUX 7 of 25 at 1024 pixels, 5 at 512.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what would be right.
@@ -72,8 +78,8 @@ class NegToMe(TokenMethod):
     reference: str | ImageLike | Sequence[ImageLike] = "others"
     alpha: float = 0.9
     threshold: float | None = None
-    start: float = 0.0
-    stop: float | None = None
+    start: Edge = 0.0
+    stop: Edge | None = None
     mask: MaskLike | None = None
     reference_mask: MaskLike | Sequence[MaskLike] | None = None
     blocks: str | None = None
@@ -115,12 +121,6 @@ class NegToMe(TokenMethod):
             object.__setattr__(self, "group_size", size)
 
     @property
-    def window(self) -> tuple[float, float]:
-        """(start, stop) of a method whose `stop` is a number, as it is once a model family is known."""
-        assert self.stop is not None
-        return self.start, self.stop
-
-    @property
     def images(self) -> tuple[ImageLike, ...]:
         """The reference images; empty for "others" and "first"."""
         return self.reference if isinstance(self.reference, tuple) else ()
@@ -133,8 +133,10 @@ class NegToMe(TokenMethod):
         return (cast(MaskLike, self.reference_mask),) * max(1, len(self.images))
 
     @property
-    def windows(self) -> list[tuple[str, float, float]]:
-        return [("NegToMe", *self.window)]
+    def windows(self) -> list[Window]:
+        stop = DEFAULT_STOP if self.stop is None else self.stop
+        default = self.start == 0 and (self.stop is None or "stop" in self.defaulted)
+        return [Window("NegToMe", self.start, stop, default)]
 
     def push(
         self,
@@ -166,6 +168,7 @@ class NegToMe(TokenMethod):
         """The inverse of `to_dict`."""
         values = check_keys(data, ("method", *field_names(cls)), "NegToMe")
         values.pop("method", None)
+        values |= {name: edge_from_json(values[name]) for name in ("start", "stop") if name in values}
         for key in ("mask", "reference_mask"):
             values[key] = decode(key, values.get(key), load)
         if isinstance(values.get("reference"), list):

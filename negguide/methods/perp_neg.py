@@ -13,6 +13,7 @@ from negguide.methods.base import ScoreMethod
 from negguide.methods.negative import Negative
 from negguide.methods.registry import register_method
 from negguide.methods.validation import at_least_one, boolean
+from negguide.methods.window import Edge
 
 
 @register_method
@@ -47,7 +48,7 @@ class PerpNeg(ScoreMethod):
         "window and mask"
     )
     source: ClassVar[str] = "arXiv 2304.04968"
-    default_stop: ClassVar[float] = 0.5
+    default_stop: ClassVar[Edge] = 0.5
 
     negatives: tuple[Negative, ...]
     joint: bool = False

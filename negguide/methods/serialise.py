@@ -12,6 +12,7 @@ import PIL.Image
 import torch
 
 from negguide.methods.validation import ImageLike
+from negguide.methods.window import Timestep, edge_to_json
 
 Save = Callable[[ImageLike], Any]
 """Stores an image, a mask or embeddings and returns what stands for it in JSON (anything but a list)."""
@@ -61,6 +62,8 @@ def fingerprint(image: ImageLike) -> dict[str, Any]:
 
 def encode(value: Any, save: Save | None) -> Any:
     """A field as JSON data."""
+    if isinstance(value, Timestep):
+        return edge_to_json(value)
     if isinstance(value, tuple):
         return [encode(one, save) for one in value]
     if isinstance(value, Mapping):

@@ -42,14 +42,6 @@ def at_least_one(name: str, value: Any) -> int:
     return int(value)
 
 
-def check_window(start: Any, stop: Any) -> tuple[float, float]:
-    """The window [start, stop) in fractions of the steps, as numbers."""
-    start, stop = number("start", start), number("stop", stop)
-    if not 0 <= start < stop <= 1:
-        raise ValueError(f"start and stop must satisfy 0 <= start < stop <= 1, got {start=}, {stop=}")
-    return start, stop
-
-
 def check_range(name: str, image: torch.Tensor, shape: str) -> None:
     if not (image.is_floating_point() or image.dtype == torch.bool):
         raise ValueError(f"{name} must be a float tensor {shape} in [0, 1], got dtype {image.dtype}")

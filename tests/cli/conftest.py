@@ -1,6 +1,8 @@
 """The command line in this process, with the tiny model where the embedded one is expected."""
 
+import functools
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,23 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from negguide import from_pipe
 from negguide.cli import app
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "families"))
+from tiny_pipelines import TINY, build
+
+_tiny = {tiny.name: tiny for tiny in TINY}
+_SAID = {
+    "guidance_scale",
+    "true_cfg_scale",
+    "negative_prompt",
+    "output_type",
+    "image",
+    "mask_image",
+    "control_image",
+}
+"""What the command line says, of the arguments of a tiny pipeline's call."""
 
 
 @dataclass(frozen=True)
@@ -73,3 +91,30 @@ def left_half(tmp_path: Path) -> Path:
     mask.paste(255, (0, 0, 16, 32))
     mask.save(path)
     return path
+
+
+class Calls(list[dict[str, Any]]):
+    """The arguments of each call of `pipe`, without those that only make it tiny."""
+
+    pipe: Any
+
+
+@pytest.fixture
+def calls(request: Any, monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """`--model owner/name` is a tiny pipeline."""
+    tiny = _tiny[request.param]
+    pipe = from_pipe(build(tiny))
+    beside = {name: value for name, value in tiny.call().items() if name not in _SAID}
+    found = Calls()
+    found.pipe = pipe
+
+    class Small(type(pipe)):  # type: ignore[misc]
+        @functools.wraps(type(pipe).__call__)
+        def __call__(self, *args: Any, **arguments: Any) -> Any:
+            found.append(arguments)
+            return super().__call__(*args, **{**beside, **arguments})
+
+    Small.__name__ = type(pipe).__name__
+    pipe.__class__ = Small
+    monkeypatch.setattr("negguide.cli.draw.load_pipeline", lambda *_args, **_kwargs: pipe)
+    return found

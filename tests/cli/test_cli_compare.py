@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from negguide import Negative, NegToMe, PerpNeg
+from negguide import Negative, NegToMe, PerpNeg, Timestep
 from negguide.methods import method_from_dict
 from negguide.pictures import read_settings
 
@@ -77,7 +77,7 @@ def test_without_negatives_negtome_is_compared(compare: Any) -> None:
     assert labels(path) == ["plain", "NegToMe"]
     # with what the family of the model has, so that the picture says all of it
     method = method_from_dict(columns_of(path)[1]["methods"][0])
-    assert method == NegToMe(alpha=2.0, threshold=0.65, stop=0.2)
+    assert method == NegToMe(alpha=2.0, threshold=0.65, stop=Timestep(800))
 
 
 def test_reference_images_are_kept_beside_the_picture(compare: Any, photo: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import negguide
-from negguide import Negative, NegToMe, PerpNeg, models
+from negguide import Negative, NegToMe, PerpNeg, Timestep, models
 from negguide.cli.job import Job
 from negguide.methods import method_from_dict
 from negguide.pictures import read_settings
@@ -155,7 +155,7 @@ def test_negtome_may_stand_before_the_prompt(run: Any, tiny_model: Path) -> None
     settings = read_settings(outcome.files[0])
     assert settings["prompt"] == "a bear"
     method = method_from_dict(settings["methods"][0])
-    assert method == NegToMe("others", alpha=2.0, threshold=0.65, stop=0.2)
+    assert method == NegToMe("others", alpha=2.0, threshold=0.65, stop=Timestep(800))
 
 
 def test_negtome_first_is_the_published_batch_mode(run: Any, tiny_model: Path) -> None:
@@ -164,7 +164,7 @@ def test_negtome_first_is_the_published_batch_mode(run: Any, tiny_model: Path) -
     outcome = run("generate", "a bear", "--negtome", "first", "--threshold", 0.5, "--model", tiny_model, *few)
     assert outcome.exit_code == 0, outcome.message
     method = method_from_dict(read_settings(outcome.files[0])["methods"][0])
-    assert method == NegToMe("first", threshold=0.5, stop=0.2)
+    assert method == NegToMe("first", threshold=0.5, stop=Timestep(800))
     assert np.array_equal(pixels(outcome.files[0]), pixels(plain.files[0]))
     assert not np.array_equal(pixels(outcome.files[1]), pixels(plain.files[1]))
 

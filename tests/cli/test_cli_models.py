@@ -1,5 +1,9 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +14,7 @@ import torch
 from PIL import Image
 
 from negguide import NegGuideStableDiffusionPipeline, models
+from negguide.integration.families import supported_pipelines
 
 
 def test_a_folder_is_loaded_with_negative_guidance(tiny_model: Path) -> None:
@@ -108,10 +113,10 @@ def test_a_pipeline_of_another_family_is_refused_with_those_that_are_supported(
     shutil.copytree(tiny_model, folder)
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(
-        json.dumps({**index, "_class_name": "StableDiffusionInpaintPipeline"})
+        json.dumps({**index, "_class_name": "StableDiffusionPanoramaPipeline"})
     )
     with pytest.raises(
-        ValueError, match=r"is not supported: .*Inpaint.*supported pipelines: .*StableDiffusionPipeline"
+        ValueError, match=r"is not supported: .*Panorama.*supported.*: .*StableDiffusionPipeline"
     ):
         models.load_pipeline(str(folder))
 
@@ -170,16 +175,101 @@ def test_only_toyworld_departs_from_the_published_defaults() -> None:
     assert dict(models.defaults("owner/name").negtome) == {}
 
 
+@pytest.mark.parametrize(
+    ("pipeline", "takes", "needs"),
+    [
+        ("StableDiffusionXLPipeline", {}, ()),
+        ("StableDiffusionXLImg2ImgPipeline", {"image": "image"}, ("image",)),
+        (
+            "StableDiffusionXLInpaintPipeline",
+            {"image": "image", "mask_image": "mask_image"},
+            ("image", "mask_image"),
+        ),
+        ("StableDiffusionXLControlNetPipeline", {"control_image": "image"}, ("control_image",)),
+        ("StableDiffusionXLControlNetUnionPipeline", {"control_image": "control_image"}, ("control_image",)),
+        (
+            "StableDiffusionXLControlNetImg2ImgPipeline",
+            {"image": "image", "control_image": "control_image"},
+            ("image", "control_image"),
+        ),
+        (
+            "StableDiffusion3ControlNetInpaintingPipeline",
+            {"mask_image": "control_mask", "control_image": "control_image"},
+            ("mask_image", "control_image"),
+        ),
+        ("StableDiffusionAdapterPipeline", {"control_image": "image"}, ("control_image",)),
+        ("FluxKontextPipeline", {"image": "image"}, ()),
+        ("Flux2Pipeline", {"image": "image"}, ()),
+        ("QwenImageEditPipeline", {"image": "image"}, ("image",)),
+    ],
+)
+def test_the_pictures_that_a_pipeline_takes_are_read_from_its_signature(
+    pipeline: str, takes: dict[str, str], needs: tuple[str, ...]
+) -> None:
+    found = getattr(diffusers, pipeline)
+    assert models.picture_arguments(found) == takes
+    assert models.needed_pictures(found) == needs
+
+
 def test_the_table_of_models_says_what_each_family_has_unless_told(run: Any) -> None:
     outcome = run("models")
     assert outcome.exit_code == 0
     for row in (
-        "toyworld embedded, 64x64, a closed vocabulary 5 alpha 10,",
-        "folder or hub id Stable Diffusion 1.x/2.x, as StableDiffusionPipeline 7.5 alpha 0.9, threshold 0.65,",
-        "folder or hub id Stable Diffusion XL, as StableDiffusionXLPipeline 5 alpha 0.9, threshold 0.7,",
-        "folder or hub id FLUX.1, as FluxPipeline 4 with negatives, else off alpha 0.9, threshold 0.65, window 0-0.1",
-        "folder or hub id FLUX.2 dev, as Flux2Pipeline 4 alpha",
-        "folder or hub id Z-Image, as ZImagePipeline 5 alpha",
-        "from Python Wan, as WanPipeline 5 alpha",
+        "toyworld (embedded, 64x64, a closed vocabulary) float32; NegToMe alpha 10, threshold 0.65, 0-25% of the "
+        "steps StableDiffusionPipeline 5",
+        "Stable Diffusion 1.x/2.x float16; NegToMe alpha 0.9, threshold 0.65,",
+        "StableDiffusionPipeline 7.5",
+        "Stable Diffusion XL float16; NegToMe alpha 0.9, threshold 0.7,",
+        "StableDiffusionXLPipeline 5",
+        "StableDiffusionXLInpaintPipeline image, mask 7.5",
+        "StableDiffusionXLControlNetPipeline control 5",
+        "FLUX.1 bfloat16; NegToMe alpha 0.9, threshold 0.65, t 1000-900 FluxPipeline 4, or 1",
+        "FLUX.2 dev bfloat16;",
+        "Flux2Pipeline 4",
+        "ZImagePipeline 5",
+        "WanPipeline from Python 5",
     ):
         assert row in outcome.message
+    for name in supported_pipelines():
+        assert f" {name} " in outcome.message
+
+
+def test_the_table_of_models_is_read_in_a_terminal_of_80_columns(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = run("models").stdout
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = run("models").stdout
+    # nothing is wrapped or cut off
+    assert [line.rstrip() for line in narrow.splitlines()] == [line.rstrip() for line in wide.splitlines()]
+    assert max(len(line) for line in narrow.splitlines()) <= 80
+
+
+def test_a_pipeline_file_is_found_by_its_name_and_the_names_are_said() -> None:
+    path = Path(models.pipeline_file("sdxl"))
+    assert path.name == "negguide_sdxl.py"
+    assert "NegGuideStableDiffusionXLPipeline" in path.read_text()
+    with pytest.raises(ValueError, match=r"name must be one of .*flux, .*sdxl, .*got 'magic'"):
+        models.pipeline_file("magic")
+
+
+def test_the_wheel_holds_the_pipeline_files_and_they_are_found_there(tmp_path: Path) -> None:
+    wheel = pytest.importorskip("hatchling.builders.wheel")
+    root = Path(__file__).parents[2]
+    (built,) = wheel.WheelBuilder(str(root)).build(directory=str(tmp_path), versions=["standard"])
+    with zipfile.ZipFile(built) as archive:
+        packed = [name for name in archive.namelist() if name.startswith("negguide/_pipelines/")]
+        archive.extractall(
+            tmp_path / "site", [*packed, "negguide/__init__.py", "negguide/models.py", "negguide/version.py"]
+        )
+    assert sorted(Path(name).name for name in packed) == sorted(
+        path.name for path in (root / "pipelines").glob("*.py")
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "from negguide.models import pipeline_file; print(pipeline_file('sdxl'))"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path / "site",
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+    )
+    assert done.stdout.strip() == str(tmp_path / "site/negguide/_pipelines/negguide_sdxl.py"), done.stderr

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import PIL.Image
 import pytest
 import torch
 from tiny_pipelines import PROMPT, SCALE, TINY, build
@@ -21,24 +22,41 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "guided_only: run on pipelines with classifier-free guidance only")
 
 
+def _quick(test: pytest.Function | Any) -> list[str]:
+    """The tiny pipelines on which the quick run runs a test."""
+    for marker in ("families", "representatives"):
+        named = test.get_closest_marker(marker)
+        if named is not None:
+            return list(named.args)
+    everywhere = test.get_closest_marker("siblings") is not None
+    return [tiny.name for tiny in TINY if everywhere or not tiny.sibling]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "tiny" in metafunc.fixturenames:
-        marker = metafunc.definition.get_closest_marker("families")
         by_name = {tiny.name: tiny for tiny in TINY}
-        few = metafunc.definition.get_closest_marker("representatives")
-        if marker is not None:
-            names = list(marker.args)
-        elif metafunc.config.getoption("--all-pipelines"):
+        names = _quick(metafunc.definition)
+        own = metafunc.definition.get_closest_marker("families") is not None
+        if not own and metafunc.config.getoption("--pipelines") != "quick":
             names = list(by_name)
-        elif few is not None:
-            names = list(few.args)
-        elif metafunc.definition.get_closest_marker("siblings"):
-            names = list(by_name)
-        else:
-            names = [tiny.name for tiny in TINY if not tiny.sibling]
         if metafunc.definition.get_closest_marker("guided_only") is not None:
             names = [name for name in names if by_name[name].guided]
+        if "two" in metafunc.fixturenames:
+            names = [name for name in names if not by_name[name].one_each]
         metafunc.parametrize("tiny", [by_name[name] for name in names], ids=names)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
+    if config.getoption("--pipelines") != "rest":
+        return
+    rest = [
+        item
+        for item in items
+        if "tiny" in getattr(item, "fixturenames", ())
+        and item.callspec.params["tiny"].name not in _quick(item)
+    ]
+    config.hook.pytest_deselected(items=[item for item in items if item not in rest])
+    items[:] = rest
 
 
 def _base(tiny: Any) -> Any:
@@ -106,6 +124,8 @@ def run(tiny: Any, guided: dict[str, Any]) -> Callable[..., Any]:
         **changes: Any,
     ) -> Any:
         prompts = prompt if isinstance(prompt, list) else [prompt]
+        if tiny.one_prompt and len(prompts) > 1:
+            pytest.skip("this pipeline takes one prompt a call")
         images = changes.get("num_images_per_prompt", changes.get("num_videos_per_prompt", 1))
         own = tiny.call()
         if steps == 1 and "strength" in own:
@@ -118,7 +138,18 @@ def run(tiny: Any, guided: dict[str, Any]) -> Callable[..., Any]:
             "return_dict": False,
             "generator": [torch.Generator().manual_seed(seed + i) for i in range(len(prompts) * images)],
         }
+        if tiny.one_prompt and tiny.one_each:
+            # nor a list of generators
+            (arguments["generator"],) = arguments["generator"]
         arguments = {**own, **arguments, **guided, **changes}
+        if tiny.mask_each:
+            arguments["mask_image"] = arguments["mask_image"].expand(len(prompts) * images, -1, -1, -1)
+        if tiny.image_each:
+            arguments["image"] = arguments["image"].expand(len(prompts) * images, -1, -1, -1)
+        if tiny.image_of_each_prompt and isinstance(arguments["image"], PIL.Image.Image):
+            arguments["image"] = [arguments["image"]] * len(prompts)
+        elif tiny.image_of_each_prompt and len(arguments["image"]) == 1:
+            arguments["image"] = arguments["image"].repeat(len(prompts), 1, 1, 1)
         if arguments.get("negative_prompt") is not None and isinstance(prompt, list):
             arguments["negative_prompt"] = [arguments["negative_prompt"]] * len(prompt)
         output = pipe(**arguments)

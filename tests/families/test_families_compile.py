@@ -29,7 +29,19 @@ def shorten(model: nn.Module) -> None:
                 setattr(module, name, child[:1])
 
 
-@pytest.mark.families("sdxl", "sd3", "flux", "flux2-dev", "qwen-image", "wan")
+@pytest.mark.families(
+    "sdxl",
+    "sd3",
+    "flux",
+    "chroma",
+    "flux2-dev",
+    "qwen-image",
+    "krea2",
+    "wan",
+    "wan-i2v-channels",
+    "ltx",
+    "cogview4",
+)
 def test_steps_and_further_calls_do_not_compile_again(
     tiny: Any, run: Run, two: Any, monkeypatch: Any
 ) -> None:

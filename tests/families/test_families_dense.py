@@ -28,18 +28,28 @@ LAYOUTS: dict[str, tuple[str, tuple[int, int, int]]] = {
     "sd": ("cross", (12, 12, 12)),
     "sana": ("cross", (10, 10, 10)),
     "wan": ("cross", (10, 10, 10)),
+    "wan-i2v": ("cross", (512, 512, 512)),
+    "wan-vace": ("cross", (10, 10, 10)),
+    "ltx": ("cross", (10, 10, 10)),
     "sd3": ("image first", (22, 22, 22)),
+    # filled up to whole 16s
+    "cogview4": ("text first", (16, 16, 16)),
     "flux": ("text first", (10, 10, 10)),
     "flux-kontext": ("text first", (10, 10, 10)),
+    "chroma": ("text first", (10, 10, 10)),
     "flux2-dev": ("text first", (56, 56, 56)),
     "flux2-dev-reference": ("text first", (56, 56, 56)),
     # as many as words, and the end of the instruction
     "qwen-image": ("text first", (10, 7, 8)),
     # each text is a row of its own behind 16 tokens of the image, both padded to 32
     "z-image": ("rows", (32, 32, 32)),
+    # the same, behind the text
+    "krea2": ("rows behind", (20, 20, 20)),
+    # with 4 tokens of the picture, and 2 around them
+    "qwen-image-edit": ("text first", (16, 13, 14)),
 }
 # the row that is guided, and how many there are
-GUIDED = {"sd": (1, 2), "sana": (1, 2), "sd3": (1, 2), "z-image": (0, 2)}
+GUIDED = {"sd": (1, 2), "sana": (1, 2), "ltx": (1, 2), "sd3": (1, 2), "z-image": (0, 2)}
 
 
 @pytest.fixture
@@ -64,14 +74,16 @@ class Heads:
         self.q, self.k, self.v = q.double(), k.double(), v.double()
         self.bias = torch.zeros(q.shape[0], 1, 1, k.shape[2], dtype=torch.float64)
         if mask is not None:
-            assert mask.shape[2] == 1
+            assert mask.shape[2] in (1, q.shape[2])
             closed = torch.where(mask, 0.0, -torch.inf) if mask.dtype == torch.bool else mask.double()
             self.bias = self.bias + closed
 
     def logits(self, rows: slice, queries: slice, keys: Sequence[slice], of_rows: slice) -> Tensor:
         q = self.q[rows, :, queries]
+        # of a mask over queries and keys
+        bias = self.bias if self.bias.shape[2] == 1 else self.bias[:, :, queries]
         parts = [
-            q @ self.k[of_rows, :, span].transpose(2, 3) / q.shape[3] ** 0.5 + self.bias[of_rows, ..., span]
+            q @ self.k[of_rows, :, span].transpose(2, 3) / q.shape[3] ** 0.5 + bias[of_rows, ..., span]
             for span in keys
         ]
         return torch.cat(parts, dim=3)
@@ -127,14 +139,17 @@ def expected(
         edges = [0, *itertools.accumulate(lengths)]
         image = slice(edges[-1], tokens)
     texts = [slice(a, b) for a, b in itertools.pairwise(edges)]
-    if layout == "rows":
-        image, texts = slice(0, 32), [slice(32, 64)] * len(lengths)
+    apart = layout.startswith("rows")
+    if apart:
+        text = slice(0, lengths[0]) if layout == "rows behind" else slice(32, 64)
+        image = slice(lengths[0], tokens) if layout == "rows behind" else slice(0, 32)
+        texts = [text] * len(lengths)
         of_rows = [mine, *(slice(rows + i, rows + i + 1) for i in range(len(acting)))]
     seen = [[text] if layout == "cross" else [image, text] for text in texts]
 
     # the new image's tokens: 16 where it has no feature maps; what follows are references or padding
     count = image.stop - image.start
-    frames = 2 if count == 32 and layout == "cross" else 1
+    frames = {32: 2, 192: 3}.get(count, 1) if layout == "cross" else 1
     picture = count // frames if layout in ("cross", "image first") else 16
     side = int(picture**0.5)
     cells = adaptive_avg_pool2d(MASK[None].double(), side).flatten().repeat(frames)[:, None]
@@ -153,14 +168,14 @@ def expected(
     else:
         # a negative that is a row of its own has its own copy of the image's queries
         others = [
-            heads.attended(its_rows if layout == "rows" else mine, new, keys, its_rows)
+            heads.attended(its_rows if apart else mine, new, keys, its_rows)
             for keys, its_rows in zip(seen[1:], of_rows[1:], strict=True)
         ]
         strengths = [w * cell for w, cell in zip(weights, where, strict=True)]
         guided = combined(method, plain, others, strengths)
 
     result = torch.zeros(heads.q.shape[0], heads.q.shape[1], tokens, heads.v.shape[3], dtype=torch.float64)
-    if layout == "rows":
+    if apart:
         for i in range(len(result)):
             result[i] = heads.attended(slice(i, i + 1), slice(0, tokens), [slice(0, tokens)])[0]
         for its_rows in of_rows:

@@ -5,6 +5,7 @@ import json
 import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -27,13 +28,35 @@ Embeds = dict[str, Tensor]
 # what `encode_prompt` gives besides prompt_embeds: under which name the call takes it, and where it stands
 FURTHER: dict[str, tuple[str, int]] = {
     "sdxl": ("pooled_prompt_embeds", 2),
+    "kolors": ("pooled_prompt_embeds", 2),
     "sd3": ("pooled_prompt_embeds", 2),
     "flux-": ("pooled_prompt_embeds", 1),
     "pixart": ("prompt_attention_mask", 1),
     "sana": ("prompt_attention_mask", 1),
     "qwen": ("prompt_embeds_mask", 1),
+    "chroma": ("prompt_attention_mask", 2),
+    "ltx": ("prompt_attention_mask", 1),
+    "lumina2": ("prompt_attention_mask", 1),
+    "krea2": ("prompt_embeds_mask", 1),
 }
 SETTINGS = ("max_sequence_length", "clean_caption", "text_encoder_out_layers")
+
+
+class Encoding(Exception):
+    """A pipeline begins to encode its prompt."""
+
+
+def image_to_encode(pipe: Any, call: dict[str, Any]) -> Any:
+    """What a pipeline's call gives its text encoder to see beside the prompt."""
+    seen: list[Any] = []
+
+    def encode_prompt(*args: Any, image: Any = None, **kwargs: Any) -> Any:
+        seen.append(image)
+        raise Encoding
+
+    with patch.object(pipe, "encode_prompt", encode_prompt), pytest.raises(Encoding):
+        pipe(prompt=PROMPT, **call)
+    return seen[0]
 
 
 def encode(pipe: Any, tiny: Any, text: str) -> Embeds:
@@ -53,6 +76,10 @@ def encode(pipe: Any, tiny: Any, text: str) -> Embeds:
         }.items()
         if name in takes
     }
+    if "image" in takes:
+        options["image"] = image_to_encode(pipe, call)
+    # as a negative is encoded
+    options |= {name: value for name, value in tiny.alike().items() if name in takes}
     with torch.no_grad():
         output = pipe.encode_prompt(prompt=[text], **options)
     embeds = {"prompt_embeds": output[0][0][None] if tiny.like == "z-image" else output[0]}
@@ -83,10 +110,11 @@ def test_a_negative_that_was_encoded_before_is_the_negative_in_words(
     words = [Negative(text, weight=w, stop=1.0) for text, w in zip(NEGATIVES, (1.5, 0.5), strict=True)]
     first = encoded(NEGATIVES[0])
     whole = Negative(NEGATIVES[0], weight=1.5, stop=1.0, embeds=first)
-    bare = Negative(weight=1.5, stop=1.0, embeds={name: value[0] for name, value in first.items()})
     for in_words, one in zip(methods(tiny, *words), methods(tiny, whole, words[1]), strict=True):
         assert_same(run(pipe, negative_guidance=one), run(pipe, negative_guidance=in_words))
-    assert_same(run(pipe, negative_guidance=NAG(bare)), run(pipe, negative_guidance=NAG(whole)))
+    if first["prompt_embeds"].ndim == 3:
+        bare = Negative(weight=1.5, stop=1.0, embeds={name: value[0] for name, value in first.items()})
+        assert_same(run(pipe, negative_guidance=NAG(bare)), run(pipe, negative_guidance=NAG(whole)))
 
 
 def test_weighted_embeddings_act_otherwise(pipe: Any, run: Run, tiny: Any, encoded: Any) -> None:
@@ -104,6 +132,8 @@ def test_all_works_with_the_text_encoders_freed(
     base: Any, pipe: Any, run: Run, tiny: Any, encoded: Any
 ) -> None:
     """As people free memory: encode everything, throw the encoders away, and call with embeddings alone."""
+    if not tiny.embeds_alone:
+        return
     takes = inspect.signature(type(base).__call__).parameters
     call = {name: as_list(tiny, value) for name, value in encoded(PROMPT).items()}
     if "negative_prompt_embeds" in takes:
@@ -129,12 +159,13 @@ def test_wrong_embeddings_are_refused_before_any_model_runs(
     base: Any, pipe: Any, run: Run, tiny: Any, encoded: Any, monkeypatch: Any
 ) -> None:
     right = encoded(NEGATIVES[0])
-    tokens, channels = right["prompt_embeds"].shape[1:]
+    tokens, *layers, channels = right["prompt_embeds"].shape[1:]
+    axes = "tokens, layers" if layers else "tokens"
     wrong: list[tuple[Embeds, str]] = [
         ({**right, "text_embeds": right["prompt_embeds"]}, r"must be prompt_embeds .*; got .*text_embeds"),
         (
             {**right, "prompt_embeds": right["prompt_embeds"][..., :-1]},
-            rf"\[tokens, {channels}\].*got \[{tokens}, ",
+            rf"\[{axes}, {channels}\].*got \[{tokens}, ",
         ),
     ]
     for name, value in right.items():
@@ -175,7 +206,7 @@ def test_attention_needs_no_pooled_embeddings(pipe: Any, run: Run, encoded: Any)
     assert_same(run(pipe, negative_guidance=NAG(Negative(embeds=bare))), expected)
 
 
-@pytest.mark.families("pixart-sigma", "sana", "qwen-image")
+@pytest.mark.families("pixart-sigma", "sana", "qwen-image", "chroma")
 def test_without_a_mask_there_is_no_padding(pipe: Any, run: Run, encoded: Any) -> None:
     whole = encoded(NEGATIVES[0])
     (mask,) = [name for name in (*whole, "prompt_embeds_mask") if "mask" in name][:1]
@@ -186,7 +217,7 @@ def test_without_a_mask_there_is_no_padding(pipe: Any, run: Run, encoded: Any) -
         assert_same(one, other)
 
 
-@pytest.mark.families("sdxl", "pixart-sigma", "flux2-dev", "qwen-image", "z-image")
+@pytest.mark.families("sdxl", "pixart-sigma", "flux2-dev", "qwen-image", "z-image", "krea2")
 def test_it_comes_back_from_json_and_pickle_and_acts_the_same(
     pipe: Any, run: Run, tiny: Any, encoded: Any
 ) -> None:
@@ -211,7 +242,20 @@ def applied(base: Any) -> Iterator[Any]:
     remove_from_model(denoiser(base))
 
 
-@pytest.mark.families("sd", "sdxl", "sd3", "pixart-sigma", "sana", "wan", "flux", "flux2-dev", "qwen-image")
+@pytest.mark.families(
+    "sd",
+    "sdxl",
+    "sd3",
+    "pixart-sigma",
+    "sana",
+    "wan",
+    "ltx",
+    "cogview4",
+    "flux",
+    "chroma",
+    "flux2-dev",
+    "qwen-image",
+)
 def test_a_denoiser_by_itself_takes_them(
     base: Any, pipe: Any, run: Run, tiny: Any, encoded: Any, applied: Any
 ) -> None:

@@ -41,7 +41,7 @@ def check_identities(base: Any, pipe: Any, run: Run, tiny: Any, **arguments: Any
 # ---- LoRA -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.representatives("sdxl", "sd3", "flux", "flux2-dev", "qwen-image", "wan")
+@pytest.mark.representatives("sdxl", "sd3", "flux", "flux2-dev", "qwen-image", "wan", "ltx", "cogview4")
 def test_a_lora_acts_on_negatives_as_on_the_prompt(tiny: Any, run: Run) -> None:
     base = build(tiny)
     pipe = from_pipe(base)
@@ -58,7 +58,8 @@ def test_a_lora_acts_on_negatives_as_on_the_prompt(tiny: Any, run: Run) -> None:
         check_identities(base, pipe, run, tiny)
         return
     off, part, whole = ({keyword: {"scale": scale}} for scale in (0.0, 0.5, 1.0))
-    assert_same(run(pipe, negative_guidance=method, **off), without)
+    if not tiny.shares_modules:
+        assert_same(run(pipe, negative_guidance=method, **off), without)
     results = [run(pipe, negative_guidance=method, **arguments) for arguments in (off, part, whole)]
     assert differ(results[0], results[1]) > 1e-3 and differ(results[1], results[2]) > 1e-3
     check_identities(base, pipe, run, tiny, **part)
@@ -68,7 +69,18 @@ def test_a_lora_acts_on_negatives_as_on_the_prompt(tiny: Any, run: Run) -> None:
 
 
 @pytest.mark.representatives(
-    "sd", "sd-controlnet", "sdxl", "sd3", "flux", "flux2-dev", "qwen-image", "z-image", "wan"
+    "sd",
+    "sd-controlnet",
+    "sdxl",
+    "sd3",
+    "flux",
+    "flux2-dev",
+    "qwen-image",
+    "z-image",
+    "wan",
+    "ltx",
+    "cogview4",
+    "lumina2",
 )
 def test_offloaded_pipelines_give_the_same(pipe: Any, run: Run, tiny: Any, two: Any) -> None:
     push = NegToMe(torch.rand(3, 64, 64) if tiny.reference_images else "others", **PUSH)
@@ -104,7 +116,9 @@ def test_several_prompts_with_several_images_each_are_those_of_calls_of_their_ow
 ) -> None:
     methods = taken(tiny, PerpNeg(always(NEGATIVES[0])), NAG(NEGATIVES[1], scale=3.0))
     together = run(pipe, [PROMPT, OTHER], steps=1, negative_guidance=methods, **two)
-    assert_same(together[:2], run(pipe, steps=1, negative_guidance=methods, **two))
+    # a second prompt's own image takes a draw of the second generator, which is the first prompt's second image's
+    count = 1 if tiny.one_noise and tiny.image_of_each_prompt else 2
+    assert_same(together[:count], run(pipe, steps=1, negative_guidance=methods, **two)[:count])
     if not tiny.one_noise:
         # inpainting draws the noise of the given image from the first generator alone
         assert_same(together[2:], run(pipe, OTHER, seed=2, steps=1, negative_guidance=methods, **two))
@@ -152,6 +166,27 @@ def test_guidance_rescale_comes_after_the_negatives(
     guided = perp_neg(uncond, cond, negative[None], [1.5], SCALE)
     matched = guided * cond.std(dim=(1, 2, 3), keepdim=True) / guided.std(dim=(1, 2, 3), keepdim=True)
     assert_same(actual, 0.7 * matched + 0.3 * guided)
+
+
+@pytest.mark.families(
+    "sd",
+    "sd-inpaint",
+    "sd-controlnet",
+    "sd-controlnet-img2img",
+    "sdxl",
+    "sdxl-controlnet",
+    "sdxl-union-inpaint",
+)
+def test_a_scale_that_a_callback_sets_counts_as_without_negatives(
+    base: Any, pipe: Any, run: Run, tiny: Any
+) -> None:
+    """Some pipelines go on with the scale of the call."""
+
+    def halve(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        pipe._guidance_scale = SCALE / 2
+        return {}
+
+    check_identities(base, pipe, run, tiny, steps=4, callback_on_step_end=halve)
 
 
 @pytest.mark.families("sd3")

@@ -19,7 +19,20 @@ from negguide import NAG, ONG, VSF, Negative, NegToMe, PerpNeg, apply_to_model, 
 Run = Callable[..., torch.Tensor]
 WHOLE: dict[str, Any] = {"start": 0.0, "stop": 1.0}
 PUSH = NegToMe("others", alpha=1.0, threshold=0.2, **WHOLE)
-SHARED = ("sd", "sdxl", "sd3", "pixart-sigma", "wan", "flux", "qwen-image", "z-image", "flux2-klein")
+SHARED = (
+    "sd",
+    "sdxl",
+    "sd3",
+    "pixart-sigma",
+    "wan",
+    "ltx",
+    "cogview4",
+    "flux",
+    "chroma",
+    "qwen-image",
+    "z-image",
+    "flux2-klein",
+)
 WITH_PROCESSORS = tuple(name for name in SHARED if name != "z-image")
 
 

@@ -107,7 +107,8 @@ def test_without_an_image_encoder_reference_images_are_refused_at_once(
     for model in (denoiser(base), base.text_encoder, base.vae):
         monkeypatch.setitem(vars(model), "forward", never)
     with pytest.raises(
-        ValueError, match=r"reference holds images, .* for Wan; use reference='others' or 'first'"
+        ValueError,
+        match=rf"reference holds images, .* for {pipe.family.name}; use reference='others' or 'first'",
     ):
         run(pipe, negative_guidance=NegToMe(noise_picture(), **STRONG))
 
@@ -197,12 +198,15 @@ def test_the_latents_of_a_reference_are_those_that_the_pipeline_would_decode(
     side = tiny.side
     pixels = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
-        encoded = base.vae.encode(pixels[:, :, None] if tiny.like.startswith("qwen-image") else pixels)
+        frames = tiny.like.startswith(("qwen-image", "krea2"))
+        encoded = base.vae.encode(pixels[:, :, None] if frames else pixels)
         raw = encoded.latent if tiny.like == "sana" else encoded.latent_dist.mode()
         latents = pipe.family.encode_image(pipe, pixels)
     if tiny.like == "z-image":
         # the denoiser's have a frame axis
         latents = latents.squeeze(2)
+    if tiny.forgets_shift:
+        raw = raw - base.vae.config.shift_factor
     decoded: list[torch.Tensor] = []
 
     def decode(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -210,13 +214,13 @@ def test_the_latents_of_a_reference_are_those_that_the_pipeline_would_decode(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(base.vae, "decode", decode)
-    monkeypatch.setattr(base.scheduler, "step", lambda *args, **kwargs: (latents,))
+    monkeypatch.setattr(base.scheduler, "step", lambda *args, **kwargs: (latents, latents))
     with pytest.raises(KeyboardInterrupt):
         run(base, steps=1, output_type="pt", **alike)
     torch.testing.assert_close(decoded[0], raw, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.families("sd3", "flux", "flux2-dev", "qwen-image", "z-image", "sana")
+@pytest.mark.families("sd3", "flux", "chroma", "flux2-dev", "qwen-image", "z-image", "sana")
 def test_references_are_on_the_straight_way_to_the_same_noise_at_every_step(
     pipe: Any, run: Run, monkeypatch: Any
 ) -> None:
@@ -239,11 +243,16 @@ def test_references_are_on_the_straight_way_to_the_same_noise_at_every_step(
 # modules, each with the tokens of the text before the image, and those behind it that are no part of the new image
 PLACES: dict[str, list[tuple[str, int, int]]] = {
     "sd3": [("transformer_blocks.0.attn", 0, 0)],
+    "cogview4": [("transformer_blocks.0.attn1", 0, 0)],
     "flux": [("single_transformer_blocks.0.attn", 10, 0)],
+    "chroma": [("transformer_blocks.1.attn", 0, 0), ("single_transformer_blocks.0.attn", 10, 0)],
     "flux-kontext": [("transformer_blocks.0.attn", 0, 16), ("single_transformer_blocks.0.attn", 10, 16)],
     "flux2-dev-reference": [("transformer_blocks.0.attn", 0, 16)],
     "flux2-klein-reference": [("transformer_blocks.0.attn", 0, 16)],
     "z-image": [("layers.0.attention", 0, 16 + 32)],
+    "lumina2": [("layers.0.attn", 8, 0)],
+    "krea2": [("transformer_blocks.0.attn", 20, 0)],
+    "qwen-image-edit": [("transformer_blocks.0.attn", 0, 16)],
 }
 
 

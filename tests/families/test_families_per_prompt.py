@@ -39,10 +39,15 @@ ONE_OF_EACH = pytest.mark.families(
     "pixart-sigma",
     "sana",
     "wan",
+    "ltx",
+    "cogview4",
+    "lumina2",
     "flux",
+    "chroma",
     "flux2-klein",
     "qwen-image",
     "z-image",
+    "krea2",
 )
 ATTENTION: dict[str, tuple[type[Any], dict[str, Any]]] = {
     # tau below 1 shortens attention wherever NAG acts, so that it shows where it does
@@ -110,7 +115,7 @@ def test_attention_gives_each_prompt_the_image_of_its_own_negatives(check: Any, 
     check(*ATTENTION[name])
 
 
-@pytest.mark.families("sd", "wan", "sd3", "flux2-klein", "z-image")
+@pytest.mark.families("sd", "wan", "sd3", "cogview4", "lumina2", "flux2-klein", "z-image")
 def test_and_so_does_orthogonal_attention(check: Any) -> None:
     check(*ATTENTION["ONG"])
 

@@ -1,8 +1,10 @@
 """Images that are not square, sizes that the pipeline chooses, latents for images: masks lie where they should."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
+import PIL.Image
 import pytest
 import torch
 from tiny_pipelines import NEGATIVES, assert_same, build, denoiser, differ, taken
@@ -19,8 +21,15 @@ def wide(tiny: Any) -> dict[str, Any]:
     arguments: dict[str, Any] = {"height": height, "width": width} if "height" in own else {}
     if isinstance(own.get("image"), torch.Tensor):
         arguments["image"] = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-    if "mask_image" in own:
-        arguments["mask_image"] = torch.ones(1, 1, height, width)
+    if "height" not in own and isinstance(own.get("image"), PIL.Image.Image):
+        arguments["image"] = own["image"].resize((width, height))
+    if "control_image" in own:
+        control = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(1))
+        several = isinstance(own["control_image"], list)
+        arguments["control_image"] = [control] * len(own["control_image"]) if several else control
+    for name in ("mask_image", "control_mask"):
+        if name in own:
+            arguments[name] = torch.ones(1, 1, height, width)
     if "max_area" in own:
         arguments["max_area"] = height * width
     return arguments
@@ -66,6 +75,44 @@ def test_sizes_that_a_pipeline_was_trained_on_are_known_beforehand(tiny: Any, ru
     assert result.shape[3] == 2 * result.shape[2] > 2 * 8
 
 
+@pytest.mark.families(
+    "sd",
+    "sd-controlnet",
+    "sd-controlnet-img2img",
+    "sd-controlnet-inpaint",
+    "sd-inpaint",
+    "sd-adapter",
+    "sd-depth",
+    "lcm",
+    "lcm-img2img",
+    "sdxl",
+    "sdxl-controlnet-inpaint",
+    "sdxl-union",
+    "sdxl-union-img2img",
+    "sdxl-adapter",
+)
+def test_the_size_is_known_where_a_side_is_left_to_the_pipeline(
+    base: Any, pipe: Any, run: Run, tiny: Any
+) -> None:
+    """It is the image's, in whole multiples of what the model shrinks it by, or the model's own."""
+    own = tiny.call()
+    defaults = {name: p.default for name, p in inspect.signature(type(base).__call__).parameters.items()}
+    pixels = torch.randint(
+        0, 256, (77, 107, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    image = PIL.Image.fromarray(pixels.numpy())
+    arguments = {name: image for name in ("image", "mask_image", "control_image") if name in own}
+    if isinstance(own.get("control_image"), list):
+        arguments["control_image"] = [image] * len(own["control_image"])
+    given: list[dict[str, Any]] = [{"height": None, "width": None}] if "height" in own else [{}]
+    if "height" in own:
+        given += [{"height": 64, "width": None}, {"height": None, "width": 96}]
+    for sides in given:
+        call = {**own, **arguments, **sides}
+        made = tuple(run(base, steps=1, **arguments, **sides).shape[-2:])
+        assert pipe.family.latent_size(pipe, {**defaults, **call}) == made
+
+
 @pytest.mark.families("sdxl-img2img")
 def test_image_to_image_of_latents_has_their_size(base: Any, pipe: Any, run: Run, tiny: Any) -> None:
     arguments = {
@@ -104,3 +151,24 @@ def test_an_autoencoder_that_overflows_in_half_precision_encodes_in_single(
     with pytest.raises(MemoryError, match="stop"):
         run(pipe, negative_guidance=push)
     assert base.vae.dtype == torch.float16
+
+
+@pytest.mark.families("qwen-image-controlnet", "z-image-controlnet")
+def test_a_control_image_that_is_a_tensor_decides_the_size(base: Any, pipe: Any, run: Run, tiny: Any) -> None:
+    arguments = {"steps": 1, "control_image": torch.rand(1, 3, 48, 80)}
+    ones = torch.ones(24, 40)
+    everywhere = run(pipe, negative_guidance=masked(tiny, None), **arguments)
+    assert_same(run(pipe, negative_guidance=masked(tiny, ones), **arguments), everywhere)
+    assert differ(everywhere, run(base, **arguments)) > 1e-3
+    with pytest.raises(ValueError, match=r"the image is 80x48: .*aspect ratio"):
+        run(pipe, negative_guidance=masked(tiny, torch.ones(24, 24)), **arguments)
+
+
+@pytest.mark.families("z-image-img2img")
+def test_an_image_without_a_size_gives_its_own(base: Any, pipe: Any, run: Run, tiny: Any) -> None:
+    arguments = {"image": torch.rand(1, 3, 48, 80), "height": None, "width": None}
+    ones = torch.ones(24, 40)
+    everywhere = run(pipe, negative_guidance=masked(tiny, None), **arguments)
+    assert everywhere.shape[2:] == (6, 10)
+    assert_same(run(pipe, negative_guidance=masked(tiny, ones), **arguments), everywhere)
+    assert differ(everywhere, run(base, **arguments)) > 1e-3

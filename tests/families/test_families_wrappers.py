@@ -17,7 +17,9 @@ METHODS: dict[str, Any] = {
 }
 
 
-@pytest.mark.families("sdxl", "sd3", "flux", "flux2-klein", "qwen-image", "z-image", "sana", "wan")
+@pytest.mark.families(
+    "sdxl", "sd3", "flux", "chroma", "flux2-klein", "qwen-image", "z-image", "sana", "wan", "ltx", "cogview4"
+)
 def test_a_wrapped_denoiser_gives_the_same_and_gets_by_place_what_it_got(
     base: Any, run: Run, tiny: Any, two: Any
 ) -> None:

@@ -6,12 +6,20 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import SD3IPAdapterJointAttnProcessor2_0
 from diffusers.models.embeddings import IPAdapterTimeImageProjection
+from diffusers.utils import is_sentencepiece_available
 from tiny_pipelines import denoiser
 from torch import Tensor, nn
 
 IMAGE = 16
 """How many numbers an image's embedding has."""
-WITH_ADAPTERS = ("sd", "sdxl", "sd3", "flux")
+WITH_ADAPTERS = (
+    "sd",
+    "sdxl",
+    "sd3",
+    "flux",
+    "chroma",
+    *(("kolors",) if is_sentencepiece_available() else ()),
+)
 """The tiny pipelines whose families have IP-Adapters."""
 
 Weights = dict[str, dict[str, Tensor]]
@@ -90,7 +98,7 @@ def images(tiny: Any, count: int = 1) -> dict[str, Any]:
     pairs = [torch.randn(2, 1, IMAGE, generator=generator) for _ in range(count)]
     if tiny.name == "sd3":
         return {"ip_adapter_image_embeds": pairs[0]}
-    if tiny.name == "flux":
+    if tiny.name in ("flux", "chroma"):
         return {
             "ip_adapter_image_embeds": [pair[1:] for pair in pairs],
             "negative_ip_adapter_image_embeds": [pair[:1] for pair in pairs],

@@ -220,10 +220,11 @@ DYNAMIC: dict[str, Any] = {"shift": 3.0, "use_dynamic_shifting": True}
 FLUX_FACTORS = {"attn.": 2, "norm1": 3, "norm.linear": 3, "time_text_embed": 2, "proj_out": 2}
 
 
-def flux_parts(guidance_embeds: bool) -> dict[str, Any]:
+def flux_parts(guidance_embeds: bool, in_channels: int = 16) -> dict[str, Any]:
     model = FluxTransformer2DModel(
         **HEADS,
-        in_channels=16,
+        in_channels=in_channels,
+        out_channels=16,
         num_layers=2,
         num_single_layers=2,
         joint_attention_dim=32,
@@ -299,7 +300,7 @@ def flux2_klein() -> DiffusionPipeline:
 # ---- Qwen-Image -----------------------------------------------------------------------------------------------------
 
 
-def qwen_image() -> DiffusionPipeline:
+def qwen_image(**transformer: Any) -> DiffusionPipeline:
     torch.manual_seed(25)
     model = QwenImageTransformer2DModel(
         **HEADS,
@@ -308,6 +309,7 @@ def qwen_image() -> DiffusionPipeline:
         num_layers=3,
         joint_attention_dim=32,
         axes_dims_rope=(4, 6, 6),
+        **transformer,
     )
     strong = {"_mod.": 4, "time_text_embed": 2, "attn.": 2, "proj_out": 2}
     vae = AutoencoderKLQwenImage(

@@ -53,6 +53,24 @@ class Tiny:
     """Whether it brings each token's guided prediction back to the norm of cond."""
     one_noise: bool = False
     """Whether the noise of a whole batch is drawn from the first generator, so that an image alone is another one."""
+    embeds_alone: bool = True
+    """Whether it can be called without a prompt: from image to image, Kolors forgets the pooled embeddings."""
+    image_of_each_prompt: bool = False
+    """Whether it wants as many images as there are prompts, where others take one for all."""
+    shares_modules: bool = False
+    """Whether its ControlNet has modules of the denoiser's, in which a LoRA acts there whatever its scale is."""
+    mask_each: bool = False
+    """Whether it wants as many masks as it makes images."""
+    one_prompt: bool = False
+    """Whether a call takes one prompt only."""
+    cuts_text: bool = True
+    """Whether text of more than some length is cut off."""
+    image_each: bool = False
+    """Whether it wants as many images as it makes, where each is to have a generator of its own."""
+    forgets_shift: bool = False
+    """Whether it decodes without the autoencoder's shift, which it takes away where it encodes (diffusers to 0.42)."""
+    one_each: bool = False
+    """Whether it makes one of each prompt only."""
     alike: Callable[[], dict[str, Any]] = dict
     """The arguments with which a prompt and a negative of the same words are encoded and conditioned alike."""
 

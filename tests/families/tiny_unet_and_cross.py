@@ -233,11 +233,13 @@ def sdxl_controlnet() -> DiffusionPipeline:
 # ---- Stable Diffusion 3 ---------------------------------------------------------------------------------------------
 
 
-def sd3_pipeline(text_encoder_3: nn.Module | None, **transformer: Any) -> DiffusionPipeline:
+def sd3_pipeline(
+    text_encoder_3: nn.Module | None, in_channels: int = 16, **transformer: Any
+) -> DiffusionPipeline:
     model = SD3Transformer2DModel(
         sample_size=8,
         patch_size=2,
-        in_channels=16,
+        in_channels=in_channels,
         out_channels=16,
         num_layers=3,
         attention_head_dim=8,

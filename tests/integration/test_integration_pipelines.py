@@ -5,6 +5,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import PIL.Image
 import pytest
@@ -12,13 +13,16 @@ import torch
 from diffusers import (
     DiffusionPipeline,
     EulerDiscreteScheduler,
-    StableDiffusionInpaintPipeline,
+    StableDiffusionInstructPix2PixPipeline,
+    StableDiffusionPanoramaPipeline,
     StableDiffusionPipeline,
 )
 from diffusers.hooks.hooks import HookRegistry, ModelHook
 
 import negguide
-from negguide import Negative, NegToMe, PerpNeg, from_pipe
+from negguide import Negative, NegToMe, PerpNeg, Timestep, from_pipe
+from negguide.integration.families import supported_pipelines
+from negguide.integration.families.refused import REFUSED
 
 BOTH = [PerpNeg(Negative("black glasses", stop=1.0)), NegToMe(alpha=3.0, threshold=0.2, stop=1.0)]
 FILE = Path(__file__).parents[2] / "pipelines" / "negguide_stable_diffusion.py"
@@ -45,15 +49,21 @@ def test_from_pipe_shares_everything_and_leaves_the_pipeline_usable(
 
 
 def test_an_unsupported_pipeline_is_refused_by_name(base: Any) -> None:
-    image_to_image = StableDiffusionInpaintPipeline(
-        **{**base.components, "safety_checker": None}, requires_safety_checker=False
-    )
+    own = {**base.components, "safety_checker": None}
+    says = r"does not know StableDiffusionPanoramaPipeline; supported .*: .*StableDiffusion\w+Pipeline"
+    with pytest.raises(ValueError, match=says):
+        from_pipe(StableDiffusionPanoramaPipeline(**own, requires_safety_checker=False))
     with pytest.raises(
-        ValueError, match=r"StableDiffusionInpaintPipeline; supported .*: .*StableDiffusionPipeline"
+        ValueError, match="StableDiffusionInstructPix2PixPipeline: it weighs the image and the text"
     ):
-        from_pipe(image_to_image)
+        from_pipe(StableDiffusionInstructPix2PixPipeline(**own, requires_safety_checker=False))
     with pytest.raises(ValueError, match="does not know str"):
         from_pipe("toyworld")
+
+
+def test_what_is_refused_with_a_reason_is_a_pipeline_that_no_family_has() -> None:
+    assert all(issubclass(getattr(diffusers, name), diffusers.DiffusionPipeline) for name in REFUSED)
+    assert not set(REFUSED) & set(supported_pipelines())
 
 
 def test_the_signature_shows_the_base_arguments_and_the_new_ones() -> None:
@@ -241,9 +251,14 @@ LONG = "hat " * 10 + "back"
         ),
         ({"negative_guidance": NegToMe()}, ValueError, "num_images_per_prompt is 1.*reference='others'"),
         (
-            {"negative_guidance": NegToMe(start=0.3), "num_images_per_prompt": 2},
+            {"negative_guidance": NegToMe(start=Timestep(700)), "num_images_per_prompt": 2},
             ValueError,
-            "start and stop must satisfy .* got start=0.3, stop=0.2",
+            r"start must be noisier than stop, got start=Timestep\(700\), stop=Timestep\(800\)",
+        ),
+        (
+            {"negative_guidance": NegToMe(stop=0.1), "num_images_per_prompt": 2},
+            ValueError,
+            "stop=0.1 of NegToMe holds none of the 5 steps; .* give stop=0.2 or more",
         ),
         (
             {"negative_guidance": PerpNeg("a hat"), "prompt": LONG},
@@ -328,6 +343,7 @@ def test_bad_calls_are_refused_before_any_model_runs(
             r"start=0.9, stop=0.95 of Negative\('a cat'\)",
         ),
         (NegToMe(stop=0.1), "start=0.0, stop=0.1 of NegToMe"),
+        (NegToMe(start=0.3), r"start=0.3, stop=Timestep\(800\) of NegToMe"),
     ],
 )
 def test_a_window_without_a_step_is_refused(

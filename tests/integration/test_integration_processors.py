@@ -1,6 +1,7 @@
 """NegToMe as attention processors, on the pipeline and on a bare UNet."""
 
 import inspect
+import re
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler, HeunDiscreteScheduler, PNDMScheduler
 from diffusers.models.attention_processor import AttnProcessor2_0
 
-from negguide import NegToMe, apply_to_model, from_pipe, remove_from_model
+from negguide import NegToMe, Timestep, apply_to_model, from_pipe, remove_from_model
 
 STRONG: dict[str, Any] = {"alpha": 3.0, "threshold": 0.2, "start": 0.0, "stop": 1.0}
 
@@ -153,7 +154,7 @@ def test_without_a_number_of_steps_the_published_window_is_that_of_the_timesteps
     timesteps = (999, 801, 800, 500, 0)
     plain = [unet(sample, t, text).sample for t in timesteps]
     for method, acts in (
-        (NegToMe("first", alpha=3.0, threshold=0.2), [True, True, False, False, False]),
+        (NegToMe("first", alpha=3.0, threshold=0.2), [True, True, True, False, False]),
         (NegToMe("first", alpha=3.0, threshold=0.2, start=0.5, stop=1.0), [False, False, False, True, True]),
     ):
         apply_to_model(unet, method, guidance_branches=1)
@@ -166,14 +167,26 @@ def test_without_a_number_of_steps_the_published_window_is_that_of_the_timesteps
 def test_a_window_that_a_run_leaves_out_is_told(make_unet: Any) -> None:
     unet = make_unet()
     sample, text = torch.randn(2, 4, 8, 8), torch.randn(1, 5, 32).expand(2, -1, -1)
-    apply_to_model(unet, NegToMe("first"), guidance_branches=1)
+    for stop in (0.2, Timestep(800)):
+        apply_to_model(unet, NegToMe("first", stop=stop), guidance_branches=1)
+        for _ in range(2):
+            says = f"window start=0.0, stop={stop}, which is timestep 1000 to 800; give"
+            with pytest.warns(UserWarning, match=re.escape(says)):
+                unet(sample, 750, text)
+            # once a run
+            unet(sample, 500, text)
+
+
+def test_a_window_that_was_left_open_holds_the_first_step_of_a_run_that_begins_behind_it(
+    make_unet: Any,
+) -> None:
+    unet = make_unet()
+    sample, text = torch.randn(2, 4, 8, 8), torch.randn(1, 5, 32).expand(2, -1, -1)
+    plain = [unet(sample, t, text).sample for t in (600, 400)]
+    apply_to_model(unet, NegToMe("first", alpha=3.0, threshold=0.2), guidance_branches=1)
     for _ in range(2):
-        with pytest.warns(
-            UserWarning, match=r"window start=0.0, stop=0.2, which is timestep 1000 to 800; give"
-        ):
-            unet(sample, 750, text)
-        # once a run
-        unet(sample, 500, text)
+        results = [unet(sample, t, text).sample for t in (600, 400)]
+        assert [not torch.equal(a, b) for a, b in zip(results, plain, strict=True)] == [True, False]
 
 
 def test_timesteps_of_another_kind_need_the_number_of_steps(make_unet: Any) -> None:
@@ -207,7 +220,12 @@ def test_more_steps_than_announced_are_an_error(own: Any, generate: Any) -> None
     ("method", "arguments", "error", "says"),
     [
         (NegToMe(torch.rand(3, 8, 8)), {}, ValueError, "reference holds images.*no VAE.*from_pipe"),
-        (NegToMe(), {"num_inference_steps": 4}, ValueError, "stop=0.2 of NegToMe holds none of the 4 steps"),
+        (
+            NegToMe(stop=0.2),
+            {"num_inference_steps": 4},
+            ValueError,
+            "stop=0.2 of NegToMe holds none of the 4 steps",
+        ),
         (NegToMe(), {"num_inference_steps": 2.5}, ValueError, "num_inference_steps .*got 2.5"),
         (NegToMe(stop=1.0), {"guidance_branches": 0}, ValueError, "guidance_branches .*at least 1, got 0"),
         (

@@ -14,7 +14,7 @@ import negguide
 from negguide import Negative, PerpNeg, apply_to_model, from_pipe, register_family, register_method
 from negguide.integration.families import Denoiser, denoiser_family, family_of, supported_pipelines
 from negguide.integration.families.stable_diffusion import STABLE_DIFFUSION
-from negguide.methods import AttentionMethod, TokenMethod, collect, method_from_dict
+from negguide.methods import AttentionMethod, TokenMethod, Window, collect, method_from_dict
 
 WHOLE: dict[str, Any] = {"start": 0.0, "stop": 1.0}
 
@@ -73,8 +73,8 @@ def test_a_token_method_from_outside_works_in_both_doors(make_pipeline: Any, gen
         group_size: Any = None
 
         @property
-        def windows(self) -> list[tuple[str, float, float]]:
-            return [("Average", 0.0, 1.0)]
+        def windows(self) -> list[Window]:
+            return [Window("Average", 0.0, 1.0)]
 
         def push_others(self, groups: torch.Tensor, mask: Any = None) -> Any:
             mean = groups.mean(dim=1, keepdim=True).expand_as(groups)

@@ -6,16 +6,22 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from negguide.methods import Method
+from negguide.methods import Method, Timestep
 
 Arguments = Mapping[str, Any]
 """A pipeline call's arguments by name, defaults included."""
-TextAxis = Literal["tokens", "pooled", "positions"]
-"""How a denoiser input carries text: [B, tokens, ..], [B, ..], or the tokens' positions [tokens, ..], without batch."""
-NEGTOME_DEFAULTS: Mapping[str, Any] = MappingProxyType({"threshold": 0.65, "stop": 0.2})
-"""Between those published for SDXL and FLUX, for families without published values."""
+TextAxis = Literal["tokens", "tokens, image", "layers", "pooled", "positions"]
+"""How a denoiser input carries text: [B, tokens, ..], [B, tokens, layers of the text encoder, ..], [B, ..], or the
+tokens' positions [tokens, ..], without batch. "tokens, image" is a mask [B, tokens + image tokens], of which a negative
+brings the part of its own tokens."""
+NEGTOME_DEFAULTS: Mapping[str, Any] = MappingProxyType({"threshold": 0.65, "stop": Timestep(900)})
+"""Those published for FLUX, for flow models without values of their own: how noisy an image is decides what may still
+change in it, and a timestep says that of them all."""
+NEGTOME_DISCRETE: Mapping[str, Any] = MappingProxyType({"threshold": 0.65, "stop": Timestep(800)})
+"""For models with the discrete schedule of Stable Diffusion: the window published for SDXL. At its end the noise is .84
+of the mixture, sigma / (alpha + sigma); at that of the window published for FLUX it is .9."""
 MethodT = TypeVar("MethodT", bound=Method)
 TextPlace = Literal["cross", "text first", "image first"]
 """Where an attention module meets the text: as keys and values only, or beside the image's tokens."""
@@ -55,15 +61,33 @@ class Modular:
 
     Attributes:
         model_name: of the pipeline's blocks.
-        fields: {field of the inputs that go through the guider: what the text encoder step calls it}.
+        fields: {field of the inputs that go through the guider: what the text encoder step calls it, or `make(encoded)`
+            of {what it calls it: value}, which may return a `make(prompt)` of the prompt's own fields}. Empty where the
+            pipeline calls no guider, so that methods in score space cannot act in it.
         packed: whether predictions are [B, tokens, C], which does not show height and width.
         reader: `reader(components)` -> what stands for the classic pipeline in `Family.token_budget`.
+        positions: fields without a batch axis.
+        generated: `generated(state)` -> where in a prediction [B, ..] along its second axis the generated image is, by
+            what the run has so far; everywhere but where it is given images.
+        text_steps: class names of the blocks that make of the text encoder step's outputs what `fields` name, where
+            they are not its own.
+        latent_size: `latent_size(inputs)` -> (height, width) of the latents by a denoiser call's inputs; None = that
+            of `Family.denoiser`.
+        places: whether it is known where in the image a token of a prediction lies; where not, negatives have no masks,
+            and methods in attention and token space cannot act.
+        check: `check(arguments)` refuses what a call cannot have beside negatives.
     """
 
     model_name: str
-    fields: Mapping[str, str]
+    fields: Mapping[str, str | Callable[[Mapping[str, Any]], Any]]
     packed: bool = False
     reader: Callable[[Any], Any] = lambda components: components
+    positions: tuple[str, ...] = ()
+    generated: Callable[[Mapping[str, Any]], slice] = lambda state: slice(None)
+    text_steps: tuple[str, ...] = ()
+    latent_size: Callable[[Mapping[str, Any]], tuple[int, int]] | None = None
+    places: bool = True
+    check: Callable[[Arguments], object] = lambda arguments: None
 
 
 @dataclass(frozen=True)
@@ -86,6 +110,9 @@ class Family:
             config}, of those that `Denoiser.text_channels` does not tell; what is not named is not checked.
         batched: further inputs with a batch axis, paths as in `text`: a tensor whose rows are those of the sample, or
             a list or tuple of such tensors. What is not named is passed on whole, whatever its shape.
+        deferred: {denoiser input: the pipeline's attribute that holds the model that makes it}, of a ControlNet that
+            gives something for each token of the text: it is called with each forward's own rows. Its output is a
+            mapping to tensors [rows, image tokens and text, ..].
         row_lists: inputs that are lists of one entry a row instead of tensors.
         branches: `branches(pipe, arguments)` -> the guidance branches of one step in order, "uncond" and "cond". Asked
             at each step: a callback may switch guidance off.
@@ -108,6 +135,10 @@ class Family:
         attention: (regular expression, place) pairs: which attention modules meet the text, and where.
         negative_rows: whether attention-space methods need the negatives as further rows of the batch, because the
             model places its tokens by the length of the text; otherwise they are appended to the prompt's tokens.
+        counts_text: `counts_text(module)` -> whether an attention module takes the last so many tokens of its input for
+            the text, a number of its own, and image tokens from before them: negatives must not stand there (Wan).
+        text_lengths: with `negative_rows`, `text_lengths(inputs)` -> how many tokens each row's text has, where the
+            image's stand right behind them in each row, and behind both what fills the rows up; None elsewhere.
         text_positions: the argument of the attention modules that holds (image positions, text positions), where those
             of the text are counted by its length alone.
         image_tokens: `image_tokens(sample, latent_size)` -> how many tokens the generated image has in attention, and
@@ -115,12 +146,14 @@ class Family:
         negtome_blocks, negtome_min_side: where token-space methods act unless told: modules whose name matches, on
             feature maps with a shorter side of at least negtome_min_side, or half the latent's shorter side where that
             is less.
-        defaults: {method: {field: value}} of the fields that a method leaves to the family (None): the values published
-            for the family, or those between where there are none.
+        defaults: {method: {field: value}} published for the family, or for its kind: of the fields that a method leaves
+            to the family (None), and of others, with which `negguide.defaults` says to begin.
+        guided: whether its models can have classifier-free guidance; False for guidance-distilled ones.
         dtype: what the family's models were published in, for `--dtype auto`: one of float16 overflows in few places,
             one of bfloat16 in many.
         denoiser: for attention processors; None where the denoiser takes none.
-        modular: for modular pipelines; None where Perp-Neg cannot be used in them.
+        modular: for modular pipelines, of several kinds where they have models of several names; None where negatives
+            cannot be used in them.
     """
 
     name: str
@@ -144,20 +177,31 @@ class Family:
     derived: Mapping[str, Callable[[Tensor], Any]] = field(default_factory=dict)
     channels: Mapping[str, Callable[[Any], tuple[int, ...]]] = field(default_factory=dict)
     batched: tuple[str, ...] = ()
+    deferred: Mapping[str, str] = field(default_factory=dict)
     row_lists: tuple[str, ...] = ()
     sequential: bool = False
     upcasts: bool = False
     encode_image: Callable[[Any, Tensor], Tensor] | None = None
     image_tokens: Callable[[Any, tuple[int, int]], tuple[int, int]] | None = None
     negative_rows: bool = False
+    counts_text: Callable[[nn.Module], bool] = lambda module: False
+    text_lengths: Callable[[Mapping[str, Any]], list[int]] | None = None
     text_positions: str | None = None
     prediction_slice: Callable[[Tensor, Any, tuple[int, int]], Tensor] = lambda prediction, sample, size: (
         prediction
     )
     is_auxiliary: Callable[[Mapping[str, Any]], bool] = lambda inputs: False
+    guided: bool = True
     dtype: torch.dtype = torch.bfloat16
     denoiser: Denoiser | None = None
-    modular: Modular | None = None
+    modular: Modular | tuple[Modular, ...] | None = None
+
+    @property
+    def modulars(self) -> tuple[Modular, ...]:
+        """Its kinds of modular pipelines."""
+        if self.modular is None:
+            return ()
+        return self.modular if isinstance(self.modular, tuple) else (self.modular,)
 
     def with_defaults(self, method: MethodT) -> MethodT:
         """The method with the family's values for the fields that it leaves open.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import torch
 from torch import Tensor
 
 from negguide.integration.families.base import Arguments, TokenBudget
@@ -101,29 +102,45 @@ def binned_size(side: Callable[[Any], int], bins: Callable[[int], Any]) -> Laten
 
 
 def unet_size(pipe: Any, arguments: Arguments, fills_in_missing_side: bool) -> tuple[int, int]:
-    """`latent_size` of Stable Diffusion, which takes its own size as soon as one side is missing, and of SDXL, which
-    fills in the missing one."""
+    """`latent_size` of the UNets' pipelines. A side that is not given is that of the image, where there is one.
+
+    Args:
+        fills_in_missing_side: without an image, a missing side is the model's own; otherwise both are as soon as one is
+            missing (Stable Diffusion from text).
+    """
     if arguments.get("latents") is not None:
         height, width = arguments["latents"].shape[-2:]
         return height, width
     pixels: tuple[int | None, int | None] = (arguments.get("height"), arguments.get("width"))
-    # image-to-image and ControlNet take the size of the image that they are given, inpainting the model's own
-    image = arguments.get("image") if arguments.get("mask_image") is None else None
-    size: Any = pipe.unet.config.sample_size
-    sides = (size, size) if isinstance(size, int) else (size[0], size[1])
-    factor = pipe.vae_scale_factor
+    image, factor = _image_that_sizes(arguments), pipe.vae_scale_factor
     if image is not None and None in pixels:
         given = image_size(image)
-        if isinstance(image, Tensor) and image.ndim == 4 and image.shape[1] == 4:
-            # image to image takes these for latents, as a base model hands them on to a refiner
+        # image to image takes these for latents, as a base model hands them on to a refiner
+        if "strength" in arguments and isinstance(image, Tensor) and image.ndim == 4 and image.shape[1] == 4:
             return given
-        pixels = (8 * (given[0] // 8), 8 * (given[1] // 8))
+        # of a T2I-Adapter the image's sides are whole multiples of what it shrinks them by
+        whole = factor if getattr(pipe, "adapter", None) is None else pipe.adapter.downscale_factor
+        height, width = (
+            whole * (its // whole) if pixel is None else int(pixel)
+            for pixel, its in zip(pixels, given, strict=True)
+        )
+        return height // factor, width // factor
+    size: Any = pipe.unet.config.sample_size
+    sides = (size, size) if isinstance(size, int) else (size[0], size[1])
     own_size = None in pixels and not fills_in_missing_side
     height, width = (
         side if not pixel or own_size else int(pixel) // factor
         for pixel, side in zip(pixels, sides, strict=True)
     )
     return height, width
+
+
+def _image_that_sizes(arguments: Arguments) -> Any:
+    """The image whose size is the default; of inpainting alone, without a ControlNet, it is the model's own."""
+    if arguments.get("mask_image") is not None and "control_image" not in arguments:
+        return None
+    image = arguments.get("image")
+    return arguments.get("control_image") if image is None else image
 
 
 def image_size(image: Any) -> tuple[int, int]:
@@ -149,6 +166,18 @@ def image_size(image: Any) -> tuple[int, int]:
         raise ValueError(f"{right}, got one of shape {list(image.shape)}")
     height, width = image.shape[-2:] if isinstance(image, Tensor) else image.shape[-3:-1]
     return int(height), int(width)
+
+
+def image_latents_size(pipe: Any, image: Any) -> tuple[int, int] | None:
+    """(height, width) of an image that is given as latents, which image processors do not resize; None = it is pixels,
+    or there is none."""
+    first = image[0] if isinstance(image, list) and image else image
+    if not isinstance(first, Tensor) or first.ndim < 3:
+        return None
+    if first.shape[-3] != pipe.image_processor.config.vae_latent_channels:
+        return None
+    height, width = first.shape[-2:]
+    return height, width
 
 
 # Text
@@ -187,7 +216,8 @@ def counting_tokenizer(pipe: Any, name: str = "tokenizer") -> Any:
     thread is just encoding with it.
     """
     own = getattr(pipe, name)
-    vocabulary = len(getattr(own, "tokenizer", own))
+    # a processor's is inside it
+    vocabulary = len(own if hasattr(own, "__len__") else own.tokenizer)
     with _counting_lock:
         known = _counting.get(own)
         # a textual inversion adds tokens
@@ -245,6 +275,21 @@ def vae_latents(pipe: Any, pixels: Tensor) -> Tensor:
     return result
 
 
+def packed_frame_latents(pipe: Any, pixels: Tensor) -> Tensor:
+    """Images as single frames to an autoencoder for video whose latents are normalised channel by channel, packed."""
+    config = pipe.vae.config
+    frames = pixels[:, :, None].to(pipe._execution_device, pipe.vae.dtype)
+    latents = pipe.vae.encode(frames).latent_dist.mode()
+    mean, std = (
+        torch.tensor(values).view(1, -1, 1, 1, 1).to(latents)
+        for values in (config.latents_mean, config.latents_std)
+    )
+    latents = (latents - mean) / std
+    count, channels, _, height, width = latents.shape
+    packed: Tensor = pipe._pack_latents(latents, count, channels, height, width)
+    return packed
+
+
 def without_variances(prediction: Tensor, latents: Tensor, latent_size: tuple[int, int]) -> Tensor:
     """Without the learned variances, which come as as many channels again."""
     return prediction[:, : latents.shape[1]]
@@ -261,6 +306,17 @@ def patch_tokens(latent_size: tuple[int, int]) -> int:
 def packed_tokens(sample: Tensor, latent_size: tuple[int, int]) -> tuple[int, int]:
     """`image_tokens`: of the generated image, and together with reference images'."""
     return patch_tokens(latent_size), sample.shape[1]
+
+
+def packed_latents(pipe: Any, pixels: Tensor) -> Tensor:
+    latents = vae_latents(pipe, pixels)
+    packed: Tensor = pipe._pack_latents(latents, *latents.shape)
+    return packed
+
+
+def flux_text_positions(prompt_embeds: Tensor) -> Tensor:
+    """[tokens, 3]; all of the text lies at 0."""
+    return prompt_embeds.new_zeros(prompt_embeds.shape[1], 3)
 
 
 def without_references(prediction: Tensor, sample: Tensor, latent_size: tuple[int, int]) -> Tensor:
@@ -311,7 +367,8 @@ def caption_channels(config: Any) -> int:
 
 
 def unet_channels(config: Any) -> int:
-    if config.encoder_hid_dim_type == "text_proj":
+    # of a projection before the UNet; its type tells nothing, for an IP-Adapter changes it
+    if config.encoder_hid_dim is not None:
         return int(config.encoder_hid_dim)
     channels: Any = config.cross_attention_dim
     return int(channels if isinstance(channels, int) else channels[0])

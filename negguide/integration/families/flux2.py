@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ def _klein_cfg_disabled(pipe: Any, arguments: Arguments) -> str | None:
 
 
 def _latent_size(pipe: Any, arguments: Arguments) -> tuple[int, int]:
+    if "mask_image" in arguments:
+        return _inpaint_size(pipe, arguments)
     if arguments.get("latents") is not None:
         rows, columns = arguments["latents"].shape[-2:]
         return 2 * rows, 2 * columns
@@ -46,6 +49,18 @@ def _latent_size(pipe: Any, arguments: Arguments) -> tuple[int, int]:
         arguments.get("height") or int(height * scale),
         arguments.get("width") or int(width * scale),
     )
+    return 2 * (height // patch), 2 * (width // patch)
+
+
+def _inpaint_size(pipe: Any, arguments: Arguments) -> tuple[int, int]:
+    """That of the image, whatever height and width say; above a megapixel it is scaled down to one."""
+    image, patch = arguments["image"], 2 * pipe.vae_scale_factor
+    height, width = image_size(image)
+    if isinstance(image, Tensor) and image.ndim == 4 and image.shape[1] == 4 * pipe.latent_channels:
+        return 2 * height, 2 * width
+    if height * width > 1024 * 1024:
+        scale = (1024 * 1024 / (height * width)) ** 0.5
+        height, width = int(height * scale), int(width * scale)
     return 2 * (height // patch), 2 * (width // patch)
 
 
@@ -76,7 +91,7 @@ def _encode_image(pipe: Any, pixels: Tensor) -> Tensor:
 
 FLUX_2_KLEIN = Family(
     name="FLUX.2 klein",
-    pipelines=("Flux2KleinPipeline",),
+    pipelines=("Flux2KleinPipeline", "Flux2KleinInpaintPipeline"),
     denoisers=("transformer",),
     text_encoders=("text_encoder",),
     sample="hidden_states",
@@ -131,6 +146,15 @@ def _dev_token_budget(pipe: Any, text: str, arguments: Arguments) -> TokenBudget
     return TokenBudget(tokenizer, chat["input_ids"].shape[1], arguments["max_sequence_length"])
 
 
+def _modular_reader(components: Any) -> Any:
+    """What a modular pipeline has inside its text encoder step."""
+    from diffusers.modular_pipelines.flux2.encoders import Flux2TextEncoderStep
+
+    return SimpleNamespace(
+        tokenizer=components.tokenizer, system_message=Flux2TextEncoderStep.DEFAULT_SYSTEM_MESSAGE
+    )
+
+
 # its denoiser is klein's, which has the row already
 FLUX_2_DEV = replace(
     FLUX_2_KLEIN,
@@ -138,9 +162,11 @@ FLUX_2_DEV = replace(
     pipelines=("Flux2Pipeline",),
     branches=lambda pipe, arguments: ("cond",),
     cfg_disabled_reason=_dev_cfg_disabled,
+    guided=False,
     token_budget=_dev_token_budget,
     denoiser=None,
-    modular=None,
+    # its loop asks no guider
+    modular=Modular("flux2", fields={}, reader=_modular_reader, latent_size=size_in_ids),
 )
 
 register_family(FLUX_2_KLEIN)

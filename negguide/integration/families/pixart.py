@@ -1,5 +1,6 @@
-"""PixArt-Sigma: a transformer that meets T5's text in cross-attention."""
+"""PixArt-alpha and -Sigma: a transformer that meets T5's text in cross-attention."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from negguide.integration.families.common import (
     without_variances,
 )
 from negguide.integration.families.registry import register_family
+from negguide.methods import Timestep
 
 
 def _branches(pipe: Any, arguments: Arguments) -> tuple[str, ...]:
@@ -58,6 +60,8 @@ PIXART = Family(
     prediction_slice=without_variances,
     attention=((r"attn2$", "cross"),),
     negtome_blocks=r"attn1$",
+    # its betas are linear: at 600 the noise has the share of the mixture that it has in SDXL at 800
+    defaults={"NegToMe": {"threshold": 0.65, "stop": Timestep(600)}},
     dtype=torch.float16,
     denoiser=Denoiser(
         classes=("PixArtTransformer2DModel",),
@@ -67,4 +71,9 @@ PIXART = Family(
     ),
 )
 
+PIXART_ALPHA = replace(
+    PIXART, name="PixArt-alpha", pipelines=("PixArtAlphaPipeline",), denoiser=None, modular=None
+)
+
 register_family(PIXART)
+register_family(PIXART_ALPHA)

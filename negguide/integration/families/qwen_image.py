@@ -1,16 +1,17 @@
 """Qwen-Image: a transformer with joint attention over text and image, called once a branch."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from negguide.integration.families.base import Arguments, Denoiser, Family, Modular, TokenBudget
 from negguide.integration.families.common import (
     counting_tokenizer,
     joint_attention_channels,
+    packed_frame_latents,
     packed_size,
     packed_tokens,
     true_cfg_branches,
@@ -43,25 +44,22 @@ def _token_budget(pipe: Any, text: str, arguments: Arguments) -> TokenBudget:
     return TokenBudget(tokenizer, tokens, limit + pipe.prompt_template_encode_start_idx)
 
 
-def _encode_image(pipe: Any, pixels: Tensor) -> Tensor:
-    config = pipe.vae.config
-    frames = pixels[:, :, None].to(pipe._execution_device, pipe.vae.dtype)
-    latents = pipe.vae.encode(frames).latent_dist.mode()
-    mean, std = (
-        torch.tensor(values).view(1, -1, 1, 1, 1).to(latents)
-        for values in (config.latents_mean, config.latents_std)
-    )
-    latents = (latents - mean) / std
-    count, channels, _, height, width = latents.shape
-    packed: Tensor = pipe._pack_latents(latents, count, channels, height, width)
-    return packed
-
-
-def _size_in_shapes(inputs: Mapping[str, Any]) -> tuple[int, int]:
+def size_in_shapes(inputs: Mapping[str, Any]) -> tuple[int, int]:
     """`img_shapes` holds (frames, rows, columns) in tokens of 2x2 latents, reference images' behind."""
     shape = inputs["img_shapes"][0]
     _, rows, columns = shape[0] if isinstance(shape, list) else shape
     return 2 * rows, 2 * columns
+
+
+def _controlled_size(pipe: Any, arguments: Arguments) -> tuple[int, int]:
+    """A control image that is a tensor is not resized, and the generated image has its size; of several, the last."""
+    image = arguments["control_image"]
+    if hasattr(pipe.controlnet, "nets") and isinstance(image, list) and image:
+        image = image[-1]
+    if not isinstance(image, Tensor):
+        return packed_size(pipe, arguments)
+    height, width = image.shape[-2:]
+    return packed_size(pipe, {**arguments, "height": height, "width": width})
 
 
 def _modular_reader(components: Any) -> Any:
@@ -76,9 +74,29 @@ def _modular_reader(components: Any) -> Any:
     )
 
 
+def before_references(state: Mapping[str, Any]) -> slice:
+    """Behind the generated image's tokens stand those of the images that a modular pipeline was given."""
+    return slice(0, state["latents"].shape[1])
+
+
+_MODULAR = Modular(
+    "qwenimage",
+    fields={
+        "encoder_hidden_states": "prompt_embeds",
+        "encoder_hidden_states_mask": "prompt_embeds_mask",
+    },
+    packed=True,
+    reader=_modular_reader,
+)
+
 QWEN_IMAGE = Family(
     name="Qwen-Image",
-    pipelines=("QwenImagePipeline",),
+    pipelines=(
+        "QwenImagePipeline",
+        "QwenImageImg2ImgPipeline",
+        "QwenImageInpaintPipeline",
+        "QwenImageControlNetInpaintPipeline",
+    ),
     denoisers=("transformer",),
     text_encoders=("text_encoder",),
     sample="hidden_states",
@@ -97,7 +115,7 @@ QWEN_IMAGE = Family(
     latent_size=packed_size,
     encode_text=_encode_text,
     token_budget=_token_budget,
-    encode_image=_encode_image,
+    encode_image=packed_frame_latents,
     image_tokens=packed_tokens,
     prediction_slice=without_references,
     text_positions="image_rotary_emb",
@@ -107,17 +125,23 @@ QWEN_IMAGE = Family(
         classes=("QwenImageTransformer2DModel",),
         text_channels=joint_attention_channels,
         noise=lambda config: 1.0,
-        latent_size=_size_in_shapes,
+        latent_size=size_in_shapes,
     ),
-    modular=Modular(
-        "qwenimage",
-        fields={
-            "encoder_hidden_states": "prompt_embeds",
-            "encoder_hidden_states_mask": "prompt_embeds_mask",
-        },
-        packed=True,
-        reader=_modular_reader,
+    modular=(
+        _MODULAR,
+        # of several layers, one behind the other, and the image that they are made of behind them
+        replace(_MODULAR, model_name="qwenimage-layered", generated=before_references, places=False),
     ),
 )
 
+QWEN_IMAGE_CONTROLNET = replace(
+    QWEN_IMAGE,
+    name="Qwen-Image with ControlNet",
+    pipelines=("QwenImageControlNetPipeline",),
+    latent_size=_controlled_size,
+    denoiser=None,
+    modular=None,
+)
+
 register_family(QWEN_IMAGE)
+register_family(QWEN_IMAGE_CONTROLNET)

@@ -25,7 +25,7 @@ def register_family(family: Family) -> Family:
     registers them.
 
     Args:
-        family: with at least one pipeline or denoiser class.
+        family: with at least one pipeline class, denoiser class or kind of modular pipeline.
 
     Returns:
         The same family.
@@ -33,11 +33,11 @@ def register_family(family: Family) -> Family:
     Raises:
         TypeError: it is no `Family`.
         ValueError: another family has its name, one of its pipelines, or its modular pipelines; or it has neither
-            pipelines nor a denoiser.
+            pipelines nor a denoiser, in modular diffusers neither.
     """
     if not isinstance(family, Family):
         raise TypeError(f"register_family needs a negguide.Family, got {family!r}")
-    if not family.pipelines and family.denoiser is None:
+    if not family.pipelines and family.denoiser is None and not family.modulars:
         raise ValueError(f"family {family.name!r} has neither pipelines nor a denoiser; give it one of them")
     if family.name in _FAMILIES:
         raise ValueError(f"a family {family.name!r} is registered already; give it another name")
@@ -47,9 +47,10 @@ def register_family(family: Family) -> Family:
             raise ValueError(
                 f"family {family.name!r} has {min(map(_name, both))}, which belongs to {other.name!r} already"
             )
-        if family.modular and other.modular and family.modular.model_name == other.modular.model_name:
+        shared = {row.model_name for row in family.modulars} & {row.model_name for row in other.modulars}
+        if shared:
             raise ValueError(
-                f"family {family.name!r} has the modular pipelines {family.modular.model_name!r}, which belong to "
+                f"family {family.name!r} has the modular pipelines {min(shared)!r}, which belong to "
                 f"{other.name!r} already"
             )
     missing = [path for path in family.text if path not in {**family.embeds, **family.derived}]
@@ -112,11 +113,7 @@ def denoiser_family(model: Any) -> tuple[Family, Denoiser]:
 
 def modular_families() -> dict[str, tuple[Family, Modular]]:
     """{model name of the blocks: (family, how its modular pipelines carry text)}."""
-    return {
-        family.modular.model_name: (family, family.modular)
-        for family in registered_families()
-        if family.modular is not None
-    }
+    return {row.model_name: (family, row) for family in registered_families() for row in family.modulars}
 
 
 def _name(kind: str | type) -> str:

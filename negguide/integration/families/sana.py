@@ -1,6 +1,7 @@
-"""Sana: a transformer with linear self-attention that meets Gemma's text in cross-attention."""
+"""Sana and Sana Sprint: a transformer with linear self-attention that meets Gemma's text in cross-attention."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -15,6 +16,7 @@ from negguide.integration.families.common import (
     encode_masked_text,
     lora_scale,
     size_of,
+    split_texts,
     uncond_first,
     without_variances,
 )
@@ -53,6 +55,36 @@ def _noise(config: Any) -> float:
     return 1.0 if config.guidance_embeds else 1000.0 * config.timestep_scale
 
 
+_latent_size = binned_size(lambda pipe: 1024, _bins)
+
+
+def _controlled_size(pipe: Any, arguments: Arguments) -> tuple[int, int]:
+    """A control image that is a tensor is taken as it is, and the image has its size."""
+    image = arguments["control_image"]
+    if isinstance(image, Tensor) and arguments["latents"] is None:
+        height, width = image.shape[-2:]
+        return height // pipe.vae_scale_factor, width // pipe.vae_scale_factor
+    return _latent_size(pipe, arguments)
+
+
+def _encode_sprint_text(pipe: Any, texts: Sequence[str], arguments: Arguments) -> list[dict[str, Any]]:
+    embeddings, mask = pipe.encode_prompt(
+        list(texts),
+        num_images_per_prompt=1,
+        device=pipe._execution_device,
+        clean_caption=arguments["clean_caption"],
+        max_sequence_length=arguments["max_sequence_length"],
+        # as in Sana, before the prompt alone
+        complex_human_instruction=None,
+        lora_scale=lora_scale(arguments, "attention_kwargs"),
+    )
+    return split_texts({"encoder_hidden_states": embeddings, "encoder_attention_mask": mask})
+
+
+def _sprint_cfg_disabled(pipe: Any, arguments: Arguments) -> str | None:
+    return "Sana Sprint is distilled and takes guidance_scale as an input, so there is no second prediction"
+
+
 SANA = Family(
     name="Sana",
     pipelines=("SanaPipeline",),
@@ -67,7 +99,7 @@ SANA = Family(
     upcasts=True,
     guidance_scale=call_guidance_scale,
     cfg_disabled_reason=disabled_up_to_one,
-    latent_size=binned_size(lambda pipe: 1024, _bins),
+    latent_size=_latent_size,
     encode_text=_encode_text,
     token_budget=cleaned_token_budget,
     encode_image=_encode_image,
@@ -82,4 +114,28 @@ SANA = Family(
     ),
 )
 
+SANA_CONTROLNET = replace(
+    SANA,
+    name="Sana with a ControlNet",
+    pipelines=("SanaControlNetPipeline",),
+    latent_size=_controlled_size,
+    denoiser=None,
+    modular=None,
+)
+SANA_SPRINT = replace(
+    SANA,
+    name="Sana Sprint",
+    pipelines=("SanaSprintPipeline", "SanaSprintImg2ImgPipeline"),
+    branches=lambda pipe, arguments: ("cond",),
+    cfg_disabled_reason=_sprint_cfg_disabled,
+    guided=False,
+    encode_text=_encode_sprint_text,
+    # its scheduler does not say how an image is noised
+    encode_image=None,
+    denoiser=None,
+    modular=None,
+)
+
 register_family(SANA)
+register_family(SANA_CONTROLNET)
+register_family(SANA_SPRINT)

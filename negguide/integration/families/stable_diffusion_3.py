@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 from negguide.integration.families.base import Arguments, Denoiser, Family, Modular, TokenBudget
 from negguide.integration.families.common import (
     clip_token_budget,
     disabled_up_to_one,
+    image_latents_size,
+    image_size,
     joint_attention_channels,
     lora_scale,
     pipe_guidance_scale,
@@ -43,9 +47,32 @@ def _token_budget(pipe: Any, text: str, arguments: Arguments) -> TokenBudget:
     return max(budgets, key=lambda budget: budget.limit - budget.tokens)
 
 
+_requested_size = requested_size(lambda pipe: pipe.default_sample_size * pipe.vae_scale_factor)
+
+
+def _latent_size(pipe: Any, arguments: Arguments) -> tuple[int, int]:
+    """An image given as latents, and a tensor for one ControlNet, are not resized: the picture has their size."""
+    if arguments.get("latents") is None:
+        size = image_latents_size(pipe, arguments.get("image"))
+        if size is not None:
+            return size
+        control = arguments.get("control_image")
+        if isinstance(control, Tensor):
+            height, width = image_size(control)
+            return height // pipe.vae_scale_factor, width // pipe.vae_scale_factor
+    return _requested_size(pipe, arguments)
+
+
 STABLE_DIFFUSION_3 = Family(
     name="Stable Diffusion 3",
-    pipelines=("StableDiffusion3Pipeline",),
+    pipelines=(
+        "StableDiffusion3Pipeline",
+        "StableDiffusion3Img2ImgPipeline",
+        # the transformer trained for it, with mask and masked image as further channels, and the ordinary one
+        "StableDiffusion3InpaintPipeline",
+        "StableDiffusion3ControlNetPipeline",
+        "StableDiffusion3ControlNetInpaintingPipeline",
+    ),
     denoisers=("transformer",),
     text_encoders=("text_encoder", "text_encoder_2"),
     sample="hidden_states",
@@ -61,7 +88,7 @@ STABLE_DIFFUSION_3 = Family(
     branches=uncond_first,
     guidance_scale=pipe_guidance_scale,
     cfg_disabled_reason=disabled_up_to_one,
-    latent_size=requested_size(lambda pipe: pipe.default_sample_size * pipe.vae_scale_factor),
+    latent_size=_latent_size,
     encode_text=_encode_text,
     token_budget=_token_budget,
     encode_image=vae_latents,

@@ -1,6 +1,7 @@
 """Stable Diffusion XL: a UNet that meets the text of two CLIPs in cross-attention, and pooled beside the timestep."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from negguide.integration.families.base import Arguments, Denoiser, Family, Modular
 from negguide.integration.families.common import (
     UNET_BATCHED,
+    call_guidance_scale,
     inversion_token_budget,
     is_sdxl,
     lora_scale,
@@ -23,15 +25,17 @@ from negguide.integration.families.common import (
     vae_latents,
 )
 from negguide.integration.families.registry import register_family
+from negguide.methods import Timestep
 
 
-def _encode_text(pipe: Any, texts: Sequence[str], arguments: Arguments) -> list[dict[str, Any]]:
+def _encode_text(
+    pipe: Any, texts: Sequence[str], arguments: Arguments, scales_lora: bool = True
+) -> list[dict[str, Any]]:
     embeddings, _, pooled, _ = pipe.encode_prompt(
         list(texts),
         device=pipe._execution_device,
-        num_images_per_prompt=1,
         do_classifier_free_guidance=False,
-        lora_scale=lora_scale(arguments, "cross_attention_kwargs"),
+        lora_scale=lora_scale(arguments, "cross_attention_kwargs") if scales_lora else None,
         clip_skip=arguments["clip_skip"],
     )
     return split_texts({"encoder_hidden_states": embeddings, "added_cond_kwargs.text_embeds": pooled})
@@ -69,7 +73,6 @@ STABLE_DIFFUSION_XL = Family(
         "StableDiffusionXLPipeline",
         "StableDiffusionXLImg2ImgPipeline",
         "StableDiffusionXLInpaintPipeline",
-        "StableDiffusionXLControlNetPipeline",
     ),
     denoisers=("unet",),
     text_encoders=("text_encoder_2",),
@@ -90,10 +93,10 @@ STABLE_DIFFUSION_XL = Family(
     token_budget=partial(inversion_token_budget, name="tokenizer_2"),
     encode_image=_encode_image,
     attention=((r"attn2$", "cross"),),
-    # as published, t 1000->800
+    # as published
     negtome_blocks=r"up_blocks\..*attn1$",
     negtome_min_side=32,
-    defaults={"NegToMe": {"threshold": 0.7, "stop": 0.2}},
+    defaults={"NegToMe": {"threshold": 0.7, "stop": Timestep(800)}, "NAG": {"scale": 3.0}},
     dtype=torch.float16,
     denoiser=Denoiser(
         classes=("UNet2DConditionModel",),
@@ -108,4 +111,30 @@ STABLE_DIFFUSION_XL = Family(
     ),
 )
 
-register_family(STABLE_DIFFUSION_XL)
+STABLE_DIFFUSION_XL_CONTROLLED = replace(
+    STABLE_DIFFUSION_XL,
+    name="Stable Diffusion XL with ControlNet",
+    pipelines=(
+        "StableDiffusionXLControlNetPipeline",
+        "StableDiffusionXLControlNetImg2ImgPipeline",
+        "StableDiffusionXLControlNetInpaintPipeline",
+        "StableDiffusionXLControlNetUnionPipeline",
+        "StableDiffusionXLControlNetUnionImg2ImgPipeline",
+        "StableDiffusionXLControlNetUnionInpaintPipeline",
+    ),
+    # they combine the branches by the argument, whatever a callback makes of the pipeline's own scale
+    guidance_scale=call_guidance_scale,
+    denoiser=None,
+    modular=None,
+)
+
+STABLE_DIFFUSION_XL_ADAPTER = replace(
+    STABLE_DIFFUSION_XL_CONTROLLED,
+    name="Stable Diffusion XL with T2I-Adapter",
+    pipelines=("StableDiffusionXLAdapterPipeline",),
+    # which leaves the LoRA of its text encoders as it is
+    encode_text=partial(_encode_text, scales_lora=False),
+)
+
+for _family in (STABLE_DIFFUSION_XL, STABLE_DIFFUSION_XL_CONTROLLED, STABLE_DIFFUSION_XL_ADAPTER):
+    register_family(_family)

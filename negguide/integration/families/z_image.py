@@ -1,6 +1,7 @@
 """Z-Image: a transformer over one sequence of image and text, whose inputs are lists of one tensor a row."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ from negguide.integration.families.base import Arguments, Family, Modular
 from negguide.integration.families.common import (
     chat_token_budget,
     cond_first,
+    image_size,
     patch_tokens,
     requested_size,
     vae_latents,
@@ -21,7 +23,9 @@ def _branches(pipe: Any, arguments: Arguments) -> tuple[str, ...]:
     truncation, scheduler = arguments["cfg_truncation"], pipe.scheduler
     if truncation is not None and truncation < 1:
         # guidance ends where so much of the way from noise to image is done
-        timestep = scheduler.timesteps[scheduler.step_index or 0].float()
+        # before its first step a scheduler knows only where image to image begins
+        index = scheduler.begin_index if scheduler.step_index is None else scheduler.step_index
+        timestep = scheduler.timesteps[index or 0].float()
         if float((1000 - timestep) / 1000) > truncation:
             return ("cond",)
     return cond_first(pipe, arguments)
@@ -57,6 +61,34 @@ def _image_tokens(sample: Any, latent_size: tuple[int, int]) -> tuple[int, int]:
     return tokens, -(-tokens // 32) * 32
 
 
+def _size_of_image(pipe: Any, arguments: Arguments) -> tuple[int, int]:
+    """A side that is not given is that of the image, in whole patches."""
+    if arguments.get("latents") is not None:
+        height, width = arguments["latents"].shape[-2:]
+        return height, width
+    patch = 2 * pipe.vae_scale_factor
+    sides = image_size(arguments["image"])
+    height, width = (
+        patch * (side // patch) if arguments[name] is None else int(arguments[name])
+        for name, side in zip(("height", "width"), sides, strict=True)
+    )
+    return 2 * (height // patch), 2 * (width // patch)
+
+
+def _controlled_size(pipe: Any, arguments: Arguments) -> tuple[int, int]:
+    """A control image that is a tensor is not resized, and the generated image has its size."""
+    image = arguments["control_image"]
+    if not isinstance(image, Tensor):
+        return requested_size(lambda pipe: 1024)(pipe, arguments)
+    height, width = image.shape[-2:]
+    return height // pipe.vae_scale_factor, width // pipe.vae_scale_factor
+
+
+def _size_of_rows(inputs: Mapping[str, Any]) -> tuple[int, int]:
+    height, width = inputs["x"][0].shape[-2:]
+    return height, width
+
+
 Z_IMAGE = Family(
     name="Z-Image",
     pipelines=("ZImagePipeline",),
@@ -84,7 +116,27 @@ Z_IMAGE = Family(
     negtome_blocks=r"^layers\.\d+\.attention$",
     # its transformer takes no attention processors
     denoiser=None,
-    modular=Modular("z-image", fields={"cap_feats": "prompt_embeds"}),
+    modular=Modular("z-image", fields={"cap_feats": "prompt_embeds"}, latent_size=_size_of_rows),
+)
+
+Z_IMAGE_FROM_IMAGE = replace(
+    Z_IMAGE,
+    name="Z-Image with image",
+    pipelines=("ZImageImg2ImgPipeline", "ZImageInpaintPipeline"),
+    latent_size=_size_of_image,
+    modular=None,
+)
+
+Z_IMAGE_CONTROLNET = replace(
+    Z_IMAGE,
+    name="Z-Image with ControlNet",
+    pipelines=("ZImageControlNetPipeline", "ZImageControlNetInpaintPipeline"),
+    latent_size=_controlled_size,
+    batched=("t", "controlnet_block_samples"),
+    deferred={"controlnet_block_samples": "controlnet"},
+    modular=None,
 )
 
 register_family(Z_IMAGE)
+register_family(Z_IMAGE_FROM_IMAGE)
+register_family(Z_IMAGE_CONTROLNET)

@@ -22,6 +22,7 @@ from negguide.integration.hooks.interception import Interceptor, Nested, interce
 from negguide.integration.hooks.step_tracking import StepTracker, check_windows
 from negguide.integration.runtime.base import DenoiserCall, Forward, MethodRuntime, step_state
 from negguide.integration.runtime.batching import Branch, run_branches
+from negguide.integration.runtime.deferred import evaluated
 from negguide.methods import Method
 
 
@@ -86,6 +87,7 @@ class GuidedRun:
         cached = self._is_cached(inner)
 
         def run(context: str, changed: Mapping[str, Any], interceptors: Mapping[str, Interceptor]) -> Any:
+            changed = evaluated(changed)
             positional = [changed[name] for name in names[: len(args)]]
             named = {name: value for name, value in changed.items() if name not in names[: len(args)]}
             kept = self._cache_context(model, context) if cached else nullcontext()
@@ -145,7 +147,7 @@ class GuidedRun:
             scheduler = self.pipe.scheduler
             count = getattr(self.pipe, "_num_timesteps", None)
             self.tracker = StepTracker(scheduler, count, float(timestep))
-            check_windows(self.methods, self.tracker.count)
+            check_windows(self.methods, self.tracker.at(0))
         step = self.tracker.advance()
         sample = inputs[self.family.sample]
         state = step_state(self.family, step, self.latent_size, sample)

@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,11 +29,13 @@ from negguide.integration.hooks.interception import intercepted
 from negguide.integration.hooks.step_tracking import Step, StepTracker
 from negguide.integration.runtime.base import Forward, MethodRuntime, step_state
 from negguide.integration.runtime.batching import Branch
-from negguide.methods import Method
+from negguide.methods import Edge, Method, Timestep, Window
 
 _HOOK = "negguide"
 _PARTS = 1000
 """Of the way from noise to image, by which windows are placed: as many as the models were trained on."""
+_WAY = tuple(1000 * (1 - part / _PARTS) for part in range(_PARTS))
+"""The timestep at which each part begins."""
 _KEPT_RUNS = 32
 """How many runs are remembered: those of all threads, and calls inside one another."""
 
@@ -44,7 +47,7 @@ class _Run:
         self,
         runtime: MethodRuntime,
         latent_size: tuple[int, int],
-        windows: list[tuple[float, float]],
+        windows: list[Window],
         timesteps: Any,
     ) -> None:
         self.runtime = runtime
@@ -98,7 +101,8 @@ class MethodHook(ModelHook):
         # of the run, and of each call
         self.branches = guidance_branches
         self.branches_of_call = 1 if family.sequential else guidance_branches
-        self.windows = sorted({(start, stop) for _, start, stop in method.windows})
+        self.windows = list(dict.fromkeys(method.windows))
+        self.whole_run = all(window.whole for window in self.windows)
         self._runs: OrderedDict[tuple[int, int], _Run] = OrderedDict()
         self._attention: list[nn.Module] = []
         self._removed = False
@@ -156,7 +160,7 @@ class MethodHook(ModelHook):
                 f"{name} acts in the first attention of a module, and perturbed-attention guidance attends twice where "
                 f"image and text attend together; take {name} away (negguide.remove_from_model), or use NegToMe"
             )
-        if self.windows != [(0, 1)] and is_cached(model):
+        if not self.whole_run and is_cached(model):
             raise ValueError(
                 f"{name} has a window, and what the model's cache keeps of one side of it would be used on the other; "
                 "use from_pipe, which keeps them apart, or model.disable_cache()"
@@ -206,8 +210,7 @@ class MethodHook(ModelHook):
 
     def _follow(self, run: _Run, inputs: Mapping[str, Any], broken_off: bool) -> Step:
         """The step of this call; notes its branch too."""
-        whole_run = self.windows == [(0, 1)]
-        if whole_run and self.branches == self.branches_of_call:
+        if self.whole_run and self.branches == self.branches_of_call:
             # without waiting for the device
             return Step(0, 1)
         # the most of several: a video's given frames are at 0
@@ -215,18 +218,18 @@ class MethodHook(ModelHook):
         last, run.last_timestep = run.last_timestep, timestep
         begins = timestep != last or broken_off
         run.branch = 0 if begins else (run.branch + 1) % self.branches
-        if whole_run:
+        if self.whole_run:
             return Step(0, 1)
         if run.tracker is not None:
             if run.branch == 0 or self.branches == self.branches_of_call:
                 run.step = run.tracker.advance().index
-            return Step(run.step, run.tracker.count)
+            return run.tracker.step(run.step)
         if last is None or timestep > last:
             run.step, run.unseen = 0, list(self.windows)
         elif timestep < last:
             run.step += 1
         if self.num_inference_steps is None:
-            return Step(self._part_of_the_way(run, timestep), _PARTS)
+            return self._part_of_the_way(run, timestep)
         if run.step >= self.num_inference_steps:
             raise ValueError(
                 f"num_inference_steps is {self.num_inference_steps}, but this run has more distinct timesteps; give "
@@ -234,8 +237,8 @@ class MethodHook(ModelHook):
             )
         return Step(run.step, self.num_inference_steps)
 
-    def _part_of_the_way(self, run: _Run, timestep: float) -> int:
-        """int(_PARTS (1 - timestep / noise)), the last part where nothing is left of the way."""
+    def _part_of_the_way(self, run: _Run, timestep: float) -> Step:
+        """Part int(_PARTS (1 - timestep / noise)), the last one where nothing is left of the way."""
         way = 1 - timestep / self.noise
         # as far outside as rounding does not lead
         if not -0.01 <= way <= 1:
@@ -245,19 +248,28 @@ class MethodHook(ModelHook):
             )
         # 1 - 0.7 is below 0.3
         part = min(max(int(_PARTS * way + 1e-6), 0), _PARTS - 1)
+        step = Step(part, _PARTS, schedule=_WAY)
+        # a default window holds at least the first step, also of a run that begins behind it
+        late = (
+            [w for w in self.windows if w.default and part > max(step.steps_of(w))] if run.step == 0 else []
+        )
+        step = replace(step, also_open=frozenset(late))
         for window in list(run.unseen):
-            start, stop = window
-            if Step(part, _PARTS).inside(start, stop):
+            if step.inside(window):
                 run.unseen.remove(window)
-            elif part >= int(stop * _PARTS):
+            elif part > max(step.steps_of(window), default=-1):
                 run.unseen.remove(window)
-                first, end = (self.noise * (1 - fraction) for fraction in window)
                 warnings.warn(
-                    f"no step of this run is in the window start={start}, stop={stop}, which is timestep {first:g} to "
-                    f"{end:g}; give num_inference_steps to place windows by the steps",
+                    f"no step of this run is in the window start={window.start}, stop={window.stop}, which is timestep "
+                    f"{self._timestep(window.start):g} to {self._timestep(window.stop):g}; give num_inference_steps to "
+                    "place windows by the steps",
                     stacklevel=2,
                 )
-        return part
+        return step
+
+    def _timestep(self, edge: Edge) -> float:
+        """Where an end of a window is, as the model gets it."""
+        return self.noise * (edge.value / 1000 if isinstance(edge, Timestep) else 1 - edge)
 
 
 def attach(model: nn.Module, hook: MethodHook) -> None:

@@ -6,28 +6,62 @@ first steps of PNDM are several; windows and `refresh_every` count steps, whatev
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from negguide.guidance import active
-from negguide.methods import Method
+from negguide.methods import Method, Timestep, Window
 
 
 @dataclass(frozen=True)
 class Step:
-    """Step `index` of the `count` steps of a run; `timestep` is the scheduler's, None where there is no scheduler."""
+    """One step of a run.
+
+    Attributes:
+        index, count: step `index` of the `count` steps.
+        timestep: the scheduler's; None where there is no scheduler.
+        schedule: the timestep of every step from 1000, noise, to 0, the image; None where they are not known.
+        also_open: windows that count as open here although they are not.
+    """
 
     index: int
     count: int
     timestep: Tensor | None = None
+    schedule: tuple[float, ...] | None = field(default=None, repr=False)
+    also_open: frozenset[Window] = frozenset()
 
-    def inside(self, start: float, stop: float) -> bool:
-        """Whether the window [start, stop), in fractions of the steps, is open."""
-        return active(start, stop, self.index, self.count)
+    def inside(self, window: Window) -> bool:
+        """Whether the window is open."""
+        return self.index in self.steps_of(window) or window in self.also_open
+
+    def steps_of(self, window: Window) -> frozenset[int]:
+        """The steps of the run in which the window is open."""
+        return _steps_of(window, self.schedule, self.count)
+
+
+@functools.lru_cache(maxsize=256)
+def _steps_of(window: Window, schedule: tuple[float, ...] | None, count: int) -> frozenset[int]:
+    return window.steps([None] * count if schedule is None else schedule)
+
+
+def timesteps_of(scheduler: Any) -> list[float]:
+    """`scheduler.timesteps` from 1000, noise, to 0, the image, whatever they count.
+
+    For flow models 1000 sigma. Schedulers whose timesteps are functions of the noise are asked for the noise's share:
+    TrigFlow's angle t has sin t / (sin t + cos t), EDM's 0.25 log sigma has sigma / (1 + sigma).
+    """
+    config = scheduler.config
+    times = [float(t) for t in scheduler.timesteps]
+    if config.get("prediction_type") == "trigflow":
+        return [1000 * math.sin(t) / (math.sin(t) + math.cos(t)) for t in times]
+    if "EDM" in type(scheduler).__name__ or config.get("timestep_type") == "continuous":
+        return [1000 / (1 + math.exp(-4 * t)) for t in times]
+    return [1000 * t / config.get("num_train_timesteps", 1000) for t in times]
 
 
 def step_of_each_call(scheduler: Any) -> list[int]:
@@ -53,8 +87,17 @@ def step_of_loop(scheduler: Any, call: int, count: int, timestep: Tensor | None)
     # image to image begins later in the scheduler's timesteps
     begin = steps.index(steps[-1] - count + 1) if steps and steps[-1] + 1 >= count else len(steps)
     if begin + call < len(steps):
-        return Step(steps[begin + call] - steps[begin], count, timestep)
+        schedule = _schedule(scheduler, steps, begin, len(steps) - begin)
+        return Step(steps[begin + call] - steps[begin], count, timestep, schedule)
     return Step(call, count, timestep)
+
+
+def _schedule(scheduler: Any, steps: list[int], begin: int, calls: int) -> tuple[float, ...]:
+    """The timestep, 1000 to 0, at which each step of a run begins."""
+    first: dict[int, float] = {}
+    for step, timestep in list(zip(steps, timesteps_of(scheduler), strict=True))[begin : begin + calls]:
+        first.setdefault(step, timestep)
+    return tuple(first.values())
 
 
 class StepTracker:
@@ -77,6 +120,7 @@ class StepTracker:
         self._first_step = steps[self.begin]
         self._steps = [steps[call] - self._first_step for call in range(self.begin, self.begin + self.calls)]
         self._timesteps = timesteps[self.begin : self.begin + self.calls]
+        self._schedule = _schedule(scheduler, steps, self.begin, self.calls)
         self._next = 0
 
     @property
@@ -101,9 +145,13 @@ class StepTracker:
         self._next = call + 1
         return self.at(call)
 
+    def step(self, index: int) -> Step:
+        """Step `index` of the run."""
+        return self.at(self._steps.index(index))
+
     def at(self, call: int) -> Step:
         """The step of evaluation `call` of the run, from 0."""
-        return Step(self._steps[call], self.count, self._timesteps[call])
+        return Step(self._steps[call], self.count, self._timesteps[call], self._schedule)
 
 
 def _begin(scheduler: Any, calls: int, first: float | None) -> int:
@@ -121,16 +169,35 @@ def _begin(scheduler: Any, calls: int, first: float | None) -> int:
     return late if distance[late] <= distance.min() else int(distance.argmin())
 
 
-def check_windows(methods: Iterable[Method], count: int) -> None:
-    """Refuse windows that hold none of the `count` steps.
+def check_windows(methods: Iterable[Method], step: Step) -> None:
+    """Refuse windows that hold none of the steps of a run, as far as it is known.
+
+    Args:
+        step: any of the run.
 
     Raises:
-        ValueError: naming the window.
+        ValueError: naming the window, and what to give.
     """
     for method in methods:
-        for owner, start, stop in method.windows:
-            if not any(active(start, stop, step, count) for step in range(count)):
+        for window in method.windows:
+            if window.by_timestep and step.schedule is None:
+                # the run will know
+                continue
+            if not step.steps_of(window):
                 raise ValueError(
-                    f"start={start}, stop={stop} of {owner} holds none of the {count} steps; steps "
-                    f"int(start * {count}) up to int(stop * {count}) - 1 are inside"
+                    f"start={window.start}, stop={window.stop} of {window.owner} holds none of the {step.count} steps; "
+                    f"{_what_to_give(window, step)}"
                 )
+
+
+def _what_to_give(window: Window, step: Step) -> str:
+    if isinstance(window.start, Timestep) or isinstance(window.stop, Timestep):
+        places = ", ".join(f"{t:.0f}" for t in (step.schedule or ())[:6])
+        more = ", ..." if step.count > 6 else ""
+        return f"they are at the timesteps {places}{more}"
+    first = int(window.start * step.count)
+    least = math.ceil(1000 * (first + 1) / step.count) / 1000
+    return (
+        f"each is 1/{step.count} of the run, and int(start * {step.count}) up to int(stop * {step.count}) - 1 are "
+        f"inside: give stop={least:g} or more"
+    )

@@ -16,7 +16,7 @@ from typing import Any
 from negguide.integration.hooks.compat import DENOISER_CONTEXT
 
 
-class _Proxy:
+class Proxy:
     """Stands for an object, also before `isinstance`; a subclass says what is different."""
 
     __slots__ = ("_run", "_target")
@@ -53,7 +53,7 @@ class _Proxy:
         return self._target.__reduce_ex__(protocol)
 
 
-class DenoiserProxy(_Proxy):
+class DenoiserProxy(Proxy):
     """A denoiser whose calls go through a guided run while that lasts."""
 
     __slots__ = ()
@@ -70,7 +70,7 @@ class DenoiserProxy(_Proxy):
         return super().__getattr__(name)
 
 
-class SchedulerProxy(_Proxy):
+class SchedulerProxy(Proxy):
     """A scheduler that is given predictions in the dtype in which the plain pipeline would give them."""
 
     __slots__ = ()
@@ -86,16 +86,19 @@ class SchedulerProxy(_Proxy):
         return narrowed
 
 
-def view_of(pipe: Any, run: Any, denoisers: tuple[str, ...]) -> Any:
+def view_of(
+    pipe: Any, run: Any, denoisers: tuple[str, ...], others: tuple[tuple[str, type[Proxy]], ...] = ()
+) -> Any:
     """The pipeline as the guided call `run` sees it.
 
     Args:
         pipe: shares all its attributes with the view.
         run: the guided call: `denoise`, `noting_context`, `narrowed`, `widens`, `finished` and `pipe`.
         denoisers: the attributes that hold denoisers.
+        others: further attributes, and as which proxies they are seen.
     """
     kind: Any = type(pipe)
-    view: Any = object.__new__(_view_class(kind, denoisers))
+    view: Any = object.__new__(_view_class(kind, denoisers, others))
     object.__setattr__(view, "__dict__", vars(pipe))
     object.__setattr__(view, "_guided_run", run)
     return view
@@ -108,7 +111,9 @@ def original(pipe: Any) -> Any:
 
 
 @functools.cache
-def _view_class(pipeline: type, denoisers: tuple[str, ...]) -> type:
+def _view_class(
+    pipeline: type, denoisers: tuple[str, ...], others: tuple[tuple[str, type[Proxy]], ...]
+) -> type:
     def maybe_free_model_hooks(self: Any) -> None:
         # offloading puts its hooks on the models anew, and must get the models themselves
         self._guided_run.pipe.maybe_free_model_hooks()
@@ -119,12 +124,13 @@ def _view_class(pipeline: type, denoisers: tuple[str, ...]) -> type:
         "__qualname__": pipeline.__qualname__,
         "maybe_free_model_hooks": maybe_free_model_hooks,
         **{name: _proxied(name, DenoiserProxy, lambda run: True) for name in denoisers},
+        **{name: _proxied(name, proxy, lambda run: True) for name, proxy in others},
         "scheduler": _proxied("scheduler", SchedulerProxy, lambda run: run.widens),
     }
     return type(pipeline.__name__, (pipeline,), content)
 
 
-def _proxied(name: str, kind: type[_Proxy], wanted: Callable[[Any], bool]) -> property:
+def _proxied(name: str, kind: type[Proxy], wanted: Callable[[Any], bool]) -> property:
     def get(self: Any) -> Any:
         # a pipeline without this part has it as None, or not at all
         if name not in vars(self):

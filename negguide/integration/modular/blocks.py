@@ -1,41 +1,37 @@
-"""The block that encodes negatives in modular pipelines, and the way to put it in."""
+"""The blocks that put negatives into modular pipelines, and the ways to put them in."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusers.guiders import BaseGuidance
-from diffusers.modular_pipelines import (
-    ComponentSpec,
-    ModularPipeline,
-    ModularPipelineBlocks,
-    PipelineState,
-    SequentialPipelineBlocks,
-)
+from diffusers.modular_pipelines import ComponentSpec, ModularPipeline, ModularPipelineBlocks, PipelineState
+from diffusers.utils.torch_utils import unwrap_module
 
-from negguide.integration.families import Family, Modular, modular_families
+from negguide.integration.families import Modular
+from negguide.integration.hooks.views import original
+from negguide.integration.modular.denoiser import ModularRun, check_denoisers, guiders_of, runtimes_of
 from negguide.integration.modular.guider import PerpNegGuidance
-from negguide.integration.runtime.embeddings import check_embeds
-from negguide.integration.runtime.prepare import denoisers_of, prompts_of
-from negguide.integration.runtime.prompt_rows import check_prompt_index
-from negguide.integration.runtime.token_budget import check_negative
-from negguide.methods import Negative, PerpNeg
+from negguide.integration.modular.text import TextEncoder, encodes_text, known_family, text_step
+from negguide.integration.runtime.base import MethodRuntime
+from negguide.methods import Method, Methods, PerpNeg, collect, negatives_of
 from negguide.methods.choices import names_in
 
 
 class EncodeNegatives(ModularPipelineBlocks):
     """Encodes the negatives of the pipeline's `PerpNegGuidance`, with the pipeline's own text encoder step.
 
-    It goes in front of that step, in the modular pipelines of Stable Diffusion XL and 3, Qwen-Image, Z-Image, Wan (text
-    to video) and FLUX.2 klein (the base model):
+    It goes in front of that step, in modular pipelines whose loop asks a guider (`negguide.integration.families`):
 
         blocks.sub_blocks.insert("encode_negatives", EncodeNegatives(), 0)
         pipe = blocks.init_pipeline(model)
         pipe.update_components(guider=PerpNegGuidance(PerpNeg("black glasses"), guidance_scale=7.5))
 
     and `negguide.with_perp_neg` does the same to a pipeline that is there. Each negative is encoded once, whatever the
-    number of prompts and images; the guider repeats it. Other settings of the call (`max_sequence_length`, LoRA scale)
-    count for negatives as for prompts. A ControlNet is told each negative in its turn, as modular pipelines do for all
-    predictions; classic pipelines tell it the prompt alone, so that their images differ.
+    number of prompts and images; the guider repeats it. Other settings of the call (`max_sequence_length`, LoRA scale,
+    reference images) count for negatives as for prompts. A ControlNet is told each negative in its turn, as modular
+    pipelines do for all predictions; classic pipelines tell it the prompt alone, so that their images differ.
 
     Raises, when the pipeline runs:
         ValueError: no guider is a `PerpNegGuidance`; an unsupported pipeline; a distilled model, which has no guidance;
@@ -49,7 +45,9 @@ class EncodeNegatives(ModularPipelineBlocks):
         return "Encodes the negatives of PerpNegGuidance with the pipeline's text encoder"
 
     def __call__(self, components: Any, state: PipelineState) -> tuple[Any, PipelineState]:
-        guiders = [guider for guider in _guiders(components).values() if isinstance(guider, PerpNegGuidance)]
+        guiders = [
+            guider for guider in guiders_of(components).values() if isinstance(guider, PerpNegGuidance)
+        ]
         if not guiders:
             raise ValueError(
                 "EncodeNegatives found no PerpNegGuidance; give the pipeline one: "
@@ -57,34 +55,22 @@ class EncodeNegatives(ModularPipelineBlocks):
             )
         for guider in guiders:
             guider.begin_run(state)
-        family, modular = _family(components._blocks)
-        step = _text_step(components._blocks)
+        encoder = TextEncoder(components, state, _OURS)
+        modular = encoder.modular
         _check_guided(components)
-        reader = modular.reader(components)
-        models = denoisers_of(components, family)
-        for negative in (negative for guider in guiders for negative in guider.perp_neg.negatives):
-            if negative.embeds is None:
-                _check_loaded(components, step)
-            check_embeds(family, negative, models)
-            check_negative(reader, family, state.values, negative)
-            check_prompt_index(negative, prompts_of(state.values))
-        encoded: dict[str, dict[str, Any]] = {}
+        encoder.check([n for guider in guiders for n in guider.perp_neg.negatives], type(self).__name__)
         for guider in guiders:
             negatives = guider.perp_neg.negatives
-            for prompt in (negative.prompt for negative in negatives if negative.embeds is None):
-                if prompt not in encoded:
-                    encoded[prompt] = _encode(components, step, modular, state, prompt)
             size = None
             if modular.packed and any(negative.mask is not None for negative in negatives):
                 size = _latent_size(components, state)
             guider.set_negatives(
-                [
-                    encoded[negative.prompt] if negative.embeds is None else _given(modular, family, negative)
-                    for negative in negatives
-                ],
+                [encoder.guider_fields(encoder.encode(negative)) for negative in negatives],
                 size,
-                int(state.get("num_images_per_prompt") or state.get("num_videos_per_prompt") or 1),
+                _images_per_prompt(state),
                 getattr(components, "scheduler", None),
+                modular.positions,
+                modular.generated,
             )
         return components, state
 
@@ -97,12 +83,106 @@ class EncodeNegatives(ModularPipelineBlocks):
         super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
 
 
+class GuideDenoiser(ModularPipelineBlocks):
+    """Lets methods in attention and token space act in the denoiser, in the blocks that stand behind it.
+
+    It goes in front of the text encoder step, with which it encodes the negatives:
+
+        blocks.sub_blocks.insert("guide_denoiser", GuideDenoiser(NAG("black glasses")), 0)
+
+    and `negguide.with_negative_guidance` does the same to a pipeline that is there. The blocks behind it are handed a
+    view of the pipeline whose denoiser does what the methods ask for; the models are left alone, so that other runs on
+    them, in other threads or inside this one, know nothing of it. Methods in attention space act in the prediction of
+    the prompt, with guidance or without any; those in token space in every prediction. The result is that of the
+    classic pipeline where there is one.
+
+    Args:
+        methods: at most one in attention space (`NAG`, `ONG`, `VSF`) and one in token space (`NegToMe`, without
+            reference images).
+
+    Raises:
+        TypeError, ValueError: other methods, or two of one kind; and when the pipeline runs, for what
+            `EncodeNegatives` raises, a model with a method on it already (`apply_to_model`), or a cache on it that
+            cannot tell predictions with negatives from those without.
+    """
+
+    def __init__(self, *methods: Method) -> None:
+        found = collect(list(methods))
+        if found.score is not None:
+            raise ValueError(
+                f"GuideDenoiser takes methods of attention and token space, got {type(found.score).__name__}, which is "
+                "a guider of modular pipelines: PerpNegGuidance(PerpNeg(...)), or negguide.with_negative_guidance"
+            )
+        if found.token is not None and found.token.images:
+            raise ValueError(
+                "reference holds images, which modular pipelines do not encode as latents for it; use "
+                "reference='others' or 'first', or the classic pipeline (negguide.from_pipe)"
+            )
+        self.methods = found
+        super().__init__()
+
+    @property
+    def description(self) -> str:
+        names = " and ".join(type(method).__name__ for method in self.methods)
+        return f"Lets {names} act in the denoiser"
+
+    def __call__(self, components: Any, state: PipelineState) -> tuple[Any, PipelineState]:
+        components = original(components)
+        encoder = TextEncoder(components, state, _OURS)
+        family, modular = encoder.family, encoder.modular
+        methods = Methods(
+            None,
+            self.methods.token and family.with_defaults(self.methods.token),
+            self.methods.attention and family.with_defaults(self.methods.attention),
+        )
+        latent_size = modular.latent_size
+        if latent_size is None and family.denoiser is not None:
+            latent_size = family.denoiser.latent_size
+        check_denoisers(methods, family, encoder.models)
+        if not modular.places:
+            raise ValueError(
+                f"{' and '.join(type(method).__name__ for method in methods)} cannot act in modular pipelines of "
+                f"{modular.model_name!r}: it is not known where in the image a token lies; PerpNeg can, and the "
+                "classic pipeline where there is one (negguide.from_pipe)"
+            )
+        if latent_size is None:
+            raise ValueError(
+                f"the denoiser of {family.name} does not tell the size of the image, so that "
+                f"{' and '.join(type(method).__name__ for method in methods)} cannot be placed in it; use the classic "
+                "pipeline (negguide.from_pipe)"
+            )
+        negatives = list(negatives_of(list(methods)))
+        encoder.check(negatives, type(self).__name__, pooled=False)
+        texts = [encoder.inputs(encoder.encode(negative)) for negative in negatives]
+        images = _images_per_prompt(state)
+        models = [unwrap_module(model) for model in encoder.models]
+
+        def make(size: tuple[int, int]) -> list[MethodRuntime]:
+            return runtimes_of(methods, family, models, texts, images, size)
+
+        run = ModularRun(components, state, family, latent_size, make, list(methods))
+        return run.view(), state
+
+    def save_config(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Refuse: what diffusers makes of a saved block has no methods.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "GuideDenoiser is not saved with its methods; put it in after loading: "
+            "negguide.with_negative_guidance(pipe, ...)"
+        )
+
+
+_OURS = (EncodeNegatives, GuideDenoiser)
+
+
 def with_perp_neg(pipe: Any, method: PerpNeg | PerpNegGuidance | None = None) -> Any:
     """A modular pipeline with negatives, which shares everything else with `pipe`; `pipe` itself stays as it is.
 
     Args:
-        pipe: a modular pipeline of Stable Diffusion XL or 3, Qwen-Image, Z-Image, Wan (text to video) or FLUX.2 klein
-            (the base model).
+        pipe: a modular pipeline whose loop asks a guider (see `negguide.integration.families.modular_families`).
         method: a `PerpNeg`, which goes around each of the pipeline's own guiders (Wan 2.2 has two); or a whole
             `PerpNegGuidance`, for pipelines with one guider; or None, to keep the `PerpNegGuidance` that is there, e.g.
             in a pipeline that was saved with it.
@@ -120,33 +200,95 @@ def with_perp_neg(pipe: Any, method: PerpNeg | PerpNegGuidance | None = None) ->
         >>> pipe = negguide.with_perp_neg(pipe, PerpNeg("black glasses"))
         >>> image = pipe(prompt="a bear wearing glasses", output="images")[0]
     """
-    if not isinstance(pipe, ModularPipeline):
-        hint = "; for classic pipelines there is negguide.from_pipe" if hasattr(pipe, "components") else ""
-        raise TypeError(f"pipe must be a modular pipeline, got {type(pipe).__name__}{hint}")
-    guiders = _guiders(pipe)
-    if not guiders:
+    _check_modular(pipe)
+    _, modular = known_family(pipe.blocks)
+    guiders = guiders_of(pipe)
+    if not guiders or not modular.fields:
         raise ValueError(
             f"{type(pipe).__name__} has no guider: its model is distilled or guided inside, and makes no unconditional "
-            f"prediction. Negatives for such models are {names_in('attention')}, in classic pipelines "
-            "(negguide.from_pipe)"
+            f"prediction. Negatives for such models are {names_in('attention')}: negguide.with_negative_guidance, or "
+            "negguide.from_pipe in classic pipelines"
         )
-    blocks = pipe.blocks
-    _family(blocks)
-    _text_step(blocks)
+    text_step(pipe.blocks, modular, _OURS)
     made = {name: _guider(name, guider, method, len(guiders)) for name, guider in guiders.items()}
-    for name in [name for name, block in blocks.sub_blocks.items() if isinstance(block, EncodeNegatives)]:
-        blocks.sub_blocks.pop(name)
-    position = next(i for i, block in enumerate(blocks.sub_blocks.values()) if _encodes_text(block))
-    blocks.sub_blocks.insert("encode_negatives", EncodeNegatives(), position)
-
-    guided: Any = object.__new__(type(pipe))
-    guided.__dict__.update(pipe.__dict__)
-    guided._blocks = blocks
+    guided = _with_block(pipe, modular, "encode_negatives", EncodeNegatives())
     # as a component that is loaded, not made from defaults, the guider is saved with the pipeline
     specs = {name: ComponentSpec(name=name, type_hint=PerpNegGuidance) for name in made}
     guided._component_specs = pipe._component_specs | specs
     guided.register_components(**made)
     return guided
+
+
+def with_negative_guidance(
+    pipe: Any, negative_guidance: Method | PerpNegGuidance | Sequence[Method | PerpNegGuidance]
+) -> Any:
+    """A modular pipeline with methods of every space, which shares everything else with `pipe`, and leaves it alone.
+
+    Args:
+        pipe: a modular pipeline that is supported; also of a distilled model and with guidance off, for methods in
+            attention and token space.
+        negative_guidance: a method, or a list of at most one each in score space (`PerpNeg`, or a `PerpNegGuidance`),
+            attention space (`NAG`, `ONG`, `VSF`) and token space (`NegToMe`, without reference images). It takes the
+            place of what is there; where there is none in score space, a `PerpNegGuidance` of the pipeline stays.
+
+    Returns:
+        A pipeline of the same class. `save_pretrained` keeps a `PerpNegGuidance`, but not the other methods: call this
+        again after loading.
+
+    Raises:
+        TypeError, ValueError: as `with_perp_neg`, and where a method cannot act in the pipeline.
+
+    Example:
+        >>> pipe = negguide.with_negative_guidance(pipe, NAG("black glasses"))
+        >>> image = pipe(prompt="a bear wearing glasses", output="images")[0]
+    """
+    _check_modular(pipe)
+    given: list[Any] = (
+        list(negative_guidance) if isinstance(negative_guidance, list | tuple) else [negative_guidance]
+    )
+    guiders = [method for method in given if isinstance(method, PerpNegGuidance)]
+    # checked together: two of one space exclude each other, also as a guider
+    methods = collect(
+        [method.perp_neg if isinstance(method, PerpNegGuidance) else method for method in given]
+    )
+    _, modular = known_family(pipe.blocks)
+    text_step(pipe.blocks, modular, _OURS)
+    score: Any = methods.score
+    guided = with_perp_neg(pipe, guiders[0] if guiders else score) if score is not None else pipe
+    acting = [method for method in (methods.token, methods.attention) if method is not None]
+    if not acting:
+        return _without_block(guided, GuideDenoiser) if guided is not pipe else guided
+    return _with_block(guided, modular, "guide_denoiser", GuideDenoiser(*acting))
+
+
+def _check_modular(pipe: Any) -> None:
+    if not isinstance(pipe, ModularPipeline):
+        hint = "; for classic pipelines there is negguide.from_pipe" if hasattr(pipe, "components") else ""
+        raise TypeError(f"pipe must be a modular pipeline, got {type(pipe).__name__}{hint}")
+
+
+def _with_block(pipe: Any, modular: Modular, name: str, block: Any) -> Any:
+    """The pipeline with a block in front of its text encoder step, in place of one of its kind."""
+    guided = _without_block(pipe, type(block))
+    blocks = guided._blocks
+    position = next(
+        i
+        for i, other in enumerate(blocks.sub_blocks.values())
+        if not isinstance(other, _OURS) and encodes_text(other, modular)
+    )
+    blocks.sub_blocks.insert(name, block, position)
+    return guided
+
+
+def _without_block(pipe: Any, kind: type) -> Any:
+    """A pipeline that shares everything with `pipe` but its blocks, without those of a kind."""
+    blocks = pipe.blocks
+    for name in [name for name, block in blocks.sub_blocks.items() if isinstance(block, kind)]:
+        blocks.sub_blocks.pop(name)
+    other: Any = object.__new__(type(pipe))
+    other.__dict__.update(pipe.__dict__)
+    other._blocks = blocks
+    return other
 
 
 def _guider(name: str, present: Any, method: Any, count: int) -> PerpNegGuidance:
@@ -175,34 +317,6 @@ def _guider(name: str, present: Any, method: Any, count: int) -> PerpNegGuidance
     return PerpNegGuidance(method, guidance=inner)
 
 
-def _guiders(components: Any) -> dict[str, Any]:
-    return {name: part for name, part in components.components.items() if isinstance(part, BaseGuidance)}
-
-
-def _encodes_text(block: Any) -> bool:
-    return "prompt" in block.input_names and "prompt_embeds" in block.intermediate_output_names
-
-
-def _text_step(blocks: Any) -> Any:
-    """The step that makes embeddings of a prompt."""
-    for block in blocks.sub_blocks.values():
-        if _encodes_text(block):
-            # this block may be inside, beside the step
-            return _text_step(block) if isinstance(block, SequentialPipelineBlocks) else block
-    raise ValueError(
-        f"{type(blocks).__name__} has no step that makes prompt_embeds of prompt, with which negatives are encoded"
-    )
-
-
-def _family(blocks: Any) -> tuple[Family, Modular]:
-    name, families = blocks.model_name, modular_families()
-    if name not in families:
-        raise ValueError(
-            f"Perp-Neg does not know modular pipelines of {name!r}; supported: {', '.join(families)}"
-        )
-    return families[name]
-
-
 def _check_guided(components: Any) -> None:
     """Refuse models that were distilled to do without guidance: the pipelines switch it off without a word."""
     unet = getattr(components, "unet", None)
@@ -214,50 +328,23 @@ def _check_guided(components: Any) -> None:
         return
     raise ValueError(
         f"{reason}, so there is no unconditional prediction, which PerpNegGuidance needs; {names_in('attention')} work "
-        "without, in classic pipelines (negguide.from_pipe)"
+        "without: negguide.with_negative_guidance"
     )
 
 
-def _check_loaded(components: Any, step: Any) -> None:
-    names = [name for name in step.component_names if name.startswith("text_encoder")]
-    if names and all(getattr(components, name, None) is None for name in names):
-        raise ValueError(
-            f"EncodeNegatives needs the pipeline's {names[0]} to encode negatives, and it is None"
-        )
-
-
-def _encode(
-    components: Any, step: Any, modular: Modular, state: PipelineState, prompt: str
-) -> dict[str, Any]:
-    """One negative as the pipeline encodes a prompt, in a copy of its state."""
-    values = {name: None if _is_text(name) else value for name, value in state.values.items()}
-    kinds = {kind: list(names) for kind, names in state.kwargs_mapping.items()}
-    _, result = step(components, PipelineState(values={**values, "prompt": prompt}, kwargs_mapping=kinds))
-    return {field: result.get(name) for field, name in modular.fields.items()}
-
-
-def _given(modular: Modular, family: Family, negative: Negative) -> dict[str, Any]:
-    """A negative that was given as embeddings."""
-    found = {field: negative.encoded.get(name) for field, name in modular.fields.items()}
-    lists = {family.embeds[path] for path in family.row_lists if path in family.embeds}
-    return {
-        field: [value[0]] if modular.fields[field] in lists and value is not None else value
-        for field, value in found.items()
-    }
-
-
-def _is_text(name: str) -> bool:
-    return name.startswith(("prompt", "negative_prompt"))
+def _images_per_prompt(state: PipelineState) -> int:
+    return int(state.get("num_images_per_prompt") or state.get("num_videos_per_prompt") or 1)
 
 
 def _latent_size(components: Any, state: PipelineState) -> tuple[int, int]:
     """(height, width) of the latents in whole patches of 2x2."""
     height, width = state.get("height"), state.get("width")
-    if None in (height, width) and state.get("image") is not None:
+    from_image = None in (height, width) and state.get("image") is not None
+    height = height or getattr(components, "default_height", None)
+    width = width or getattr(components, "default_width", None)
+    if from_image or height is None or width is None:
         raise ValueError(
             "a negative with a mask needs height= and width= of the call where the size could come from image="
         )
     patch = 2 * components.vae_scale_factor
-    pixels = (height or components.default_height, width or components.default_width)
-    rows, columns = (2 * (int(side) // patch) for side in pixels)
-    return rows, columns
+    return 2 * (int(height) // patch), 2 * (int(width) // patch)

@@ -8,7 +8,7 @@ from typing import Any
 import diffusers.guiders
 from diffusers.guiders import BaseGuidance
 
-from negguide.methods import PerpNeg
+from negguide.methods import PerpNeg, Timestep
 
 # Linear in the unconditional prediction u, with a factor that does not depend on the predictions: these get u'.
 LINEAR = (
@@ -67,11 +67,14 @@ def check_overlap(perp_neg: PerpNeg, guidance: Any) -> None:
     Raises:
         ValueError: naming both windows.
     """
-    for negative in perp_neg.negatives:
-        start, stop = negative.window
+    for window in perp_neg.windows:
+        start, stop = window.start, window.stop
+        if isinstance(start, Timestep) or isinstance(stop, Timestep):
+            # where that is in the run, only the run knows
+            continue
         if max(start, guidance._start) >= min(stop, guidance._stop):
             raise ValueError(
-                f"Negative({negative.prompt!r}) acts from {start} to {stop}, and {type(guidance).__name__} guides from "
+                f"{window.owner} acts from {start} to {stop}, and {type(guidance).__name__} guides from "
                 f"{guidance._start} to {guidance._stop}; the negative would never act"
             )
 

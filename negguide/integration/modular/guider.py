@@ -1,11 +1,9 @@
 """Perp-Neg as a guider of modular diffusers: by itself, or around one of the guiders that diffusers has."""
 
-import copy
 import json
 import threading
 import warnings
-import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,11 +14,9 @@ from torch import Tensor
 
 from negguide.guidance import uncond_for
 from negguide.integration.diagnostics.trace import Trace
-from negguide.integration.hooks.compat import calling_states
 from negguide.integration.hooks.step_tracking import check_windows
 from negguide.integration.modular.combinations import LINEAR, check_guider, check_overlap, guider_of_config
-from negguide.integration.modular.runs import GuiderRun
-from negguide.integration.runtime.batching import expand_text
+from negguide.integration.modular.runs import GuiderOfRuns, GuiderRun
 from negguide.integration.runtime.masks import negative_masks, packed, unpacked
 from negguide.integration.runtime.score import LEAST_GUIDANCE
 from negguide.methods import PerpNeg
@@ -28,7 +24,7 @@ from negguide.methods import PerpNeg
 _OWN = ("guidance_scale", "guidance_rescale", "use_original_formulation", "start", "stop", "enabled")
 
 
-class PerpNegGuidance(BaseGuidance):
+class PerpNegGuidance(GuiderOfRuns):
     """Guidance with negatives that only take away what of them is perpendicular to the prompt.
 
     With u, c and n_k the predictions of the empty (or classic negative) prompt, the prompt and negative k:
@@ -110,8 +106,8 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         self.perp_neg = perp_neg
         self.guidance = inner
         self._traces = trace
-        self._runs: dict[int, list[GuiderRun]] = {}
         self._warned = False
+        self._runs: dict[int, list[GuiderRun]] = {}
         super().__init__(inner._start, inner._stop, inner._enabled)
         if guidance is None:
             config = {name: inner.config[name] for name in _OWN}
@@ -129,47 +125,14 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
     def _enabled(self, value: bool) -> None:
         self.guidance._enabled = value
 
-    # What the base class keeps on the guider belongs to the present run.
-
     @property
-    def _run(self) -> "GuiderRun":
-        """The run that this thread is in, or the last one that it was in."""
-        runs = self._runs.setdefault(threading.get_ident(), [])
-        if not runs:
-            runs.append(GuiderRun(self.perp_neg, self.guidance, self._traces))
-        return runs[-1]
+    def zero_init_steps(self) -> int:
+        """That of the guider inside, where it has one: Helios sets it for its stages."""
+        return int(self._run.guidance.zero_init_steps)
 
-    @property
-    def _count_prepared(self) -> int:
-        return self._run.count_prepared
-
-    @_count_prepared.setter
-    def _count_prepared(self, value: int) -> None:
-        self._run.count_prepared = value
-
-    @property
-    def _step(self) -> int | None:
-        return self._run.call
-
-    @_step.setter
-    def _step(self, value: int | None) -> None:
-        self._run.call = value
-
-    @property
-    def _num_inference_steps(self) -> int | None:
-        return self._run.num_inference_steps
-
-    @_num_inference_steps.setter
-    def _num_inference_steps(self, value: int | None) -> None:
-        self._run.num_inference_steps = value
-
-    @property
-    def _timestep(self) -> Any:
-        return self._run.timestep
-
-    @_timestep.setter
-    def _timestep(self, value: Any) -> None:
-        self._run.timestep = value
+    @zero_init_steps.setter
+    def zero_init_steps(self, value: int) -> None:
+        self._run.guidance.zero_init_steps = value
 
     @property
     def guidance_scale(self) -> float:
@@ -192,34 +155,27 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
             raise ValueError("trace is that of the last run, and there was none")
         return recorder.trace()
 
-    def begin_run(self, state: Any = None) -> None:
-        """A run begins: nothing of the last one is left; `EncodeNegatives` calls this first.
-
-        Args:
-            state: of the pipeline's run, which tells it from those that it runs inside of.
-        """
-        # those that this one runs inside of go on after it
-        around = [] if state is None else calling_states()
-        run = GuiderRun(self.perp_neg, copy.copy(self.guidance), self._traces)
-        run.state = None if state is None else weakref.ref(state)
-        runs = self._runs.setdefault(threading.get_ident(), [])
-        runs[:] = [*[other for other in runs if other.is_of(around)], run]
-
     def set_negatives(
         self,
         texts: Sequence[Mapping[str, Any]],
         latent_size: tuple[int, int] | None = None,
         images_per_prompt: int = 1,
         scheduler: Any = None,
+        positions: Sequence[str] = (),
+        generated: Callable[[Mapping[str, Any]], slice] = lambda state: slice(None),
     ) -> None:
         """Take the encoded negatives of the run that has begun; `EncodeNegatives` calls it.
 
         Args:
-            texts: for each negative {field of the denoiser's guider inputs: tensor [1, ...], or list of one tensor}.
+            texts: for each negative {field of the denoiser's guider inputs: tensor [1, ...], or list of one tensor, or
+                a function that makes it of the prompt's own fields}.
             latent_size: (height, width) of the latents where predictions are packed, [B, tokens, C], and a negative
                 has a mask; other predictions show their size.
             images_per_prompt: consecutive images of one prompt, for negatives of a prompt's own.
             scheduler: of the run, whose steps windows count; None = each call of the model is one.
+            positions: fields without a batch axis.
+            generated: `generated(state)` -> where in a prediction along its second axis the generated image is, by what
+                the run has so far.
 
         Raises:
             ValueError: not one text for each negative.
@@ -232,6 +188,8 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         run.latent_size = latent_size
         run.guidance_step.images_per_prompt = images_per_prompt
         run.scheduler = scheduler
+        run.positions = tuple(positions)
+        run.find_generated = generated
 
     def end_step(self) -> None:
         """Forget where in a run this is, so that `num_conditions` is its maximum.
@@ -242,12 +200,9 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         self._run.leave_step()
 
     def set_state(self, step: int | None, num_inference_steps: int | None, timestep: Any) -> None:
-        runs = self._runs.setdefault(threading.get_ident(), [])
-        if len(runs) > 1 and step and not runs[-1].continues(step):
-            # what ran inside has ended, or was broken off, if this step is the next of the run around it
-            around = [i for i, run in enumerate(runs) if run.continues(step)]
-            del runs[(around[-1] + 1 if around else len(runs)) :]
-        run = self._run
+        run, runs = self._run, self._runs[threading.get_ident()]
+        # the last one that goes on is the one that a trace is of
+        runs.sort(key=lambda other: other is run)
         run.guidance._enabled = self.guidance._enabled
         super().set_state(step, num_inference_steps, timestep)
         run.guidance.set_state(step, num_inference_steps, timestep)
@@ -291,7 +246,7 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         run.acts = "pred_uncond" in names and self._acts(values)
         for k in run.guidance_step.stale if run.acts else []:
             assert run.texts is not None
-            text = {field: _like(value, values[field][0]) for field, value in run.texts[k].items()}
+            text = run.text_for(k, {field: values[field][0] for field in run.texts[k]})
             names.append(f"pred_negative_{k}")
             batches.append(BlockState(**{**batches[0].as_dict(), **text, self._identifier_key: names[-1]}))
         run.branches = names
@@ -312,13 +267,15 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
                     f"the negatives are encoded as {', '.join(run.texts[0])}, and this denoiser takes "
                     f"{', '.join(values)}; encode them with the text encoder of the pipeline that draws"
                 )
-            if not isinstance(values[field], tuple) or values[field][1] is None:
+            # a mask that is left out lets everything through
+            pair = isinstance(values[field], tuple) and (values[field][1] is not None or "mask" in field)
+            if not pair:
                 raise ValueError(
                     f"PerpNegGuidance needs an unconditional prediction, and the pipeline has only one {field}; give "
                     "negative_prompt='' (Stable Diffusion 3 makes no unconditional embedding without it)"
                 )
         assert run.step is not None
-        check_windows([self.perp_neg], run.step.count)
+        check_windows([self.perp_neg], run.step)
         run.guidance_step.begin_step(run.step)
         return bool(run.guidance_step.active) and self._guided()
 
@@ -347,10 +304,6 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
     def __call__(self, data: list[BlockState]) -> Any:
         output = super().__call__(data)
         self.end_step()
-        runs = self._runs[threading.get_ident()]
-        if len(runs) > 1 and not runs[-1].under_way:
-            # it ran inside another one, which goes on where it was
-            runs.pop()
         return output
 
     def forward(self, pred_cond: Tensor, pred_uncond: Tensor | None = None, **others: Tensor) -> GuiderOutput:
@@ -365,20 +318,17 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         evaluated = {k: others.pop(f"pred_negative_{k}") for k in step.stale} if run.acts else {}
         if pred_uncond is None or not run.acts:
             return run.guidance.forward(pred_cond=pred_cond, pred_uncond=pred_uncond, **others)
-        size = self._size(pred_cond)
-        step.masks = self._masks(pred_cond, size)
-        batch = len(pred_cond)
-        negatives = {k: prediction[step.rows(k, batch)] for k, prediction in evaluated.items()}
         # float32 for 16-bit predictions: near g = 1 the unconditional one becomes large
         wide = torch.promote_types(pred_cond.dtype, torch.float32)
-        cond, uncond = pred_cond.to(wide), pred_uncond.to(wide)
+        cond, uncond = pred_cond.to(wide, copy=True), pred_uncond.to(wide, copy=True)
+        own = run.generated()
         linear = type(self.guidance).__name__ in LINEAR
         scale = self._scale if linear else 1.0
-        guided = step.guided(uncond, cond, negatives, scale, size, measure=run.recorder is not None)
+        guided = self._guided_prediction(uncond[:, own], cond[:, own], evaluated, scale, own)
         if linear:
-            uncond = uncond_for(guided, uncond, cond, scale)
+            uncond[:, own] = uncond_for(guided, uncond[:, own], cond[:, own], scale)
         else:
-            cond = guided
+            cond[:, own] = guided
         if run.recorder is not None:
             step.record(run.recorder)
         output = run.guidance.forward(
@@ -387,6 +337,16 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         return GuiderOutput(
             pred=output.pred.to(pred_cond.dtype), pred_cond=pred_cond, pred_uncond=pred_uncond
         )
+
+    def _guided_prediction(
+        self, uncond: Tensor, cond: Tensor, evaluated: Mapping[int, Tensor], scale: float, own: slice
+    ) -> Tensor:
+        """u + g (p - S) of the generated image; `evaluated` are whole predictions of negatives."""
+        step = self._run.guidance_step
+        size = self._size(cond)
+        step.masks = self._masks(cond, size)
+        negatives = {k: prediction[step.rows(k, len(cond)), own] for k, prediction in evaluated.items()}
+        return step.guided(uncond, cond, negatives, scale, size, measure=self._run.recorder is not None)
 
     def _masks(self, prediction: Tensor, size: tuple[int, int] | None) -> Tensor | None:
         """The masks of all negatives at the size of the latents, [K, 1, h, w]; None without any."""
@@ -418,13 +378,3 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
             return len(self._run.branches)
         own = int(self.guidance.num_conditions)
         return own + len(self.perp_neg.negatives) if own > 1 else own
-
-
-def _like(text: Any, cond: Any) -> Any:
-    """One negative's text for as many images as the conditional batch has, in its dtype and on its device."""
-    if isinstance(cond, list):
-        return [row.to(cond[0]) for row in text] * len(cond)
-    if text is None or cond is None:
-        return text
-    several: Tensor = expand_text({"text": text}, len(cond))["text"]
-    return several.to(cond)

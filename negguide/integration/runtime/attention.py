@@ -10,6 +10,7 @@ blocks, while the image's stream, the large part, is computed once.
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,11 +21,13 @@ from torch import Tensor, nn
 from negguide.integration.diagnostics.trace import TraceRecorder
 from negguide.integration.families.base import Family, TextPlace, nested_input, with_inputs
 from negguide.integration.hooks.interception import Interceptor
-from negguide.integration.runtime.attention_patch import AttentionPatch
+from negguide.integration.runtime.attention_patch import AppendedTexts, AttentionPatch, RowTexts
 from negguide.integration.runtime.base import Forward, Inputs, MethodRuntime, StepState, Targets
-from negguide.integration.runtime.batching import Branch, expand_text, join_branches
+from negguide.integration.runtime.batching import Branch, expand_text, image_mask, join_branches
+from negguide.integration.runtime.counted_text import CountedTextPatch
 from negguide.integration.runtime.maps import token_map
 from negguide.integration.runtime.prompt_rows import prompt_rows
+from negguide.integration.runtime.ragged_rows import RaggedRowTexts, filled_up
 from negguide.methods import AttentionMethod
 
 
@@ -59,9 +62,15 @@ class AttentionRuntime(MethodRuntime):
         self.masks = masks
         self.measure = measure
         self.patches = {
-            model: {name: AttentionPatch(self, name, place) for name, place in target.places.items()}
+            model: {
+                name: _patch_class(family, target.modules[name])(self, name, place)
+                for name, place in target.places.items()
+            }
             for model, target in targets.items()
         }
+        # how an attention holds the texts
+        rows: Any = RowTexts if family.text_lengths is None else RaggedRowTexts
+        self.texts: Any = rows if family.negative_rows else AppendedTexts
         self.state: StepState | None = None
         # of the present step: which negatives act
         self.active: tuple[int, ...] = ()
@@ -71,13 +80,19 @@ class AttentionRuntime(MethodRuntime):
         self.prompt_tokens = 0
         self.rows = (0, 0)
         self.total = 0
+        # of rows whose texts have lengths of their own
+        self.row_lengths: list[int] = []
         self._changes: list[Tensor] = []
         self._maps: list[Tensor] = []
 
     def begin_step(self, state: StepState) -> None:
         """Choose the negatives of the step."""
         self.active = tuple(
-            k for k, n in enumerate(self.method.negatives) if n.weight > 0 and state.step.inside(*n.window)
+            k
+            for k, (negative, window) in enumerate(
+                zip(self.method.negatives, self.method.windows, strict=True)
+            )
+            if negative.weight > 0 and state.step.inside(window)
         )
         self.state = state
         self.on = False
@@ -107,18 +122,40 @@ class AttentionRuntime(MethodRuntime):
             self.own_rows(k)
         if self.family.negative_rows:
             batch = rows.stop - rows.start
-            negatives = [Branch("negative", rows, expand_text(self.text[k], batch)) for k in self.active]
+            texts: Sequence[Mapping[str, Any]] = [self.text[k] for k in self.active]
+            if self.family.text_lengths is not None:
+                inputs, texts = filled_up(self.family, inputs, texts)
+            negatives = [Branch("negative", rows, expand_text(text, batch)) for text in texts]
             present = Branch("all", slice(0, self.total))
-            return join_branches(self.family, inputs, self.total, [present, *negatives])
+            joined = join_branches(self.family, inputs, self.total, [present, *negatives])
+            if self.family.text_lengths is not None:
+                self.row_lengths = self.family.text_lengths(joined)
+            for name in self.family.deferred:
+                joined[name] = replace(joined[name], change=self._copied)
+            return joined
         self.prompt_tokens = nested_input(inputs, next(iter(self.family.text))).shape[1]
         extended = {
             path: self._extended(inputs, path) for path, axis in self.family.text.items() if axis != "pooled"
         }
         return with_inputs(inputs, {path: value for path, value in extended.items() if value is not None})
 
+    def _copied(self, residuals: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
+        """What a ControlNet adds: to the copies of the image beside negatives, what it adds to the prompt's image."""
+        assert self.state is not None
+        tokens, rows = self.state.image_tokens[1], slice(*self.rows)
+        changed = {}
+        for layer, added in residuals.items():
+            changed[layer] = added.clone()
+            for start in range(self.total, len(added), rows.stop - rows.start):
+                changed[layer][start : start + rows.stop - rows.start, :tokens] = added[rows, :tokens]
+        return changed
+
     def _extended(self, inputs: Inputs, path: str) -> Tensor | None:
         """A text input with the negatives' behind the prompt's."""
         present = nested_input(inputs, path)
+        over_image = self.family.text[path] == "tokens, image"
+        if over_image and present is not None:
+            present = present[:, : self.prompt_tokens]
         negatives = [self.text[k][path] for k in self.active]
         given = [part for part in (present, *negatives) if part is not None]
         if not given:
@@ -133,6 +170,8 @@ class AttentionRuntime(MethodRuntime):
             # a mask that is left out lets everything through
             part = given[0].new_ones(1, tokens) if part is None else part.to(given[0])
             parts.append(part.expand(rows, *part.shape[1:]))
+        if over_image:
+            parts.append(image_mask(self.family, inputs, path, parts[0]))
         return torch.cat(parts, dim=1)
 
     def interceptors(self, model: nn.Module) -> Mapping[str, Interceptor]:
@@ -183,6 +222,10 @@ class AttentionRuntime(MethodRuntime):
         if negative.prompt_index is None:
             return None
         return prompt_rows(negative, self.images_per_prompt, stop - start)
+
+
+def _patch_class(family: Family, module: nn.Module) -> type[AttentionPatch]:
+    return CountedTextPatch if family.counts_text(module) else AttentionPatch
 
 
 def text_places(model: nn.Module, family: Family) -> dict[str, TextPlace]:

@@ -53,16 +53,25 @@ class AttentionPatch:
         with _SDPAInterceptor(self):
             return processor(*args, **kwargs)
 
+    def holds_text(self, key: Tensor) -> bool:
+        """Whether an attention with these keys is the one that meets the texts."""
+        run = self.run
+        if run.family.negative_rows:
+            assert run.state is not None
+            return key.shape[2] > run.state.image_tokens[1]
+        text = run.prompt_tokens + sum(run.negative_tokens)
+        return key.shape[2] == text if self.image_first is None else key.shape[2] > text
+
     def attention(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: Mapping[str, Any]
     ) -> Tensor:
         """Attention with the negatives; query [B, H, N, D], key and value [B, H, M, D], mask [B|1, H|1, N|1, M]."""
-        kind = RowTexts if self.run.family.negative_rows else AppendedTexts
-        texts = kind(self, query, key, value, mask, options)
+        texts = self.run.texts(self, query, key, value, mask, options)
         view: Any = texts
         guided = _as_heads(self.run.method.attend(view), texts.wanted)
         self._measure(guided, texts.wanted)
-        return texts.output(guided)
+        output: Tensor = texts.output(guided)
+        return output
 
     def _measure(self, guided: Tensor, wanted: Tensor) -> None:
         if self.run.measure:
@@ -257,9 +266,12 @@ class RowTexts(_Texts):
         super().__init__(*args)
         run = self.run
         assert run.state is not None
+        patch: AttentionPatch = args[0]
         # the generated image's tokens are guided; what fills them up behind is copied
-        tokens, self.padded = run.state.image_tokens
-        self.image = slice(0, tokens)
+        tokens, filled = run.state.image_tokens
+        first, count = 0 if patch.image_first else self.k.shape[2] - filled, self.k.shape[2]
+        self.image, self.copied = slice(first, first + tokens), slice(first, first + filled)
+        self.text = slice(filled, count) if patch.image_first else slice(0, first)
         batch = self.rows.stop - self.rows.start
         self.negative_rows = [
             slice(run.total + i * batch, run.total + (i + 1) * batch) for i in range(len(run.active))
@@ -272,15 +284,14 @@ class RowTexts(_Texts):
         return [_as_tokens(self.plain[rows, :, self.image]) for rows in self.negative_rows]
 
     def negative_keys(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        text = slice(self.padded, self.k.shape[2])
-        return self._keys([text] * len(self.negative_rows), self.negative_rows)
+        return self._keys([self.text] * len(self.negative_rows), self.negative_rows)
 
     def output(self, guided: Tensor) -> Tensor:
         """The whole call's output, with the guided tokens in the prompt's rows and in every copy."""
-        guided = torch.cat([guided, self.plain[self.rows, :, self.image.stop : self.padded]], dim=2)
+        guided = torch.cat([guided, self.plain[self.rows, :, self.image.stop : self.copied.stop]], dim=2)
         result = self.plain.clone()
         for target in (self.rows, *self.negative_rows):
-            result[target, :, : self.padded] = guided
+            result[target, :, self.copied] = guided
         return result
 
 
@@ -311,15 +322,9 @@ class _SDPAInterceptor(TorchFunctionMode):
         *args: Any,
         **options: Any,
     ) -> Tensor:
-        patch, run = self.patch, self.patch.run
+        patch = self.patch
         options |= dict(zip(("dropout_p", "is_causal"), args, strict=False))
-        if run.family.negative_rows:
-            assert run.state is not None
-            holds_text = key.shape[2] > run.state.image_tokens[1]
-        else:
-            text = run.prompt_tokens + sum(run.negative_tokens)
-            holds_text = key.shape[2] == text if patch.image_first is None else key.shape[2] > text
-        if not holds_text:
+        if not patch.holds_text(key):
             return scaled_dot_product_attention(query, key, value, attn_mask=attn_mask, **options)
         patch.intercepted = True
         return patch.attention(query, key, value, attn_mask, options)

@@ -18,6 +18,7 @@ from negguide.integration.families.base import Family, TextPlace
 from negguide.integration.hooks.interception import Interceptor
 from negguide.integration.hooks.step_tracking import Step
 from negguide.integration.runtime.batching import Branch
+from negguide.integration.runtime.masks import packed_frames
 
 Inputs = Mapping[str, Any]
 
@@ -44,9 +45,14 @@ class StepState:
 
 def step_state(family: Family, step: Step, latent_size: tuple[int, int], sample: Any) -> StepState:
     """The state of a step whose first denoiser call has this sample."""
-    video = isinstance(sample, Tensor) and sample.ndim == 5
     tokens = (0, 0) if family.image_tokens is None else family.image_tokens(sample, latent_size)
-    return StepState(step, latent_size, int(sample.shape[2]) if video else 1, tokens, sample[0])
+    frames = 1
+    if isinstance(sample, Tensor) and sample.ndim == 5:
+        frames = int(sample.shape[2])
+    elif isinstance(sample, Tensor) and sample.ndim == 3:
+        # packed; where there are reference images the family says which tokens are the generated image's
+        frames = packed_frames(tokens[0] or sample.shape[1], latent_size)
+    return StepState(step, latent_size, frames, tokens, sample[0])
 
 
 @dataclass(frozen=True)

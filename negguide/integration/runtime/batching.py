@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from negguide.integration.families.base import Family, nested_input, with_inputs
+from negguide.integration.runtime.deferred import Deferred
 
 Inputs = Mapping[str, Any]
 """A denoiser call's inputs by name."""
@@ -52,14 +53,18 @@ def join_branches(family: Family, inputs: Inputs, total: int, branches: Sequence
         if value is not None:
             changed[path] = _rows(value, total, branches)
     for path in sorted(own_text):
-        changed[path] = _joined_text(inputs, path, branches)
+        changed[path] = _joined_text(family, inputs, path, branches)
     return with_inputs(joined, changed)
 
 
-def _joined_text(inputs: Inputs, path: str, branches: Sequence[Branch]) -> Any:
+def _joined_text(family: Family, inputs: Inputs, path: str, branches: Sequence[Branch]) -> Any:
     own = nested_input(inputs, path)
     parts = [
-        branch.text[path] if path in branch.text else None if own is None else own[branch.rows]
+        _own_text(family, inputs, path, branch)
+        if path in branch.text
+        else None
+        if own is None
+        else own[branch.rows]
         for branch in branches
     ]
     if isinstance(own, list):
@@ -72,6 +77,23 @@ def _joined_text(inputs: Inputs, path: str, branches: Sequence[Branch]) -> Any:
     return torch.cat([torch.ones_like(given[0]) if part is None else part.to(like) for part in parts])
 
 
+def _own_text(family: Family, inputs: Inputs, path: str, branch: Branch) -> Any:
+    """A branch's own text input; of a mask over text and image, the image's part is the call's."""
+    value = branch.text[path]
+    if family.text[path] != "tokens, image" or value is None:
+        return value
+    return torch.cat([value, image_mask(family, inputs, path, value)[branch.rows]], dim=1)
+
+
+def image_mask(family: Family, inputs: Inputs, path: str, like: Tensor) -> Tensor:
+    """The image's part [rows, image tokens] of a mask over text and image, in the dtype and on the device of `like`; a
+    mask that is left out lets everything through."""
+    mask = nested_input(inputs, path)
+    sample = inputs[family.sample]
+    part: Tensor = like.new_ones(sample.shape[:2]) if mask is None else mask[:, -sample.shape[1] :].to(like)
+    return part
+
+
 def _rows(value: Any, total: int, branches: Sequence[Branch]) -> Any:
     """The branches' rows of a batched input: a tensor, or a list or tuple of tensors."""
     if isinstance(value, Tensor):
@@ -79,6 +101,8 @@ def _rows(value: Any, total: int, branches: Sequence[Branch]) -> Any:
         if value.ndim == 0 or value.shape[0] != total:
             return value
         return torch.cat([value[branch.rows] for branch in branches])
+    if isinstance(value, Deferred):
+        return value.joined(lambda one: _rows(one, total, branches))
     if type(value) in (list, tuple):
         return type(value)(_rows(inner, total, branches) for inner in value)
     return value
@@ -106,20 +130,27 @@ def run_branches(
     another shape cannot share a batch and are run apart.
     """
     predictions: list[Tensor] = []
-    for group in _groups(inputs, branches, max_branch_batch):
+    for group in _groups(family, inputs, branches, max_branch_batch):
         output = forward(group, join_branches(family, inputs, total, group))
         # copied, because a forward that replays CUDA graphs writes its next result into the same memory
         predictions += output.clone().split([branch.size for branch in group])
     return predictions
 
 
-def _groups(inputs: Inputs, branches: Sequence[Branch], limit: int | None) -> Iterator[list[Branch]]:
+def _groups(
+    family: Family, inputs: Inputs, branches: Sequence[Branch], limit: int | None
+) -> Iterator[list[Branch]]:
     paths = sorted({path for branch in branches for path in branch.text})
+    # a mask over text and image is as long as the text is
+    skipped = {path: 2 if axis == "tokens, image" else 1 for path, axis in family.text.items()}
 
     def text_shapes(branch: Branch) -> list[torch.Size | None]:
-        values = [branch.text.get(path, nested_input(inputs, path)) for path in paths]
+        values = {path: branch.text.get(path, nested_input(inputs, path)) for path in paths}
         # masks that are left out (None) keep to themselves too
-        return [value.shape[1:] if isinstance(value, Tensor) else None for value in values]
+        return [
+            value.shape[skipped[path] :] if isinstance(value, Tensor) else None
+            for path, value in values.items()
+        ]
 
     group: list[Branch] = []
     for branch in branches:

@@ -43,10 +43,10 @@ def check_embeds(
             fits, right = value.shape == (1, tokens), f"[{tokens}], a number for each token"
         else:
             widths = _channels(family, models, argument)
-            row = kinds[argument] == "pooled"
-            fits = value.ndim == (2 if row else 3) and (not widths or value.shape[-1] in widths)
+            axes = {"pooled": "", "layers": "tokens, layers, "}.get(kinds[argument], "tokens, ")
+            fits = value.ndim == 2 + axes.count(",") and (not widths or value.shape[-1] in widths)
             wide = " or ".join(map(str, widths)) if widths else "channels"
-            right = f"[{wide}]" if row else f"[tokens, {wide}]"
+            right = f"[{axes}{wide}]"
         if not fits:
             raise ValueError(
                 f"{name}: {argument} must be {right} for this {family.name} model, got {list(value.shape[1:])}"
@@ -60,10 +60,10 @@ def given_text(
     given = negative.encoded
     text: dict[str, Any] = {}
     for path, kind in family.text.items():
-        if path in family.derived:
+        value = given.get(family.embeds.get(path, ""))
+        if value is None and path in family.derived:
             text[path] = family.derived[path](given["prompt_embeds"].to(device))
             continue
-        value = given.get(family.embeds[path])
         if value is None and kind == "pooled":
             continue
         if value is not None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from negguide.integration.runtime.masks import token_grid
+from negguide.integration.runtime.masks import packed_frames, token_grid
 from negguide.methods import ScoreMethod
 
 
@@ -56,6 +56,7 @@ def shift_maps(
 def _lengths(prediction: Tensor, latent_size: tuple[int, int]) -> Tensor:
     """|.| over the channels at each place of a prediction [B, C, h, w], [B, C, frames, h, w] or [B, tokens, C]."""
     if prediction.ndim == 3:
-        return token_map(torch.linalg.vector_norm(prediction, dim=2), latent_size)
+        frames = packed_frames(prediction.shape[1], latent_size)
+        return token_map(torch.linalg.vector_norm(prediction, dim=2), latent_size, frames)
     lengths: Tensor = torch.linalg.vector_norm(prediction, dim=1)
     return lengths.mean(dim=1) if lengths.ndim == 4 else lengths

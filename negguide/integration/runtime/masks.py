@@ -98,10 +98,17 @@ def token_grid(tokens: int, latent_size: tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
+def packed_frames(tokens: int, latent_size: tuple[int, int]) -> int:
+    """How many frames a video of so many tokens has: one frame has no more of them than latents."""
+    return max(1, tokens // (latent_size[0] * latent_size[1]))
+
+
 def mask_over(mask: torch.Tensor, latents: torch.Tensor, latent_size: tuple[int, int]) -> torch.Tensor:
     """A mask [1, 1, h, w] in the shape of latents [B, C, h, w], [B, C, frames, h, w] or packed [B, tokens, C]."""
     if latents.ndim == 3:
-        return resize_mask(mask, token_grid(latents.shape[1], latent_size)).reshape(1, -1, 1)
+        frames = packed_frames(latents.shape[1], latent_size)
+        grid = token_grid(latents.shape[1] // frames, latent_size)
+        return resize_mask(mask, grid).reshape(1, -1, 1).repeat(1, frames, 1)
     return mask if latents.ndim == 4 else mask[:, :, None]
 
 

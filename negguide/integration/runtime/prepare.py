@@ -9,6 +9,7 @@ from torch import nn
 from negguide.integration.diagnostics.trace import TraceRecorder
 from negguide.integration.families.base import Arguments, Family
 from negguide.integration.hooks.caches import check_cache
+from negguide.integration.hooks.step_tracking import Step, check_windows
 from negguide.integration.runtime.attention import AttentionRuntime, text_targets
 from negguide.integration.runtime.base import MethodRuntime
 from negguide.integration.runtime.embeddings import check_embeds, given_text
@@ -54,6 +55,9 @@ def check_call(
     for method in methods:
         if method.needs_guidance and reason is not None:
             raise ValueError(_needs_guidance(methods, reason))
+    steps = _steps_of_call(arguments)
+    if steps is not None:
+        check_windows(methods, Step(0, steps))
     negatives = list(negatives_of(list(methods)))
     if any(negative.embeds is None for negative in negatives):
         who = next(type(m).__name__ for m in methods if any(n.embeds is None for n in negatives_of([m])))
@@ -67,6 +71,7 @@ def check_call(
         check_prompt_index(negative, prompts_of(arguments))
         if negative.mask is not None:
             check_aspect(f"mask of Negative({negative.prompt!r})", negative.mask, size, "the image")
+    _check_crop(arguments, methods)
     if methods.token is not None:
         _check_token(family, arguments, methods.token, size)
         if methods.token.images:
@@ -76,6 +81,30 @@ def check_call(
         _check_limit(family, methods.attention, max_branch_batch)
     _check_caches(pipe, family, methods, max_branch_batch)
     check_prompts(pipe, family, arguments, guided=reason is None)
+
+
+def _steps_of_call(arguments: Arguments) -> int | None:
+    """How many steps the call has; None where it leaves some out, or says at which places they are."""
+    places = ("strength", "denoising_start", "denoising_end", "timesteps", "sigmas")
+    if any(arguments.get(name) is not None for name in places):
+        return None
+    steps = arguments.get("num_inference_steps")
+    # what is no number of steps the pipeline refuses
+    return steps if isinstance(steps, int) and steps > 0 else None
+
+
+def _check_crop(arguments: Arguments, methods: Methods) -> None:
+    """Refuse masks where the pipeline draws a part of the image that it chooses itself."""
+    if arguments.get("padding_mask_crop") is None:
+        return
+    masked = [f"Negative({n.prompt!r})" for n in negatives_of(list(methods)) if n.mask is not None]
+    if methods.token is not None and methods.token.mask is not None:
+        masked.append(type(methods.token).__name__)
+    if masked:
+        raise ValueError(
+            f"padding_mask_crop is {arguments['padding_mask_crop']}, with which only a part of the image around its "
+            f"mask is drawn, and mask of {masked[0]} is for the whole image; leave one of the two out"
+        )
 
 
 def _needs_guidance(methods: Methods, reason: str) -> str:
@@ -277,5 +306,7 @@ def pipe_dtype(pipe: Any, family: Family) -> torch.dtype:
 
 def _pixels(pipe: Any, latent_size: tuple[int, int]) -> tuple[int, int]:
     """(height, width) in pixels."""
-    factor = getattr(pipe, "vae_scale_factor_spatial", None) or pipe.vae_scale_factor
+    # videos have a factor of their own along time
+    names = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor")
+    factor = next(value for name in names if (value := getattr(pipe, name, None)))
     return latent_size[0] * factor, latent_size[1] * factor

@@ -37,5 +37,6 @@ def with_latents(sample: Any, latents: Tensor) -> Any:
     if isinstance(sample, list):
         return [row.to(like) for row, like in zip(latents, sample, strict=True)]
     changed: Tensor = sample.clone()
-    changed[:, : latents.shape[1]] = latents
+    # [rows, channels, ..], or in packed form [rows, tokens, channels]
+    changed[:, : latents.shape[1], : latents.shape[2]] = latents
     return changed

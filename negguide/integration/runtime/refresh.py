@@ -27,6 +27,7 @@ class RefreshSchedule:
 
     def __init__(self, method: ScoreMethod) -> None:
         self.method = method
+        self.windows = method.windows
         # with refresh_every > 1: the step of the last evaluation, and (n - u) / |p| of that step
         self.evaluated: dict[int, int] = {}
         self.directions: dict[int, Tensor] = {}
@@ -39,8 +40,8 @@ class RefreshSchedule:
         """The negatives that act: of weight above 0, whose window is open, and not inactive in every image."""
         return [
             k
-            for k, negative in enumerate(self.method.negatives)
-            if negative.weight > 0 and step.inside(*negative.window) and not self._inactive(k)
+            for k, (negative, window) in enumerate(zip(self.method.negatives, self.windows, strict=True))
+            if negative.weight > 0 and step.inside(window) and not self._inactive(k)
         ]
 
     def _inactive(self, k: int) -> bool:

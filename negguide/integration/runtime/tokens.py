@@ -29,6 +29,7 @@ from negguide.integration.runtime.base import (
 from negguide.integration.runtime.batching import Branch, join_branches
 from negguide.integration.runtime.maps import token_map
 from negguide.integration.runtime.masks import resize_mask, token_grid
+from negguide.integration.runtime.ragged_rows import image_places
 from negguide.integration.runtime.references import EncodedReferences, noised, with_latents
 from negguide.methods import TokenMethod
 
@@ -83,13 +84,15 @@ class TokenRuntime(MethodRuntime):
         # and how many images a branch has
         self.branches_in_forward = 1
         self.branch_sizes: set[int] = set()
+        # how many tokens each row's text has, where the image stands right behind it
+        self.row_lengths: list[int] = []
         self.state: StepState | None = None
         self._fractions: list[Tensor] = []
         self._maps: list[Tensor] = []
 
     def begin_step(self, state: StepState) -> None:
         """Switch the modules on or off for the step; masks go where the sample is, in its dtype."""
-        self.pushing = all(state.step.inside(start, stop) for _, start, stop in self.method.windows)
+        self.pushing = all(state.step.inside(window) for window in self.method.windows)
         self.state = state
         self.mask = None if self.mask is None else self.mask.to(state.like)
         self.reference_mask = None if self.reference_mask is None else self.reference_mask.to(state.like)
@@ -114,6 +117,7 @@ class TokenRuntime(MethodRuntime):
                 inputs[self.family.sample] = with_latents(inputs[self.family.sample], latents)
                 for push, parts in kept.items():
                     push.reference = parts.get(i)
+                self._find_texts(inputs)
                 call.forward(f"references {i}", inputs, pushes)
                 for push, parts in kept.items():
                     if push.reference is not None:
@@ -125,9 +129,14 @@ class TokenRuntime(MethodRuntime):
             push.reference = torch.cat(list(parts.values())) if parts else None
 
     def begin_forward(self, inputs: Inputs, forward: Forward) -> Inputs:
+        self._find_texts(inputs)
         self.branches_in_forward = max(1, len(inputs[self.family.sample]) // forward.batch)
         self.branch_sizes = {branch.size for branch in forward.branches}
         return inputs
+
+    def _find_texts(self, inputs: Inputs) -> None:
+        if self.family.text_lengths is not None:
+            self.row_lengths = self.family.text_lengths(inputs)
 
     def interceptors(self, model: nn.Module) -> Mapping[str, Interceptor]:
         return self.pushes[model] if self.pushing else {}
@@ -212,7 +221,9 @@ class TokenPush:
                 f"blocks: a module gives {list(tokens.shape)} and not [rows, tokens, channels]; choose modules that do"
             )
         span = self._image_span(tokens.shape[1], alone=isinstance(output, tuple))
-        image = tokens[:, span]
+        # with text before it, of a length of its own in each row, the image is at another place in each
+        places = self._places(tokens) if run.row_lengths and self.place == "text first" else None
+        image = tokens[:, span] if places is None else tokens.gather(1, places)
         assert run.state is not None
         grid = token_grid(image.shape[1] // run.state.frames, run.state.latent_size)
         self.side = min(grid)
@@ -227,14 +238,28 @@ class TokenPush:
             self.fraction = fraction
             push = torch.linalg.vector_norm((pushed - image).float(), dim=2)
             self.moved = push / torch.linalg.vector_norm(image.float(), dim=2).clamp_min(1e-12)
-        if image.shape[1] < tokens.shape[1]:
+        if places is not None:
+            pushed = tokens.scatter(1, places, pushed)
+        elif image.shape[1] < tokens.shape[1]:
             pushed = torch.cat([tokens[:, : span.start], pushed, tokens[:, span.stop :]], dim=1)
         return (pushed, *output[1:]) if isinstance(output, tuple) else pushed
+
+    def _places(self, tokens: Tensor) -> Tensor:
+        """[rows, image tokens, channels] where the image's tokens are among all."""
+        assert self.run.state is not None
+        count = self.run.state.image_tokens[0]
+        places = image_places(self.run.row_lengths, count, tokens.device)
+        return places[:, :, None].expand(-1, -1, tokens.shape[2])
 
     def _image_span(self, tokens: int, alone: bool) -> slice:
         """Where the generated image's tokens lie: reference images' follow them, the text's may stand before."""
         assert self.run.state is not None
         image, with_references = self.run.state.image_tokens
+        if self.place is None and image and tokens not in (image, with_references):
+            raise ValueError(
+                f"blocks: a self-attention over {tokens} tokens, which are not the image's {image}; choose modules "
+                "that attend over the image"
+            )
         if self.place in (None, "cross") or image == 0:
             return slice(0, image or tokens)
         start = 0 if alone or self.place == "image first" else tokens - with_references

@@ -13,7 +13,7 @@ from PIL import Image
 
 from negguide.integration.families import Family, supported_pipelines
 from negguide.integration.pipelines import from_pipe
-from negguide.methods import Method, Negative, NegToMe, PerpNeg
+from negguide.methods import Method, Negative, NegToMe, PerpNeg, Window
 from negguide.mining.render.blend import Blend
 from negguide.mining.render.job import Job, Mode, RenderMethod
 from negguide.mining.render.paste import fitted, inside, paste
@@ -85,14 +85,14 @@ class PipelinePainter:
         guided = from_pipe(self.pipe)
         self.family: Family = guided.family
         run = self.steps if self.mode == "generate" else min(int(self.steps * self.strength), self.steps)
-        ends = {"Perp-Neg": self.stop} if self.method == "perp-neg" else {}
+        windows = [Window("Perp-Neg", 0.0, self.stop)] if self.method == "perp-neg" else []
         if self.diversify is not None:
             self.diversify = self.family.with_defaults(self.diversify)
-            ends["NegToMe"] = self.diversify.window[1]
-        for name, stop in ends.items():
-            if int(stop * run) < 1:
+            windows += self.diversify.windows
+        for window in windows:
+            if not window.by_timestep and not window.steps([None] * run):
                 raise ValueError(
-                    f"steps={self.steps} are too few: {name} acts in the first {stop:.0%} of the {run} that are run"
+                    f"steps={self.steps} are too few: {window.owner} acts in {window.in_words()}, and {run} are run"
                 )
         self.pipe = self._pipe_of_mode(guided)
         self.pipe.set_progress_bar_config(disable=True)

@@ -1,0 +1,221 @@
+"""What looks at the pictures: a model that answers questions, a CLIP-like model, or the judge of the embedded world."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from PIL import Image
+
+from negguide.benchmark.suites import Check
+from negguide.models import TOYWORLD, first_sentence, revision
+
+if TYPE_CHECKING:
+    from negguide.toyworld.scene import Character, Scene
+
+USUAL = "Salesforce/blip-vqa-base"
+"""Judges models other than the embedded one unless told; small, so a larger one is worth its time."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge found: whether it is as it should be (None when it gave no clear answer), and what it said."""
+
+    passed: bool | None
+    said: str
+
+
+class Judge(Protocol):
+    """Looks at pictures.
+
+    Attributes:
+        name: as it was asked for.
+        revision: of its weights; None where it is not known.
+        remark: what a reader of its verdicts must know; "" = nothing.
+    """
+
+    name: str
+    revision: str | None
+    remark: str
+
+    def verdicts(self, images: Sequence[Image.Image], checks: Sequence[Check]) -> list[Verdict]:
+        """Verdict i is about image i and check i.
+
+        Raises:
+            ValueError: for a check that it cannot read.
+        """
+        ...
+
+
+class QuestionJudge:
+    """A visual question answering model of transformers: BLIP, or any chat model for images and text.
+
+    It is asked the question of a check. An answer that begins with neither yes nor no is no clear answer.
+
+    Raises:
+        ValueError: the model cannot be loaded.
+    """
+
+    remark = ""
+
+    def __init__(self, name: str, device: str = "cpu") -> None:
+        from negguide.mining.verify.questions import VqaAsker
+
+        try:
+            self.asker = VqaAsker(name, device)
+        except ValueError as error:
+            raise ValueError(f"--judge {str(error).removeprefix('--vqa ')}") from error
+        self.name = name
+        self.revision = _revision(name, self.asker.net.config)
+
+    def verdicts(self, images: Sequence[Image.Image], checks: Sequence[Check]) -> list[Verdict]:
+        # a chat model answers in sentences unless it is told
+        suffix = " Answer yes or no." if self.asker.chats else ""
+        answers = self.asker.answers(images, [check.question + suffix for check in checks])
+        return [_verdict(answer, check.yes) for answer, check in zip(answers, checks, strict=True)]
+
+
+class PhraseJudge:
+    """A CLIP or SigLIP: which of two phrases a picture is closer to, that of a check or that of its absence.
+
+    Such models hardly read "without", so a check whose `absent` is not said is judged poorly; the remark says so.
+
+    Raises:
+        ValueError: the model cannot be loaded.
+    """
+
+    def __init__(self, name: str, device: str = "cpu") -> None:
+        from negguide.vlm.models import load_model
+
+        self.model = load_model(name, device=device)
+        self.name = name
+        self.revision = self.model.revision
+        self.remark = ""
+
+    def verdicts(self, images: Sequence[Image.Image], checks: Sequence[Check]) -> list[Verdict]:
+        pixels = self.model.encode_images(images)
+        scores = []
+        for phrases in ([check.present for check in checks], [self._absent(check) for check in checks]):
+            scores.append((pixels * self.model.encode_texts(phrases)).sum(dim=-1).tolist())
+        return [
+            Verdict((present > absent) == check.shown, f"{present:.3f} against {absent:.3f}")
+            for check, present, absent in zip(checks, *scores, strict=True)
+        ]
+
+    def _absent(self, check: Check) -> str:
+        if check.absent:
+            return check.absent
+        self.remark = (
+            f"{self.name} compares phrases, and some checks do not say what a picture without it shows (absent): they "
+            "were compared with 'without', which such models hardly read"
+        )
+        return f"without {check.present}"
+
+
+class SceneJudge:
+    """The judge of the embedded world, which reads the whole scene; phrases are captions of that world.
+
+    A picture shows a fragment ("black glasses") when one of its characters, or its place, is as the fragment says, and
+    a caption ("a bear wearing glasses") when everything is.
+    """
+
+    remark = ""
+
+    def __init__(self, device: str = "cpu") -> None:
+        from negguide.toyworld.judge import Judge as Network
+        from negguide.toyworld.models import JUDGE, load_judge
+
+        self.network = load_judge() if device == "cpu" else Network.load(JUDGE).to(device)
+        self.name = TOYWORLD
+        self.revision = revision(str(JUDGE))
+
+    def verdicts(self, images: Sequence[Image.Image], checks: Sequence[Check]) -> list[Verdict]:
+        from negguide.toyworld.language import parse
+        from negguide.toyworld.measure import agreement
+
+        found = []
+        for seen, check in zip(self.network.read(images), checks, strict=True):
+            wanted = parse(check.present)
+            is_there = all(agreement(wanted, seen).values()) if check.shown else _somewhere(wanted, seen)
+            found.append(Verdict(is_there == check.shown, _in_words(seen)))
+        return found
+
+
+def check_judge(name: str) -> None:
+    """Refuse a judge that cannot be one, before anything is drawn; of a hub model only the config is read.
+
+    Raises:
+        ValueError: the model cannot be found.
+    """
+    if name != TOYWORLD:
+        _model_type(name)
+
+
+def load_judge(name: str, device: str = "cpu") -> Judge:
+    """The judge that `--judge` names: "toyworld", or a CLIP, a SigLIP or a question answering model by folder or id.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
+    if name == TOYWORLD:
+        return SceneJudge(device)
+    return PhraseJudge(name, device) if is_two_towers(name) else QuestionJudge(name, device)
+
+
+def is_two_towers(name: str) -> bool:
+    """Whether a model compares images and phrases, rather than answering questions.
+
+    Raises:
+        ValueError: the model cannot be found.
+    """
+    from negguide.vlm.models import ARCHITECTURES
+
+    return _model_type(name) in ARCHITECTURES
+
+
+def _model_type(name: str) -> str:
+    from transformers import AutoConfig
+
+    try:
+        return str(AutoConfig.from_pretrained(name).model_type)
+    except Exception as error:
+        # missing, unreachable and broken models fail in many ways
+        raise ValueError(
+            f"--judge {name!r} cannot be loaded: {first_sentence(error)}; give {TOYWORLD}, or a question answering "
+            "model, a CLIP or a SigLIP of transformers by its folder or hub id"
+        ) from error
+
+
+def _revision(name: str, config: object) -> str | None:
+    found = revision(name) if Path(name).is_dir() else getattr(config, "_commit_hash", None)
+    return None if found is None else str(found)
+
+
+def _verdict(answer: str, yes: bool) -> Verdict:
+    word = answer.strip().lower()
+    clear = word.startswith(("yes", "no"))
+    return Verdict(word.startswith("yes") == yes if clear else None, answer.strip())
+
+
+def _somewhere(wanted: Scene, seen: Scene) -> bool:
+    """Whether one character of a scene is as the first one of `wanted`, and the place too where it is said."""
+    place = wanted.background in (None, seen.background)
+    if not wanted.characters:
+        return place
+    return place and any(_is(wanted.characters[0], character) for character in seen.characters)
+
+
+def _is(wanted: Character, seen: Character) -> bool:
+    from negguide.toyworld.measure import agreement
+    from negguide.toyworld.scene import Scene
+
+    one = agreement(Scene((wanted,)), Scene((seen,)))
+    return all(one.values())
+
+
+def _in_words(scene: Scene) -> str:
+    from negguide.toyworld.language import caption
+
+    return caption(scene)

@@ -1,0 +1,9 @@
+"""ControlNet on FLUX.1 inside a mask with `negative_guidance=`, for diffusers' `custom_pipeline=`.
+
+file = "negguide_flux_controlnet_inpaint.py"
+pipe = DiffusionPipeline.from_pretrained(model, controlnet=controlnet, custom_pipeline=file, trust_remote_code=True)
+"""
+
+from negguide.integration.pipelines import NegGuideFluxControlNetInpaintPipeline
+
+__all__ = ["NegGuideFluxControlNetInpaintPipeline"]

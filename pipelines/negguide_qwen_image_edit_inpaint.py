@@ -1,0 +1,10 @@
+"""Inpainting by Qwen-Image-Edit with `negative_guidance=`, for diffusers' `custom_pipeline=`.
+
+pipe = DiffusionPipeline.from_pretrained(
+    model, custom_pipeline="negguide_qwen_image_edit_inpaint.py", trust_remote_code=True
+)
+"""
+
+from negguide.integration.pipelines import NegGuideQwenImageEditInpaintPipeline
+
+__all__ = ["NegGuideQwenImageEditInpaintPipeline"]

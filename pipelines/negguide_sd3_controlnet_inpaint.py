@@ -1,0 +1,9 @@
+"""ControlNet on Stable Diffusion 3 inside a mask with `negative_guidance=`, for diffusers' `custom_pipeline=`.
+
+file = "negguide_sd3_controlnet_inpaint.py"
+pipe = DiffusionPipeline.from_pretrained(model, controlnet=controlnet, custom_pipeline=file, trust_remote_code=True)
+"""
+
+from negguide.integration.pipelines import NegGuideStableDiffusion3ControlNetInpaintingPipeline
+
+__all__ = ["NegGuideStableDiffusion3ControlNetInpaintingPipeline"]

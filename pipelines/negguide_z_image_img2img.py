@@ -1,0 +1,10 @@
+"""Image to image on Z-Image with `negative_guidance=`, for diffusers' `custom_pipeline=`.
+
+pipe = DiffusionPipeline.from_pretrained(
+    model, custom_pipeline="negguide_z_image_img2img.py", trust_remote_code=True
+)
+"""
+
+from negguide.integration.pipelines import NegGuideZImageImg2ImgPipeline
+
+__all__ = ["NegGuideZImageImg2ImgPipeline"]

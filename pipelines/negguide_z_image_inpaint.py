@@ -1,0 +1,10 @@
+"""Inpainting on Z-Image with `negative_guidance=`, for diffusers' `custom_pipeline=`.
+
+pipe = DiffusionPipeline.from_pretrained(
+    model, custom_pipeline="negguide_z_image_inpaint.py", trust_remote_code=True
+)
+"""
+
+from negguide.integration.pipelines import NegGuideZImageInpaintPipeline
+
+__all__ = ["NegGuideZImageInpaintPipeline"]
