@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from negguide.methods import Timestep as Timestep
     from negguide.methods import register_method as register_method
     from negguide.methods import registered_methods as registered_methods
+    from negguide.models import pipeline_file as pipeline_file
 
 _MODULES = {
     "EncodeNegatives": "negguide.integration.modular.blocks",
@@ -57,6 +58,7 @@ _MODULES = {
     "attention_processors": "negguide.integration.processors",
     "defaults": "negguide.integration.defaults",
     "from_pipe": "negguide.integration.pipelines",
+    "pipeline_file": "negguide.models",
     "plot_maps": "negguide.integration.diagnostics.maps",
     "plot_trace": "negguide.integration.diagnostics.trace",
     "register_family": "negguide.integration.families",

@@ -28,10 +28,12 @@ class Defaults:
     Attributes:
         guidance_scale: of classifier-free guidance, where the pipeline is not asked (`own_guidance_scale`).
         negtome: arguments of `NegToMe` that differ from its own defaults.
+        negative: arguments of a `Negative` of `PerpNeg` that do.
     """
 
     guidance_scale: float = 7.5
     negtome: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    negative: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
 TOYWORLD_DEFAULTS = Defaults(
@@ -46,16 +48,14 @@ TOYWORLD_DEFAULTS = Defaults(
             "blocks": r"(down_blocks\.1|mid_block|up_blocks\.0).*attn1$",
         }
     ),
+    # keeps and removes most (benchmarks/overlap.py); larger models are broken by so much
+    negative=MappingProxyType({"weight": 3.0}),
 )
 
 
 def defaults(model: str) -> Defaults:
     """What suits `model`; the published values for every model but the embedded one."""
     return TOYWORLD_DEFAULTS if model == TOYWORLD else Defaults()
-
-
-TRUE_CFG_SCALE = 4.0
-"""With negatives, where a pipeline has true CFG and leaves it off unless asked: FLUX.1."""
 
 
 def own_guidance_scale(pipeline: Any, *, guided: bool) -> float:
@@ -74,8 +74,25 @@ def own_guidance_scale(pipeline: Any, *, guided: bool) -> float:
         return float(scale) if isinstance(scale, int | float) else Defaults().guidance_scale
     if not guided:
         return 1.0
+    from negguide.integration.defaults import TRUE_CFG_SCALE
+
     own = float(accepted["true_cfg_scale"].default)
     return own if own > 1 else TRUE_CFG_SCALE
+
+
+def guidance_arguments(pipeline: Any, scale: float, negative_prompt: str = "") -> dict[str, Any]:
+    """The arguments with which a call of a diffusers pipeline is guided by `scale`.
+
+    FLUX.1 and Qwen-Image have guidance of their own beside true CFG, and need a negative prompt to be guided by that.
+    """
+    accepted = inspect.signature(pipeline.__call__).parameters
+    true_cfg = "true_cfg_scale" in accepted
+    found: dict[str, Any] = {}
+    if true_cfg or "guidance_scale" in accepted:
+        found["true_cfg_scale" if true_cfg else "guidance_scale"] = scale
+    if negative_prompt or (true_cfg and scale > 1):
+        found["negative_prompt"] = negative_prompt
+    return found
 
 
 PICTURES = ("image", "mask_image", "control_image")

@@ -22,6 +22,7 @@ from negguide.models import (
     TOYWORLD,
     TOYWORLD_DEFAULTS,
     check_model,
+    guidance_arguments,
     load_pipeline,
     not_from_words,
     own_guidance_scale,
@@ -207,11 +208,7 @@ class Generator:
                 f"a classic negative prompt acts only with a guidance scale above 1, got {scale:g}; "
                 f"{listed(others)} act without"
             )
-        # FLUX.1 and Qwen-Image have guidance of their own beside this one, guided by a negative prompt
-        true_cfg = "true_cfg_scale" in self.accepted
-        found: dict[str, Any] = {"true_cfg_scale" if true_cfg else "guidance_scale": scale}
-        if call.negative_prompt or (true_cfg and scale > 1):
-            found["negative_prompt"] = call.negative_prompt
+        found = guidance_arguments(self.pipe, scale, call.negative_prompt)
         sizes = {"height": sampling.height, "width": sampling.width}
         return found | {name: value for name, value in sizes.items() if value is not None}
 

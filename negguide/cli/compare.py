@@ -117,7 +117,7 @@ def compare(
     _check_said(said, parts)
     # Perp-Neg also where it is no column: it reads the negatives for the title and the negative prompt
     asked = {
-        key: guidance.in_words(words, {n: said[n] for n in said if n in options_of(kind)}, key, None)
+        key: guidance.in_words(words, {n: said[n] for n in said if n in options_of(kind)}, key, None, suited)
         for key, kind in methods_in_words().items()
         if words and key in parts | {PerpNeg.key}
     }

@@ -19,6 +19,7 @@ from negguide.cli.takes import NUMBERS, check_takes, one_by_one, picture_size
 from negguide.methods import Method, NegativesMethod
 from negguide.methods.choices import options_of
 from negguide.models import (
+    guidance_arguments,
     load_pipeline,
     own_guidance_scale,
     picture_arguments,
@@ -125,13 +126,8 @@ def _call(
         return tensors
 
     accepted = signature(pipe.__call__).parameters
-    # FLUX.1 and Qwen-Image have guidance of their own beside this one, and need a negative prompt to be guided by it
-    true_cfg = "true_cfg_scale" in accepted
-    arguments: dict[str, Any] = {}
-    if true_cfg or "guidance_scale" in accepted:
-        arguments["true_cfg_scale" if true_cfg else "guidance_scale"] = job.guidance_scale
-    if job.negative_prompt or (true_cfg and arguments["true_cfg_scale"] > 1):
-        arguments["negative_prompt"] = job.negative_prompt
+    assert job.guidance_scale is not None
+    arguments = guidance_arguments(pipe, job.guidance_scale, job.negative_prompt)
     if "callback_on_step_end" in accepted:
         arguments["callback_on_step_end"] = on_step_end
     elif "callback" in accepted:  # PixArt-Sigma has the older kind

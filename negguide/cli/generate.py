@@ -96,7 +96,7 @@ def generate(
         "max_push": max_push,
     }
     minus = guidance.in_words(
-        negative, guidance.said_of_method(joint, refresh_every, adaptive), method, scale
+        negative, guidance.said_of_method(joint, refresh_every, adaptive), method, scale, suited
     )
     apart = guidance.negtome(
         negtome, reference, numbers, negtome_window, mask, reference_mask, suited, attachments

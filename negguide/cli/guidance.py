@@ -35,12 +35,17 @@ def flags(said: Iterable[str]) -> str:
 
 
 def in_words(
-    values: Sequence[str] | None, said: Mapping[str, Any], method: str, scale: float | None
+    values: Sequence[str] | None,
+    said: Mapping[str, Any],
+    method: str,
+    scale: float | None,
+    suited: Defaults,
 ) -> NegativesMethod | None:
     """The method that takes the negatives of `--negative`; None without one.
 
     Args:
         said: from `said_of_method`.
+        suited: the model's defaults.
 
     Raises:
         ValueError: for a wrong negative or method, and for options that act on nothing.
@@ -67,7 +72,8 @@ def in_words(
             if given:
                 raise ValueError(f"{name} acts on --negative; give at least one")
         return None
-    return kinds[method](*(parse_negative(value) for value in values), **arguments)
+    usual = suited.negative if method == METHOD else {}
+    return kinds[method](*(parse_negative(value, usual) for value in values), **arguments)
 
 
 def negtome(

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from negguide.cli.output import console, waiting
+from negguide.cli.output import console, show, waiting
 from negguide.models import (
     TOYWORLD,
+    check_model,
     defaults,
     needed_pictures,
     not_from_words,
     own_guidance_scale,
     pipeline_class,
+    pipeline_name,
 )
 
 if TYPE_CHECKING:
@@ -27,13 +31,23 @@ _NAME, _NEEDS, _SCALE = 49, 20, 7
 _SHORT = {"image": "image", "mask_image": "mask", "control_image": "control"}
 
 
-def models() -> None:
+def models(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="A pipeline class (FluxPipeline), a folder or a hub id: which methods it takes and with which values.",
+        ),
+    ] = None,
+) -> None:
     """Show the embedded model and the supported diffusers pipelines, by family, with what each has unless told.
 
     --model takes a folder or a hub id of any of them; --pipeline loads it as another pipeline of its family. "needs"
     are the pictures without which a pipeline draws nothing (--image, --mask-image, --control-image). FLUX.1 and
     Qwen-Image have a guidance of their own; theirs is that of true CFG, which is off (1) without negatives.
     """
+    if name is not None:
+        _show_one(name)
+        return
     with waiting("asking diffusers"):
         from negguide.integration.families import registered_families
         from negguide.methods import NegToMe
@@ -61,6 +75,31 @@ def models() -> None:
     )
     for name, about, rows in families:
         _show(screen, name, about, rows)
+
+
+def _show_one(name: str) -> None:
+    """Show what `negguide.defaults` says of a pipeline class, or of that which a model names."""
+    with waiting("asking diffusers"):
+        from negguide.integration.defaults import defaults as defaults_of
+        from negguide.integration.pipelines import not_supported
+
+        # a class has neither a slash nor a folder of its name
+        model = name == TOYWORLD or "/" in name or Path(name).is_dir()
+        own = pipeline_name(check_model(name)) if model else name
+        if own is None:
+            raise ValueError(
+                f"model={name!r} cannot be found, or has no model_index.json that says its pipeline"
+            )
+        kind = pipeline_class(own)
+        if kind is None:
+            raise ValueError(not_supported(own))
+        page = str(defaults_of(kind))
+    show(page)
+    if name == TOYWORLD:
+        suited = defaults(TOYWORLD)
+        words = ", ".join(f"{key} {value:g}" for key, value in suited.negative.items())
+        pushed = ", ".join(f"{key} {value}" for key, value in suited.negtome.items())
+        show(f"\ntoyworld begins with Perp-Neg at {words}, and NegToMe at {pushed}")
 
 
 def _show(screen: Console, name: str, about: str, rows: list[tuple[str, str, str]]) -> None:

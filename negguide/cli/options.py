@@ -186,8 +186,8 @@ DeviceOption = Annotated[
 DtypeOption = Annotated[
     str,
     typer.Option(
-        help="float32, float16 or bfloat16; auto: on a GPU what the model's family was published in (bfloat16, Stable "
-        "Diffusion 1.x, 2.x and XL float16), except toyworld.",
+        help="float32, float16 or bfloat16; auto: on a GPU what the model's family was published in (bfloat16, older "
+        "ones such as Stable Diffusion XL float16; see `negguide models`), except toyworld.",
         autocompletion=lambda: ["auto", "float32", "float16", "bfloat16"],
         rich_help_panel=_MODEL,
     ),

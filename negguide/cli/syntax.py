@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from negguide.cli.lora import Lora
@@ -35,12 +36,15 @@ class _Ambiguous(ValueError):
     """What could be part of the text or not."""
 
 
-def parse_negative(value: str) -> Negative:
+def parse_negative(value: str, usual: Mapping[str, Any] | None = None) -> Negative:
     """The negative that `text:weight@start-stop` names; weight and window may be left out.
 
     A colon that directly follows a word or a sign, and is directly followed by a number, begins a weight; behind a
     digit (10:30) or beside a space (total: 5) it could be the text's, and is refused. So is a window without a weight
     in which nothing is a fraction or a timestep (me@0-1). `text:weight=1` takes the text as it is.
+
+    Args:
+        usual: weight and window of a negative that does not say them.
 
     Raises:
         ValueError: with the value and the form.
@@ -50,7 +54,7 @@ def parse_negative(value: str) -> Negative:
     told = re.fullmatch(r"(.*):weight=([^:@]*)(?:@([^:@]*))?", value, re.DOTALL)
     try:
         text, weight, window = told.groups() if told else _short_form(value)
-        negative = Negative(text.strip())
+        negative = Negative(text.strip(), **(usual or {}))
         if weight is not None:
             negative = replace(negative, weight=_number(weight, "the weight"))
         if window is not None:

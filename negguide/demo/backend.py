@@ -14,7 +14,7 @@ from PIL import Image
 from negguide._utils.text import listed
 from negguide.demo.stopping import Stopped
 from negguide.integration.diagnostics.trace import Trace
-from negguide.methods import Method, NegToMe, Save
+from negguide.methods import Method, Negative, NegToMe, PerpNeg, Save, Timestep
 from negguide.methods.choices import methods_in_words
 from negguide.mining.verify.judge import load_judge
 from negguide.mining.verify.margins import PairJudge
@@ -23,6 +23,7 @@ from negguide.models import (
     Defaults,
     check_model,
     defaults,
+    guidance_arguments,
     load_pipeline,
     not_from_words,
     own_guidance_scale,
@@ -123,8 +124,10 @@ class Backend:
     @property
     def strength(self) -> tuple[float, float, float]:
         """Weight, start and stop of a negative to begin with."""
-        # 3 keeps and removes most on the embedded model (benchmarks/overlap.py); others are broken by so much
-        return (3.0, 0.0, 1.0) if self.toyworld else (1.0, 0.0, 0.5)
+        negative = Negative("what to leave out", **defaults(self.model).negative)
+        (window,) = PerpNeg(negative).windows
+        assert not isinstance(window.start, Timestep) and not isinstance(window.stop, Timestep)
+        return negative.weight, window.start, window.stop
 
     @property
     def steps(self) -> int:
@@ -164,11 +167,7 @@ class Backend:
                 f"a classic negative prompt acts only with a guidance scale above 1, got {run.guidance_scale:g}; "
                 f"{listed(others)} act without"
             )
-        # FLUX and Qwen-Image have guidance of their own beside this one, and need a negative prompt to be guided by it
-        true_cfg = "true_cfg_scale" in self.accepted
-        found["true_cfg_scale" if true_cfg else "guidance_scale"] = run.guidance_scale
-        if run.negative_prompt or (true_cfg and run.guidance_scale > 1):
-            found["negative_prompt"] = run.negative_prompt
+        found |= guidance_arguments(self.pipe, run.guidance_scale, run.negative_prompt)
         if run.size is not None:
             found |= {"height": run.size, "width": run.size}
         return found

@@ -265,7 +265,8 @@ def _traced_class(output_class: Any) -> Any:
 _PREFIX = "NegGuide"
 
 
-def _not_supported(name: str) -> str:
+def not_supported(name: str) -> str:
+    """Why there is no guided class of the pipeline class `name`, and which are near to it."""
     if name in REFUSED:
         return f"from_pipe does not take {name}: {REFUSED[name]}"
     known = supported_pipelines()
@@ -286,7 +287,7 @@ def guided_class(pipeline: type) -> type:
     """
     family = family_of(pipeline)
     if family is None:
-        raise ValueError(_not_supported(pipeline.__name__))
+        raise ValueError(not_supported(pipeline.__name__))
     name = pipeline.__name__
     content = {
         "family": family,

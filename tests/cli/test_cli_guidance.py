@@ -8,6 +8,7 @@ from negguide.cli import guidance
 from negguide.cli.attachments import Attachments
 from negguide.models import TOYWORLD_DEFAULTS, Defaults
 
+PUBLISHED = Defaults()
 NOTHING = dict.fromkeys(("alpha", "threshold", "blocks", "center", "max_push"))
 
 
@@ -26,10 +27,22 @@ def negtome(mode: str | None, references: list[Path] | None = None, **changes: o
 def test_all_negatives_act_in_one_method() -> None:
     values = ["hat:2", "scarf@0-0.3"]
     negatives = (Negative("hat", weight=2.0), Negative("scarf", stop=0.3))
-    assert guidance.in_words(values, {"joint": True}, "perp-neg", None) == PerpNeg(*negatives, joint=True)
-    assert guidance.in_words(values, {}, "nag", 3.0) == NAG(*negatives, scale=3.0)
-    assert guidance.in_words(values, {}, "ong", None) == ONG(*negatives)
-    assert guidance.in_words(values, {}, "vsf", 0.5) == VSF(*negatives, scale=0.5)
+    assert guidance.in_words(values, {"joint": True}, "perp-neg", None, PUBLISHED) == PerpNeg(
+        *negatives, joint=True
+    )
+    assert guidance.in_words(values, {}, "nag", 3.0, PUBLISHED) == NAG(*negatives, scale=3.0)
+    assert guidance.in_words(values, {}, "ong", None, PUBLISHED) == ONG(*negatives)
+    assert guidance.in_words(values, {}, "vsf", 0.5, PUBLISHED) == VSF(*negatives, scale=0.5)
+
+
+def test_a_negative_begins_with_the_weight_that_suits_the_model_unless_it_says_its_own() -> None:
+    values = ["hat", "scarf:2", "a cap:weight=1@0-0.3"]
+    own = (Negative("scarf", weight=2.0), Negative("a cap", weight=1.0, stop=0.3))
+    expected = PerpNeg(Negative("hat", weight=3.0), *own)
+    assert guidance.in_words(values, {}, "perp-neg", None, TOYWORLD_DEFAULTS) == expected
+    # in attention space a weight multiplies what the method's own scale says
+    expected_nag = NAG("hat", *own)
+    assert guidance.in_words(values, {}, "nag", None, TOYWORLD_DEFAULTS) == expected_nag
 
 
 def test_only_what_differs_from_saying_nothing_counts_as_said() -> None:
@@ -38,7 +51,7 @@ def test_only_what_differs_from_saying_nothing_counts_as_said() -> None:
 
 
 def test_no_negatives_mean_no_method() -> None:
-    assert guidance.in_words(None, {}, "perp-neg", None) is None
+    assert guidance.in_words(None, {}, "perp-neg", None, PUBLISHED) is None
 
 
 @pytest.mark.parametrize(
@@ -59,7 +72,7 @@ def test_no_negatives_mean_no_method() -> None:
 )
 def test_options_that_act_on_nothing_or_another_method_are_refused(arguments: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        guidance.in_words(*arguments)
+        guidance.in_words(*arguments, PUBLISHED)
 
 
 def test_negtome_takes_what_suits_the_model_unless_told() -> None:
@@ -132,6 +145,6 @@ def test_a_window_in_timesteps_that_is_wrong_or_acts_on_nothing_is_refused(
 
 def test_what_was_read_as_a_weight_or_a_window_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     values = ["hat", "chapter:5", "scarf@0-0.6"]
-    guidance.say_negatives(values, guidance.in_words(values, {}, "perp-neg", None))
+    guidance.say_negatives(values, guidance.in_words(values, {}, "perp-neg", None, PUBLISHED))
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["leaving out “chapter”, weight 5", "leaving out “scarf”, weight 1, 0-0.6"]

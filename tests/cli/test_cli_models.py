@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from negguide import NegGuideStableDiffusionPipeline, models
+from negguide.integration.defaults import TRUE_CFG_SCALE
 from negguide.integration.families import supported_pipelines
 
 
@@ -149,7 +150,7 @@ def test_a_hub_model_that_is_not_here_has_no_revision() -> None:
     [
         ("StableDiffusionPipeline", 7.5, 7.5),
         ("StableDiffusionXLPipeline", 5.0, 5.0),
-        ("FluxPipeline", 1.0, models.TRUE_CFG_SCALE),
+        ("FluxPipeline", 1.0, TRUE_CFG_SCALE),
         ("Flux2Pipeline", 4.0, 4.0),
         ("QwenImagePipeline", 1.0, 4.0),
         ("ZImagePipeline", 5.0, 5.0),
@@ -273,3 +274,32 @@ def test_the_wheel_holds_the_pipeline_files_and_they_are_found_there(tmp_path: P
         env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
     )
     assert done.stdout.strip() == str(tmp_path / "site/negguide/_pipelines/negguide_sdxl.py"), done.stderr
+
+
+def test_a_pipeline_by_name_is_shown_with_what_to_begin_with(run: Any, tiny_model: Path) -> None:
+    for name in ("StableDiffusionPipeline", tiny_model):
+        outcome = run("models", name)
+        assert outcome.exit_code == 0, outcome.message
+        assert "begin with perp-neg" in outcome.stdout and "acts: 0-50% of the steps" in outcome.stdout
+        assert "PerpNeg('what to leave out'), guidance_scale=7.5" in outcome.stdout
+    assert (
+        "toyworld begins with Perp-Neg at weight 3, and NegToMe at alpha 10"
+        in run("models", "toyworld").stdout
+    )
+    outcome = run("models", "Flux2Pipeline")
+    assert (
+        "begin with nag" in outcome.stdout and "perp-neg: FLUX.2 dev is guidance-distilled" in outcome.stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("FluxPipelin", "from_pipe does not know FluxPipelin; supported and near to it: FluxPipeline"),
+        ("LTX2Pipeline", "from_pipe does not take LTX2Pipeline: it guides the estimates of the clean"),
+        ("owner/name", "model='owner/name' cannot be found"),
+    ],
+)
+def test_a_pipeline_that_is_not_supported_is_refused_by_name(run: Any, name: str, says: str) -> None:
+    outcome = run("models", name)
+    assert outcome.exit_code == 2 and says in outcome.message

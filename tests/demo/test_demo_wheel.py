@@ -21,6 +21,9 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
         for path in (ROOT / "negguide").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
+    here |= {
+        f"negguide/_pipelines/{path.name}": path.stat().st_size for path in (ROOT / "pipelines").glob("*.py")
+    }
     assert {name: size for name, size in packed.items() if ".dist-info/" not in name} == here
     assert "negguide/demo/style.css" in here
     weights = {Path(name).parent.name for name in here if name.endswith(".safetensors")}

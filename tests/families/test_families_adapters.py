@@ -131,6 +131,8 @@ def test_a_scale_that_another_thread_sets_while_a_forward_runs_is_not_lost(
     adapted: Any, run: Run, tiny: Any, door: str
 ) -> None:
     """What another thread can do at any time is done here in the middle of a forward."""
+    if door == "apply_to_model" and from_pipe(adapted).family.denoiser is None:
+        return
     arguments = {**images(tiny), "steps": 1}
     adapted.set_ip_adapter_scale(0.0)
     without, method = run(adapted, **arguments), METHODS["NAG"]

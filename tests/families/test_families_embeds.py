@@ -29,6 +29,7 @@ Embeds = dict[str, Tensor]
 FURTHER: dict[str, tuple[str, int]] = {
     "sdxl": ("pooled_prompt_embeds", 2),
     "kolors": ("pooled_prompt_embeds", 2),
+    "animatediff-sdxl": ("pooled_prompt_embeds", 2),
     "sd3": ("pooled_prompt_embeds", 2),
     "flux-": ("pooled_prompt_embeds", 1),
     "pixart": ("prompt_attention_mask", 1),

@@ -226,6 +226,20 @@ def test_the_trace_has_the_timesteps_that_are_run(pipe: Any, run: Run, tiny: Any
     assert 0 < len(trace.timesteps) < 4
 
 
+@pytest.mark.families("sdxl", "sdxl-img2img", "sdxl-controlnet", "sdxl-adapter", "sdxl-union")
+def test_windows_count_the_steps_that_a_run_cut_off_still_has(
+    pipe: Any, run: Run, tiny: Any, two: Any
+) -> None:
+    arguments = {"steps": 4, "denoising_end": 0.5, **({"strength": 1.0} if "strength" in tiny.call() else {})}
+    with pytest.raises(ValueError, match="holds none of the 2 steps"):
+        run(pipe, negative_guidance=NegToMe(stop=0.4), **arguments, **two)
+    plain = run(pipe, **arguments, **two)
+    assert (
+        differ(run(pipe, negative_guidance=NegToMe(**{**PUSH, "stop": 0.5}), **arguments, **two), plain)
+        > 1e-3
+    )
+
+
 def wan_with_two_denoisers() -> Any:
     base: Any = tiny_unet_and_cross.wan()
     base.register_modules(transformer_2=tiny_unet_and_cross.wan().transformer)

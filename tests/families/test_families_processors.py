@@ -22,7 +22,11 @@ from negguide import (
 
 Run = Callable[..., torch.Tensor]
 WITH_PROCESSORS = pytest.mark.families(
-    *(tiny.name for tiny in TINY if tiny.like not in ("z-image", "lumina2"))
+    *(
+        tiny.name
+        for tiny in TINY
+        if tiny.like not in ("z-image", "lumina2", "animatediff", "animatediff-sdxl")
+    )
 )
 ONE_OF_EACH = pytest.mark.families(
     "sd",

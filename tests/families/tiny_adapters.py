@@ -18,6 +18,8 @@ WITH_ADAPTERS = (
     "sd3",
     "flux",
     "chroma",
+    "animatediff",
+    "animatediff-sdxl",
     *(("kolors",) if is_sentencepiece_available() else ()),
 )
 """The tiny pipelines whose families have IP-Adapters."""
@@ -29,9 +31,11 @@ def weights(pipe: Any, seed: int = 5) -> Weights:
     """An IP-Adapter as a file would hold it, for the pipeline's denoiser."""
     torch.manual_seed(seed)
     model = denoiser(pipe)
-    return {"UNet2DConditionModel": _of_unet, "SD3Transformer2DModel": _of_sd3}.get(
-        type(model).__name__, _of_flux
-    )(model)
+    return {
+        "UNet2DConditionModel": _of_unet,
+        "UNetMotionModel": _of_unet,
+        "SD3Transformer2DModel": _of_sd3,
+    }.get(type(model).__name__, _of_flux)(model)
 
 
 def _of_unet(unet: Any) -> Weights:
@@ -40,7 +44,8 @@ def _of_unet(unet: Any) -> Weights:
     projection = {"proj.weight": torch.randn(4 * width, IMAGE), "proj.bias": torch.randn(4 * width)}
     norm = {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)}
     layers = {}
-    cross = [name for name in unet.attn_processors if "attn2" in name]
+    # motion modules have an attn2 that meets no text
+    cross = [name for name in unet.attn_processors if "attentions" in name and "attn2" in name]
     for position, name in enumerate(cross):
         inner = unet.get_submodule(name.removesuffix(".processor")).to_k.out_features
         for part in ("k", "v"):

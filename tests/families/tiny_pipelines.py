@@ -5,17 +5,33 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+from packaging.version import Version
 from torch.nn.utils.rnn import pad_sequence
 
 from negguide import NegToMe, PerpNeg, apply_to_model, from_pipe
+
+OLDER = Version(diffusers.__version__) < Version("0.42")
+"""Whether this is a version of diffusers that has not all the pipelines."""
+
+
+def _tiny_ones(module: str) -> tuple[Any, ...]:
+    try:
+        found: tuple[Any, ...] = getattr(importlib.import_module(module), "TINY", ())
+    except ImportError:
+        if not OLDER:
+            raise
+        return ()
+    return found
+
 
 _NEXT_TO_THIS = sorted(path.stem for path in Path(__file__).parent.glob("tiny_*.py"))
 TINY: tuple[Any, ...] = tuple(
     tiny
     for name in _NEXT_TO_THIS
     if name not in ("tiny_pipelines", "tiny_adapters")
-    for tiny in getattr(importlib.import_module(name), "TINY", ())
+    for tiny in _tiny_ones(name)
 )
 """Those of all files beside this one that have some."""
 PROMPT, OTHER = "a bear wearing a hat", "a cat in the snow"

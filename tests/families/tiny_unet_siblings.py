@@ -95,7 +95,7 @@ def sd_depth() -> DiffusionPipeline:
 
 
 def sd_controlnet_img2img() -> DiffusionPipeline:
-    torch.manual_seed(34)
+    torch.manual_seed(39)
     parts = sd_parts()
     return ready(StableDiffusionControlNetImg2ImgPipeline(**parts, controlnet=controlnet(parts["unet"])))
 

@@ -1,7 +1,5 @@
 """Tiny random siblings of Wan: from an image, from a video, and VACE."""
 
-import importlib
-import types
 from typing import Any
 
 import torch
@@ -18,12 +16,6 @@ from diffusers import (
 from tiny_parts import T5_TEXT, Tiny, louder, picture, ready, size, t5, t5_tokenizer
 from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
-
-for _name in ("i2v", "video2video", "vace"):
-    # these need ftfy, which the pipeline from text does without; the tiny texts have nothing to be fixed
-    _module: Any = importlib.import_module(f"diffusers.pipelines.wan.pipeline_wan_{_name}")
-    if not hasattr(_module, "ftfy"):
-        _module.ftfy = types.SimpleNamespace(fix_text=lambda text: text)
 
 TRANSFORMER: dict[str, Any] = {
     "patch_size": (1, 2, 2),

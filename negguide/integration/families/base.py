@@ -114,6 +114,8 @@ class Family:
             gives something for each token of the text: it is called with each forward's own rows. Its output is a
             mapping to tensors [rows, image tokens and text, ..].
         row_lists: inputs that are lists of one entry a row instead of tensors.
+        frame_rows: of a video model that takes each frame for an image: those of its inputs that have a row for each
+            frame, as its attention to the image and the text has too. Methods see one row a video.
         branches: `branches(pipe, arguments)` -> the guidance branches of one step in order, "uncond" and "cond". Asked
             at each step: a callback may switch guidance off.
         sequential: whether each branch is a denoiser call of its own; otherwise one call holds them along its batch.
@@ -179,6 +181,7 @@ class Family:
     batched: tuple[str, ...] = ()
     deferred: Mapping[str, str] = field(default_factory=dict)
     row_lists: tuple[str, ...] = ()
+    frame_rows: tuple[str, ...] = ()
     sequential: bool = False
     upcasts: bool = False
     encode_image: Callable[[Any, Tensor], Tensor] | None = None

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from negguide.integration.diagnostics.trace import TraceRecorder
 from negguide.integration.families.base import Arguments, Family
 from negguide.integration.hooks.compat import input_names, is_cached
+from negguide.integration.hooks.frames import over_frames, per_frame, per_video
 from negguide.integration.hooks.interception import Interceptor, Nested, intercepted
 from negguide.integration.hooks.step_tracking import StepTracker, check_windows
 from negguide.integration.runtime.base import DenoiserCall, Forward, MethodRuntime, step_state
@@ -80,6 +81,8 @@ class GuidedRun:
         inputs = {**dict(zip(names, args, strict=False)), **kwargs}
         if family.is_auxiliary(inputs):
             return model(*args, **kwargs)
+        if family.frame_rows:
+            inputs = per_video(family, inputs)
         names_here = self._begin_call(inputs)
         total = len(inputs[family.sample])
         batch = total // len(names_here)
@@ -88,6 +91,9 @@ class GuidedRun:
 
         def run(context: str, changed: Mapping[str, Any], interceptors: Mapping[str, Interceptor]) -> Any:
             changed = evaluated(changed)
+            if family.frame_rows:
+                interceptors = over_frames(family, changed, interceptors)
+                changed = per_frame(family, changed)
             positional = [changed[name] for name in names[: len(args)]]
             named = {name: value for name, value in changed.items() if name not in names[: len(args)]}
             kept = self._cache_context(model, context) if cached else nullcontext()
@@ -146,7 +152,7 @@ class GuidedRun:
             # it uses: all
             scheduler = self.pipe.scheduler
             count = getattr(self.pipe, "_num_timesteps", None)
-            self.tracker = StepTracker(scheduler, count, float(timestep))
+            self.tracker = StepTracker(scheduler, count, float(timestep), _end(scheduler, self.arguments))
             check_windows(self.methods, self.tracker.at(0))
         step = self.tracker.advance()
         sample = inputs[self.family.sample]
@@ -271,3 +277,12 @@ def _as_output(prediction: Tensor, like: Any) -> Any:
     if isinstance(like, tuple):
         return (first, *like[1:])
     return type(like)(sample=first)
+
+
+def _end(scheduler: Any, arguments: Arguments) -> float | None:
+    """Where SDXL's `denoising_end` cuts a run off, as its pipelines reckon; not all of them say how many are left."""
+    end = arguments.get("denoising_end")
+    if not isinstance(end, float) or not 0 < end < 1:
+        return None
+    steps = scheduler.config.num_train_timesteps
+    return float(round(steps - end * steps))

@@ -109,13 +109,22 @@ class StepTracker:
             `denoising_end` the last.
         first: the timestep of the run's first denoiser call in the scheduler's own units, where it is known; schedulers
             that do not say themselves where they begin are asked by it.
+        end: the timestep below which the run leaves out what is left, as `denoising_end` does; None = nothing.
     """
 
-    def __init__(self, scheduler: Any, calls: int | None = None, first: float | None = None) -> None:
+    def __init__(
+        self,
+        scheduler: Any,
+        calls: int | None = None,
+        first: float | None = None,
+        end: float | None = None,
+    ) -> None:
         self.scheduler = scheduler
         timesteps = scheduler.timesteps
         self.calls = len(timesteps) if calls is None else calls
         self.begin = _begin(scheduler, self.calls, first)
+        if end is not None:
+            self.calls = min(self.calls, int((torch.as_tensor(timesteps[self.begin :]) >= end).sum()))
         steps = step_of_each_call(scheduler)
         self._first_step = steps[self.begin]
         self._steps = [steps[call] - self._first_step for call in range(self.begin, self.begin + self.calls)]

@@ -17,6 +17,7 @@ from negguide.methods import Method, Negative, NegToMe, PerpNeg, Window
 from negguide.mining.render.blend import Blend
 from negguide.mining.render.job import Job, Mode, RenderMethod
 from negguide.mining.render.paste import fitted, inside, paste
+from negguide.models import guidance_arguments
 
 MODES: tuple[str, ...] = get_args(Mode)
 METHODS: tuple[str, ...] = get_args(RenderMethod)
@@ -213,13 +214,11 @@ class PipelinePainter:
             # on the CPU, so that a seed is the same noise on every device
             "generator": [torch.Generator("cpu").manual_seed(job.seed) for job in jobs],
         }
-        true_cfg = "true_cfg_scale" in self.accepted
-        arguments["true_cfg_scale" if true_cfg else "guidance_scale"] = self.guidance_scale
+        arguments |= guidance_arguments(self.pipe, self.guidance_scale)
+        if "negative_prompt" in arguments:
+            arguments["negative_prompt"] = [""] * len(jobs)
         if self.method == "negative-prompt":
             arguments["negative_prompt"] = [job.avoid for job in jobs]
-        elif true_cfg and self.guidance_scale > 1:
-            # these pipelines are guided by true CFG only when there is a negative prompt
-            arguments["negative_prompt"] = [""] * len(jobs)
         if self.mode != "generate" and not checked:
             images = [fitted(job.image, self._size(job.image)) for job in jobs if job.image is not None]
             arguments |= {"image": images, "strength": self.strength}

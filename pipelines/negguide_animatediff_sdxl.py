@@ -1,0 +1,10 @@
+"""AnimateDiff on SDXL with `negative_guidance=`, for diffusers' `custom_pipeline=`.
+
+file = "negguide_animatediff_sdxl.py"
+parts = {"motion_adapter": motion_adapter, "custom_pipeline": file}
+pipe = DiffusionPipeline.from_pretrained(model, **parts, trust_remote_code=True)
+"""
+
+from negguide.integration.pipelines import NegGuideAnimateDiffSDXLPipeline
+
+__all__ = ["NegGuideAnimateDiffSDXLPipeline"]
