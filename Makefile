@@ -1,7 +1,6 @@
 # make quickstart   an environment in .venv, negguide in it, and the first pictures and a small set of hard negatives in out/
 # make test         the same environment with the development tools, then lint, types and all tests
-# make test-rest    the tests of the families on every pipeline that `make test` leaves out: those of a denoiser that another
-#                   pipeline in the table shares
+# make test-rest    what `make test` leaves out: it has every test for one pipeline of each kind, and the main ones for the others
 # make test-lowest  the tests of the integration on the lowest diffusers that pyproject.toml admits, beside the tested one
 #
 # A second call reinstalls nothing unless pyproject.toml or constraints.txt changed.

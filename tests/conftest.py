@@ -20,8 +20,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--pipelines",
         choices=["quick", "all", "rest"],
         default="quick",
-        help="on which pipelines the tests of the families run: quick, where those that share another's denoiser leave "
-        "out the tests of the denoiser; all on all; or the rest, what quick leaves out",
+        help="on which pipelines the tests of the families run: quick, where only one of each kind of denoiser has "
+        "every test, and the others the main ones; all on all; or the rest, what quick leaves out",
     )
     # the same by a shorter name
     parser.addoption("--all-pipelines", action="store_const", const="all", dest="pipelines")

@@ -10,6 +10,11 @@ from tiny_pipelines import OLDER, PROMPT, SCALE, TINY, build
 
 from negguide import from_pipe
 
+WHOLE = (
+    *("sd", "sdxl", "sd3", "pixart-sigma", "sana", "wan"),
+    *("flux", "flux2-dev", "flux2-klein", "qwen-image", "z-image"),
+)
+"""On which the quick run runs every test: one of each kind of denoiser. The others have the main ones."""
 _built: dict[str, Any] = {}
 
 
@@ -17,7 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "families(*names): run on these tiny pipelines only")
     config.addinivalue_line("markers", "representatives(*names): in the quick run on these only")
     config.addinivalue_line(
-        "markers", "siblings: also in the quick run on pipelines that share another's denoiser"
+        "markers", "main: in the quick run on every pipeline, and not only on one of each kind"
     )
     config.addinivalue_line("markers", "guided_only: run on pipelines with classifier-free guidance only")
 
@@ -30,8 +35,8 @@ def _quick(test: pytest.Function | Any) -> list[str]:
             # an older diffusers has not all of them
             known = {tiny.name for tiny in TINY}
             return [name for name in named.args if name in known or not OLDER]
-    everywhere = test.get_closest_marker("siblings") is not None
-    return [tiny.name for tiny in TINY if everywhere or not tiny.sibling]
+    everywhere = test.get_closest_marker("main") is not None
+    return [tiny.name for tiny in TINY if everywhere or tiny.name in WHOLE]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

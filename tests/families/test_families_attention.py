@@ -17,7 +17,6 @@ METHODS = {
 }
 
 
-@pytest.mark.siblings
 @pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
 def test_negatives_act_with_and_without_guidance(
     base: Any, pipe: Any, run: Run, unguided: dict[str, Any], make: Any
@@ -28,7 +27,7 @@ def test_negatives_act_with_and_without_guidance(
         assert differ(guided, run(base, **arguments)) > 1e-4
 
 
-@pytest.mark.siblings
+@pytest.mark.main
 @pytest.mark.parametrize(
     "method",
     [
@@ -44,7 +43,7 @@ def test_off_is_the_base(base: Any, pipe: Any, run: Run, unguided: dict[str, Any
         assert_same(run(pipe, negative_guidance=method, **arguments), run(base, **arguments))
 
 
-@pytest.mark.siblings
+@pytest.mark.main
 @pytest.mark.parametrize("make", [METHODS["NAG"], METHODS["ONG"]], ids=["NAG", "ONG"])
 def test_a_negative_equal_to_the_prompt_changes_nothing(
     base: Any, pipe: Any, run: Run, alike: dict[str, Any], make: Any
@@ -52,7 +51,7 @@ def test_a_negative_equal_to_the_prompt_changes_nothing(
     assert_same(run(pipe, negative_guidance=make(PROMPT), **alike), run(base, **alike))
 
 
-@pytest.mark.siblings
+@pytest.mark.main
 @pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
 def test_batch_mates_have_no_influence_and_a_second_call_gives_the_same(
     pipe: Any, run: Run, tiny: Any, make: Any

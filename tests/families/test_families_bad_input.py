@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionInstructPix2PixPipeline
+from diffusers import StableDiffusionInstructPix2PixPipeline, StableDiffusionPanoramaPipeline
 from tiny_pipelines import NEGATIVES, build, taken
 from torch import nn
 
@@ -42,7 +42,6 @@ def short(tiny: Any) -> dict[str, int]:
     return {"max_sequence_length": 24} if tiny.like.startswith("qwen-image") else {}
 
 
-@pytest.mark.siblings
 @pytest.mark.guided_only
 def test_perp_neg_without_guidance_is_refused_and_nag_named(
     refused: Refused, unguided: dict[str, Any]
@@ -220,9 +219,19 @@ def test_a_pipeline_that_is_not_supported_is_named_beside_those_that_are(base: A
     other = StableDiffusionInstructPix2PixPipeline(
         **{**base.components, "safety_checker": None}, requires_safety_checker=False
     )
-    says = f"from_pipe does not know StableDiffusionInstructPix2PixPipeline; .*: {', '.join(supported_pipelines())}"
+    says = "from_pipe does not take StableDiffusionInstructPix2PixPipeline: it weighs the image and the text with a "
     with pytest.raises(ValueError, match=says):
         from_pipe(other)
+    latent = StableDiffusionPanoramaPipeline(
+        **{**base.components, "safety_checker": None}, requires_safety_checker=False
+    )
+    known = supported_pipelines()
+    with pytest.raises(
+        ValueError, match="does not know StableDiffusionPanoramaPipeline; supported and near"
+    ) as caught:
+        from_pipe(latent)
+    assert f"lists all {len(known)} supported pipelines" in str(caught.value)
+    assert any(name in str(caught.value) for name in known)
 
 
 @pytest.mark.families("sd-inpaint", "sdxl-inpaint", "qwen-image-inpaint", "flux-inpaint")

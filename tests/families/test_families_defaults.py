@@ -16,7 +16,7 @@ from negguide.methods import NegativesMethod
 Run = Callable[..., torch.Tensor]
 
 
-@pytest.mark.siblings
+@pytest.mark.main
 def test_the_methods_that_a_pipeline_takes_act_in_it(
     base: Any, pipe: Any, run: Run, tiny: Any, two: dict[str, int]
 ) -> None:

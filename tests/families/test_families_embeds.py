@@ -103,7 +103,7 @@ def methods(tiny: Any, *negatives: Negative) -> list[Any]:
     return taken(tiny, PerpNeg(*negatives), NAG(*negatives, scale=3.0, alpha=0.7))
 
 
-@pytest.mark.siblings
+@pytest.mark.main
 def test_a_negative_that_was_encoded_before_is_the_negative_in_words(
     pipe: Any, run: Run, tiny: Any, encoded: Any
 ) -> None:

@@ -110,7 +110,6 @@ def test_half_precision_stays_finite_and_half(tiny: Any, run: Run, two: Any) -> 
 # ---- Batches --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.siblings
 def test_several_prompts_with_several_images_each_are_those_of_calls_of_their_own(
     pipe: Any, run: Run, tiny: Any, two: Any
 ) -> None:

@@ -15,6 +15,7 @@ from negguide import (
     Negative,
     NegToMe,
     PerpNeg,
+    Timestep,
     apply_to_model,
     remove_from_model,
 )
@@ -39,7 +40,6 @@ def half(pixels: int = 64) -> torch.Tensor:
     return mask
 
 
-@pytest.mark.siblings
 def test_others_and_first_push_at_the_default_blocks(base: Any, pipe: Any, run: Run, two: Any) -> None:
     plain = run(base, **two)
     results = [run(pipe, negative_guidance=NegToMe(r, **STRONG), **two) for r in ("others", "first")]
@@ -55,8 +55,9 @@ def test_others_and_first_push_at_the_default_blocks(base: Any, pipe: Any, run: 
 def test_threshold_and_window_are_those_published_for_the_family_unless_told(
     pipe: Any, run: Run, tiny: Any, two: Any
 ) -> None:
-    published = {"sdxl": (0.7, 0.2), "flux": (0.65, 0.1), "flux-kontext": (0.65, 0.1)}
-    threshold, stop = published.get(tiny.name, (0.65, 0.2))
+    published = {"sd": (0.65, 800), "sdxl": (0.7, 800)}
+    threshold, end = published.get(tiny.name, (0.65, 900))
+    stop = Timestep(end)
     ours = pipe.family.with_defaults(NegToMe())
     assert (ours.alpha, ours.threshold, ours.start, ours.stop) == (0.9, threshold, 0.0, stop)
     assert pipe.family.with_defaults(NegToMe(threshold=0.1, stop=1.0)) == NegToMe(threshold=0.1, stop=1.0)
@@ -64,7 +65,8 @@ def test_threshold_and_window_are_those_published_for_the_family_unless_told(
     default, *_, trace = run(pipe, negative_guidance=NegToMe(), **arguments)
     told, *_, _ = run(pipe, negative_guidance=NegToMe(threshold=threshold, stop=stop), **arguments)
     assert torch.equal(default, told)
-    assert (~trace.pushed[:, 0].isnan()).nonzero().flatten().tolist() == list(range(int(10 * stop)))
+    inside = [step for step, t in enumerate(pipe.scheduler.timesteps.tolist()) if t >= end]
+    assert (~trace.pushed[:, 0].isnan()).nonzero().flatten().tolist() == inside == [0, 1]
 
 
 @pytest.mark.families("sd", "sdxl")
@@ -72,13 +74,13 @@ def test_a_unet_without_its_pipeline_has_the_same_values(base: Any, tiny: Any) -
     apply_to_model(base.unet, NegToMe(), num_inference_steps=10)
     (hook,) = base.unet._diffusers_hook.hooks.values()
     remove_from_model(base.unet)
-    assert (hook.method.threshold, hook.method.window) == (
+    assert (hook.method.threshold, hook.method.start, hook.method.stop) == (
         0.7 if tiny.name == "sdxl" else 0.65,
-        (0.0, 0.2),
+        0.0,
+        Timestep(800),
     )
 
 
-@pytest.mark.siblings
 def test_a_reference_image_pushes_inside_the_masks(base: Any, pipe: Any, run: Run, tiny: Any) -> None:
     if not tiny.reference_images:
         return
@@ -121,7 +123,6 @@ def test_alpha_zero_is_the_base(base: Any, pipe: Any, run: Run, tiny: Any, two: 
         assert_same(run(pipe, negative_guidance=off, **two), plain)
 
 
-@pytest.mark.siblings
 def test_images_of_another_prompt_have_no_influence_and_a_second_call_gives_the_same(
     pipe: Any, run: Run, two: Any
 ) -> None:
@@ -195,7 +196,7 @@ class Step(NamedTuple):
     denoised: torch.Tensor
 
 
-@pytest.mark.siblings
+@pytest.mark.main
 def test_the_latents_of_a_reference_are_those_that_the_pipeline_would_decode(
     base: Any, pipe: Any, run: Run, tiny: Any, alike: dict[str, Any], monkeypatch: Any
 ) -> None:

@@ -18,13 +18,12 @@ def always(text: str, **changes: Any) -> Negative:
     return Negative(text, **{"start": 0.0, "stop": 1.0, **changes})
 
 
-@pytest.mark.siblings
 def test_negatives_without_weight_leave_native_guidance(base: Any, pipe: Any, run: Run) -> None:
     off = PerpNeg(*(always(text, weight=0) for text in NEGATIVES))
     assert_same(run(pipe, negative_guidance=off), run(base))
 
 
-@pytest.mark.siblings
+@pytest.mark.main
 def test_a_negative_equal_to_the_prompt_changes_nothing(
     base: Any, pipe: Any, run: Run, alike: dict[str, Any]
 ) -> None:
@@ -32,7 +31,7 @@ def test_a_negative_equal_to_the_prompt_changes_nothing(
     assert_same(run(pipe, negative_guidance=same, **alike), run(base, **alike))
 
 
-@pytest.mark.siblings
+@pytest.mark.main
 def test_one_step_is_the_formula_on_predictions_that_the_pipeline_itself_reveals(
     base: Any,
     pipe: Any,
@@ -79,7 +78,7 @@ def test_windows_open_and_close(base: Any, pipe: Any, run: Run) -> None:
     assert differ(whole, run(base, steps=4)) > 1e-3
 
 
-@pytest.mark.siblings
+@pytest.mark.main
 def test_batch_mates_have_no_influence_and_a_second_call_gives_the_same(
     pipe: Any, run: Run, tiny: Any
 ) -> None:

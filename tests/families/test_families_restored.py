@@ -37,7 +37,7 @@ def breaking_off(pipe: Any, error: type[BaseException], before: dict[str, Any]) 
     return {"callback": fail, "callback_steps": 1}
 
 
-@pytest.mark.siblings
+@pytest.mark.main
 def test_without_negatives_it_is_the_pipeline_bit_for_bit(base: Any, pipe: Any, run: Run) -> None:
     assert torch.equal(run(pipe), run(base))
 

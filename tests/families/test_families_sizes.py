@@ -43,7 +43,6 @@ def masked(tiny: Any, mask: torch.Tensor | None) -> list[Any]:
     )
 
 
-@pytest.mark.siblings
 def test_a_mask_of_ones_is_no_mask_and_one_of_zeros_no_negative(
     base: Any, pipe: Any, run: Run, tiny: Any
 ) -> None:

@@ -35,8 +35,7 @@ class Tiny:
     guided: bool = True
     """Whether it has classifier-free guidance, without which Perp-Neg cannot act."""
     like: str = ""
-    """The name of the tiny pipeline whose family and denoiser this one shares, which makes it a sibling: the quick run
-    leaves out the tests that are about the denoiser alone. Without one its own."""
+    """The name of the tiny pipeline whose family and denoiser this one shares; without one its own."""
     side: int = 64
     """Of its pictures, in pixels."""
     video: bool = False
@@ -76,10 +75,6 @@ class Tiny:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "like", self.like or self.name)
-
-    @property
-    def sibling(self) -> bool:
-        return self.like != self.name
 
 
 SPECIAL = ["<pad>", "<s>", "<unk>", "</s>"]
