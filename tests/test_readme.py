@@ -24,12 +24,18 @@ def test_the_tables_are_those_of_the_registries() -> None:
     assert tables().rendered(text) == text, "run python scripts/readme_tables.py"
     for method in negguide.registered_methods():
         assert f"`{method.__name__}(" in text
+    table = text.split("<!-- table: families -->")[1].split("<!-- end of table: families -->")[0]
     for family in negguide.registered_families():
-        assert f"| {family.name} |" in text
+        # a row holds the families whose name goes on from its own
+        assert any(family.name.startswith(row.split(" | ")[0].strip("| ")) for row in table.splitlines()[3:])
+        for pipeline in family.pipelines:
+            assert f"`{pipeline if isinstance(pipeline, str) else pipeline.__name__}`" in table
+        for modular in family.modulars:
+            assert f"`{modular.model_name}`" in table
 
 
 def test_every_python_snippet_parses_and_names_only_what_negguide_has() -> None:
-    text = (PROJECT / "README.md").read_text()
+    text = "".join(path.read_text() for path in (PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")))
     snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(snippets) >= 6
     for snippet in snippets:
@@ -40,12 +46,12 @@ def test_every_python_snippet_parses_and_names_only_what_negguide_has() -> None:
                 assert hasattr(negguide, node.attr) or node.attr == "toyworld", node.attr
 
 
-def test_a_method_written_as_in_the_readme_works(toyworld_pipeline: Any) -> None:
+def test_a_method_written_as_in_the_documentation_works(toyworld_pipeline: Any) -> None:
     import torch
 
     from negguide.methods import AttentionMethod, registry
 
-    text = (PROJECT / "README.md").read_text()
+    text = (PROJECT / "docs" / "extending.md").read_text()
     (snippet,) = re.findall(r"```python\n(@negguide\.register_method.*?)```", text, re.DOTALL)
     before = dict(registry._METHODS)
     names: dict[str, Any] = {

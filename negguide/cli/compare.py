@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from negguide.cli.job import Job
     from negguide.integration.diagnostics.trace import Trace
     from negguide.methods import Method, NegativesMethod, NegToMe
+    from negguide.models import Defaults
 
 PLAIN, CLASSIC = "plain", "negative-prompt"
 """The columns without a method."""
@@ -153,7 +154,7 @@ def compare(
         **guidance.pictures(attachments, image=image, mask_image=mask_image, control_image=control_image),
     )
     if weights is not None and minus is not None:
-        labels, jobs = _weighted(plain, minus, weights)
+        labels, jobs = _weighted(plain, minus, weights, suited)
     else:
         try:
             together = _together(plain.model, minus) if CLASSIC in parts and minus is not None else ""
@@ -273,9 +274,11 @@ def _columns(methods: str | None, weights: str | None, minus: bool, apart: bool)
     return wanted
 
 
-def _weighted(plain: Job, minus: NegativesMethod, weights: str) -> tuple[list[str], list[Job]]:
+def _weighted(
+    plain: Job, minus: NegativesMethod, weights: str, suited: Defaults
+) -> tuple[list[str], list[Job]]:
     for negative in minus.negatives:
-        if negative.weight != 1.0:
+        if negative.weight not in (1.0, suited.negative.get("weight", 1.0)):
             raise ValueError(
                 f"--weights takes the place of the weight {negative.weight:g} of --negative {negative.prompt!r}; leave "
                 "out one of the two"

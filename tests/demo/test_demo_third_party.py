@@ -32,7 +32,7 @@ def test_its_methods_draw_on_its_own_pipeline_and_say_what_happened(
 ) -> None:
     pipe = from_pipe(negguide_extra.ElsewherePipeline.from_pretrained(tiny_model))
     backend = Backend("owner/name", pipe=pipe)
-    assert backend.suited.negtome == {"threshold": 0.65, "stop": 0.2}
+    assert backend.suited.negtome == {"threshold": 0.65}
     plain = draw(backend, PLAIN)
     for method, said in (("minus", "Minus changed"), ("whole", "overlaps the prompt by")):
         run = with_method(PLAIN, method, [Negative("black glasses", stop=1.0)], None, toy=True)
@@ -52,7 +52,7 @@ def test_its_methods_as_python_are_imported_from_where_they_are(
     text = code(backend, runs)
     assert "from negguide import Negative\n" in text
     assert "from negguide_extra import Minus\nfrom negguide_extra import Whole\n" in text
-    assert "Minus(Negative('black glasses', weight=2.0, stop=1.0), scale=0.5)" in text
+    assert "Minus(Negative('black glasses', weight=2.0), scale=0.5)" in text
     (tmp_path / "settings.py").write_text(text)
     helpers = str(Path(negguide_extra.__file__).parent)
     path = os.pathsep.join((helpers, str(Path(__file__).parents[2])))
