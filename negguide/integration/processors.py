@@ -230,16 +230,18 @@ def _texts(
     right = set(given) == set(kinds) and shape == [count, *shape[1 : 1 + len(axes)], channels]
     for path in others if right else ():
         beginning, other = shape[1:2] if kinds[path] == "positions" else shape[:2], shapes[path]
+        if kinds[path] == "layers first":
+            # of a text encoder of its own, so with tokens of their own
+            right = right and other is not None and len(other) == 4 and other[1] == count
+            continue
         # without a mask there is no padding
         fits = path.endswith("_mask") if other is None else other[: len(beginning)] == beginning
         right = right and fits
     if not right:
         rows = f"[{count}, {', '.join(axes)}, {channels}]"
         if others:
-            more = (
-                f"{path!r}: [{'' if kinds[path] == 'positions' else f'{count}, '}tokens, ..]"
-                for path in others
-            )
+            before = {"positions": "", "layers first": f"layers, {count}, "}
+            more = (f"{path!r}: [{before.get(kinds[path], f'{count}, ')}tokens, ..]" for path in others)
             rows = f"{{{first!r}: {rows}, {', '.join(more)}}}"
         raise ValueError(
             f"negative_embeds must be {rows} for {type(model).__name__}, one row for each negative of "
@@ -247,7 +249,9 @@ def _texts(
         )
     return [
         {
-            path: value if value is None or kinds[path] == "positions" else value[k : k + 1]
+            path: value
+            if value is None or kinds[path] == "positions"
+            else value.narrow(family.batch_axis(path), k, 1)
             for path, value in given.items()
         }
         for k in range(count)

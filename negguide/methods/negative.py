@@ -30,8 +30,9 @@ class Negative(Serialisable):
         mask: where it acts (see `MaskLike`), with the aspect ratio of the image; None = everywhere.
         embeds: the negative already encoded, for weighted prompts (compel and the like) and for pipelines whose text
             encoders were freed: one tensor, which is `prompt_embeds`, or a mapping by the names that the pipeline's own
-            call has for the prompt, e.g. {"prompt_embeds": [tokens, channels], "pooled_prompt_embeds": [channels]};
-            or all of them with a leading batch axis of 1, as `encode_prompt` of the pipeline gives them.
+            call has for the prompt, e.g. {"prompt_embeds": [tokens, channels], "pooled_prompt_embeds": [channels]},
+            or for HiDream {"prompt_embeds_t5": [tokens, channels], "prompt_embeds_llama3": [layers, tokens, channels],
+            ..}; or all of them with a batch axis of 1, as `encode_prompt` of the pipeline gives them.
         prompt_index: of a call with a list of prompts, the one that this negative belongs to; None = all of them. See
             also `PerpNeg.per_prompt`.
 
@@ -99,7 +100,9 @@ def _check_embeds(embeds: Any) -> Mapping[str, torch.Tensor]:
     named = {"prompt_embeds": embeds} if isinstance(embeds, torch.Tensor) else embeds
     if not isinstance(named, Mapping):
         raise TypeError(f"{right}, got {embeds!r}")
-    if "prompt_embeds" not in named:
+    # of several text encoders a pipeline's call has several, of which one has the tokens alone
+    tokens = [name for name in named if str(name).startswith("prompt_embeds") and "mask" not in name]
+    if not tokens:
         raise ValueError(f"{right}; prompt_embeds is missing, got {', '.join(map(repr, named)) or 'nothing'}")
     checked: dict[str, torch.Tensor] = {}
     for name, value in named.items():
@@ -111,14 +114,17 @@ def _check_embeds(embeds: Any) -> Mapping[str, torch.Tensor]:
         if not bool(torch.isfinite(value).all()):
             raise ValueError(f"{right}; {name} holds values that are not finite")
         checked[name] = value.detach()
-    axes = checked["prompt_embeds"].ndim
+    main = min(tokens, key=lambda name: checked[name].ndim)
+    axes = checked[main].ndim
     # 4: of several layers of a text encoder, with a batch axis
     if axes not in (2, 3, 4):
-        raise ValueError(f"{right}; prompt_embeds has shape {list(checked['prompt_embeds'].shape)}")
+        raise ValueError(f"{right}; {main} has shape {list(checked[main].shape)}")
+    # layers of a text encoder that are further embeddings stand before the batch
+    batch = {name: int(value.ndim > axes) for name, value in checked.items()}
     if axes == 2:
         # one form inside: with a batch axis
-        checked = {name: value[None] for name, value in checked.items()}
+        checked = {name: value.unsqueeze(batch[name]) for name, value in checked.items()}
     for name, value in checked.items():
-        if len(value) != 1:
+        if value.ndim <= batch[name] or value.shape[batch[name]] != 1:
             raise ValueError(f"{right}; {name} has shape {list(value.shape)}: one Negative is one text")
     return MappingProxyType(checked)

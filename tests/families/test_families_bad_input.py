@@ -98,8 +98,10 @@ def test_prompts_that_would_be_cut_off_are_refused_with_what_is_lost(
     refused(rf"^prompt\[1\]{says}", prompt=["a hat", words], negative_guidance=method, **short)
     if tiny.negative_prompt:
         refused(f"^negative_prompt{says}", negative_prompt=words, negative_guidance=method, **short)
-    if f"{tiny.like}-".startswith(("sdxl", "flux-", "sd3")):
+    if f"{tiny.like}-".startswith(("sdxl", "flux-", "sd3", "hidream")):
         refused(f"^prompt_2{says}", prompt_2=words, negative_guidance=method, **short)
+    if tiny.like == "hidream":
+        refused(f"^negative_prompt_4{says}", negative_prompt_4=words, negative_guidance=method, **short)
 
 
 @pytest.mark.families("sd", "flux", "z-image")

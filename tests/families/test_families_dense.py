@@ -45,11 +45,13 @@ LAYOUTS: dict[str, tuple[str, tuple[int, int, int]]] = {
     "z-image": ("rows", (32, 32, 32)),
     # the same, behind the text
     "krea2": ("rows behind", (20, 20, 20)),
+    # T5's, those of the last layer of the Llama and those of the block's own layer, behind the image
+    "hidream": ("rows", (30, 30, 30)),
     # with 4 tokens of the picture, and 2 around them
     "qwen-image-edit": ("text first", (16, 13, 14)),
 }
 # the row that is guided, and how many there are
-GUIDED = {"sd": (1, 2), "sana": (1, 2), "ltx": (1, 2), "sd3": (1, 2), "z-image": (0, 2)}
+GUIDED = {"sd": (1, 2), "sana": (1, 2), "ltx": (1, 2), "sd3": (1, 2), "z-image": (0, 2), "hidream": (1, 2)}
 
 
 @pytest.fixture
@@ -141,8 +143,9 @@ def expected(
     texts = [slice(a, b) for a, b in itertools.pairwise(edges)]
     apart = layout.startswith("rows")
     if apart:
-        text = slice(0, lengths[0]) if layout == "rows behind" else slice(32, 64)
-        image = slice(lengths[0], tokens) if layout == "rows behind" else slice(0, 32)
+        behind, rest = layout == "rows behind", tokens - lengths[0]
+        text = slice(0, lengths[0]) if behind else slice(rest, tokens)
+        image = slice(lengths[0], tokens) if behind else slice(0, rest)
         texts = [text] * len(lengths)
         of_rows = [mine, *(slice(rows + i, rows + i + 1) for i in range(len(acting)))]
     seen = [[text] if layout == "cross" else [image, text] for text in texts]

@@ -74,6 +74,7 @@ def encode(pipe: Any, tiny: Any, text: str) -> Embeds:
             "do_classifier_free_guidance": False,
             "prompt_2": None,
             "prompt_3": None,
+            "prompt_4": None,
         }.items()
         if name in takes
     }
@@ -83,11 +84,19 @@ def encode(pipe: Any, tiny: Any, text: str) -> Embeds:
     options |= {name: value for name, value in tiny.alike().items() if name in takes}
     with torch.no_grad():
         output = pipe.encode_prompt(prompt=[text], **options)
+    if tiny.like == "hidream":
+        names = ("prompt_embeds_t5", "prompt_embeds_llama3", "pooled_prompt_embeds")
+        return dict(zip(names, output[::2], strict=True))
     embeds = {"prompt_embeds": output[0][0][None] if tiny.like == "z-image" else output[0]}
     for start, (name, place) in FURTHER.items():
         if f"{tiny.like}-".startswith(start) and output[place] is not None:
             embeds[name] = output[place]
     return embeds
+
+
+def main(embeds: Embeds) -> str:
+    """The name of those that have the tokens."""
+    return next(iter(embeds))
 
 
 def as_list(tiny: Any, value: Tensor) -> Any:
@@ -113,17 +122,22 @@ def test_a_negative_that_was_encoded_before_is_the_negative_in_words(
     whole = Negative(NEGATIVES[0], weight=1.5, stop=1.0, embeds=first)
     for in_words, one in zip(methods(tiny, *words), methods(tiny, whole, words[1]), strict=True):
         assert_same(run(pipe, negative_guidance=one), run(pipe, negative_guidance=in_words))
-    if first["prompt_embeds"].ndim == 3:
-        bare = Negative(weight=1.5, stop=1.0, embeds={name: value[0] for name, value in first.items()})
+    if first[main(first)].ndim == 3:
+        # without the batch, which is behind the layers of a Llama
+        bare = Negative(
+            weight=1.5,
+            stop=1.0,
+            embeds={name: value.squeeze(int(value.ndim == 4)) for name, value in first.items()},
+        )
         assert_same(run(pipe, negative_guidance=NAG(bare)), run(pipe, negative_guidance=NAG(whole)))
 
 
 def test_weighted_embeddings_act_otherwise(pipe: Any, run: Run, tiny: Any, encoded: Any) -> None:
     plain = encoded(NEGATIVES[0])
-    text = plain["prompt_embeds"]
+    text = plain[main(plain)]
     # away from their mean: where a model takes the norm of each token, its length alone would not count
     mean = text.mean(dim=1, keepdim=True)
-    weighted = {**plain, "prompt_embeds": mean + 1.5 * (text - mean)}
+    weighted = {**plain, main(plain): mean + 1.5 * (text - mean)}
     negatives = Negative(stop=1.0, embeds=plain), Negative(stop=1.0, embeds=weighted)
     for one, other in zip(*(methods(tiny, negative) for negative in negatives), strict=True):
         assert differ(run(pipe, negative_guidance=one), run(pipe, negative_guidance=other)) > 1e-4
@@ -137,7 +151,7 @@ def test_all_works_with_the_text_encoders_freed(
         return
     takes = inspect.signature(type(base).__call__).parameters
     call = {name: as_list(tiny, value) for name, value in encoded(PROMPT).items()}
-    if "negative_prompt_embeds" in takes:
+    if f"negative_{main(call)}" in takes:
         call |= {f"negative_{name}": as_list(tiny, value) for name, value in encoded("").items()}
     if "negative_prompt" in takes:
         call["negative_prompt"] = None
@@ -160,12 +174,13 @@ def test_wrong_embeddings_are_refused_before_any_model_runs(
     base: Any, pipe: Any, run: Run, tiny: Any, encoded: Any, monkeypatch: Any
 ) -> None:
     right = encoded(NEGATIVES[0])
-    tokens, *layers, channels = right["prompt_embeds"].shape[1:]
+    first = main(right)
+    tokens, *layers, channels = right[first].shape[1:]
     axes = "tokens, layers" if layers else "tokens"
     wrong: list[tuple[Embeds, str]] = [
-        ({**right, "text_embeds": right["prompt_embeds"]}, r"must be prompt_embeds .*; got .*text_embeds"),
+        ({**right, "text_embeds": right[first]}, rf"must be {first} .*; got .*text_embeds"),
         (
-            {**right, "prompt_embeds": right["prompt_embeds"][..., :-1]},
+            {**right, first: right[first][..., :-1]},
             rf"\[{axes}, {channels}\].*got \[{tokens}, ",
         ),
     ]
@@ -174,14 +189,23 @@ def test_wrong_embeddings_are_refused_before_any_model_runs(
             wrong.append(
                 ({**right, name: value[:, :-1]}, rf"{name} must be \[{tokens}\], .*got \[{tokens - 1}\]")
             )
-        elif name != "prompt_embeds":
+        elif value.ndim == 4 and name != first:
+            wrong.append(
+                (
+                    {**right, name: value[..., :-3]},
+                    rf"{name} must be \[layers, tokens, {value.shape[3]}\] .*got \[{value.shape[0]}, {tokens}, ",
+                )
+            )
+            # with the pooled ones or without
+            needed = rf"must be {first} and {name} "
+            wrong.append(({other: one for other, one in right.items() if other != name}, needed))
+        elif name != first:
             width = value.shape[1]
             wrong.append(
                 ({**right, name: value[:, :-3]}, rf"{name} must be \[.*{width}.*\] .*got \[{width - 3}\]")
             )
-            wrong.append(
-                ({"prompt_embeds": right["prompt_embeds"]}, rf"must be prompt_embeds and {name} for")
-            )
+            needed = f"must be {' and '.join(one for one in right if 'mask' not in one)} for"
+            wrong.append(({other: one for other, one in right.items() if other != name}, needed))
 
     def never(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a model ran")
@@ -192,7 +216,7 @@ def test_wrong_embeddings_are_refused_before_any_model_runs(
     for embeds, says in wrong:
         bad = Negative("snow", embeds=embeds)
         # those in attention do without the pooled ones
-        pooled = "pooled_prompt_embeds" in right and len(embeds) == 1
+        pooled = "pooled_prompt_embeds" in right and "pooled_prompt_embeds" not in embeds
         for method in (PerpNeg("a hat", bad), NAG("a hat", bad), ONG(bad), VSF(bad)):
             if not tiny.guided if isinstance(method, PerpNeg) else pooled:
                 continue
@@ -200,9 +224,12 @@ def test_wrong_embeddings_are_refused_before_any_model_runs(
                 run(pipe, negative_guidance=method)
 
 
-@pytest.mark.families("sdxl", "sd3", "flux", "flux-kontext")
+@pytest.mark.families("sdxl", "sd3", "flux", "flux-kontext", "hidream")
 def test_attention_needs_no_pooled_embeddings(pipe: Any, run: Run, encoded: Any) -> None:
-    bare = encoded(NEGATIVES[0])["prompt_embeds"]
+    whole = encoded(NEGATIVES[0])
+    bare: Any = {name: value for name, value in whole.items() if name != "pooled_prompt_embeds"}
+    # a tensor by itself is all that most have
+    bare = bare if len(bare) > 1 else bare["prompt_embeds"]
     expected = run(pipe, negative_guidance=NAG(NEGATIVES[0]))
     assert_same(run(pipe, negative_guidance=NAG(Negative(embeds=bare))), expected)
 
@@ -218,7 +245,7 @@ def test_without_a_mask_there_is_no_padding(pipe: Any, run: Run, encoded: Any) -
         assert_same(one, other)
 
 
-@pytest.mark.families("sdxl", "pixart-sigma", "flux2-dev", "qwen-image", "z-image", "krea2")
+@pytest.mark.families("sdxl", "pixart-sigma", "flux2-dev", "qwen-image", "z-image", "krea2", "hidream")
 def test_it_comes_back_from_json_and_pickle_and_acts_the_same(
     pipe: Any, run: Run, tiny: Any, encoded: Any
 ) -> None:

@@ -56,6 +56,14 @@ CASES: dict[str, list[tuple[dict[str, Any], tuple[int, int]]]] = {
         ({"image": pil(70, 100), "_auto_resize": True}, (104, 156)),
         ({"image": [pil(100, 70)], "_auto_resize": True}, (156, 104)),
     ],
+    # the area of a square of 64 pixels, in whole patches
+    "hidream": [
+        ({"height": 64, "width": 96}, (6, 8)),
+        ({"height": 1024, "width": 512}, (10, 4)),
+        ({"height": 70, "width": 100}, (6, 8)),
+        (UNSIZED, (8, 8)),
+        ({"latents": latents(4, 6, 10), "height": 48, "width": 80}, (6, 10)),
+    ],
     "flux2-klein-inpaint": [
         ({"image": pil(70, 100), "height": 32, "width": 32}, (8, 12)),
         ({"image": pil(2000, 800)}, (202, 80)),

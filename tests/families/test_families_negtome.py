@@ -260,6 +260,10 @@ PLACES: dict[str, list[tuple[str, int, int]]] = {
     "z-image": [("layers.0.attention", 0, 16 + 32)],
     "lumina2": [("layers.0.attn", 8, 0)],
     "krea2": [("transformer_blocks.0.attn", 20, 0)],
+    "hidream": [
+        ("double_stream_blocks.0.block.attn1", 0, 0),
+        ("single_stream_blocks.0.block.attn1", 0, 30),
+    ],
     "qwen-image-edit": [("transformer_blocks.0.attn", 0, 16)],
 }
 

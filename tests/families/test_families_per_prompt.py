@@ -48,6 +48,7 @@ ONE_OF_EACH = pytest.mark.families(
     "qwen-image",
     "z-image",
     "krea2",
+    "hidream",
 )
 ATTENTION: dict[str, tuple[type[Any], dict[str, Any]]] = {
     # tau below 1 shortens attention wherever NAG acts, so that it shows where it does

@@ -44,6 +44,7 @@ ONE_OF_EACH = pytest.mark.families(
     "flux2-klein",
     "qwen-image",
     "krea2",
+    "hidream",
 )
 """One of each denoiser class, and of each way to be guided."""
 # whose size is the one that is asked for, and which is said in as many ways as there are

@@ -81,6 +81,8 @@ def encoded(base: Any, tiny: Any, method: Any) -> Any:
     embeds = {
         path: rows[0][path]
         if kind == "positions"
+        else torch.cat([row[path] for row in rows], dim=1)
+        if kind == "layers first"
         else pad_sequence([row[path][0] for row in rows], batch_first=True)
         for path, kind in family.text.items()
         if kind != "pooled"

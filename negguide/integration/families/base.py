@@ -12,10 +12,10 @@ from negguide.methods import Method, Timestep
 
 Arguments = Mapping[str, Any]
 """A pipeline call's arguments by name, defaults included."""
-TextAxis = Literal["tokens", "tokens, image", "layers", "pooled", "positions"]
-"""How a denoiser input carries text: [B, tokens, ..], [B, tokens, layers of the text encoder, ..], [B, ..], or the
-tokens' positions [tokens, ..], without batch. "tokens, image" is a mask [B, tokens + image tokens], of which a negative
-brings the part of its own tokens."""
+TextAxis = Literal["tokens", "tokens, image", "layers", "layers first", "pooled", "positions"]
+"""How a denoiser input carries text: [B, tokens, ..], [B, tokens, layers of the text encoder, ..], the same as [layers,
+B, tokens, ..], [B, ..], or the tokens' positions [tokens, ..], without batch. "tokens, image" is a mask [B, tokens +
+image tokens], of which a negative brings the part of its own tokens."""
 NEGTOME_DEFAULTS: Mapping[str, Any] = MappingProxyType({"threshold": 0.65, "stop": Timestep(900)})
 """Those published for FLUX, for flow models without values of their own: how noisy an image is decides what may still
 change in it, and a timestep says that of them all."""
@@ -102,7 +102,7 @@ class Family:
         text_encoders: the pipeline's attributes without which negatives in words cannot be encoded.
         sample, timestep: names of the denoiser's inputs that hold the noisy latents and the timestep.
         text: the denoiser's inputs that carry the prompt, and how; a negative replaces exactly these. A dot leads into
-            a dict: "added_cond_kwargs.text_embeds".
+            a dict: "added_cond_kwargs.text_embeds". The first one has the tokens.
         embeds: {text input: the name that the pipeline's call has for it}, e.g. {"encoder_hidden_states":
             "prompt_embeds"}; those that a negative given as embeddings may leave out are the masks.
         derived: {text input: `derive(prompt_embeds)`} of those that follow from `prompt_embeds` (positions).
@@ -145,6 +145,8 @@ class Family:
             of the text are counted by its length alone.
         image_tokens: `image_tokens(sample, latent_size)` -> how many tokens the generated image has in attention, and
             how many together with the reference images' behind it; None where attention tells (feature maps).
+        filled_tokens: `filled_tokens(config, latent_size)` -> how many tokens the generated image has with those that
+            fill it up behind, where the denoiser's config says it; None = as many as `image_tokens` says.
         negtome_blocks, negtome_min_side: where token-space methods act unless told: modules whose name matches, on
             feature maps with a shorter side of at least negtome_min_side, or half the latent's shorter side where that
             is less.
@@ -186,6 +188,7 @@ class Family:
     upcasts: bool = False
     encode_image: Callable[[Any, Tensor], Tensor] | None = None
     image_tokens: Callable[[Any, tuple[int, int]], tuple[int, int]] | None = None
+    filled_tokens: Callable[[Any, tuple[int, int]], int] | None = None
     negative_rows: bool = False
     counts_text: Callable[[nn.Module], bool] = lambda module: False
     text_lengths: Callable[[Mapping[str, Any]], list[int]] | None = None
@@ -198,6 +201,15 @@ class Family:
     dtype: torch.dtype = torch.bfloat16
     denoiser: Denoiser | None = None
     modular: Modular | tuple[Modular, ...] | None = None
+
+    @property
+    def main_embeds(self) -> str:
+        """The name in `embeds` of those that have the tokens: what one tensor given as a negative is."""
+        return self.embeds[next(iter(self.text))]
+
+    def batch_axis(self, path: str) -> int:
+        """Along which axis an input has its rows."""
+        return 1 if self.text.get(path) == "layers first" else 0
 
     @property
     def modulars(self) -> tuple[Modular, ...]:

@@ -28,9 +28,6 @@ _PAG = (
 REFUSED: Mapping[str, str] = {
     "Flux2KleinKVPipeline": "it keeps the keys and values of reference images in processors of its own, of "
     "rows that are not a negative's; Flux2KleinPipeline takes the same model",
-    "HiDreamImagePipeline": "the hidden states of its Llama have the batch on their second axis, and its "
-    "prompt has no embeddings by one name that a negative could take the place of; it would take a family "
-    "with a text of its own kind",
     "LTXConditionPipeline": "its given frames lie in front of the video's tokens, and nothing in the "
     "denoiser's inputs tells them apart, which masks and the projection need; LTXImageToVideoPipeline takes "
     "a first frame",

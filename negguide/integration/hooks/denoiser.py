@@ -83,10 +83,10 @@ class GuidedRun:
             return model(*args, **kwargs)
         if family.frame_rows:
             inputs = per_video(family, inputs)
-        names_here = self._begin_call(inputs)
+        inner = unwrap_module(model)
+        names_here = self._begin_call(inner, inputs)
         total = len(inputs[family.sample])
         batch = total // len(names_here)
-        inner = unwrap_module(model)
         cached = self._is_cached(inner)
 
         def run(context: str, changed: Mapping[str, Any], interceptors: Mapping[str, Interceptor]) -> Any:
@@ -134,18 +134,18 @@ class GuidedRun:
         """Whether a method changes the call's predictions even where it adds none of its own."""
         return any(runtime.combines(call) for runtime in self.runtimes)
 
-    def _begin_call(self, inputs: Mapping[str, Any]) -> tuple[str, ...]:
+    def _begin_call(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[str, ...]:
         """The branches that this call holds; the first call of a step moves on to that step."""
         if not self._pending:
             self._step_branches = tuple(self.family.branches(self.pipe, self.arguments))
             self._pending = list(self._step_branches)
-            self._begin_step(inputs, 1 if self.family.sequential else len(self._pending))
+            self._begin_step(model, inputs, 1 if self.family.sequential else len(self._pending))
         if self.family.sequential:
             return (self._pending.pop(0),)
         self._pending = []
         return self._step_branches
 
-    def _begin_step(self, inputs: Mapping[str, Any], branches: int) -> None:
+    def _begin_step(self, model: nn.Module, inputs: Mapping[str, Any], branches: int) -> None:
         timestep = torch.as_tensor(inputs[self.family.timestep]).flatten()[0]
         if self.tracker is None:
             # made now: the pipeline sets the timesteps only after its own checks; PixArt does not say how many of them
@@ -156,7 +156,7 @@ class GuidedRun:
             check_windows(self.methods, self.tracker.at(0))
         step = self.tracker.advance()
         sample = inputs[self.family.sample]
-        state = step_state(self.family, step, self.latent_size, sample)
+        state = step_state(self.family, step, self.latent_size, sample, model)
         if self.recorder is not None:
             assert step.timestep is not None
             self.recorder.begin_call(step.timestep, len(sample) // branches, sample[0].device)

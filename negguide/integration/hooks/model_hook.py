@@ -133,7 +133,7 @@ class MethodHook(ModelHook):
         broken_off, run.inside = run.inside, True
         step = self._follow(run, inputs, broken_off)
         runtime = run.runtime
-        runtime.begin_step(step_state(family, step, run.latent_size, sample))
+        runtime.begin_step(step_state(family, step, run.latent_size, sample, model))
         forward = self._forward(model, len(sample), run.branch)
         changed = runtime.begin_forward(inputs, forward)
         positional = [changed[name] for name in names[: len(args)]]

@@ -103,12 +103,12 @@ class ModularRun:
         inputs: Mapping[str, Any] = {**dict(zip(names, args, strict=False)), **kwargs}
         if family.is_auxiliary(inputs):
             return model(*args, **kwargs)
-        branch = self._branch()
+        branch, inner = self._branch(), unwrap_module(model)
         # the conditional one is the first of a step
         if branch == "cond" or self.runtimes is None:
-            self._begin_step(inputs)
+            self._begin_step(inner, inputs)
         assert self.runtimes is not None
-        rows, inner = len(inputs[family.sample]), unwrap_module(model)
+        rows = len(inputs[family.sample])
         forward = Forward(inner, [Branch(branch, slice(0, rows))], rows)
         for runtime in self.runtimes:
             inputs = runtime.begin_forward(inputs, forward)
@@ -136,7 +136,7 @@ class ModularRun:
             )
         return "cond" if self._present == COND else self._present
 
-    def _begin_step(self, inputs: Mapping[str, Any]) -> None:
+    def _begin_step(self, model: nn.Module, inputs: Mapping[str, Any]) -> None:
         size = self.latent_size(inputs)
         if self.runtimes is None:
             self.runtimes = self.make(size)
@@ -147,7 +147,7 @@ class ModularRun:
             calls = None if timesteps is None else len(timesteps)
             self.tracker = StepTracker(self.pipe.scheduler, calls, first)
             check_windows(self.methods, self.tracker.at(0))
-        step = step_state(self.family, self.tracker.advance(), size, inputs[self.family.sample])
+        step = step_state(self.family, self.tracker.advance(), size, inputs[self.family.sample], model)
         for runtime in self.runtimes:
             runtime.begin_step(step)
 

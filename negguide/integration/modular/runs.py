@@ -14,7 +14,7 @@ from torch import Tensor
 from negguide.integration.diagnostics.trace import TraceRecorder
 from negguide.integration.hooks.compat import calling_states
 from negguide.integration.hooks.step_tracking import Step, step_of_loop
-from negguide.integration.runtime.batching import expand_text
+from negguide.integration.runtime.batching import repeated
 from negguide.integration.runtime.score import GuidanceStep
 from negguide.methods import PerpNeg
 
@@ -174,5 +174,5 @@ def _for_rows(text: Any, cond: Any, rows: int) -> Any:
         return [row.to(cond[0]) for row in text] * rows
     if text is None:
         return None
-    several: Tensor = expand_text({"text": text}, rows)["text"]
+    several: Tensor = repeated(text, rows)
     return several if cond is None else several.to(cond)

@@ -23,7 +23,7 @@ from negguide.integration.families.base import Family, TextPlace, nested_input, 
 from negguide.integration.hooks.interception import Interceptor
 from negguide.integration.runtime.attention_patch import AppendedTexts, AttentionPatch, RowTexts
 from negguide.integration.runtime.base import Forward, Inputs, MethodRuntime, StepState, Targets
-from negguide.integration.runtime.batching import Branch, expand_text, image_mask, join_branches
+from negguide.integration.runtime.batching import Branch, expand_text, image_mask, join_branches, row_shape
 from negguide.integration.runtime.counted_text import CountedTextPatch
 from negguide.integration.runtime.maps import token_map
 from negguide.integration.runtime.prompt_rows import prompt_rows
@@ -122,10 +122,15 @@ class AttentionRuntime(MethodRuntime):
             self.own_rows(k)
         if self.family.negative_rows:
             batch = rows.stop - rows.start
-            texts: Sequence[Mapping[str, Any]] = [self.text[k] for k in self.active]
+            # the copies of the image stay copies only with the prompt's own pooled text
+            texts: Sequence[Mapping[str, Any]] = [
+                {path: value for path, value in self.text[k].items() if self.family.text[path] != "pooled"}
+                for k in self.active
+            ]
             if self.family.text_lengths is not None:
                 inputs, texts = filled_up(self.family, inputs, texts)
-            negatives = [Branch("negative", rows, expand_text(text, batch)) for text in texts]
+            self._check_shapes(inputs, texts)
+            negatives = [Branch("negative", rows, expand_text(self.family, text, batch)) for text in texts]
             present = Branch("all", slice(0, self.total))
             joined = join_branches(self.family, inputs, self.total, [present, *negatives])
             if self.family.text_lengths is not None:
@@ -138,6 +143,24 @@ class AttentionRuntime(MethodRuntime):
             path: self._extended(inputs, path) for path, axis in self.family.text.items() if axis != "pooled"
         }
         return with_inputs(inputs, {path: value for path, value in extended.items() if value is not None})
+
+    def _check_shapes(self, inputs: Inputs, texts: Sequence[Mapping[str, Any]]) -> None:
+        """Refuse texts that are not as long as the prompt's, in whose batch they are.
+
+        Raises:
+            ValueError: naming the negative, the input, its shape and what would be right.
+        """
+        for k, text in zip(self.active, texts, strict=True):
+            for path, value in text.items():
+                own, right = (
+                    row_shape(self.family, path, one) for one in (value, nested_input(inputs, path))
+                )
+                if own is not None and right is not None and own != right:
+                    raise ValueError(
+                        f"Negative({self.method.negatives[k].prompt!r}) has {path} of shape {list(own)}, and the "
+                        f"prompt's is {list(right)}: {self.family.name} runs the two in one batch, as rows that "
+                        f"{type(self.method).__name__} needs to be alike; encode both with one max_sequence_length"
+                    )
 
     def _copied(self, residuals: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
         """What a ControlNet adds: to the copies of the image beside negatives, what it adds to the prompt's image."""

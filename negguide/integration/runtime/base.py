@@ -43,9 +43,13 @@ class StepState:
     like: Tensor
 
 
-def step_state(family: Family, step: Step, latent_size: tuple[int, int], sample: Any) -> StepState:
-    """The state of a step whose first denoiser call has this sample."""
+def step_state(
+    family: Family, step: Step, latent_size: tuple[int, int], sample: Any, model: nn.Module
+) -> StepState:
+    """The state of a step whose first call, of this denoiser without wrappers, has this sample."""
     tokens = (0, 0) if family.image_tokens is None else family.image_tokens(sample, latent_size)
+    if family.filled_tokens is not None:
+        tokens = (tokens[0], family.filled_tokens(model.config, latent_size))
     frames = 1
     if isinstance(sample, Tensor) and sample.ndim == 5:
         frames = int(sample.shape[2])

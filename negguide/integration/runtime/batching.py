@@ -51,20 +51,20 @@ def join_branches(family: Family, inputs: Inputs, total: int, branches: Sequence
     for path in sorted(batched - set(family.row_lists) - positions - own_text):
         value = nested_input(inputs, path)
         if value is not None:
-            changed[path] = _rows(value, total, branches)
+            changed[path] = _rows(value, total, branches, family.batch_axis(path))
     for path in sorted(own_text):
         changed[path] = _joined_text(family, inputs, path, branches)
     return with_inputs(joined, changed)
 
 
 def _joined_text(family: Family, inputs: Inputs, path: str, branches: Sequence[Branch]) -> Any:
-    own = nested_input(inputs, path)
+    own, axis = nested_input(inputs, path), family.batch_axis(path)
     parts = [
         _own_text(family, inputs, path, branch)
         if path in branch.text
         else None
         if own is None
-        else own[branch.rows]
+        else _along(own, axis, branch.rows)
         for branch in branches
     ]
     if isinstance(own, list):
@@ -74,13 +74,13 @@ def _joined_text(family: Family, inputs: Inputs, path: str, branches: Sequence[B
         return None
     like = given[0] if own is None else own
     # a mask that is left out lets everything through; branches of one batch have texts of one length
-    return torch.cat([torch.ones_like(given[0]) if part is None else part.to(like) for part in parts])
+    return torch.cat([torch.ones_like(given[0]) if part is None else part.to(like) for part in parts], axis)
 
 
 def _own_text(family: Family, inputs: Inputs, path: str, branch: Branch) -> Any:
     """A branch's own text input; of a mask over text and image, the image's part is the call's."""
     value = branch.text[path]
-    if family.text[path] != "tokens, image" or value is None:
+    if family.text.get(path) != "tokens, image" or value is None:
         return value
     return torch.cat([value, image_mask(family, inputs, path, value)[branch.rows]], dim=1)
 
@@ -94,13 +94,13 @@ def image_mask(family: Family, inputs: Inputs, path: str, like: Tensor) -> Tenso
     return part
 
 
-def _rows(value: Any, total: int, branches: Sequence[Branch]) -> Any:
+def _rows(value: Any, total: int, branches: Sequence[Branch], axis: int = 0) -> Any:
     """The branches' rows of a batched input: a tensor, or a list or tuple of tensors."""
     if isinstance(value, Tensor):
         # a timestep may be one number for all rows
-        if value.ndim == 0 or value.shape[0] != total:
+        if value.ndim == 0 or value.shape[axis] != total:
             return value
-        return torch.cat([value[branch.rows] for branch in branches])
+        return torch.cat([_along(value, axis, branch.rows) for branch in branches], axis)
     if isinstance(value, Deferred):
         return value.joined(lambda one: _rows(one, total, branches))
     if type(value) in (list, tuple):
@@ -108,12 +108,24 @@ def _rows(value: Any, total: int, branches: Sequence[Branch]) -> Any:
     return value
 
 
-def expand_text(text: Mapping[str, Any], batch: int) -> dict[str, Any]:
+def _along(value: Any, axis: int, rows: slice) -> Any:
+    """The rows of a tensor that has them along this axis, or of a list."""
+    return value[:, rows] if axis else value[rows]
+
+
+def expand_text(family: Family, text: Mapping[str, Any], batch: int) -> dict[str, Any]:
     """One negative's text for each of `batch` images."""
     return {
-        path: value.expand(batch, *value.shape[1:]) if isinstance(value, Tensor) else value and value * batch
+        path: repeated(value, batch, family.batch_axis(path))
+        if isinstance(value, Tensor)
+        else value and value * batch
         for path, value in text.items()
     }
+
+
+def repeated(row: Tensor, rows: int, axis: int = 0) -> Tensor:
+    """One row as so many."""
+    return row.expand(*row.shape[:axis], rows, *row.shape[axis + 1 :])
 
 
 def run_branches(
@@ -137,20 +149,25 @@ def run_branches(
     return predictions
 
 
+def row_shape(family: Family, path: str, value: Any) -> tuple[int, ...] | None:
+    """Of a text input the shape of one row, in which texts that share a batch are alike; None = it is no tensor."""
+    if not isinstance(value, Tensor):
+        return None
+    if family.text.get(path) == "tokens, image":
+        # as long as the text is
+        return tuple(value.shape[2:])
+    axis = family.batch_axis(path)
+    return (*value.shape[:axis], *value.shape[axis + 1 :])
+
+
 def _groups(
     family: Family, inputs: Inputs, branches: Sequence[Branch], limit: int | None
 ) -> Iterator[list[Branch]]:
     paths = sorted({path for branch in branches for path in branch.text})
-    # a mask over text and image is as long as the text is
-    skipped = {path: 2 if axis == "tokens, image" else 1 for path, axis in family.text.items()}
 
-    def text_shapes(branch: Branch) -> list[torch.Size | None]:
-        values = {path: branch.text.get(path, nested_input(inputs, path)) for path in paths}
+    def text_shapes(branch: Branch) -> list[tuple[int, ...] | None]:
         # masks that are left out (None) keep to themselves too
-        return [
-            value.shape[skipped[path] :] if isinstance(value, Tensor) else None
-            for path, value in values.items()
-        ]
+        return [row_shape(family, path, branch.text.get(path, nested_input(inputs, path))) for path in paths]
 
     group: list[Branch] = []
     for branch in branches:

@@ -10,6 +10,9 @@ from negguide.integration.families.base import Family
 from negguide.integration.families.registry import denoiser_family
 from negguide.methods import Negative
 
+_AXES = {"pooled": "", "layers": "tokens, layers, ", "layers first": "layers, tokens, "}
+"""Of a text input before its channels; of others the tokens."""
+
 
 def check_embeds(
     family: Family, negative: Negative, models: Sequence[nn.Module], pooled: bool = True
@@ -37,19 +40,20 @@ def check_embeds(
         raise ValueError(
             f"{name} must be {' and '.join(needed)} for {family.name}{further}; got {' and '.join(given)}"
         )
-    tokens = given["prompt_embeds"].shape[1]
+    tokens = given[family.main_embeds].shape[1]
     for argument, value in given.items():
         if _is_mask(argument):
             fits, right = value.shape == (1, tokens), f"[{tokens}], a number for each token"
         else:
             widths = _channels(family, models, argument)
-            axes = {"pooled": "", "layers": "tokens, layers, "}.get(kinds[argument], "tokens, ")
+            axes = _AXES.get(kinds[argument], "tokens, ")
             fits = value.ndim == 2 + axes.count(",") and (not widths or value.shape[-1] in widths)
+            fits = fits and (kinds[argument] != "layers first" or value.shape[1] == 1)
             wide = " or ".join(map(str, widths)) if widths else "channels"
             right = f"[{axes}{wide}]"
         if not fits:
             raise ValueError(
-                f"{name}: {argument} must be {right} for this {family.name} model, got {list(value.shape[1:])}"
+                f"{name}: {argument} must be {right} for this {family.name} model, got {_row(value, kinds[argument])}"
             )
 
 
@@ -62,7 +66,7 @@ def given_text(
     for path, kind in family.text.items():
         value = given.get(family.embeds.get(path, ""))
         if value is None and path in family.derived:
-            text[path] = family.derived[path](given["prompt_embeds"].to(device))
+            text[path] = family.derived[path](given[family.main_embeds].to(device))
             continue
         if value is None and kind == "pooled":
             continue
@@ -70,6 +74,12 @@ def given_text(
             value = value.to(device, dtype if value.is_floating_point() else value.dtype)
         text[path] = [value[0]] if path in family.row_lists and value is not None else value
     return text
+
+
+def _row(value: torch.Tensor, kind: str) -> list[int]:
+    """The shape of embeddings without their batch axis."""
+    axis = 1 if kind == "layers first" and value.ndim == 4 else 0
+    return [*value.shape[:axis], *value.shape[axis + 1 :]]
 
 
 def _is_mask(argument: str) -> bool:
@@ -82,7 +92,7 @@ def _channels(family: Family, models: Sequence[nn.Module], argument: str) -> tup
     for model in models:
         if channels is not None:
             return channels(model.config)
-        if argument == "prompt_embeds":
+        if argument == family.main_embeds:
             try:
                 return (denoiser_family(model)[1].text_channels(model.config),)
             except TypeError:

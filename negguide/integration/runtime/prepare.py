@@ -182,9 +182,8 @@ def images_per_prompt(arguments: Arguments) -> tuple[str, int]:
 
 def prompts_of(arguments: Arguments) -> int:
     """How many prompts a call has."""
-    prompt = arguments.get("prompt")
-    if prompt is None:
-        prompt = arguments.get("prompt_embeds")
+    names = ("prompt", "prompt_embeds", "pooled_prompt_embeds")
+    prompt = next((given for name in names if (given := arguments.get(name)) is not None), None)
     return 1 if isinstance(prompt, str) or prompt is None else len(prompt)
 
 

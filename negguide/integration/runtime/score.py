@@ -228,7 +228,7 @@ class ScoreRuntime(MethodRuntime):
         for k in self.guidance.stale:
             rows = self._evaluated(k, call.batch)
             size = rows.stop - rows.start
-            text = expand_text(self.text[k], size)
+            text = expand_text(self.family, self.text[k], size)
             found.append(part(cond, f"negative {k}", rows.start, size, text))
         return found
 

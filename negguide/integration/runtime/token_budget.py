@@ -5,8 +5,8 @@ from typing import Any
 from negguide.integration.families.base import Arguments, Family
 from negguide.methods import Negative
 
-_PROMPTS = ("prompt", "prompt_2", "prompt_3")
-_NEGATIVE_PROMPTS = ("negative_prompt", "negative_prompt_2", "negative_prompt_3")
+_PROMPTS = ("prompt", "prompt_2", "prompt_3", "prompt_4")
+_NEGATIVE_PROMPTS = tuple(f"negative_{name}" for name in _PROMPTS)
 
 
 def check_prompts(pipe: Any, family: Family, arguments: Arguments, guided: bool) -> None:
