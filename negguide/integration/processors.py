@@ -247,7 +247,7 @@ def _texts(
             f"negative_embeds must be {rows} for {type(model).__name__}, one row for each negative of "
             f"{type(method).__name__}, got {shapes if isinstance(embeds, Mapping) else shapes[first]}"
         )
-    return [
+    texts = [
         {
             path: value
             if value is None or kinds[path] == "positions"
@@ -256,6 +256,19 @@ def _texts(
         }
         for k in range(count)
     ]
+    return [_unpadded(family, text) for text in texts] if family.one_layout else texts
+
+
+def _unpadded(family: Family, text: dict[str, Any]) -> dict[str, Any]:
+    """One negative without what fills it up behind, by which the model would move the image away from it."""
+    first, mask, *_ = family.text
+    for path, derive in family.derived.items():
+        if text[path] is None:
+            text = {**text, path: derive(text[first])}
+    if text[mask] is None or not text[mask].any():
+        return text
+    tokens = int(text[mask][0].nonzero().max()) + 1
+    return {path: value[:, :tokens] for path, value in text.items()}
 
 
 def _mask(name: str, mask: Any, latent_size: tuple[int, int]) -> Tensor | None:

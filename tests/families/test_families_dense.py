@@ -41,6 +41,8 @@ LAYOUTS: dict[str, tuple[str, tuple[int, int, int]]] = {
     "flux2-dev-reference": ("text first", (56, 56, 56)),
     # as many as words, and the end of the instruction
     "qwen-image": ("text first", (10, 7, 8)),
+    # the same beside the chat, and the image sees them as keys and values
+    "qwen-image-21": ("before", (13, 10, 11)),
     # each text is a row of its own behind 16 tokens of the image, both padded to 32
     "z-image": ("rows", (32, 32, 32)),
     # the same, behind the text
@@ -140,15 +142,19 @@ def expected(
     else:
         edges = [0, *itertools.accumulate(lengths)]
         image = slice(edges[-1], tokens)
+    keys = image
+    if layout == "before":
+        image, keys = slice(0, tokens), slice(edges[-1], heads.k.shape[2])
     texts = [slice(a, b) for a, b in itertools.pairwise(edges)]
     apart = layout.startswith("rows")
     if apart:
         behind, rest = layout == "rows behind", tokens - lengths[0]
         text = slice(0, lengths[0]) if behind else slice(rest, tokens)
         image = slice(lengths[0], tokens) if behind else slice(0, rest)
+        keys = image
         texts = [text] * len(lengths)
         of_rows = [mine, *(slice(rows + i, rows + i + 1) for i in range(len(acting)))]
-    seen = [[text] if layout == "cross" else [image, text] for text in texts]
+    seen = [[text] if layout == "cross" else [keys, text] for text in texts]
 
     # the new image's tokens: 16 where it has no feature maps; what follows are references or padding
     count = image.stop - image.start
@@ -188,7 +194,7 @@ def expected(
         return result
     result[:, :, image] = heads.attended(every, image, seen[0])
     result[mine, :, new] = guided
-    if layout != "cross":
+    if layout not in ("cross", "before"):
         for text in texts:
             result[:, :, text] = heads.attended(every, text, [image, text])
     return result

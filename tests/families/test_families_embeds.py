@@ -40,6 +40,9 @@ FURTHER: dict[str, tuple[str, int]] = {
     "lumina2": ("prompt_attention_mask", 1),
     "krea2": ("prompt_embeds_mask", 1),
 }
+# of what is beside an image
+WITH_IMAGES = {"qwen-image-21-edit": ("image_pad_mask", 2)}
+
 SETTINGS = ("max_sequence_length", "clean_caption", "text_encoder_out_layers")
 
 
@@ -91,6 +94,9 @@ def encode(pipe: Any, tiny: Any, text: str) -> Embeds:
     for start, (name, place) in FURTHER.items():
         if f"{tiny.like}-".startswith(start) and output[place] is not None:
             embeds[name] = output[place]
+    if tiny.name in WITH_IMAGES:
+        name, place = WITH_IMAGES[tiny.name]
+        embeds[name] = output[place]
     return embeds
 
 
@@ -245,7 +251,9 @@ def test_without_a_mask_there_is_no_padding(pipe: Any, run: Run, encoded: Any) -
         assert_same(one, other)
 
 
-@pytest.mark.families("sdxl", "pixart-sigma", "flux2-dev", "qwen-image", "z-image", "krea2", "hidream")
+@pytest.mark.families(
+    "sdxl", "pixart-sigma", "flux2-dev", "qwen-image", "z-image", "krea2", "hidream", "qwen-image-21-edit"
+)
 def test_it_comes_back_from_json_and_pickle_and_acts_the_same(
     pipe: Any, run: Run, tiny: Any, encoded: Any
 ) -> None:

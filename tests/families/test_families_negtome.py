@@ -207,7 +207,11 @@ def test_the_latents_of_a_reference_are_those_that_the_pipeline_would_decode(
     pixels = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         frames = tiny.like.startswith(("qwen-image", "krea2"))
-        encoded = base.vae.encode(pixels[:, :, None] if frames else pixels)
+        # some see how opaque a picture is
+        seen = (
+            pixels if tiny.like != "qwen-image-21" else torch.cat([pixels, torch.ones(1, 1, side, side)], 1)
+        )
+        encoded = base.vae.encode(seen[:, :, None] if frames else seen)
         raw = encoded.latent if tiny.like == "sana" else encoded.latent_dist.mode()
         latents = pipe.family.encode_image(pipe, pixels)
     if tiny.like == "z-image":
@@ -265,6 +269,9 @@ PLACES: dict[str, list[tuple[str, int, int]]] = {
         ("single_stream_blocks.0.block.attn1", 0, 30),
     ],
     "qwen-image-edit": [("transformer_blocks.0.attn", 0, 16)],
+    "qwen-image-21": [("transformer_blocks.0.attn", 13, 0)],
+    # with 16 tokens of the picture
+    "qwen-image-21-edit": [("transformer_blocks.1.attn", 34, 0)],
 }
 
 

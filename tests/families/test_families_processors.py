@@ -43,6 +43,7 @@ ONE_OF_EACH = pytest.mark.families(
     "flux2-dev",
     "flux2-klein",
     "qwen-image",
+    "qwen-image-21",
     "krea2",
     "hidream",
 )
@@ -63,6 +64,8 @@ SIZES: dict[str, dict[str, int]] = {
     "flux2-dev": {"height": 64, "width": 96},
     "flux2-klein-reference": {"height": 64, "width": 96},
     "qwen-image": {"height": 64, "width": 96},
+    "qwen-image-21": {"height": 64, "width": 96},
+    "qwen-image-21-edit": {"height": 64, "width": 96},
     "qwen-image-edit": {"height": 64, "width": 96},
     "krea2": {"height": 64, "width": 96},
 }

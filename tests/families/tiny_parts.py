@@ -68,6 +68,8 @@ class Tiny:
     """Whether it wants as many images as it makes, where each is to have a generator of its own."""
     forgets_shift: bool = False
     """Whether it decodes without the autoencoder's shift, which it takes away where it encodes (diffusers to 0.42)."""
+    image_behind_text: bool = False
+    """Whether the image stands behind the longest text of a call, so that a prompt beside a longer one has another."""
     one_each: bool = False
     """Whether it makes one of each prompt only."""
     alike: Callable[[], dict[str, Any]] = dict

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from negguide.methods import Method, Timestep
+from negguide.methods import Method, Negative, Timestep
 
 Arguments = Mapping[str, Any]
 """A pipeline call's arguments by name, defaults included."""
@@ -53,6 +53,23 @@ class Denoiser:
     noise: Callable[[Any], float]
     latent_size: Callable[[Mapping[str, Any]], tuple[int, int]]
     matches: Callable[[Any], bool] = lambda config: True
+
+
+@dataclass(frozen=True)
+class TextsBefore:
+    """A call with further texts before its image, where a text sees what is before it and never the image.
+
+    Attributes:
+        changes: {denoiser input: value} of those that carry more than text.
+        positions: [tokens, ..] of all texts and the image, each text as far from the image as it is alone.
+        lengths: how many tokens each text has in attention, images inside it included.
+        words: where in each the text begins that is behind those images.
+    """
+
+    changes: Mapping[str, Any]
+    positions: Tensor
+    lengths: tuple[int, ...]
+    words: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -141,6 +158,16 @@ class Family:
             the text, a number of its own, and image tokens from before them: negatives must not stand there (Wan).
         text_lengths: with `negative_rows`, `text_lengths(inputs)` -> how many tokens each row's text has, where the
             image's stand right behind them in each row, and behind both what fills the rows up; None elsewhere.
+        one_layout: whether a forward places the tokens of every row as those of the first, so that each text has
+            forwards of its own.
+        texts_before: with `one_layout`, `texts_before(model, inputs, texts)` -> how the call holds further texts, where
+            the text stands before the image, sees none of it, and is placed by its length; None elsewhere. The
+            attention modules have the positions by the name "rotary_emb".
+        empty_cache: `empty_cache(cache)` -> one like that in the denoiser's input "kv_cache", which "kv_cache_mode"
+            says to fill ("extract") or to use ("cached"); None where a denoiser keeps no text between steps.
+        check_negative: `check_negative(arguments, negative)` refuses a negative that a call cannot have, before any
+            model runs.
+        references_first: whether the tokens of images that the pipeline was given stand before the generated image's.
         text_positions: the argument of the attention modules that holds (image positions, text positions), where those
             of the text are counted by its length alone.
         image_tokens: `image_tokens(sample, latent_size)` -> how many tokens the generated image has in attention, and
@@ -193,6 +220,13 @@ class Family:
     counts_text: Callable[[nn.Module], bool] = lambda module: False
     text_lengths: Callable[[Mapping[str, Any]], list[int]] | None = None
     text_positions: str | None = None
+    one_layout: bool = False
+    texts_before: (
+        Callable[[nn.Module, Mapping[str, Any], Sequence[Mapping[str, Any]]], TextsBefore] | None
+    ) = None
+    empty_cache: Callable[[Any], Any] | None = None
+    references_first: bool = False
+    check_negative: Callable[[Arguments, Negative], object] = lambda arguments, negative: None
     prediction_slice: Callable[[Tensor, Any, tuple[int, int]], Tensor] = lambda prediction, sample, size: (
         prediction
     )

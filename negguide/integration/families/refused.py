@@ -31,9 +31,6 @@ REFUSED: Mapping[str, str] = {
     "LTXConditionPipeline": "its given frames lie in front of the video's tokens, and nothing in the "
     "denoiser's inputs tells them apart, which masks and the projection need; LTXImageToVideoPipeline takes "
     "a first frame",
-    "QwenImage21Pipeline": "it places the image's tokens by the length of the text, for all rows of a "
-    "forward alike, so that a negative of another length would move the image; its modular pipeline takes "
-    "Perp-Neg (negguide.with_perp_neg)",
     "Ideogram4Pipeline": "its unconditional prediction comes from a second network that reads no text, so "
     "that there is no pair of texts to compare a negative with; it would take a run of the first network on "
     "a further text",

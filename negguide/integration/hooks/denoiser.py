@@ -24,6 +24,7 @@ from negguide.integration.hooks.step_tracking import StepTracker, check_windows
 from negguide.integration.runtime.base import DenoiserCall, Forward, MethodRuntime, step_state
 from negguide.integration.runtime.batching import Branch, run_branches
 from negguide.integration.runtime.deferred import evaluated
+from negguide.integration.runtime.kept_text import KeptTexts
 from negguide.methods import Method
 
 
@@ -73,6 +74,7 @@ class GuidedRun:
         self._context: tuple[str, dict[str, Any]] | None = None
         self._dtype: torch.dtype | None = None
         self._cached: dict[nn.Module, bool] = {}
+        self._kept = KeptTexts(family)
 
     def denoise(self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """What a denoiser gives for one call of the pipeline."""
@@ -88,9 +90,10 @@ class GuidedRun:
         total = len(inputs[family.sample])
         batch = total // len(names_here)
         cached = self._is_cached(inner)
+        self._kept.begin_call(inputs)
 
         def run(context: str, changed: Mapping[str, Any], interceptors: Mapping[str, Interceptor]) -> Any:
-            changed = evaluated(changed)
+            changed = self._kept.inputs(context, evaluated(changed))
             if family.frame_rows:
                 interceptors = over_frames(family, changed, interceptors)
                 changed = per_frame(family, changed)
@@ -113,7 +116,8 @@ class GuidedRun:
             runtime.before_call(call)
         further = [branch for runtime in self.runtimes for branch in runtime.branches(call)]
         # each negative of a cached model keeps what is its own, and the pipeline's branches what is theirs
-        parts = [call.branches, *([b] for b in further)] if cached else [[*call.branches, *further]]
+        apart = cached or family.one_layout
+        parts = [call.branches, *([b] for b in further)] if apart else [[*call.branches, *further]]
         limit = self._limit
         if further or (limit is not None and len(call.branches) > limit) or self._combines(call):
             output = self._in_groups(call, parts, limit)

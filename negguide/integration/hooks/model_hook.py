@@ -29,6 +29,7 @@ from negguide.integration.hooks.interception import intercepted
 from negguide.integration.hooks.step_tracking import Step, StepTracker
 from negguide.integration.runtime.base import Forward, MethodRuntime, step_state
 from negguide.integration.runtime.batching import Branch
+from negguide.integration.runtime.kept_text import KeptTexts
 from negguide.methods import Edge, Method, Timestep, Window
 
 _HOOK = "negguide"
@@ -49,8 +50,10 @@ class _Run:
         latent_size: tuple[int, int],
         windows: list[Window],
         timesteps: Any,
+        kept: KeptTexts,
     ) -> None:
         self.runtime = runtime
+        self.kept = kept
         self.latent_size = latent_size
         # kept, so that no other tensor gets its identity
         self.timesteps = timesteps
@@ -136,6 +139,8 @@ class MethodHook(ModelHook):
         runtime.begin_step(step_state(family, step, run.latent_size, sample, model))
         forward = self._forward(model, len(sample), run.branch)
         changed = runtime.begin_forward(inputs, forward)
+        run.kept.begin_call(inputs)
+        changed = run.kept.inputs(runtime.cache_key(forward) or "", changed)
         positional = [changed[name] for name in names[: len(args)]]
         named = {name: value for name, value in changed.items() if name not in names[: len(args)]}
         modules = runtime.targets[model].modules
@@ -193,7 +198,9 @@ class MethodHook(ModelHook):
         size = self.denoiser.latent_size(inputs)
         run = self._runs.get(key)
         if run is None or run.latent_size != size:
-            run = self._runs[key] = _Run(self.make_runtime(size), size, self.windows, timesteps)
+            run = self._runs[key] = _Run(
+                self.make_runtime(size), size, self.windows, timesteps, KeptTexts(self.family)
+            )
             if len(self._runs) > _KEPT_RUNS:
                 self._runs.popitem(last=False)
             if found is not None and self.num_inference_steps is not None:

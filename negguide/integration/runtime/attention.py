@@ -19,11 +19,19 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from negguide.integration.diagnostics.trace import TraceRecorder
-from negguide.integration.families.base import Family, TextPlace, nested_input, with_inputs
+from negguide.integration.families.base import Family, TextPlace, TextsBefore, nested_input, with_inputs
 from negguide.integration.hooks.interception import Interceptor
 from negguide.integration.runtime.attention_patch import AppendedTexts, AttentionPatch, RowTexts
 from negguide.integration.runtime.base import Forward, Inputs, MethodRuntime, StepState, Targets
-from negguide.integration.runtime.batching import Branch, expand_text, image_mask, join_branches, row_shape
+from negguide.integration.runtime.batching import (
+    Branch,
+    all_rows,
+    expand_text,
+    image_mask,
+    join_branches,
+    row_shape,
+)
+from negguide.integration.runtime.causal_text import CausalTextPatch, CausalTexts
 from negguide.integration.runtime.counted_text import CountedTextPatch
 from negguide.integration.runtime.maps import token_map
 from negguide.integration.runtime.prompt_rows import prompt_rows
@@ -70,7 +78,8 @@ class AttentionRuntime(MethodRuntime):
         }
         # how an attention holds the texts
         rows: Any = RowTexts if family.text_lengths is None else RaggedRowTexts
-        self.texts: Any = rows if family.negative_rows else AppendedTexts
+        appended = AppendedTexts if family.texts_before is None else CausalTexts
+        self.texts: Any = rows if family.negative_rows else appended
         self.state: StepState | None = None
         # of the present step: which negatives act
         self.active: tuple[int, ...] = ()
@@ -82,6 +91,8 @@ class AttentionRuntime(MethodRuntime):
         self.total = 0
         # of rows whose texts have lengths of their own
         self.row_lengths: list[int] = []
+        # of texts that never see the image
+        self.before: TextsBefore | None = None
         self._changes: list[Tensor] = []
         self._maps: list[Tensor] = []
 
@@ -142,7 +153,12 @@ class AttentionRuntime(MethodRuntime):
         extended = {
             path: self._extended(inputs, path) for path, axis in self.family.text.items() if axis != "pooled"
         }
-        return with_inputs(inputs, {path: value for path, value in extended.items() if value is not None})
+        changes = {path: value for path, value in extended.items() if value is not None}
+        if self.family.texts_before is not None:
+            texts = [self.text[k] for k in self.active]
+            self.before = self.family.texts_before(forward.model, inputs, texts)
+            changes |= self.before.changes
+        return with_inputs(inputs, changes)
 
     def _check_shapes(self, inputs: Inputs, texts: Sequence[Mapping[str, Any]]) -> None:
         """Refuse texts that are not as long as the prompt's, in whose batch they are.
@@ -178,7 +194,7 @@ class AttentionRuntime(MethodRuntime):
         present = nested_input(inputs, path)
         over_image = self.family.text[path] == "tokens, image"
         if over_image and present is not None:
-            present = present[:, : self.prompt_tokens]
+            present = all_rows(present, len(inputs[self.family.sample]))[:, : self.prompt_tokens]
         negatives = [self.text[k][path] for k in self.active]
         given = [part for part in (present, *negatives) if part is not None]
         if not given:
@@ -248,6 +264,8 @@ class AttentionRuntime(MethodRuntime):
 
 
 def _patch_class(family: Family, module: nn.Module) -> type[AttentionPatch]:
+    if family.texts_before is not None:
+        return CausalTextPatch
     return CountedTextPatch if family.counts_text(module) else AttentionPatch
 
 

@@ -62,6 +62,12 @@ class AttentionPatch:
         text = run.prompt_tokens + sum(run.negative_tokens)
         return key.shape[2] == text if self.image_first is None else key.shape[2] > text
 
+    def beside(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: Mapping[str, Any]
+    ) -> Tensor:
+        """An attention of the module that is not the one that meets the texts."""
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask, **options)
+
     def attention(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: Mapping[str, Any]
     ) -> Tensor:
@@ -325,7 +331,7 @@ class _SDPAInterceptor(TorchFunctionMode):
         patch = self.patch
         options |= dict(zip(("dropout_p", "is_causal"), args, strict=False))
         if not patch.holds_text(key):
-            return scaled_dot_product_attention(query, key, value, attn_mask=attn_mask, **options)
+            return patch.beside(query, key, value, attn_mask, options)
         patch.intercepted = True
         return patch.attention(query, key, value, attn_mask, options)
 

@@ -90,8 +90,15 @@ def image_mask(family: Family, inputs: Inputs, path: str, like: Tensor) -> Tenso
     mask that is left out lets everything through."""
     mask = nested_input(inputs, path)
     sample = inputs[family.sample]
-    part: Tensor = like.new_ones(sample.shape[:2]) if mask is None else mask[:, -sample.shape[1] :].to(like)
-    return part
+    if mask is None:
+        return like.new_ones(sample.shape[:2])
+    tokens = nested_input(inputs, next(iter(family.text))).shape[1]
+    return all_rows(mask, len(sample))[:, tokens:].to(like)
+
+
+def all_rows(mask: Tensor, rows: int) -> Tensor:
+    """A mask for each of `rows`; Qwen-Image 2.1 has one for each prompt, of which the first counts."""
+    return mask if len(mask) == rows else mask[:1].expand(rows, *mask.shape[1:])
 
 
 def _rows(value: Any, total: int, branches: Sequence[Branch], axis: int = 0) -> Any:

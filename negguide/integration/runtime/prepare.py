@@ -68,6 +68,7 @@ def check_call(
             check_embeds(family, negative, models, pooled=method is methods.score)
     for negative in negatives:
         check_negative(pipe, family, arguments, negative)
+        family.check_negative(arguments, negative)
         check_prompt_index(negative, prompts_of(arguments))
         if negative.mask is not None:
             check_aspect(f"mask of Negative({negative.prompt!r})", negative.mask, size, "the image")

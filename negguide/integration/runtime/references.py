@@ -32,11 +32,18 @@ def noised(scheduler: Any, references: EncodedReferences, timestep: Tensor) -> T
     return noisy
 
 
-def with_latents(sample: Any, latents: Tensor) -> Any:
-    """A denoiser's sample with other latents; what it holds behind them (masks, reference images) stays."""
+def with_latents(sample: Any, latents: Tensor, last: bool = False) -> Any:
+    """A denoiser's sample with other latents; what it holds behind them (masks, reference images) stays.
+
+    Args:
+        last: whether that stands before them instead.
+    """
     if isinstance(sample, list):
         return [row.to(like) for row, like in zip(latents, sample, strict=True)]
     changed: Tensor = sample.clone()
+    if last:
+        changed[:, -latents.shape[1] :] = latents
+        return changed
     # [rows, channels, ..], or in packed form [rows, tokens, channels]
     changed[:, : latents.shape[1], : latents.shape[2]] = latents
     return changed

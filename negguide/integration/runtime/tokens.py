@@ -114,7 +114,9 @@ class TokenRuntime(MethodRuntime):
         try:
             for i, latents in enumerate(noisy.split(at_once)):
                 inputs = join_branches(self.family, call.inputs, total, [like_first] * len(latents))
-                inputs[self.family.sample] = with_latents(inputs[self.family.sample], latents)
+                inputs[self.family.sample] = with_latents(
+                    inputs[self.family.sample], latents, self.family.references_first
+                )
                 for push, parts in kept.items():
                     push.reference = parts.get(i)
                 self._find_texts(inputs)
