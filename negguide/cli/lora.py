@@ -96,7 +96,7 @@ def load_loras(pipe: Any, loras: Sequence[Lora]) -> None:
             # a LoRA of another model, a missing file, peft that is not installed: it fails in many ways
             from negguide.models import first_sentence
 
-            hint = '; pip install peft' if "PEFT" in str(error) else ""
+            hint = "; pip install peft" if "PEFT" in str(error) else ""
             raise ValueError(
                 f"--lora {lora.source} cannot be loaded into {kind}: {first_sentence(error)}{hint}"
             ) from error
