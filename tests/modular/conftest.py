@@ -40,13 +40,16 @@ SCALE = 4.0
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[Any]) -> None:
+    seen: set[tuple[str, str]] = set()
     for item in items:
         if HERE not in item.path.parents or not hasattr(item, "callspec"):
             continue
-        params, indices = item.callspec.params, item.callspec.indices
+        params = item.callspec.params
         for fixture in WHOLE.keys() & params.keys():
-            first = all(index == 0 for name, index in indices.items() if name != fixture)
-            main = item.get_closest_marker("main") is not None and first
+            # the first one of a test on a pipeline has the first of every other parameter
+            key = (item.nodeid.partition("[")[0], params[fixture])
+            main = item.get_closest_marker("main") is not None and key not in seen
+            seen.add(key)
             if params[fixture] not in WHOLE[fixture] and not main:
                 item.add_marker("rest")
 
