@@ -39,8 +39,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     selection = config.getoption("--pipelines")
     if selection == "all":
         return
-    kept = [item for item in items if (item.get_closest_marker("rest") is not None) == (selection == "rest")]
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
+    for item in items:
+        marked = item.get_closest_marker("rest") is not None
+        (kept if marked == (selection == "rest") else left_out).append(item)
+    config.hook.pytest_deselected(items=left_out)
     items[:] = kept
 
 
