@@ -36,7 +36,7 @@ test: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-rest: $(VENV)/.installed-dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile tests/families --pipelines rest
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile tests/families tests/modular tests/integration --pipelines rest
 
 LOWEST ?= .lowest
 # SeaCache, which the tests of caches need, is newer

@@ -20,11 +20,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--pipelines",
         choices=["quick", "all", "rest"],
         default="quick",
-        help="on which pipelines the tests of the families run: quick, where only one of each kind of denoiser has "
-        "every test, and the others the main ones; all on all; or the rest, what quick leaves out",
+        help="on which pipelines the tests of tests/families and tests/modular run: quick, where only one of each kind "
+        "of denoiser has every test, and the others the main ones; all on all; or the rest, what quick leaves out",
     )
     # the same by a shorter name
     parser.addoption("--all-pipelines", action="store_const", const="all", dest="pipelines")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "main: in the quick run on every pipeline, and not only on one of each kind"
+    )
+    config.addinivalue_line("markers", "rest: left out of the quick run; the conftest.py of a folder sets it")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Quick leaves out what is marked `rest`, and the rest is that alone."""
+    selection = config.getoption("--pipelines")
+    if selection == "all":
+        return
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
+    for item in items:
+        marked = item.get_closest_marker("rest") is not None
+        (kept if marked == (selection == "rest") else left_out).append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = kept
 
 
 HELPERS = Path(__file__).parent / "helpers"

@@ -1,12 +1,14 @@
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import PIL.Image
 import pytest
 import torch
 
-from negguide import NAG, ONG, VSF, Negative, NegToMe, PerpNeg
-from negguide.methods import Methods, collect, fingerprint, method_from_dict
+from negguide import NAG, ONG, VSF, Negative, NegToMe, PerpNeg, Timestep
+from negguide.methods import Load, Methods, TokenMethod, collect, fingerprint, method_from_dict
 
 NAN, INF = float("nan"), float("inf")
 RED = PIL.Image.new("RGB", (6, 4), "red")
@@ -128,6 +130,59 @@ def test_what_is_left_to_the_model_family_stays_so_in_json() -> None:
     assert method_from_dict(stored) == NegToMe() != NegToMe(threshold=0.65, stop=0.2)
 
 
+def test_what_a_default_gave_stays_told_from_what_the_user_gave() -> None:
+    settled = NegToMe(threshold=0.5).with_defaults({"threshold": 0.7, "stop": Timestep(800), "center": True})
+    said = NegToMe(threshold=0.5, stop=Timestep(800))
+    assert settled == said and hash(settled) == hash(said)
+    assert (settled.defaulted, said.defaulted) == ({"stop"}, frozenset())
+    assert settled.windows[0].default and not said.windows[0].default
+    # what was filled before stays so when more is filled
+    in_two = NegToMe().with_defaults({"stop": 0.2}).with_defaults({"threshold": 0.7, "stop": 0.5})
+    assert (in_two.stop, in_two.threshold, in_two.defaulted) == (0.2, 0.7, {"stop", "threshold"})
+    for method in (settled, said):
+        stored = json.loads(json.dumps(method.to_dict()))
+        again = method_from_dict(stored)
+        assert again == method and again.defaulted == method.defaulted
+        assert again.windows == method.windows and again.to_dict() == stored
+    assert "default_values" not in said.to_dict()
+    # a value that is changed in the file is the user's
+    changed = method_from_dict({**settled.to_dict(), "stop": {"timestep": 700}})
+    assert not changed.defaulted and not changed.windows[0].default
+
+
+def test_replace_keeps_what_a_default_gave_and_the_user_did_not_change() -> None:
+    settled = NegToMe().with_defaults({"threshold": 0.7, "stop": Timestep(800)})
+    assert replace(settled, alpha=0.5).defaulted == {"threshold", "stop"}
+    assert replace(settled, threshold=0.6).defaulted == {"stop"}
+    changed = replace(settled, stop=0.2)
+    assert changed.defaulted == {"threshold"} and not changed.windows[0].default
+    assert set(changed.to_dict()["default_values"]) == {"threshold"}
+    nag = NAG("hat", scale=3.0, default_values={"scale": 3.0})
+    assert nag.with_negatives("snow").defaulted == replace(nag, tau=2.0).defaulted == {"scale"}
+    assert method_from_dict(json.loads(json.dumps(nag.to_dict()))).defaulted == {"scale"}
+    assert not replace(nag, scale=4.0).defaulted and "default_values" not in repr(nag)
+
+
+@dataclass(frozen=True, eq=False)
+class Outside(TokenMethod):
+    """A method of another package, with a constructor that it did not write and a field of its own."""
+
+    reference: str = "others"
+    length: float | None = None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], load: Load | None = None) -> "Outside":
+        return cls(**{name: value for name, value in data.items() if name != "method"})
+
+
+def test_methods_from_outside_have_it_too() -> None:
+    settled = Outside().with_defaults({"length": 2.0})
+    again = Outside.from_dict(json.loads(json.dumps(settled.to_dict())))
+    assert again.length == 2.0 and again.defaulted == settled.defaulted == {"length"}
+    assert replace(again, reference="first").defaulted == {"length"}
+    assert not replace(again, length=3.0).defaulted
+
+
 def test_json_says_what_an_image_is_and_refuses_to_guess_it_back() -> None:
     stored = json.loads(json.dumps(NegToMe([RED], mask=HALF).to_dict()))
     assert stored["reference"] == [fingerprint(RED)]
@@ -186,6 +241,14 @@ def test_save_and_load_carry_images_through_json() -> None:
         ({"method": "PerpNeg", "negatives": [{"prompt": "hat", "mode": 1}]}, "Negative has no mode"),
         ({"method": "PerpNeg", "negatives": []}, "at least one negative"),
         ({"method": "NegToMe", "alpha": -1}, "alpha"),
+        (
+            {"method": "NegToMe", "default_values": {"size": 1}},
+            "default_values .* of NegToMe .* it has no size",
+        ),
+        (
+            {"method": "NAG", "negatives": [{"prompt": "hat"}], "default_values": {"size": 1}},
+            "it has no size",
+        ),
     ],
 )
 def test_bad_json_is_refused_by_name(data: dict[str, Any], says: str) -> None:

@@ -112,16 +112,16 @@ def negtome(
         raise ValueError(
             f"--negtome {mode} and --reference are two kinds of references; give --reference alone, or leave it out"
         )
-    arguments: dict[str, Any] = {**suited.negtome, **said}
     try:
         if window is not None:
-            arguments["start"], arguments["stop"] = parse_window(window)
+            said["start"], said["stop"] = parse_window(window)
         if mask is not None:
-            arguments["mask"] = attachments.open(mask, "--mask", "L")
+            said["mask"] = attachments.open(mask, "--mask", "L")
         if reference_mask is not None:
-            arguments["reference_mask"] = attachments.open(reference_mask, "--reference-mask", "L")
+            said["reference_mask"] = attachments.open(reference_mask, "--reference-mask", "L")
         images = [attachments.open(path, "--reference") for path in references or ()]
-        return NegToMe(reference=images or mode or "others", **arguments)
+        unsaid = {name: value for name, value in suited.negtome.items() if name not in said}
+        return NegToMe(images or mode or "others", **unsaid, **said, default_values=unsaid)
     except ValueError as error:
         raise ValueError(f"NegToMe: {error}") from error
 

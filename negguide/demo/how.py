@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from negguide import Negative
 from negguide.demo.backend import Run
@@ -47,7 +48,7 @@ def with_method(
         # the embedded model's grammar has "and" between fragments
         return replace(plain, negative_prompt=(" and " if toy else ", ").join(n.prompt for n in negatives))
     kind = methods_in_words()[method]
-    options = {} if scale is None or "scale" not in options_of(kind) else {"scale": scale}
+    options: dict[str, Any] = {} if scale is None or "scale" not in options_of(kind) else {"scale": scale}
     return replace(plain, methods=(kind(*negatives, **options),))
 
 

@@ -134,7 +134,7 @@ def _suited(method: type[Method], family: Family) -> Method:
         for name, value in family.defaults.get(method.__name__, {}).items()
         if getattr(made, name) is not None
     }
-    return family.with_defaults(_example(method, **values))
+    return family.with_defaults(_example(method, **values, default_values=values))
 
 
 def _example(method: type[Method], **values: Any) -> Method:

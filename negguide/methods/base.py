@@ -13,22 +13,31 @@ and negatives; or `attend`, which also gets queries, keys and values |
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, ClassVar, Literal, Protocol, Self, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from torch import Tensor
 
 from negguide.methods.negative import Negative
-from negguide.methods.serialise import Load, Save, Serialisable, check_keys, field_names
+from negguide.methods.serialise import Load, Save, Serialisable, check_keys, encode, field_names
 from negguide.methods.validation import ImageLike, MaskLike
 from negguide.methods.window import Edge, Window, check_window
 
 Space = Literal["score", "token", "attention"]
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class Method(Serialisable):
     """A frozen dataclass that a user passes as `negative_guidance=`; see the text of `negguide.methods.base`.
+
+    Two methods with the same values are equal, whoever said them.
+
+    Args:
+        default_values: {field: value} that the model family, or the model, gave where the user left it open. It goes
+            through `replace`, `with_negatives` and JSON; see `defaulted`. A constructor that a subclass writes itself
+            takes it without naming it.
 
     Attributes:
         space: where it acts.
@@ -46,8 +55,31 @@ class Method(Serialisable):
     source: ClassVar[str]
     needs_guidance: ClassVar[bool] = False
 
-    defaulted: frozenset[str] = frozenset()
-    """The fields that `with_defaults` filled."""
+    default_values: Mapping[str, Any] = field(default_factory=dict, kw_only=True, repr=False)
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        own = vars(cls).get("__init__")
+        if own is not None:
+            cls.__init__ = _with_default_values(own)  # type: ignore[method-assign]
+
+    def __post_init__(self) -> None:
+        right = f"default_values must be a mapping from fields of {type(self).__name__} to their values"
+        if not isinstance(self.default_values, Mapping):
+            raise TypeError(f"{right}, got {self.default_values!r}")
+        unknown = sorted(set(self.default_values) - set(field_names(self)))
+        if unknown:
+            raise ValueError(f"{right}; it has no {', '.join(unknown)}")
+
+    @property
+    def defaulted(self) -> frozenset[str]:
+        """The fields that have the value of `default_values`; one that was given another since is not among them."""
+        return frozenset(
+            name
+            for name, value in self.default_values.items()
+            # as JSON, since it may come from there
+            if encode(getattr(self, name), None) == encode(value, None)
+        )
 
     @property
     def windows(self) -> list[Window]:
@@ -63,14 +95,18 @@ class Method(Serialisable):
         values = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         if not values:
             return self
-        dataclass: Any = self
-        filled = replace(dataclass, **values)
-        object.__setattr__(filled, "defaulted", self.defaulted | frozenset(values))
-        return cast(Self, filled)
+        before = {name: self.default_values[name] for name in self.defaulted}
+        return replace(self, **values, default_values={**before, **values})
 
     def to_dict(self, save: Save | None = None) -> dict[str, Any]:
         """The method as JSON data; `save` stores its images (see the text of `negguide.methods`)."""
-        return {"method": type(self).__name__, **super().to_dict(save)}
+        data = {"method": type(self).__name__, **super().to_dict(save)}
+        defaults = {name: encode(self.default_values[name], None) for name in sorted(self.defaulted)}
+        del data["default_values"]
+        return {**data, "default_values": defaults} if defaults else data
+
+    def _compared(self) -> dict[str, Any]:
+        return {name: value for name, value in self.to_dict().items() if name != "default_values"}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], load: Load | None = None) -> Self:
@@ -88,6 +124,16 @@ class NegativesMethod(Method):
     negatives: tuple[Negative, ...]
     default_stop: ClassVar[Edge] = 1.0
     """Where a negative's window ends that does not say so."""
+
+    if TYPE_CHECKING:
+        # what each subclass has, with options of its own by name
+        def __init__(
+            self,
+            *prompts: Negative | str,
+            negatives: Sequence[Negative | str] | None = None,
+            default_values: Mapping[str, Any] | None = None,
+            **options: Any,
+        ) -> None: ...
 
     def _hold(self, negatives: Sequence[Negative | str], named: Sequence[Negative | str] | None) -> None:
         """Check the negatives of the constructor and keep them."""
@@ -112,7 +158,7 @@ class NegativesMethod(Method):
 
     def with_negatives(self, *negatives: Negative | str) -> Self:
         """The same method with other negatives."""
-        return type(self)(*negatives, **self._options())
+        return type(self)(*negatives, **self._options(), default_values=self.default_values)
 
     @classmethod
     def per_prompt(cls, *negatives: Negative | str | Sequence[Negative | str], **options: Any) -> Self:
@@ -149,15 +195,15 @@ class NegativesMethod(Method):
         return Window(f"Negative({negative.prompt!r})", negative.start, stop, default)
 
     def _options(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in field_names(self) if name != "negatives"}
+        beside = ("negatives", "default_values")
+        return {name: getattr(self, name) for name in field_names(self) if name not in beside}
 
     def __repr__(self) -> str:
         options = [f"{name}={value!r}" for name, value in self._options().items()]
         return f"{type(self).__name__}({', '.join([*map(repr, self.negatives), *options])})"
 
     def to_dict(self, save: Save | None = None) -> dict[str, Any]:
-        negatives = [negative.to_dict(save) for negative in self.negatives]
-        return {"method": type(self).__name__, "negatives": negatives, **self._options()}
+        return {**super().to_dict(save), "negatives": [negative.to_dict(save) for negative in self.negatives]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], load: Load | None = None) -> Self:
@@ -304,3 +350,17 @@ def negatives_of(methods: Sequence[Method]) -> Iterator[Negative]:
     """All negatives in words, or embedded, of these methods."""
     for method in methods:
         yield from getattr(method, "negatives", ())
+
+
+def _with_default_values(own: Callable[..., None]) -> Callable[..., None]:
+    """A constructor that a method writes itself, which also takes `default_values`."""
+
+    @wraps(own)
+    def init(
+        self: Method, *args: Any, default_values: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
+        own(self, *args, **options)
+        object.__setattr__(self, "default_values", {} if default_values is None else default_values)
+        Method.__post_init__(self)
+
+    return init

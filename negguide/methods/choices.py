@@ -28,5 +28,5 @@ def options_of(method: type[Method]) -> dict[str, Any]:
     return {
         name: parameter.default
         for name, parameter in inspect.signature(method).parameters.items()
-        if name != "negatives" and parameter.default is not parameter.empty
+        if name not in ("negatives", "default_values") and parameter.default is not parameter.empty
     }

@@ -88,6 +88,7 @@ class NegToMe(TokenMethod):
     group_size: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "reference", _check_reference(self.reference))
         object.__setattr__(self, "alpha", non_negative("alpha", self.alpha))
         if self.threshold is not None:

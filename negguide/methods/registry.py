@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
 from negguide._utils.plugins import load_plugins
@@ -42,7 +42,8 @@ def register_method(method: _MethodT) -> _MethodT:
             f"negguide.methods, got {method!r}"
         )
     name = method.__name__
-    if not (is_dataclass(method) and method.__dataclass_params__.frozen):
+    # its own: the base class, which it inherits from, is one
+    if "__dataclass_params__" not in vars(method):
         raise TypeError(f"{name} must be a frozen dataclass: @dataclass(frozen=True, ...)")
     for attribute in ("space", "key", "label", "summary", "source"):
         if not isinstance(getattr(method, attribute, None), str):

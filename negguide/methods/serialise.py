@@ -27,15 +27,19 @@ class Serialisable:
         """The object as JSON data; `save` stores its images (see the text of `negguide.methods`)."""
         return {name: encode(getattr(self, name), save) for name in field_names(self)}
 
+    def _compared(self) -> dict[str, Any]:
+        """What two objects that are equal have in common."""
+        return self.to_dict()
+
     def __eq__(self, other: object) -> bool:
         return (
             type(other) is type(self)
             and isinstance(other, Serialisable)
-            and self.to_dict() == other.to_dict()
+            and self._compared() == other._compared()
         )
 
     def __hash__(self) -> int:
-        return hash(json.dumps(self.to_dict(), sort_keys=True))
+        return hash(json.dumps(self._compared(), sort_keys=True))
 
 
 def field_names(of: Any) -> tuple[str, ...]:

@@ -86,6 +86,42 @@ def test_a_replay_from_one_picture_makes_all_of_them(run: Any, everything: list[
     assert files_of(Path("second")) == files_of(Path("first"))
 
 
+@pytest.mark.parametrize("embedded", [True, False])
+def test_a_window_by_default_holds_the_first_step_at_a_replay_too(
+    run: Any, tiny_model: Path, photo: Path, embedded: bool
+) -> None:
+    # a quarter of 2 steps is none; half of the noise is behind the family's window, from t 1000 to 800
+    few = ("--steps", 2) if embedded else ("--steps", 4, "--strength", 0.5, "--image", photo)
+    model = () if embedded else ("--model", tiny_model, "--pipeline", "StableDiffusionImg2ImgPipeline")
+    call = ("generate", "a bear", *model, *few, "--device", "cpu", "--num-images", 2)
+    plain, first = run(*call, "--out", "plain"), run(*call, "--negtome", "--threshold", -1, "--out", "first")
+    assert first.exit_code == 0, first.message
+    assert not np.array_equal(pixels(first.files[1]), pixels(plain.files[1]))
+    second = run("generate", "--from", first.files[-1], "--out", "second")
+    assert second.exit_code == 0, second.message
+    assert "identical to the recorded images" in second.message
+    assert files_of(Path("second")) == files_of(Path("first"))
+    # said by the user, the same window is refused
+    stored = json.loads(first.files[-1].read_text())
+    del stored["methods"][0]["default_values"]
+    first.files[-1].write_text(json.dumps(stored))
+    assert "holds none of the" in run("generate", "--from", first.files[-1], "--out", "third").message
+
+
+def test_a_sidecar_that_does_not_say_what_was_left_open_is_replayed(run: Any, tiny_model: Path) -> None:
+    fine = ("--steps", 10, "--device", "cpu", "--num-images", 2)
+    call = ("generate", "a bear", "--model", tiny_model, *fine, "--negtome")
+    first = run(*call, "--out", "first")
+    stored = json.loads(first.files[-1].read_text())
+    assert set(stored["methods"][0].pop("default_values")) == {"threshold", "stop"}
+    first.files[-1].write_text(json.dumps(stored))
+    second = run("generate", "--from", first.files[-1], "--out", "second")
+    assert second.exit_code == 0, second.message
+    # the files differ: they hold their settings
+    for again, before in zip(second.files[:2], first.files, strict=False):
+        assert np.array_equal(pixels(again), pixels(before))
+
+
 def test_another_process_gives_the_same_bytes(run: Any, tiny_model: Path) -> None:
     first = run("generate", "a bear", "--model", tiny_model, *FAST, "--out", "first")
     again = subprocess.run(

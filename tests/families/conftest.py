@@ -1,6 +1,7 @@
 """Every supported pipeline, tiny and random, built once for all tests; each test gets it as it was built."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import PIL.Image
@@ -10,20 +11,19 @@ from tiny_pipelines import OLDER, PROMPT, SCALE, TINY, build
 
 from negguide import from_pipe
 
+HERE = Path(__file__).parent
 WHOLE = (
     *("sd", "sdxl", "sd3", "pixart-sigma", "sana", "wan"),
     *("flux", "flux2-dev", "flux2-klein", "qwen-image", "z-image"),
 )
-"""On which the quick run runs every test: one of each kind of denoiser. The others have the main ones."""
+"""On which the quick run runs every test: one of each kind of denoiser. The others have the main ones, each with the
+first of its parameters."""
 _built: dict[str, Any] = {}
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "families(*names): run on these tiny pipelines only")
     config.addinivalue_line("markers", "representatives(*names): in the quick run on these only")
-    config.addinivalue_line(
-        "markers", "main: in the quick run on every pipeline, and not only on one of each kind"
-    )
     config.addinivalue_line("markers", "guided_only: run on pipelines with classifier-free guidance only")
 
 
@@ -53,17 +53,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("tiny", [by_name[name] for name in names], ids=names)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
-    if config.getoption("--pipelines") != "rest":
-        return
-    rest = [
-        item
-        for item in items
-        if "tiny" in getattr(item, "fixturenames", ())
-        and item.callspec.params["tiny"].name not in _quick(item)
-    ]
-    config.hook.pytest_deselected(items=[item for item in items if item not in rest])
-    items[:] = rest
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    seen: set[tuple[str, str]] = set()
+    for item in items:
+        if HERE not in item.path.parents or "tiny" not in item.fixturenames:
+            continue
+        name = item.callspec.params["tiny"].name
+        named = any(item.get_closest_marker(marker) for marker in ("families", "representatives"))
+        # the first one of a test on a pipeline has the first of every other parameter
+        key = (item.nodeid.partition("[")[0], name)
+        first = key not in seen
+        seen.add(key)
+        if name not in _quick(item) or not (named or name in WHOLE or first):
+            item.add_marker("rest")
 
 
 def _base(tiny: Any) -> Any:

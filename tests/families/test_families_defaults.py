@@ -1,6 +1,7 @@
 """`negguide.defaults`: what it says of a pipeline is true of it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import diffusers
@@ -58,6 +59,17 @@ def test_values_are_those_published_for_the_family() -> None:
     assert all(
         n.weight == 1.0 for one in suited.suggestions.values() for n in getattr(one.method, "negatives", ())
     )
+
+
+def test_the_familys_values_stay_told_from_those_of_the_user() -> None:
+    suited = negguide.defaults(diffusers.StableDiffusionXLPipeline)
+    method = suited["negtome"].method
+    assert isinstance(method, NegToMe) and method.defaulted == {"threshold", "stop"}
+    assert method.windows[0].default and not NegToMe(threshold=0.7, stop=Timestep(800)).windows[0].default
+    assert replace(method, alpha=0.5).windows[0].default
+    assert not replace(method, stop=Timestep(700)).windows[0].default
+    nag = suited["nag"].method
+    assert isinstance(nag, NAG) and nag.with_negatives("snow").defaulted == {"scale"}
 
 
 def test_it_prints_a_page_that_can_be_run(bases: list[Any]) -> None:

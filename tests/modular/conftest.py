@@ -25,8 +25,33 @@ collect_ignore = (
     if Version(diffusers.__version__) >= Version("0.42")
     else ["test_modular_more.py", "test_modular_twins.py"]
 )
+HERE = Path(__file__).parent
+WHOLE = {
+    "both": ("sdxl", "qwen-image", "wan"),
+    "one": ("krea2", "ltx-i2v", "helios", "qwenimage-edit-plus"),
+    "pair": ("krea2", "krea2-turbo", "wan-i2v"),
+}
+"""Of each fixture that goes through pipelines, on which of them the quick run runs every test: a U-Net, a transformer
+and a video model; of the further ones also one that goes on from a picture, by chunks, and from several pictures. The
+others have the main tests, each with the first of its parameters."""
 PROMPT, OTHER = "a bear wearing a hat", "a cat in the snow"
 SCALE = 4.0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    seen: set[tuple[str, str]] = set()
+    for item in items:
+        if HERE not in item.path.parents or not hasattr(item, "callspec"):
+            continue
+        params = item.callspec.params
+        for fixture in WHOLE.keys() & params.keys():
+            # the first one of a test on a pipeline has the first of every other parameter
+            key = (item.nodeid.partition("[")[0], params[fixture])
+            main = item.get_closest_marker("main") is not None and key not in seen
+            seen.add(key)
+            if params[fixture] not in WHOLE[fixture] and not main:
+                item.add_marker("rest")
 
 
 def _unpacked(pipe: Any, latents: torch.Tensor) -> torch.Tensor:

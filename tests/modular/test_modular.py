@@ -57,12 +57,14 @@ def test_negatives_without_weight_leave_classifier_free_guidance(both: Any) -> N
     assert_same(both.run(with_perp_neg(both.pipe, off)), both.run(both.pipe))
 
 
+@pytest.mark.main
 def test_a_negative_equal_to_the_prompt_changes_nothing(both: Any) -> None:
     same = with_perp_neg(both.pipe, PerpNeg(always(PROMPT, weight=3)))
     assert_same(both.run(same), both.run(both.pipe))
     assert differ(both.run(same, prompt=OTHER), both.run(both.pipe, prompt=OTHER)) > 1e-3
 
 
+@pytest.mark.main
 def test_two_negatives_with_windows_are_those_of_the_classic_pipeline(both: Any) -> None:
     plain = both.run(both.pipe)
     assert_same(plain, both.run_classic(both.classic))

@@ -51,6 +51,7 @@ def unguided(both: Any) -> dict[str, Any]:
 # ---- As in the classic pipelines ------------------------------------------------------------------------------------
 
 
+@pytest.mark.main
 @pytest.mark.parametrize(
     "method", [NAG_TWO, ONG(*TWO, scale=5.0), VSF(*TWO, scale=2.0)], ids=["nag", "ong", "vsf"]
 )

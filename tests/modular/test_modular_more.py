@@ -107,6 +107,7 @@ def watched(monkeypatch: Any) -> Iterator[Any]:
             handle.remove()
 
 
+@pytest.mark.main
 def test_the_guided_prediction_is_the_formula(one: More, watched: Any) -> None:
     pipe = built(one)
     if one.name == "helios-pyramid":

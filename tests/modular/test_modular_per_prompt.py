@@ -43,6 +43,7 @@ def alone(both: Any, seed: int, negatives: tuple[Negative, ...], **options: Any)
     return both.run(pipe, PROMPTS[seed], generator=[torch.Generator().manual_seed(seed)])
 
 
+@pytest.mark.main
 @pytest.mark.parametrize("options", [{"joint": True}, {"refresh_every": 2, "adaptive": True}])
 def test_each_prompt_gives_the_image_of_its_own_negatives(both: Any, options: Any) -> None:
     pipe = with_perp_neg(both.pipe, PerpNeg.per_prompt(*OWN, **options))

@@ -161,6 +161,7 @@ def differ(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).norm() / other.norm())
 
 
+@pytest.mark.main
 def test_negatives_in_attention_do_what_they_do_in_the_classic_pipeline(pair: Pair) -> None:
     plain, guided = pair.modular(), pair.modular(NAG_TWO)
     assert_same(plain, pair.classic())
