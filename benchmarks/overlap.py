@@ -267,6 +267,7 @@ def main() -> None:
     )
     if args.suite not in SUITES:
         raise SystemExit(f"--suite: {args.suite} is none of {', '.join(SUITES)}")
+    rest = chosen(args.methods)
     suite = SUITES[args.suite]
     sampling = Sampling(args.seeds_per_pair or suite.images, args.steps, args.guidance_scale)
     pipe, judge = models()
@@ -282,7 +283,7 @@ def main() -> None:
     rows = rows_so_far(path, settings)
     cells = [
         (method, weight, negatives)
-        for method, weight in [("plain", 0.0), *chosen(args.methods)]
+        for method, weight in [("plain", 0.0), *rest]
         for negatives in by_count(measurement.cases)
     ]
     done = {(row["method"], row["weight"], row.get("negatives", 1)) for row in rows}

@@ -67,7 +67,7 @@ def plot(rows: list[dict[str, Any]], path: Path, title: str, kind: str) -> None:
         for method in dict.fromkeys(row["method"] for row in own if row["method"] != "plain"):
             color, marker = STYLES[method]
             tried = sorted(
-                (row for row in own if row["method"] == method), key=lambda row: str(row["weight"])
+                (row for row in own if row["method"] == method), key=lambda row: strength(row["weight"])
             )
             points = start + tried
             x = [value(row[across])[0] for row in points]
@@ -100,6 +100,11 @@ def plot(rows: list[dict[str, Any]], path: Path, title: str, kind: str) -> None:
     figure.savefig(path, dpi=130)
     plt.close(figure)
     print(f"wrote {path}")
+
+
+def strength(weight: float | str) -> float:
+    """For the order of a curve's points: "auto" comes first."""
+    return -1.0 if isinstance(weight, str) else weight
 
 
 def weight_text(weight: float | str) -> str:
