@@ -5,7 +5,7 @@
 Each method runs in alternation with plain guidance in one process; the ratio is the median over the pairs. Memory is
 the largest sum of live tensor bytes that PyTorch's allocator reports (CPU: through the profiler), over the plain run's.
 Beside the settings of Perp-Neg stands what the judge sees in 200 images: `kept` is the share that shows everything the
-prompt asks for, `removed` the share in which none of what was unwanted is left (one negative: the pairs of overlap.py;
+prompt asks for, `removed` the share in which none of what was unwanted is left (one negative: the suite `first`;
 four: `FOUR`). `--part judged` and `--part times` do one half each: only the times need a quiet machine. A run that is
 stopped goes on where it was.
 """
@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from overlap import LABELS, WEIGHTS, negative_guidance, pairs
+from overlap import LABELS, WEIGHTS, negative_guidance
 from report import STEPS as JUDGED_STEPS
 from report import arguments, models, plot_rates, print_table, rows_so_far, write_json
+from suites import first
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
@@ -73,7 +74,7 @@ def attention(key: str) -> Case:
     weight = WEIGHTS[key][0]
     return Case(
         f"{LABELS[key]}, scale {weight:g}",
-        lambda texts: negative_guidance(key, texts[0], weight),
+        lambda texts: negative_guidance(key, [texts[:1]], weight),
         judged=False,
     )
 
@@ -154,8 +155,8 @@ def judged(pipe: Any, judge: Judge, case: Case, per_cell: int) -> tuple[Rate, Ra
     kept: list[bool] = []
     removed: list[bool] = []
     if case.negatives == 1:
-        for number, pair in enumerate(pairs()):
-            seen = _read(pipe, judge, pair.prompt, case.method((pair.negative,)), 1000 * number, per_cell)
+        for number, pair in enumerate(first()):
+            seen = _read(pipe, judge, pair.prompt, case.method(pair.negatives), 1000 * number, per_cell)
             kept += [pair.kept(scene) for scene in seen]
             removed += [pair.removed(scene) for scene in seen]
     else:

@@ -1,51 +1,56 @@
 """A negative that overlaps the prompt: is the unwanted part gone, and is the rest still there?
 
-    python benchmarks/overlap.py
+    python benchmarks/overlap.py                                   # the suite that settings are chosen on
+    python benchmarks/overlap.py --suite heavy                     # others, by which nothing was chosen: suites.py
+    python benchmarks/overlap.py --suite several --methods negative-prompt,perp-neg:3
     python benchmarks/overlap.py --name few-steps --methods perp-neg,nag,ong,vsf --steps 6 --guidance-scale 1.5
 
-Twenty pairs like "a bear wearing glasses" minus "black glasses". For every method and weight, `kept` is the share of
-images that still show everything the prompt asks for, `removed` the share in which the unwanted attribute is gone.
+Pairs like "a bear wearing glasses" minus "black glasses". For every method and weight, `kept` is the share of images
+that still show everything the prompt asks for, `removed` the share in which the unwanted attribute is gone. Of several
+negatives, `removed` is the share of images in which all are gone, and `each` the share of negatives that are gone. Of a
+negative that is not in the picture, `unchanged` is the share of images in which the judge sees the very scene that
+plain guidance draws from the same seed, `distance` the mean distance of their latents, and `relative` this over
+`present_distance`, that of a negative that is in the picture, for the same prompt and seeds. Images in which plain
+guidance does show what should be absent, or does not show what should be present, do not count there.
+
 The classic negative prompt is weighted as user interfaces do it: its text embedding is moved that many times as far
-from the embedding of the empty prompt. Subtraction takes the whole negative away where Perp-Neg takes its
-perpendicular part (arXiv 2206.01714). The second call shows the methods that act in attention, on few steps with
-hardly any guidance. A run that is stopped goes on where it was.
+from the embedding of the empty prompt; several negatives are one text. Subtraction takes the whole negative away where
+Perp-Neg takes its perpendicular part (arXiv 2206.01714); `dng` does so by how likely the sample is to belong to it
+(arXiv 2410.14398). `perp-neg-auto` is Perp-Neg with `weight="auto"`. A run that is stopped goes on where it was.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
+from dng import DynamicNegativeGuidance, Posterior, reverse_steps
+from overlap_report import LABELS, plot, show
 from PIL import Image
-from report import (
-    STEPS,
-    Subtraction,
-    arguments,
-    models,
-    print_table,
-    rows_so_far,
-    write_json,
-)
+from report import STEPS, Subtraction, arguments, models, rows_so_far, write_json
+from suites import SUITES, Case, Suite, by_count
+from torch import Tensor
 from tqdm import tqdm
 
 from negguide import NAG, Negative, PerpNeg
 from negguide.methods.choices import methods_in_words, options_of
 from negguide.models import TOYWORLD_DEFAULTS
-from negguide.toyworld import KINDS, Scene, parse
+from negguide.toyworld import Scene
 from negguide.toyworld.judge import Judge
-from negguide.toyworld.measure import Rate, agreement, share
+from negguide.toyworld.measure import mean, share
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
+BATCH = 50
+"""Images a call."""
 USUAL = (0.5, 1.0, 2.0)
 """The weights of a method that is not in `SWEEPS`."""
-SWEEPS = {
-    PerpNeg.key: (1.0, 2.0, 3.0),
+SWEEPS: dict[str, tuple[float | str, ...]] = {
+    "negative-prompt": (0.5, 1.0, 1.5, 2.0),
+    # its lambda: published are 5 (CIFAR-10) and 12 to 27 (Stable Diffusion); from 12 on it takes the subject away here
+    "dng": (5.0, 8.0, 12.0),
+    "perp-neg-auto": ("auto",),
+    PerpNeg.key: (1.0, 2.0, 3.0, 4.0),
     # its scale 1 is off
     NAG.key: (2.0, 4.0, 8.0),
 }
@@ -53,182 +58,241 @@ OPTIONS = {
     # the published cap and blend are those of large models; with these the scale alone decides
     NAG.key: {"tau": 5.0, "alpha": 1.0},
 }
-LABELS = {
-    "negative-prompt": "negative prompt",
-    "subtraction": "subtraction",
-    **{key: method.label for key, method in methods_in_words().items()},
+METHODS = {
+    "subtraction": Subtraction,
+    "dng": DynamicNegativeGuidance,
+    "perp-neg-auto": PerpNeg,
+    **methods_in_words(),
 }
+"""Of a name the class; subtraction is Perp-Neg with another rule."""
 WEIGHTS = {name: SWEEPS.get(name, USUAL) for name in LABELS}
 """By method: its `scale` where it has one, and otherwise the weights of a negative."""
-COLORS = ("#8a8f98", "#d9822b", "#1f6feb", "#2da44e", "#bf3989", "#8250df", "#0a7ea4", "#9a6700")
-STYLES = dict(zip(LABELS, zip(cycle(COLORS), cycle("s^oDvPX*"), strict=False), strict=False))
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A prompt, a negative that overlaps it, and the attribute that nobody wants."""
+class Sampling:
+    """How images are drawn: how many of a case, in how many steps, at which guidance scale."""
 
-    prompt: str
-    negative: str
-    attribute: str
-    value: str
-
-    def kept(self, seen: Scene) -> bool:
-        return all(agreement(parse(self.prompt), seen).values())
-
-    def removed(self, seen: Scene) -> bool:
-        return all(getattr(character, self.attribute) != self.value for character in seen.characters)
+    images: int
+    steps: int = STEPS
+    guidance_scale: float = TOYWORLD_DEFAULTS.guidance_scale
 
 
-def pairs() -> list[Pair]:
-    """Four ways of overlapping for each of the five kinds."""
-    rows = []
-    for kind in KINDS:
-        rows += [
-            Pair(f"a {kind} wearing glasses", "black glasses", "glasses", "black"),
-            Pair(f"a {kind} wearing glasses", f"a {kind} wearing black glasses", "glasses", "black"),
-            Pair(f"a {kind}", f"a brown {kind}", "fur", "brown"),
-            Pair(f"a {kind} wearing a hat", f"a brown {kind} wearing a hat", "fur", "brown"),
-        ]
-    return rows
+@dataclass(frozen=True)
+class Drawn:
+    """Images of some cases, those of one case side by side; latents are [images, channels, height, width]."""
+
+    images: list[Image.Image]
+    latents: Tensor
 
 
-def negative_guidance(method: str, negative: str, weight: float) -> Any:
-    """The method object of a name of `WEIGHTS`; subtraction is Perp-Neg with another rule."""
-    kind = Subtraction if method == "subtraction" else methods_in_words()[method]
+def negative_guidance(
+    method: str, negatives: Sequence[Sequence[str]], weight: float | str, **options: Any
+) -> Any:
+    """The method object of a name of `METHODS` for a list of prompts, with the negatives of each."""
+    kind = METHODS[method]
     if "scale" in options_of(kind):
-        return kind(negative, scale=weight, **OPTIONS.get(method, {}))
-    return kind(Negative(negative, weight=weight, start=0.0, stop=1.0))
+        return kind.per_prompt(*map(list, negatives), scale=weight, **OPTIONS.get(method, {}))
+    weighted = [[Negative(text, weight=weight, start=0.0, stop=1.0) for text in own] for own in negatives]
+    return kind.per_prompt(*weighted, **options)
 
 
 def draw(
     pipe: Any,
     method: str,
-    pair: Pair,
-    weight: float,
-    seeds: list[int],
-    steps: int = STEPS,
-    guidance_scale: float = TOYWORLD_DEFAULTS.guidance_scale,
-) -> list[Image.Image]:
-    """One image a seed."""
-    extra: dict[str, Any] = {"prompt": [pair.prompt] * len(seeds)}
+    cases: Sequence[Case],
+    weight: float | str,
+    seeds: Sequence[int],
+    sampling: Sampling,
+) -> Drawn:
+    """`sampling.images` images of each case in one call, one for each of `seeds`, with the cases in their order."""
+    each = sampling.images
+    extra: dict[str, Any] = {"prompt": [case.prompt for case in cases], "num_images_per_prompt": each}
     if method == "negative-prompt":
-        (embedding, empty), (negative, _) = (
-            pipe.encode_prompt([text], pipe.device, 1, True, negative_prompt=[""])
-            for text in (pair.prompt, pair.negative)
-        )
-        weighted = empty + weight * (negative - empty)
-        extra = {
-            "prompt_embeds": embedding.expand(len(seeds), -1, -1),
-            "negative_prompt_embeds": weighted.expand(len(seeds), -1, -1),
-        }
+        extra = classic(pipe, cases, weight, each)
+    elif method == "dng":
+        posterior = Posterior(reverse_steps(pipe.scheduler, sampling.steps))
+        texts = [case.negatives for case in cases]
+        extra["negative_guidance"] = negative_guidance(method, texts, weight, posterior=posterior)
     elif method != "plain":
-        extra["negative_guidance"] = negative_guidance(method, pair.negative, weight)
-    images: list[Image.Image] = pipe(
+        extra["negative_guidance"] = negative_guidance(method, [case.negatives for case in cases], weight)
+    last: list[Tensor] = []
+
+    def keep(_pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        last[:] = [tensors["latents"]]
+        return tensors
+
+    images = pipe(
         **extra,
-        num_inference_steps=steps,
-        guidance_scale=guidance_scale,
+        num_inference_steps=sampling.steps,
+        guidance_scale=sampling.guidance_scale,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        callback_on_step_end=keep,
     ).images
-    return images
+    return Drawn(images, last[0])
 
 
-def measure(
-    pipe: Any,
-    judge: Judge,
-    method: str,
-    weight: float,
-    seeds_per_pair: int,
-    steps: int,
-    guidance_scale: float,
-) -> tuple[Rate, Rate]:
-    """(kept, removed) over all pairs."""
-    kept, removed = [], []
-    for number, pair in enumerate(pairs()):
-        seeds = [1000 * number + i for i in range(seeds_per_pair)]
-        seen = judge.read(draw(pipe, method, pair, weight, seeds, steps, guidance_scale))
-        kept += [pair.kept(scene) for scene in seen]
-        removed += [pair.removed(scene) for scene in seen]
-    return share(kept), share(removed)
+def classic(pipe: Any, cases: Sequence[Case], weight: float, each: int) -> dict[str, Tensor]:
+    """The arguments of a classic negative prompt of some weight, for `each` images a case."""
 
-
-def plot(rows: list[dict[str, Any]], path: Path, title: str) -> None:
-    figure, axes = plt.subplots(figsize=(6.4, 4.6))
-    start = next(row for row in rows if row["method"] == "plain")
-    for method in dict.fromkeys(row["method"] for row in rows if row["method"] != "plain"):
-        color, marker = STYLES[method]
-        points = [start] + [row for row in rows if row["method"] == method]
-        x = [100 * row["removed"]["value"] for row in points]
-        y = [100 * row["kept"]["value"] for row in points]
-        bars = [
-            [100 * abs(row["kept"]["value"] - row["kept"][end]) for row in points] for end in ("low", "high")
-        ]
-        axes.errorbar(
-            x, y, yerr=bars, color=color, marker=marker, label=LABELS[method], capsize=2, elinewidth=0.8
+    def encode(texts: list[str]) -> tuple[Tensor, Tensor]:
+        found: tuple[Tensor, Tensor] = pipe.encode_prompt(
+            texts, pipe.device, each, True, negative_prompt=[""] * len(texts)
         )
-        for row, a, b in list(zip(points, x, y, strict=True))[1:]:
-            axes.annotate(
-                f"{row['weight']:g}",
-                (a, b),
-                textcoords="offset points",
-                xytext=(4, 5),
-                fontsize=8,
-                color=color,
-            )
-    axes.set_xlabel("unwanted attribute removed (% of images)")
-    axes.set_ylabel("everything in the prompt kept (%)")
-    axes.set_title(title)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower left")
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
-    print(f"wrote {path}")
+        return found
+
+    prompts, empty = encode([case.prompt for case in cases])
+    negatives, _ = encode([case.together for case in cases])
+    return {"prompt_embeds": prompts, "negative_prompt_embeds": empty + weight * (negatives - empty)}
+
+
+def draw_all(
+    pipe: Any,
+    method: str,
+    cases: Sequence[Case],
+    weight: float | str,
+    seeds: Sequence[Sequence[int]],
+    sampling: Sampling,
+) -> Drawn:
+    """The same in as many calls as it takes, with `seeds` of each case."""
+    size = max(1, BATCH // sampling.images)
+    parts = []
+    for start in range(0, len(cases), size):
+        chosen = slice(start, start + size)
+        flat = [seed for own in seeds[chosen] for seed in own]
+        parts.append(draw(pipe, method, cases[chosen], weight, flat, sampling))
+    return Drawn(
+        [image for part in parts for image in part.images], torch.cat([part.latents for part in parts])
+    )
+
+
+class Measurement:
+    """The figures of a suite, row by row.
+
+    Args:
+        pipe, judge: the models.
+        suite: whose cases are drawn.
+        sampling: how.
+    """
+
+    def __init__(self, pipe: Any, judge: Judge, suite: Suite, sampling: Sampling) -> None:
+        self.pipe = pipe
+        self.judge = judge
+        self.suite = suite
+        self.sampling = sampling
+        self.cases = suite.cases()
+        self.plain: tuple[list[Scene], Tensor] | None = None
+
+    def _draw(
+        self, method: str, weight: float | str, numbers: Sequence[int], present: bool = False
+    ) -> tuple[list[Scene], Tensor]:
+        """Scenes and latents of the cases of these numbers; with `present`, without their present thing instead."""
+        cases = [self.cases[number] for number in numbers]
+        seeds = [self.suite.seeds(number, self.sampling.images) for number in numbers]
+        if present:
+            cases = [case.with_present for case in cases]
+        drawn = draw_all(self.pipe, method, cases, weight, seeds, self.sampling)
+        return self.judge.read(drawn.images), drawn.latents
+
+    def row(self, method: str, weight: float | str, negatives: int) -> dict[str, Any]:
+        """The figures of the cases with so many negatives."""
+        numbers = by_count(self.cases)[negatives]
+        judged = self._absent if self.suite.kind == "absent" else self._removed
+        return {"method": method, "weight": weight, **judged(method, weight, numbers)}
+
+    def _removed(self, method: str, weight: float | str, numbers: Sequence[int]) -> dict[str, Any]:
+        scenes, _ = self._draw(method, weight, numbers)
+        cases = [self.cases[number] for number in numbers for _ in range(self.sampling.images)]
+        gone = [case.gone(scene) for case, scene in zip(cases, scenes, strict=True)]
+        figures = {
+            "kept": share([case.kept(scene) for case, scene in zip(cases, scenes, strict=True)]).to_dict(),
+            "removed": share([all(one) for one in gone]).to_dict(),
+        }
+        if self.suite.kind == "several":
+            each = share([single for one in gone for single in one]).to_dict()
+            return {"negatives": len(gone[0]), **figures, "each": each}
+        return figures
+
+    def _absent(self, method: str, weight: float | str, numbers: Sequence[int]) -> dict[str, Any]:
+        if self.plain is None:
+            self.plain = self._draw("plain", 0.0, numbers)
+        plain, start = self.plain
+        scenes, latents = self._draw(method, weight, numbers) if method != "plain" else self.plain
+        _, others = self._draw(method, weight, numbers, present=True) if method != "plain" else self.plain
+        cases = [self.cases[number] for number in numbers for _ in range(self.sampling.images)]
+        absent = [case.removed(scene) for case, scene in zip(cases, plain, strict=True)]
+        shown = [not case.with_present.removed(scene) for case, scene in zip(cases, plain, strict=True)]
+        unchanged = [a == b for a, b, counts in zip(scenes, plain, absent, strict=True) if counts]
+        distance, present = (
+            mean([one for one, counts in zip(distances(ends, start), which, strict=True) if counts])
+            for ends, which in ((latents, absent), (others, shown))
+        )
+        return {
+            "unchanged": share(unchanged).to_dict(),
+            "distance": distance.to_dict(),
+            "present_distance": present.to_dict(),
+            "relative": distance.value / present.value if present.value else 0.0,
+        }
+
+
+def distances(latents: Tensor, others: Tensor) -> list[float]:
+    """L2 of each image's latents from the other's."""
+    found: list[float] = (latents - others).flatten(1).norm(dim=1).tolist()
+    return found
+
+
+def chosen(methods: str) -> list[tuple[str, float | str]]:
+    """(method, weight) of "perp-neg:3,nag": a weight of its own, or all of `WEIGHTS`."""
+    found: list[tuple[str, float | str]] = []
+    for entry in methods.split(","):
+        method, _, weight = entry.partition(":")
+        if method not in WEIGHTS:
+            raise SystemExit(f"--methods: {method} is none of {', '.join(WEIGHTS)}")
+        try:
+            found += [(method, float(weight))] if weight else [(method, one) for one in WEIGHTS[method]]
+        except ValueError:
+            raise SystemExit(f"--methods: {entry}: the weight must be a number, as in {method}:2") from None
+    return found
 
 
 def main() -> None:
     args = arguments(
         "Removed against kept, for negatives that overlap the prompt.",
-        seeds_per_pair=10,
-        methods="negative-prompt,subtraction,perp-neg",
+        suite="first",
+        seeds_per_pair=0,
+        methods="negative-prompt,subtraction,dng,perp-neg",
         steps=STEPS,
         guidance_scale=TOYWORLD_DEFAULTS.guidance_scale,
-        name="overlap",
+        name="",
     )
-    methods = args.methods.split(",")
-    unknown = sorted(set(methods) - set(WEIGHTS))
-    if unknown:
-        raise SystemExit(f"--methods: {', '.join(unknown)} is none of {', '.join(WEIGHTS)}")
+    if args.suite not in SUITES:
+        raise SystemExit(f"--suite: {args.suite} is none of {', '.join(SUITES)}")
+    rest = chosen(args.methods)
+    suite = SUITES[args.suite]
+    sampling = Sampling(args.seeds_per_pair or suite.images, args.steps, args.guidance_scale)
     pipe, judge = models()
+    measurement = Measurement(pipe, judge, suite, sampling)
     settings = {
-        "pairs": 20,
-        "seeds_per_pair": args.seeds_per_pair,
-        "steps": args.steps,
-        "guidance_scale": args.guidance_scale,
+        "pairs": len(measurement.cases),
+        "seeds_per_pair": sampling.images,
+        "steps": sampling.steps,
+        "guidance_scale": sampling.guidance_scale,
     }
-    path = args.out / f"{args.name}.json"
+    name = args.name or ("overlap" if args.suite == "first" else f"overlap-{args.suite}")
+    path = args.out / f"{name}.json"
     rows = rows_so_far(path, settings)
-    cells = [("plain", 0.0), *((method, weight) for method in methods for weight in WEIGHTS[method])]
-    done = {(row["method"], row["weight"]) for row in rows}
-    for method, weight in tqdm([cell for cell in cells if cell not in done], desc="overlap"):
-        kept, removed = measure(
-            pipe, judge, method, weight, args.seeds_per_pair, args.steps, args.guidance_scale
-        )
-        rows.append(
-            {"method": method, "weight": weight, "kept": kept.to_dict(), "removed": removed.to_dict()}
-        )
-        write_json(path, settings, rows)
-    columns = ("method", "weight", "kept", "removed")
-    lines = [
-        [LABELS.get(r["method"], r["method"]), f"{r['weight']:g}", Rate(**r["kept"]), Rate(**r["removed"])]
-        for r in rows
+    cells = [
+        (method, weight, negatives)
+        for method, weight in [("plain", 0.0), *rest]
+        for negatives in by_count(measurement.cases)
     ]
-    print_table("Negatives that overlap the prompt", columns, lines)
-    scale, steps = args.guidance_scale, args.steps
-    plot(
-        rows,
-        path.with_suffix(".png"),
-        f"Negatives that overlap the prompt ({steps} steps, guidance {scale:g})",
-    )
+    done = {(row["method"], row["weight"], row.get("negatives", 1)) for row in rows}
+    title = f"{suite.title} ({args.steps} steps, guidance {args.guidance_scale:g})"
+    for cell in tqdm([cell for cell in cells if cell not in done], desc=name):
+        rows.append(measurement.row(*cell))
+        write_json(path, settings, rows)
+    show(rows, title)
+    plot(rows, path.with_suffix(".png"), title, suite.kind)
 
 
 if __name__ == "__main__":

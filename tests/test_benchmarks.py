@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,7 +13,6 @@ from negguide.toyworld.measure import share
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import cost
 import diversity
-import overlap
 import reference
 import report
 import views
@@ -25,62 +23,10 @@ def models():
     return report.models()
 
 
-def test_kept_and_removed_are_told_apart():
-    pair = overlap.pairs()[0]
-    assert (pair.prompt, pair.negative) == ("a bear wearing glasses", "black glasses")
-    red = Scene((Character("bear", "brown", "front", glasses="red"),), "snow")
-    black = Scene((Character("bear", "brown", "front", glasses="black"),), "snow")
-    bare = Scene((Character("bear", "brown", "front"),), "snow")
-    cat = Scene((Character("cat", "brown", "front", glasses="black"),), "snow")
-    assert [(pair.kept(s), pair.removed(s)) for s in (red, black, bare, cat)] == [
-        (True, True),
-        (True, False),
-        (False, True),
-        (False, False),
-    ]
-
-
-def test_the_pairs_are_twenty_and_every_negative_overlaps_its_prompt():
-    pairs = overlap.pairs()
-    assert len(set(pairs)) == 20
-    for pair in pairs:
-        assert set(pair.prompt.split()) & set(pair.negative.split())
-        parse(pair.prompt), parse(pair.negative)
-
-
 def test_subtraction_takes_the_whole_negative_away():
     u, n = torch.randn(2, 3, 4, 4), torch.randn(2, 2, 3, 4, 4)
     expected = 0.5 * (n[0] - u) + 2 * (n[1] - u)
     assert torch.allclose(report.subtraction(u, n, torch.tensor([0.5, 2.0])), expected, atol=1e-6)
-
-
-def test_every_method_of_overlap_draws_something_else(models):
-    pipe, _ = models
-    pair = overlap.pairs()[0]
-
-    def draw(method, weight, pipe=pipe):
-        return np.asarray(overlap.draw(pipe, method, pair, weight, [0], steps=3)[0]).astype(int)
-
-    images = {method: draw(method, 2.0) for method in ("plain", *overlap.WEIGHTS)}
-    assert len({image.tobytes() for image in images.values()}) == 1 + len(overlap.WEIGHTS)
-    # in float32: bfloat16 rounds otherwise where the batch has a third row
-    exact = report.negguide.from_pipe(report.toyworld.load_pipeline())
-    assert np.abs(draw("perp-neg", 0.0, exact) - draw("plain", 0.0, exact)).max() <= 1
-
-
-def test_a_weight_of_one_is_the_classic_negative_prompt(models):
-    pipe, _ = models
-    pair = overlap.pairs()[0]
-    weighted = overlap.draw(pipe, "negative-prompt", pair, 1.0, [0], steps=3, guidance_scale=4.0)[0]
-    usual = pipe(
-        pair.prompt,
-        negative_prompt=pair.negative,
-        num_inference_steps=3,
-        guidance_scale=4.0,
-        generator=torch.Generator().manual_seed(0),
-    ).images[0]
-    difference = torch.tensor(list(weighted.tobytes())).int() - torch.tensor(list(usual.tobytes())).int()
-    assert difference.abs().max() <= 1
 
 
 def test_a_run_goes_on_only_where_settings_and_weights_are_the_same(tmp_path):
