@@ -16,7 +16,8 @@ guidance does show what should be absent, or does not show what should be presen
 The classic negative prompt is weighted as user interfaces do it: its text embedding is moved that many times as far
 from the embedding of the empty prompt; several negatives are one text. Subtraction takes the whole negative away where
 Perp-Neg takes its perpendicular part (arXiv 2206.01714); `dng` does so by how likely the sample is to belong to it
-(arXiv 2410.14398). `perp-neg-auto` is Perp-Neg with `weight="auto"`. A run that is stopped goes on where it was.
+(arXiv 2410.14398). `perp-neg-auto` is Perp-Neg with `weight="auto"`,
+`perp-neg-economy` the same with `economy=True`. A run that is stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ SWEEPS: dict[str, tuple[float | str, ...]] = {
     # its lambda: published are 5 (CIFAR-10) and 12 to 27 (Stable Diffusion); from 12 on it takes the subject away here
     "dng": (5.0, 8.0, 12.0),
     "perp-neg-auto": ("auto",),
+    "perp-neg-economy": ("auto",),
     PerpNeg.key: (1.0, 2.0, 3.0, 4.0),
     # its scale 1 is off
     NAG.key: (2.0, 4.0, 8.0),
@@ -57,11 +59,13 @@ SWEEPS: dict[str, tuple[float | str, ...]] = {
 OPTIONS = {
     # the published cap and blend are those of large models; with these the scale alone decides
     NAG.key: {"tau": 5.0, "alpha": 1.0},
+    "perp-neg-economy": {"economy": True},
 }
 METHODS = {
     "subtraction": Subtraction,
     "dng": DynamicNegativeGuidance,
     "perp-neg-auto": PerpNeg,
+    "perp-neg-economy": PerpNeg,
     **methods_in_words(),
 }
 """Of a name the class; subtraction is Perp-Neg with another rule."""
@@ -93,8 +97,10 @@ def negative_guidance(
     kind = METHODS[method]
     if "scale" in options_of(kind):
         return kind.per_prompt(*map(list, negatives), scale=weight, **OPTIONS.get(method, {}))
-    weighted = [[Negative(text, weight=weight, start=0.0, stop=1.0) for text in own] for own in negatives]
-    return kind.per_prompt(*weighted, **options)
+    # an automatic one in its own window
+    window = {} if weight == "auto" else {"start": 0.0, "stop": 1.0}
+    weighted = [[Negative(text, weight=weight, **window) for text in own] for own in negatives]
+    return kind.per_prompt(*weighted, **OPTIONS.get(method, {}), **options)
 
 
 def draw(

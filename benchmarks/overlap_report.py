@@ -20,6 +20,7 @@ LABELS = {
     "subtraction": "subtraction",
     "dng": "DNG",
     "perp-neg-auto": "Perp-Neg, auto",
+    "perp-neg-economy": "Perp-Neg, auto, economy",
     **{key: method.label for key, method in methods_in_words().items()},
 }
 COLORS = ("#8a8f98", "#d9822b", "#0a7ea4", "#cf222e", "#1f6feb", "#2da44e", "#bf3989", "#8250df", "#9a6700")

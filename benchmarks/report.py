@@ -156,3 +156,6 @@ class Subtraction(PerpNeg):
         masks: Tensor | None = None,
     ) -> Tensor:
         return uncond + guidance_scale * (cond - uncond - subtraction(uncond, negatives, weights))
+
+    def remainder(self, negative: Tensor, positive: Tensor) -> Tensor:
+        return negative

@@ -36,6 +36,7 @@ def compare(
     joint: options.JointOption = False,
     refresh_every: options.RefreshOption = 1,
     adaptive: options.AdaptiveOption = False,
+    economy: options.EconomyOption = False,
     negtome: options.NegToMeOption = None,
     reference: options.ReferenceOption = None,
     alpha: options.AlphaOption = None,
@@ -114,7 +115,7 @@ def compare(
     parts = {part for name in wanted for part in name.split("+")} | (
         {PerpNeg.key} if weights is not None else set()
     )
-    said = guidance.said_of_method(joint, refresh_every, adaptive)
+    said = guidance.said_of_method(joint, refresh_every, adaptive, economy)
     _check_said(said, parts)
     # Perp-Neg also where it is no column: it reads the negatives for the title and the negative prompt
     asked = {
@@ -280,8 +281,8 @@ def _weighted(
     for negative in minus.negatives:
         if negative.weight not in (1.0, suited.negative.get("weight", 1.0)):
             raise ValueError(
-                f"--weights takes the place of the weight {negative.weight:g} of --negative {negative.prompt!r}; leave "
-                "out one of the two"
+                f"--weights takes the place of the weight {negative.weight_in_words} of --negative "
+                f"{negative.prompt!r}; leave out one of the two"
             )
     labels, jobs = ["plain"], [plain]
     for text in weights.split(","):

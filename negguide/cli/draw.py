@@ -187,7 +187,7 @@ def _described(method: Method) -> list[str]:
     if isinstance(method, NegativesMethod):
         name = method.label if "scale" not in values else f"{method.label} {values['scale']:g}"
         return [
-            f"{name}: {negative.prompt}, weight {negative.weight:g}, {window.in_words()}"
+            f"{name}: {negative.prompt}, weight {negative.weight_in_words}, {window.in_words()}"
             for negative, window in zip(method.negatives, method.windows, strict=True)
         ]
     reference = values.get("reference")

@@ -29,6 +29,7 @@ def generate(
     joint: options.JointOption = False,
     refresh_every: options.RefreshOption = 1,
     adaptive: options.AdaptiveOption = False,
+    economy: options.EconomyOption = False,
     method: options.MethodOption = options.METHOD,
     scale: options.ScaleOption = None,
     negative_prompt: Annotated[str, typer.Option(help="The classic negative prompt of diffusers.")] = "",
@@ -96,7 +97,7 @@ def generate(
         "max_push": max_push,
     }
     minus = guidance.in_words(
-        negative, guidance.said_of_method(joint, refresh_every, adaptive), method, scale, suited
+        negative, guidance.said_of_method(joint, refresh_every, adaptive, economy), method, scale, suited
     )
     apart = guidance.negtome(
         negtome, reference, numbers, negtome_window, mask, reference_mask, suited, attachments

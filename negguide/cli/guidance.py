@@ -23,9 +23,9 @@ def guidance_scale(given: float | None, model: str) -> float | None:
     return TOYWORLD_DEFAULTS.guidance_scale if given is None and model == TOYWORLD else given
 
 
-def said_of_method(joint: bool, refresh_every: int, adaptive: bool) -> dict[str, Any]:
+def said_of_method(joint: bool, refresh_every: int, adaptive: bool, economy: bool) -> dict[str, Any]:
     """What was said of a method's own arguments; empty when everything is as it is without saying."""
-    said = {"joint": joint, "refresh_every": refresh_every, "adaptive": adaptive}
+    said = {"joint": joint, "refresh_every": refresh_every, "adaptive": adaptive, "economy": economy}
     return {name: value for name, value in said.items() if value != (1 if name == "refresh_every" else False)}
 
 
@@ -159,7 +159,7 @@ def say_negatives(values: Sequence[str] | None, method: NegativesMethod | None) 
     """Say what was read as a weight or a window, so that a text that ends like one is noticed."""
     for value, negative in zip(values or (), method.negatives if method else (), strict=True):
         if value.strip() != negative.prompt:
-            weight = f"weight {negative.weight:g}"
+            weight = f"weight {negative.weight_in_words}"
             window = (
                 f", {value.rpartition('@')[2].strip()}" if negative.stop is not None and "@" in value else ""
             )

@@ -50,6 +50,14 @@ RefreshOption = Annotated[
         rich_help_panel=_WORDS,
     ),
 ]
+EconomyOption = Annotated[
+    bool,
+    typer.Option(
+        "--economy",
+        help="Ask the model in few steps only, so that negatives cost about what guidance alone costs.",
+        rich_help_panel=_WORDS,
+    ),
+]
 AdaptiveOption = Annotated[
     bool,
     typer.Option("--adaptive", help="Stop asking for what no longer changes much.", rich_help_panel=_WORDS),

@@ -41,7 +41,8 @@ def parse_negative(value: str, usual: Mapping[str, Any] | None = None) -> Negati
 
     A colon that directly follows a word or a sign, and is directly followed by a number, begins a weight; behind a
     digit (10:30) or beside a space (total: 5) it could be the text's, and is refused. So is a window without a weight
-    in which nothing is a fraction or a timestep (me@0-1). `text:weight=1` takes the text as it is.
+    in which nothing is a fraction or a timestep (me@0-1). `text:weight=1` takes the text as it is. The weight may be
+    `auto`.
 
     Args:
         usual: weight and window of a negative that does not say them.
@@ -49,14 +50,15 @@ def parse_negative(value: str, usual: Mapping[str, Any] | None = None) -> Negati
     Raises:
         ValueError: with the value and the form.
     """
-    from negguide.methods import Negative
+    from negguide.methods import AUTO, Negative
 
     told = re.fullmatch(r"(.*):weight=([^:@]*)(?:@([^:@]*))?", value, re.DOTALL)
     try:
         text, weight, window = told.groups() if told else _short_form(value)
         negative = Negative(text.strip(), **(usual or {}))
         if weight is not None:
-            negative = replace(negative, weight=_number(weight, "the weight"))
+            automatic = weight.strip() == AUTO
+            negative = replace(negative, weight=AUTO if automatic else _number(weight, "the weight"))
         if window is not None:
             start, stop = parse_window(window)
             negative = replace(negative, start=start, stop=stop)
@@ -109,11 +111,13 @@ def _numbered(
     Raises:
         _Ambiguous: the number may be part of the text.
     """
+    from negguide.methods import AUTO
+
     text, colon, number = value.rpartition(":")
     if not colon:
         return value, None
     apart = not spaces and (text[-1:].isspace() or number[:1].isspace())
-    if _is_number(number) and (text.rstrip()[-1:].isnumeric() or apart):
+    if (_is_number(number) or number.strip() == AUTO) and (text.rstrip()[-1:].isnumeric() or apart):
         raise _Ambiguous(
             f"{f':{number}'!r} may be a {name} or part of the {what}; write {f'{value}:{name}=1{behind}'!r} for the "
             f"{what}, {f'{text.rstrip()}:{name}={number.strip()}{behind}'!r} for the {name}"

@@ -127,7 +127,7 @@ class Backend:
         negative = Negative("what to leave out", **defaults(self.model).negative)
         (window,) = PerpNeg(negative).windows
         assert not isinstance(window.start, Timestep) and not isinstance(window.stop, Timestep)
-        return negative.weight, window.start, window.stop
+        return negative.fixed_weight, window.start, window.stop
 
     @property
     def steps(self) -> int:

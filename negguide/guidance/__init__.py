@@ -2,14 +2,17 @@
 
 from negguide.guidance.attention import nag, ong, vsf
 from negguide.guidance.matching import best_match
+from negguide.guidance.presence import automatic_weight, presence
 from negguide.guidance.projection import perpendicular
-from negguide.guidance.score import alignment, perp_neg, perp_neg_shift, relative_shift, uncond_for
+from negguide.guidance.score import Joint, alignment, perp_neg, perp_neg_shift, relative_shift, uncond_for
 from negguide.guidance.tokens import negtome, negtome_and_share, negtome_others
 from negguide.guidance.window import active
 
 __all__ = [
+    "Joint",
     "active",
     "alignment",
+    "automatic_weight",
     "best_match",
     "nag",
     "negtome",
@@ -19,6 +22,7 @@ __all__ = [
     "perp_neg",
     "perp_neg_shift",
     "perpendicular",
+    "presence",
     "relative_shift",
     "uncond_for",
     "vsf",

@@ -1,6 +1,7 @@
 """Perp-Neg: negatives in score space, one prediction a prompt."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,8 +13,17 @@ from negguide.guidance.projection import without_component
 # take that remainder for a direction of its own, hence this many units count as nothing.
 _ROUNDING_MARGIN = 64
 
+Joint = bool | Literal["overlap"]
+"""How several negatives are taken together; see `perp_neg_shift`."""
 
-def _check_predictions(uncond: Tensor, cond: Tensor, negatives: Tensor) -> torch.dtype:
+
+def check_predictions(uncond: Tensor, cond: Tensor, negatives: Tensor) -> torch.dtype:
+    """The dtype for sums over these predictions.
+
+    Raises:
+        ValueError: a shape does not fit.
+        TypeError: integer predictions.
+    """
     if uncond.ndim < 2:
         raise ValueError(
             f"uncond must be [B, ...] with at least one axis after the batch, got {tuple(uncond.shape)}"
@@ -48,7 +58,7 @@ def perp_neg_shift(
     cond: Tensor,
     negatives: Tensor,
     weights: Tensor | Sequence[float],
-    joint: bool = False,
+    joint: Joint = False,
     masks: Tensor | None = None,
 ) -> Tensor:
     """What Perp-Neg takes away from the guidance direction.
@@ -56,29 +66,35 @@ def perp_neg_shift(
     Formula: S = sum_k w_k m_k perp(n_k, p), with p = cond - uncond, n_k = negatives[k] - uncond and m_k = 1
     without masks.
 
-    With `joint` each n_k is also made orthogonal to what the negatives before it take away, so that the
+    With `joint=True` each n_k is also made orthogonal to what the negatives before it take away, so that the
     second of two wordings of one thing adds only what the first left. A negative of weight 0 takes nothing
     away, and one with a mask only where the mask is: elsewhere the second still acts. The order of the
     negatives then matters.
+
+    With `joint="overlap"` what a negative shares with those before it counts once, as strongly as the stronger of
+    them takes it away: with s_k = w_k m_k perp(n_k, p), each s_k loses clip(<s_k,s_j> / |s_j|^2, 0, 1) s_j for every
+    j < k. Negatives that have nothing in common, or point away from one another, are as without.
 
     Args:
         uncond: [B, ...] prediction of the empty (or classic negative) prompt.
         cond: [B, ...] prediction of the prompt.
         negatives: [K, B, ...] predictions of the negatives; K may be 0.
         weights: [K] or [K, B], finite and >= 0.
-        joint: orthogonalise the negatives among themselves.
+        joint: how negatives that have something in common are taken together.
         masks: broadcastable to `negatives`, 1 where a negative acts and 0 where not.
 
     Returns:
         [B, ...] in the dtype of `uncond`; sums are taken in float32 (float64 for float64).
 
     Raises:
-        ValueError: a shape does not fit.
+        ValueError: a shape does not fit, or `joint` is none of its values.
         TypeError: integer predictions.
 
     Source: Perp-Neg, arXiv 2304.04968; `joint` and `masks` are this project's.
     """
-    dtype = _check_predictions(uncond, cond, negatives)
+    if joint not in (True, False, "overlap"):
+        raise ValueError(f"joint must be True, False or 'overlap', got {joint!r}")
+    dtype = check_predictions(uncond, cond, negatives)
     weights = _weights_per_sample(weights, negatives, dtype)
     if masks is not None:
         fits = masks.ndim <= negatives.ndim and all(
@@ -104,7 +120,7 @@ def perp_neg_shift(
     for k in range(negatives.shape[0]):
         negative = negatives[k].to(dtype) - base
         part = without_component(negative, positive, dims, floor)
-        if joint:
+        if joint is True:
             for earlier in taken:
                 part = without_component(part, earlier, dims, floor)
             left = (part * part).sum(dim=dims, keepdim=True)
@@ -112,10 +128,22 @@ def perp_neg_shift(
             part = part.masked_fill(left <= rounding * whole, 0.0)
         if masks is not None:
             part = masks[k] * part
-        if joint:
+        if joint is True:
             taken.append(part * (weights[k] > 0))
-        shift = shift + weights[k] * part
+        part = weights[k] * part
+        if joint == "overlap":
+            for earlier in taken:
+                part = part - _overlap(part, earlier, dims, floor) * earlier
+            taken.append(part)
+        shift = shift + part
     return shift.to(uncond.dtype)
+
+
+def _overlap(part: Tensor, earlier: Tensor, dims: tuple[int, ...], floor: float) -> Tensor:
+    """How much of `earlier` a part holds, from 0 to 1."""
+    inner = (part * earlier).sum(dim=dims, keepdim=True)
+    square = (earlier * earlier).sum(dim=dims, keepdim=True)
+    return (inner / square.clamp_min(floor * floor)).clamp(0, 1)
 
 
 def perp_neg(
@@ -124,7 +152,7 @@ def perp_neg(
     negatives: Tensor,
     weights: Tensor | Sequence[float],
     guidance_scale: float | Tensor,
-    joint: bool = False,
+    joint: Joint = False,
     masks: Tensor | None = None,
 ) -> Tensor:
     """Classifier-free guidance with negatives that only act perpendicular to the prompt.
@@ -196,7 +224,7 @@ def alignment(uncond: Tensor, cond: Tensor, negatives: Tensor) -> tuple[Tensor, 
         ValueError: a shape does not fit.
         TypeError: integer predictions.
     """
-    dtype = _check_predictions(uncond, cond, negatives)
+    dtype = check_predictions(uncond, cond, negatives)
     floor = norm_floor(uncond.dtype)
     base = uncond.to(dtype)
     positive = (cond.to(dtype) - base).flatten(1).expand(negatives.shape[0], -1, -1)
@@ -233,7 +261,7 @@ def relative_shift(
         ValueError: a shape does not fit.
         TypeError: integer predictions.
     """
-    dtype = _check_predictions(uncond, cond, negatives)
+    dtype = check_predictions(uncond, cond, negatives)
     floor = norm_floor(uncond.dtype)
     base = uncond.to(dtype)
     positive = (cond.to(dtype) - base).flatten(1)

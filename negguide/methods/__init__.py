@@ -21,7 +21,7 @@ from negguide.methods.base import (
     negatives_of,
 )
 from negguide.methods.nag import NAG
-from negguide.methods.negative import Negative
+from negguide.methods.negative import AUTO, Negative
 from negguide.methods.negtome import NegToMe
 from negguide.methods.ong import ONG
 from negguide.methods.perp_neg import PerpNeg
@@ -39,6 +39,7 @@ from negguide.methods.vsf import VSF
 from negguide.methods.window import Edge, Timestep, Window
 
 __all__ = [
+    "AUTO",
     "NAG",
     "ONG",
     "VSF",

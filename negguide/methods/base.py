@@ -23,7 +23,7 @@ from torch import Tensor
 from negguide.methods.negative import Negative
 from negguide.methods.serialise import Load, Save, Serialisable, check_keys, encode, field_names
 from negguide.methods.validation import ImageLike, MaskLike
-from negguide.methods.window import Edge, Window, check_window
+from negguide.methods.window import Edge, Window, check_window, edge_from_json
 
 Space = Literal["score", "token", "attention"]
 
@@ -124,6 +124,10 @@ class NegativesMethod(Method):
     negatives: tuple[Negative, ...]
     default_stop: ClassVar[Edge] = 1.0
     """Where a negative's window ends that does not say so."""
+    weighs_automatically: ClassVar[bool] = False
+    """Whether a negative's weight may be "auto"."""
+    automatic_stop: ClassVar[Edge] = 0.75
+    """Where the window of one ends whose weight is "auto" and that does not say so."""
 
     if TYPE_CHECKING:
         # what each subclass has, with options of its own by name
@@ -152,8 +156,13 @@ class NegativesMethod(Method):
                 raise TypeError(f"negatives must be Negative objects or strings, got {negative!r}{hint}")
         held = [Negative(n) if isinstance(n, str) else n for n in negatives]
         for negative in held:
+            if negative.automatic and not self.weighs_automatically:
+                raise ValueError(
+                    f"weight of Negative({negative.prompt!r}) must be a number in {name}, got 'auto', which needs the "
+                    "predictions of PerpNeg"
+                )
             if negative.stop is None:
-                check_window(negative.start, self.default_stop)
+                check_window(negative.start, self._stop(negative))
         object.__setattr__(self, "negatives", tuple(held))
 
     def with_negatives(self, *negatives: Negative | str) -> Self:
@@ -191,8 +200,12 @@ class NegativesMethod(Method):
 
     def _window(self, negative: Negative) -> Window:
         default = negative.stop is None and negative.start == 0
-        stop = self.default_stop if negative.stop is None else negative.stop
-        return Window(f"Negative({negative.prompt!r})", negative.start, stop, default)
+        return Window(f"Negative({negative.prompt!r})", negative.start, self._stop(negative), default)
+
+    def _stop(self, negative: Negative) -> Edge:
+        if negative.stop is not None:
+            return negative.stop
+        return self.automatic_stop if negative.automatic else self.default_stop
 
     def _options(self) -> dict[str, Any]:
         beside = ("negatives", "default_values")
@@ -210,7 +223,7 @@ class NegativesMethod(Method):
         values = check_keys(data, ("method", *field_names(cls)), cls.__name__)
         values.pop("method", None)
         negatives = [Negative.from_dict(n, load) for n in values.pop("negatives", ())]
-        return cls(*negatives, **values)
+        return cls(*negatives, **{name: edge_from_json(value) for name, value in values.items()})
 
 
 class ScoreMethod(NegativesMethod):
@@ -219,12 +232,18 @@ class ScoreMethod(NegativesMethod):
     Attributes:
         refresh_every: every how many steps each negative is evaluated; in between, its last direction is used.
         adaptive: whether a negative is no longer evaluated once it has little effect.
+        economy: whether negatives and the unconditional prediction are evaluated in few steps.
+        guidance_stop: where guidance ends.
+        auto_weight: what a present negative of weight "auto" weighs.
     """
 
     space: ClassVar[Space] = "score"
     needs_guidance: ClassVar[bool] = True
     refresh_every: int = 1
     adaptive: bool = False
+    economy: bool = False
+    guidance_stop: Edge = 1.0
+    auto_weight: float = 1.0
 
     def guide(
         self,
@@ -249,6 +268,15 @@ class ScoreMethod(NegativesMethod):
             [B, ...]; without negatives uncond + g (cond - uncond).
         """
         raise TypeError(f"{type(self).__name__} must define guide()")
+
+    def remainder(self, negative: Tensor, positive: Tensor) -> Tensor:
+        """What of a negative's direction counts in later steps that do not evaluate it, in the shape of both.
+
+        Args:
+            negative: [B, ...] n - u of the step that evaluated it.
+            positive: [B, ...] p = c - u of that step.
+        """
+        return negative
 
 
 class TokenMethod(Method):

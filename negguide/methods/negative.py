@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -15,6 +15,9 @@ from negguide.methods.window import Edge, check_window, edge_from_json
 
 _LABEL = "embeddings"
 
+AUTO: Literal["auto"] = "auto"
+"""The weight of a negative that follows from how present it is."""
+
 
 @dataclass(frozen=True, eq=False)
 class Negative(Serialisable):
@@ -23,10 +26,13 @@ class Negative(Serialisable):
     Args:
         prompt: what to leave out, in words ("black glasses"). It may overlap with the prompt. With `embeds` it is only
             a label, and may be left out.
-        weight: strength, >= 0 (1 = as strong as the method itself says, 0 = off).
+        weight: strength, >= 0 (1 = as strong as the method itself says, 0 = off); or "auto", with which it follows, at
+            each step and for each image, from how present the negative is (`PerpNeg` only). One that is not in the
+            picture then changes next to nothing.
         start, stop: the window in which it acts: fractions of the steps, 0 <= start < stop <= 1, or places on the noise
-            schedule, e.g. `Timestep(900)`. stop=None is the method's own: the first half of the steps in `PerpNeg`,
-            where composition and attributes are decided, and all steps in attention space, as published.
+            schedule, e.g. `Timestep(900)`. stop=None is the method's own: in `PerpNeg` the first half of the steps,
+            where composition and attributes are decided, or three quarters where the weight is "auto"; all steps in
+            attention space, as published.
         mask: where it acts (see `MaskLike`), with the aspect ratio of the image; None = everywhere.
         embeds: the negative already encoded, for weighted prompts (compel and the like) and for pipelines whose text
             encoders were freed: one tensor, which is `prompt_embeds`, or a mapping by the names that the pipeline's own
@@ -41,7 +47,7 @@ class Negative(Serialisable):
     """
 
     prompt: str = ""
-    weight: float = 1.0
+    weight: float | Literal["auto"] = 1.0
     start: Edge = 0.0
     stop: Edge | None = None
     mask: MaskLike | None = None
@@ -56,7 +62,10 @@ class Negative(Serialisable):
             object.__setattr__(self, "prompt", self.prompt.strip() or _LABEL)
         if not self.prompt.strip():
             raise ValueError(f"prompt of a Negative must say what to leave out, got {self.prompt!r}")
-        object.__setattr__(self, "weight", non_negative("weight", self.weight))
+        if isinstance(self.weight, str) and self.weight != AUTO:
+            raise ValueError(f"weight must be a number >= 0, or 'auto', got {self.weight!r}")
+        if self.weight != AUTO:
+            object.__setattr__(self, "weight", non_negative("weight", self.weight))
         start, stop = check_window(self.start, 1.0 if self.stop is None else self.stop)
         object.__setattr__(self, "start", start)
         object.__setattr__(self, "stop", None if self.stop is None else stop)
@@ -71,6 +80,32 @@ class Negative(Serialisable):
         if self.embeds is not None:
             values["embeds"] = dict(self.encoded)
         return _negative, (values,)
+
+    @property
+    def automatic(self) -> bool:
+        """Whether its weight is "auto"."""
+        return self.weight == AUTO
+
+    @property
+    def weight_in_words(self) -> str:
+        """The weight as people read it."""
+        return self.weight if isinstance(self.weight, str) else f"{self.weight:g}"
+
+    @property
+    def fixed_weight(self) -> float:
+        """The weight of a negative that says a number.
+
+        Raises:
+            ValueError: it is "auto".
+        """
+        if isinstance(self.weight, str):
+            raise ValueError(f"weight of Negative({self.prompt!r}) must be a number here, got 'auto'")
+        return self.weight
+
+    @property
+    def off(self) -> bool:
+        """Whether it weighs nothing, and so is never evaluated."""
+        return self.weight == 0
 
     @property
     def encoded(self) -> Mapping[str, torch.Tensor]:

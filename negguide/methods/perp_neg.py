@@ -8,12 +8,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from negguide.guidance import perp_neg
+from negguide.guidance import Joint, perp_neg, perpendicular
 from negguide.methods.base import ScoreMethod
 from negguide.methods.negative import Negative
 from negguide.methods.registry import register_method
-from negguide.methods.validation import at_least_one, boolean
-from negguide.methods.window import Edge
+from negguide.methods.validation import at_least_one, boolean, positive
+from negguide.methods.window import Edge, check_window
 
 
 @register_method
@@ -26,18 +26,28 @@ class PerpNeg(ScoreMethod):
 
     Args:
         negatives: one or more `Negative` or plain strings.
-        joint: also make each negative perpendicular to the ones before it, so that two wordings of one thing do not
-            count twice.
-        refresh_every: evaluate each negative only every so many steps; in between its last n_k, scaled by |p| over the
-            |p| of that step, is projected on each step's own p. 1 evaluates it at every step. A step without an
-            evaluation costs what guidance alone costs.
+        joint: True: also make each negative perpendicular to the ones before it, so that two wordings of one thing do
+            not count twice. "overlap": what a negative shares with those before it counts once, as strongly as the
+            stronger of them takes it away. None: "overlap" where a negative's weight is "auto", else False.
+        auto_weight: what a negative of weight "auto" weighs where it is present and repeats the prompt; see
+            `negguide.guidance.automatic_weight`.
+        refresh_every: evaluate each negative only every so many steps; in between the perpendicular part of its last
+            n_k, scaled by |p| over the |p| of that step, is projected on each step's own p. 1 evaluates it at every
+            step. A step without an evaluation costs what guidance alone costs.
+        economy: make the whole run cost about what guidance alone costs. Negatives are evaluated at the first step, in
+            turn in those after it, and then rarely, automatic ones that are not present in any image not at all; after
+            the first two fifths of the run the unconditional prediction is evaluated once in a quarter of it, and in
+            between the last direction p counts. With `refresh_every=1` alone.
+        guidance_stop: where guidance ends, a fraction of the steps or a `Timestep`: behind it the conditional
+            prediction alone counts, and nothing else is evaluated (arXiv 2404.07724). 1 = never.
         adaptive: make negative k inactive for the rest of the run once its fraction weight_k |perpendicular part of
             n_k| / |p| has fallen below half of the largest it has been; an image by itself, so that its batch mates do
             not matter. A negative that is inactive in every image is no longer evaluated. The host learns of it without
             waiting for the device, if need be a step later.
 
     Raises:
-        ValueError: without any negative, or for a `refresh_every` below 1.
+        ValueError: without any negative, for a `refresh_every` below 1 or beside `economy`, an `auto_weight` that is
+            not > 0, a `joint` or a `guidance_stop` out of range.
         TypeError: for anything that is neither a `Negative` nor a string.
     """
 
@@ -49,24 +59,41 @@ class PerpNeg(ScoreMethod):
     )
     source: ClassVar[str] = "arXiv 2304.04968"
     default_stop: ClassVar[Edge] = 0.5
+    weighs_automatically: ClassVar[bool] = True
 
     negatives: tuple[Negative, ...]
-    joint: bool = False
+    joint: Joint | None = None
     refresh_every: int = 1
     adaptive: bool = False
+    auto_weight: float = 4.5
+    economy: bool = False
+    guidance_stop: Edge = 1.0
 
     def __init__(
         self,
         *prompts: Negative | str,
-        joint: bool = False,
+        joint: Joint | None = None,
         refresh_every: int = 1,
         adaptive: bool = False,
+        auto_weight: float = 4.5,
+        economy: bool = False,
+        guidance_stop: Edge = 1.0,
         negatives: Sequence[Negative | str] | None = None,
     ) -> None:
         self._hold(prompts, negatives)
-        object.__setattr__(self, "joint", boolean("joint", joint))
+        if joint is not None and joint != "overlap" and not isinstance(joint, bool):
+            error = ValueError if isinstance(joint, str) else TypeError
+            raise error(f"joint must be True, False, 'overlap' or None, got {joint!r}")
+        object.__setattr__(self, "joint", joint)
         object.__setattr__(self, "refresh_every", at_least_one("refresh_every", refresh_every))
         object.__setattr__(self, "adaptive", boolean("adaptive", adaptive))
+        object.__setattr__(self, "auto_weight", positive("auto_weight", auto_weight))
+        object.__setattr__(self, "economy", boolean("economy", economy))
+        if self.economy and self.refresh_every != 1:
+            raise ValueError(
+                f"refresh_every={refresh_every} cannot be given beside economy=True, which chooses the steps itself"
+            )
+        object.__setattr__(self, "guidance_stop", check_window(0.0, guidance_stop)[1])
 
     def guide(
         self,
@@ -77,4 +104,14 @@ class PerpNeg(ScoreMethod):
         guidance_scale: float,
         masks: Tensor | None = None,
     ) -> Tensor:
-        return perp_neg(uncond, cond, negatives, weights, guidance_scale, joint=self.joint, masks=masks)
+        return perp_neg(uncond, cond, negatives, weights, guidance_scale, joint=self._joint, masks=masks)
+
+    def remainder(self, negative: Tensor, positive: Tensor) -> Tensor:
+        # the rest lies along a prompt that will have turned since, and would be taken away from that one
+        return perpendicular(negative, positive)
+
+    @property
+    def _joint(self) -> Joint:
+        if self.joint is not None:
+            return self.joint
+        return "overlap" if any(negative.automatic for negative in self.negatives) else False

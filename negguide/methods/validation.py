@@ -28,6 +28,13 @@ def non_negative(name: str, value: Any) -> float:
     return result
 
 
+def positive(name: str, value: Any) -> float:
+    result = number(name, value)
+    if not (math.isfinite(result) and result > 0):
+        raise ValueError(f"{name} must be a finite number > 0, got {result}")
+    return result
+
+
 def boolean(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r}")

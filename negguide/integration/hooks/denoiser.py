@@ -73,6 +73,8 @@ class GuidedRun:
         # what the pipeline says of the present call: name and fields of its cache context
         self._context: tuple[str, dict[str, Any]] | None = None
         self._dtype: torch.dtype | None = None
+        # an output of the model, for a call that needs no forward
+        self._like: Any = None
         self._cached: dict[nn.Module, bool] = {}
         self._kept = KeptTexts(family)
 
@@ -115,9 +117,10 @@ class GuidedRun:
         for runtime in self.runtimes:
             runtime.before_call(call)
         further = [branch for runtime in self.runtimes for branch in runtime.branches(call)]
+        evaluated_here = self._evaluated(call, cached)
         # each negative of a cached model keeps what is its own, and the pipeline's branches what is theirs
         apart = cached or family.one_layout
-        parts = [call.branches, *([b] for b in further)] if apart else [[*call.branches, *further]]
+        parts = [evaluated_here, *([b] for b in further)] if apart else [[*evaluated_here, *further]]
         limit = self._limit
         if further or (limit is not None and len(call.branches) > limit) or self._combines(call):
             output = self._in_groups(call, parts, limit)
@@ -133,6 +136,20 @@ class GuidedRun:
         if model not in self._cached:
             self._cached[model] = is_cached(model)
         return self._cached[model]
+
+    def _evaluated(self, call: DenoiserCall, cached: bool) -> list[Branch]:
+        """The branches of the call that need a forward.
+
+        Raises:
+            ValueError: some need none, and the model has a cache, which counts its forwards.
+        """
+        left_out = frozenset[str]().union(*(runtime.left_out(call) for runtime in self.runtimes))
+        if left_out and cached:
+            raise ValueError(
+                "economy and guidance_stop leave out forwards of the denoiser, and it has a cache, which counts on "
+                "them; give one of the two"
+            )
+        return [branch for branch in call.branches if branch.name not in left_out]
 
     def _combines(self, call: DenoiserCall) -> bool:
         """Whether a method changes the call's predictions even where it adds none of its own."""
@@ -183,16 +200,19 @@ class GuidedRun:
         rows = [
             prediction
             for part in parts
+            if part
             for prediction in run_branches(forward, self.family, call.inputs, total, part, limit)
         ]
         predictions: Mapping[str, Tensor] = {
             branch.name: prediction for branch, prediction in zip(branches, rows, strict=True)
         }
-        self._dtype = rows[0].dtype
+        if outputs:
+            self._dtype, self._like = rows[0].dtype, outputs[0]
+        assert self._dtype is not None
         for runtime in self.runtimes:
             predictions = runtime.combine(call, predictions)
         result = torch.cat([predictions[branch.name] for branch in call.branches])
-        return _as_output(result if self.widens else result.to(self._dtype), outputs[0])
+        return _as_output(result if self.widens else result.to(self._dtype), self._like)
 
     def _forward(self, call: DenoiserCall, branches: Sequence[Branch], inputs: Mapping[str, Any]) -> Any:
         """One forward of the denoiser, on inputs that hold these branches."""

@@ -61,6 +61,22 @@ def check_guider(guidance: Any) -> None:
         )
 
 
+def check_left_out(perp_neg: PerpNeg, guidance: Any) -> None:
+    """Refuse to leave out predictions of a guider that counts on each of them.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if type(guidance).__name__ == "ClassifierFreeGuidance":
+        return
+    for name, given in (("economy", perp_neg.economy), ("guidance_stop", perp_neg.guidance_stop != 1)):
+        if given:
+            raise ValueError(
+                f"{name}={getattr(perp_neg, name)!r} leaves out unconditional predictions, which "
+                f"{type(guidance).__name__} does not do without; use ClassifierFreeGuidance, or leave it out"
+            )
+
+
 def check_overlap(perp_neg: PerpNeg, guidance: Any) -> None:
     """Refuse a negative whose window lies outside the guider's.
 

@@ -15,7 +15,13 @@ from torch import Tensor
 from negguide.guidance import uncond_for
 from negguide.integration.diagnostics.trace import Trace
 from negguide.integration.hooks.step_tracking import check_windows
-from negguide.integration.modular.combinations import LINEAR, check_guider, check_overlap, guider_of_config
+from negguide.integration.modular.combinations import (
+    LINEAR,
+    check_guider,
+    check_left_out,
+    check_overlap,
+    guider_of_config,
+)
 from negguide.integration.modular.runs import GuiderOfRuns, GuiderRun
 from negguide.integration.runtime.masks import negative_masks, packed, unpacked
 from negguide.integration.runtime.score import LEAST_GUIDANCE
@@ -61,7 +67,8 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
     Raises:
         TypeError: `perp_neg` is no `PerpNeg`, `guidance` is no guider, or `trace` is no bool.
         ValueError: a guider for which Perp-Neg is not defined or whose guidance is off; settings beside `guidance`; a
-            negative whose window lies outside the guider's.
+            negative whose window lies outside the guider's; `economy` or `guidance_stop` around another guider than
+            `ClassifierFreeGuidance`.
 
     Source: Perp-Neg, arXiv 2304.04968.
 
@@ -102,6 +109,7 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         inner: Any = ClassifierFreeGuidance(**own) if guidance is None else guidance
         check_guider(inner)
         check_overlap(perp_neg, inner)
+        check_left_out(perp_neg, inner)
 
         self.perp_neg = perp_neg
         self.guidance = inner
@@ -242,8 +250,13 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
                     setattr(batch, field, value)
         run = self._run
         names = [getattr(batch, self._identifier_key) for batch in batches]
+        guided = "pred_uncond" in names and self._begin_guided_step(values)
+        run.acts = guided and bool(run.guidance_step.active)
+        run.leaves_out_uncond = guided and run.guidance_step.leaves_out_uncond
+        if run.leaves_out_uncond:
+            place = names.index("pred_uncond")
+            del names[place], batches[place]
         run.guider_branches = len(batches)
-        run.acts = "pred_uncond" in names and self._acts(values)
         for k in run.guidance_step.stale if run.acts else []:
             assert run.texts is not None
             text = run.text_for(k, {field: values[field][0] for field in run.texts[k]})
@@ -252,8 +265,8 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         run.branches = names
         return batches
 
-    def _acts(self, values: Mapping[str, Any]) -> bool:
-        """Whether negatives act at this step of a run that can have them."""
+    def _begin_guided_step(self, values: Mapping[str, Any]) -> bool:
+        """Whether guidance is on at this step of a run that can have negatives; it begins here."""
         run = self._run
         if run.texts is None:
             raise ValueError(
@@ -277,7 +290,7 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         assert run.step is not None
         check_windows([self.perp_neg], run.step)
         run.guidance_step.begin_step(run.step)
-        return bool(run.guidance_step.active) and self._guided()
+        return self._guided()
 
     def _guided(self) -> bool:
         """Whether guidance is far enough from off for the unconditional prediction to count."""
@@ -316,6 +329,8 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
             run.recorder.begin_call(run.timestep, len(pred_cond), pred_cond.device)
         step = run.guidance_step
         evaluated = {k: others.pop(f"pred_negative_{k}") for k in step.stale} if run.acts else {}
+        if run.leaves_out_uncond or (pred_uncond is not None and run.step is not None):
+            pred_uncond = step.unconditional(pred_uncond, pred_cond)
         if pred_uncond is None or not run.acts:
             return run.guidance.forward(pred_cond=pred_cond, pred_uncond=pred_uncond, **others)
         # float32 for 16-bit predictions: near g = 1 the unconditional one becomes large

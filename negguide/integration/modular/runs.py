@@ -40,6 +40,7 @@ class GuiderRun:
         self.branches: list[str] | None = None
         self.guider_branches = 0
         self.acts = False
+        self.leaves_out_uncond = False
         self.recorder: TraceRecorder | None = None
         if traces:
             prompts = tuple(negative.prompt for negative in perp_neg.negatives)
@@ -54,7 +55,7 @@ class GuiderRun:
 
     def begin_call(self, call: int | None, count: int | None, timestep: Any) -> None:
         """The loop is at call `call` of the model."""
-        self.branches, self.acts = None, False
+        self.branches, self.acts, self.leaves_out_uncond = None, False, False
         self.step = None
         if call is not None and count is not None:
             if call == 0 and self._last_call > 0:
@@ -66,7 +67,7 @@ class GuiderRun:
     def leave_step(self) -> None:
         """Between two calls."""
         self.call = self.num_inference_steps = self.timestep = None
-        self.count_prepared, self.branches, self.acts = 0, None, False
+        self.count_prepared, self.branches, self.acts, self.leaves_out_uncond = 0, None, False, False
         self.guidance.set_state(None, None, None)
 
     def is_of(self, states: Sequence[Any]) -> bool:

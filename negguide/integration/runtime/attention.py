@@ -103,7 +103,7 @@ class AttentionRuntime(MethodRuntime):
             for k, (negative, window) in enumerate(
                 zip(self.method.negatives, self.method.windows, strict=True)
             )
-            if negative.weight > 0 and state.step.inside(window)
+            if not negative.off and state.step.inside(window)
         )
         self.state = state
         self.on = False

@@ -145,7 +145,7 @@ class _Texts:
         keys, values = [], []
         for index, span, own in zip(self.run.active, spans, rows, strict=True):
             keys.append(self.k[own, :, span])
-            values.append(negatives[index].weight * self.v[own, :, span])
+            values.append(negatives[index].fixed_weight * self.v[own, :, span])
         return torch.cat(keys, dim=2), torch.cat(values, dim=2), self._closed(spans, rows)
 
     def _closed(self, spans: Sequence[slice], rows: Sequence[slice]) -> Tensor | None:
@@ -173,7 +173,7 @@ class _Texts:
 
     def _strength(self, k: int) -> float | Tensor:
         """Weight of negative k: a number, or [1, N, 1] where it has a mask, [rows, 1, 1] of a prompt's own."""
-        strength: float | Tensor = self.run.method.negatives[k].weight
+        strength: float | Tensor = self.run.method.negatives[k].fixed_weight
         if self.run.method.negatives[k].mask is not None:
             strength = strength * self._token_mask(k).to(self.wanted)[None, :, None]
         if self.run.own_rows(k) is not None:

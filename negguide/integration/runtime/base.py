@@ -147,6 +147,10 @@ class MethodRuntime:
     def before_call(self, call: DenoiserCall) -> None:
         """The pipeline calls the denoiser, and nothing has run yet."""
 
+    def left_out(self, call: DenoiserCall) -> frozenset[str]:
+        """The step's branches that need no forward, because `combine` says what they are."""
+        return frozenset()
+
     def branches(self, call: DenoiserCall) -> list[Branch]:
         """Further predictions that the method needs, beside the branches of the call."""
         return []

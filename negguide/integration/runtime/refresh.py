@@ -1,14 +1,16 @@
-"""The refresh schedule: when a run evaluates its negatives, and what counts in between."""
+"""The refresh schedule: when a run evaluates its negatives, what they weigh, and what counts in between."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from negguide.guidance import relative_shift
+from negguide.guidance import automatic_weight, presence, relative_shift
 from negguide.guidance.precision import norm_floor
 from negguide.integration.hooks.step_tracking import Step
-from negguide.methods import ScoreMethod
+from negguide.integration.runtime.economy import evaluates_negative, is_noise
+from negguide.methods import ScoreMethod, Window
 
 ADAPTIVE_THRESHOLD = 0.5
 """With `adaptive=True` a negative becomes inactive when its fraction of the guidance is below so much of its largest.
@@ -16,32 +18,51 @@ ADAPTIVE_THRESHOLD = 0.5
 A fraction of |p| is the same whatever the model predicts (noise, velocity, flow); its size differs from model to model,
 hence relative to its own largest.
 """
+NOT_PRESENT = 0.05
+"""An automatic negative that has never counted more than this in any image is no longer evaluated with `economy`."""
+
+
+@dataclass
+class _Automatic:
+    """What the run knows of an automatic negative: [B] how present it has been at most, and its last weights."""
+
+    seen: Tensor
+    weights: Tensor
 
 
 class RefreshSchedule:
-    """What the negatives of one run were when they were last evaluated, and which of them are inactive.
+    """What the negatives of one run were when they were last evaluated, what they weigh, and which are inactive.
 
-    One step goes: `active` (which negatives act), `stale` (which of these are to be evaluated), `complete` (the
-    predictions of all that act), `weights`. Tensors are those of the images that a negative belongs to.
+    One step goes: `active` (which negatives act), `stale` (which of these are to be evaluated), and for each that acts
+    `weight` and `complete`. Tensors are those of the images that a negative belongs to.
     """
 
     def __init__(self, method: ScoreMethod) -> None:
         self.method = method
         self.windows = method.windows
-        # with refresh_every > 1: the step of the last evaluation, and (n - u) / |p| of that step
+        self.guidance = Window("guidance", 0.0, method.guidance_stop)
+        # where not every step evaluates: the step of the last evaluation, and perp(n - u, p) / |p| of that step
         self.evaluated: dict[int, int] = {}
-        self.directions: dict[int, Tensor] = {}
+        self.remainders: dict[int, Tensor] = {}
+        self.automatic: dict[int, _Automatic] = {}
         # of adaptive negatives: [B] largest fractions and [B] bool on the device, and what has arrived on the host
         self.largest: dict[int, Tensor] = {}
         self.active_images: dict[int, Tensor] = {}
         self.arrivals: dict[int, Arrival] = {}
 
+    @property
+    def keeps(self) -> bool:
+        """Whether what a negative was is needed in later steps."""
+        return self.method.economy or self.method.refresh_every > 1
+
     def active(self, step: Step) -> list[int]:
         """The negatives that act: of weight above 0, whose window is open, and not inactive in every image."""
+        if not step.inside(self.guidance):
+            return []
         return [
             k
             for k, (negative, window) in enumerate(zip(self.method.negatives, self.windows, strict=True))
-            if negative.weight > 0 and step.inside(window) and not self._inactive(k)
+            if not negative.off and step.inside(window) and not self._inactive(k)
         ]
 
     def _inactive(self, k: int) -> bool:
@@ -52,31 +73,63 @@ class RefreshSchedule:
 
         A step of several denoiser calls (samplers of higher order) evaluates in all of them or in none.
         """
+        if self.method.economy:
+            return [
+                k
+                for k in active
+                if k not in self.evaluated
+                or self.evaluated[k] == step.index
+                or evaluates_negative(*self._turn(k, active), step)
+            ]
         every = self.method.refresh_every
         return [k for k in active if k not in self.evaluated or (step.index - self.evaluated[k]) % every == 0]
+
+    def _turn(self, k: int, active: Sequence[int]) -> tuple[int, int]:
+        """The place of negative k among those that act on the same images, and how many these are."""
+        own = self.method.negatives[k].prompt_index
+        mates = [
+            j for j in active if None in (own, other := self.method.negatives[j].prompt_index) or other == own
+        ]
+        return mates.index(k), len(mates)
 
     def complete(self, k: int, uncond: Tensor, cond: Tensor, prediction: Tensor | None, step: Step) -> Tensor:
         """The prediction [B, ...] of negative k, evaluated at this step or not (None).
 
-        A negative that was not evaluated is what it was last, relative to the guidance: uncond + |p| / |p'| (n' - u'),
-        with p = cond - uncond of this step, and n', u', p' of the step that evaluated it. All differences of
+        Of a negative that was not evaluated counts the method's `remainder` q' of its last evaluation, relative to the
+        guidance: uncond + |p| q' / |p'|, with p = cond - uncond of this step and p' of that one. All differences of
         predictions shrink quickly in the first steps; kept at its old length, a negative would outweigh the prompt.
         """
-        if self.method.refresh_every == 1:
+        if not self.keeps:
             assert prediction is not None
             return prediction
         length = _length(cond - uncond)
         if prediction is None:
-            return uncond + (length * self.directions[k]).to(uncond)
+            return uncond + (length * self.remainders[k]).to(uncond)
         self.evaluated[k] = step.index
-        self.directions[k] = (prediction - uncond).to(length) / length
+        whole = (prediction - uncond).to(length)
+        self.remainders[k] = self.method.remainder(whole, (cond - uncond).to(length)) / length
         return prediction
 
-    def weight(self, k: int, weight: Tensor, uncond: Tensor, cond: Tensor, negative: Tensor) -> Tensor:
-        """[B] weight of negative k at this step: 0 in the images where an adaptive one is inactive."""
-        expanded = weight.expand(len(uncond))
+    def weight(
+        self, k: int, uncond: Tensor, cond: Tensor, negative: Tensor, evaluated: bool, step: Step
+    ) -> Tensor:
+        """[B] weight of negative k at this step.
+
+        An automatic one has that of its last evaluation where it is not evaluated; an adaptive one 0 in the images
+        where it is inactive.
+
+        Args:
+            negative: [B, ...] its prediction, as `complete` gives it.
+            evaluated: whether it was evaluated at this step.
+        """
+        if not self.method.negatives[k].automatic:
+            weight = uncond.new_tensor(self.method.negatives[k].fixed_weight).expand(len(uncond))
+        elif evaluated:
+            weight = self._automatic_weight(k, uncond, cond, negative, step)
+        else:
+            weight = self.automatic[k].weights
         if not self.method.adaptive:
-            return expanded
+            return weight
         fraction = relative_shift(uncond, cond, negative[None], weight[None])[0]
         before = self.active_images.get(k)
         largest = torch.maximum(self.largest.get(k, fraction), fraction)
@@ -85,7 +138,17 @@ class RefreshSchedule:
         self.active_images[k] = enough if before is None else before & enough
         self.arrivals[k] = Arrival(self.active_images[k].any())
         # what a step finds out holds from the next one on, however late the host hears of it
-        return expanded if before is None else expanded * before
+        return weight if before is None else weight * before
+
+    def _automatic_weight(self, k: int, uncond: Tensor, cond: Tensor, negative: Tensor, step: Step) -> Tensor:
+        present, along = presence(uncond, cond, negative[None])
+        before = self.automatic.get(k)
+        seen = torch.zeros_like(present[0]) if before is None else before.seen
+        weights, seen = automatic_weight(seen, present[0], along[0], self.method.auto_weight, is_noise(step))
+        self.automatic[k] = _Automatic(seen, weights)
+        if self.method.economy and not is_noise(step):
+            self.arrivals[k] = Arrival((seen > NOT_PRESENT).any())
+        return weights
 
 
 def _length(difference: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from negguide.integration.families.base import Family
 from negguide.integration.hooks.step_tracking import Step
 from negguide.integration.runtime.base import DenoiserCall, MethodRuntime, StepState, part
 from negguide.integration.runtime.batching import Branch, expand_text
+from negguide.integration.runtime.economy import Unconditional
 from negguide.integration.runtime.maps import shift_maps
 from negguide.integration.runtime.masks import mask_over
 from negguide.integration.runtime.prompt_rows import prompt_rows
@@ -53,6 +54,7 @@ class GuidanceStep:
         self.images_per_prompt = images_per_prompt
         self.masks = masks
         self.schedule = RefreshSchedule(method)
+        self._uncond = Unconditional(method.economy, lambda step: step.inside(self.schedule.guidance))
         self.step: Step | None = None
         self.active: list[int] = []
         self.stale: list[int] = []
@@ -64,6 +66,19 @@ class GuidanceStep:
         self.active = self.schedule.active(step)
         self.stale = self.schedule.stale(self.active, step)
         self.statistics = None
+
+    @property
+    def leaves_out_uncond(self) -> bool:
+        """Whether this step needs no evaluation of the unconditional prediction."""
+        return self.step is not None and self._uncond.left_out(self.step)
+
+    def unconditional(self, uncond: Tensor | None, cond: Tensor) -> Tensor:
+        """The step's unconditional prediction, evaluated or not (None)."""
+        assert self.step is not None
+        if uncond is None:
+            return self._uncond.instead(cond, self.step)
+        self._uncond.keep(uncond, cond)
+        return uncond
 
     def rows(self, k: int, batch: int) -> slice:
         """The images, of `batch`, that negative k belongs to."""
@@ -98,10 +113,10 @@ class GuidanceStep:
             for k in members:
                 rows = self.rows(k, len(u))
                 own = None if k not in negatives else negatives[k].to(wide)
-                own = self.schedule.complete(k, u[rows], c[rows], own, self.step)
-                given = u.new_tensor(self.method.negatives[k].weight)
-                prediction[rows] = own
-                weight[rows] = self.schedule.weight(k, given, u[rows], c[rows], own)
+                whole = self.schedule.complete(k, u[rows], c[rows], own, self.step)
+                evaluated = own is not None
+                weight[rows] = self.schedule.weight(k, u[rows], c[rows], whole, evaluated, self.step)
+                prediction[rows] = whole
                 if mask is not None and self.masks is not None:
                     mask[rows] = self.masks[k].to(mask)
             stacked.append(prediction)
@@ -204,9 +219,16 @@ class ScoreRuntime(MethodRuntime):
         self.latent_size = state.latent_size
         self._seen = _Predictions()
 
+    def left_out(self, call: DenoiserCall) -> frozenset[str]:
+        unneeded = self._guided(call) and self.guidance.leaves_out_uncond
+        return frozenset(["uncond"] if unneeded else [])
+
     def _acts(self, call: DenoiserCall) -> bool:
+        return bool(self.guidance.active) and self._guided(call)
+
+    def _guided(self, call: DenoiserCall) -> bool:
         # a callback may have switched guidance off
-        if not self.guidance.active or "uncond" not in call.step_branches:
+        if "uncond" not in call.step_branches:
             return False
         scale = call.guidance_scale()
         if abs(scale - 1) > LEAST_GUIDANCE:
@@ -243,24 +265,29 @@ class ScoreRuntime(MethodRuntime):
         return slice(rows.start - first, rows.stop - first)
 
     def combines(self, call: DenoiserCall) -> bool:
-        return self._acts(call)
+        method = self.guidance.method
+        return self._guided(call) and (
+            bool(self.guidance.active) or method.economy or self.guidance.leaves_out_uncond
+        )
 
     def combine(self, call: DenoiserCall, predictions: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        if not self._acts(call):
+        if not self.combines(call):
             return predictions
         if "cond" in predictions:
             negatives = {k: predictions[f"negative {k}"] for k in self.guidance.stale}
             own = {k: n[self._own_rows(k, call.batch)] for k, n in negatives.items()}
             self._seen = _Predictions(predictions["cond"], own)
-        if "uncond" not in predictions:
+        if call.branch("uncond") is None:
             return predictions
-        return {**predictions, "uncond": self._shifted(predictions["uncond"], call)}
+        if self._seen.cond is None:
+            raise ValueError(f"{self.family.name}: the unconditional call came before the conditional one")
+        uncond = self.guidance.unconditional(predictions.get("uncond"), self._seen.cond)
+        return {**predictions, "uncond": self._shifted(uncond, call) if self.guidance.active else uncond}
 
     def _shifted(self, uncond: Tensor, call: DenoiserCall) -> Tensor:
         """u' of the step; the denoiser's input says which part of a prediction is the generated image's."""
         seen, sample = self._seen, call.inputs[self.family.sample]
-        if seen.cond is None or seen.negatives is None:
-            raise ValueError(f"{self.family.name}: the unconditional call came before the conditional one")
+        assert seen.cond is not None and seen.negatives is not None
 
         def own(prediction: Tensor, like: Any = sample) -> Tensor:
             return self.family.prediction_slice(prediction, like, self.latent_size)
