@@ -4,17 +4,31 @@ from negguide.guidance.attention import nag, ong, vsf
 from negguide.guidance.matching import best_match
 from negguide.guidance.projection import perpendicular
 from negguide.guidance.score import alignment, perp_neg, perp_neg_shift, relative_shift, uncond_for
-from negguide.guidance.tokens import negtome, negtome_and_share, negtome_others
+from negguide.guidance.tokens import (
+    Match,
+    negtome,
+    negtome_and_share,
+    negtome_match,
+    negtome_match_others,
+    negtome_others,
+    negtome_push,
+    negtome_push_others,
+)
 from negguide.guidance.window import active
 
 __all__ = [
+    "Match",
     "active",
     "alignment",
     "best_match",
     "nag",
     "negtome",
     "negtome_and_share",
+    "negtome_match",
+    "negtome_match_others",
     "negtome_others",
+    "negtome_push",
+    "negtome_push_others",
     "ong",
     "perp_neg",
     "perp_neg_shift",
