@@ -112,7 +112,7 @@ def negtome(
         raise ValueError(
             f"--negtome {mode} and --reference are two kinds of references; give --reference alone, or leave it out"
         )
-    arguments: dict[str, Any] = {**suited.negtome, **said}
+    arguments: dict[str, Any] = {**suited.of_negtome(bool(references)), **said}
     try:
         if window is not None:
             arguments["start"], arguments["stop"] = parse_window(window)
