@@ -143,7 +143,6 @@ def seconds(call: Callable[[], Any], repeats: int) -> float:
     """Of processor time, the median."""
     times = []
     with torch.no_grad():
-        call()
         for _ in range(repeats):
             start = time.process_time()
             call()
@@ -154,22 +153,25 @@ def seconds(call: Callable[[], Any], repeats: int) -> float:
 def parts(name: str, shape: tuple[int, int], block: Any, repeats: int) -> dict[str, float]:
     """Seconds of one image's block, search and push at these (tokens, channels), and the block's operations."""
     tokens, channels = shape
+
+    def run(dtype: torch.dtype, device: str) -> Tensor:
+        size = {"dtype": dtype, "device": device}
+        x = torch.ones(1, tokens, channels, **size)
+        if name == "SDXL":
+            text = torch.ones(1, 77, block.attn2.to_k.in_features, **size)
+            return block(x, encoder_hidden_states=text)
+        text = torch.ones(1, 512, channels, **size)
+        return block(x, encoder_hidden_states=text, temb=torch.ones(1, channels, **size))
+
+    flops = counted(lambda: run(torch.bfloat16, "meta"))
     block = block.to_empty(device="cpu").float().eval()
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
-    x = torch.randn(1, tokens, channels)
-
-    def run() -> Tensor:
-        if name == "SDXL":
-            return block(x, encoder_hidden_states=torch.zeros(1, 77, block.attn2.to_k.in_features))
-        text = torch.zeros(1, 512, channels)
-        return block(x, encoder_hidden_states=text, temb=torch.zeros(1, channels))
-
-    others = torch.randn(1, (IMAGES - 1) * tokens, channels)
+    x, others = torch.randn(1, tokens, channels), torch.randn(1, (IMAGES - 1) * tokens, channels)
     match = Match(torch.ones(1, tokens), torch.randint(others.shape[1], (1, tokens)))
     return {
-        "block_flops": counted(run),
-        "block": seconds(run, repeats),
+        "block_flops": flops,
+        "block": seconds(lambda: run(torch.float32, "cpu"), repeats),
         "search": seconds(lambda: negtome_match(x, others), repeats),
         "push": seconds(lambda: negtome_push(x, others, match, 0.9, 0.7), repeats),
     }
