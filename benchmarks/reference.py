@@ -36,7 +36,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "NegToMe, published values": {},
     "NegToMe, the embedded model's values without a reference": {**BATCH},
     "NegToMe, whole push": {**AWAY, "perpendicular": False},
-    "NegToMe, shared match": {**AWAY, "match_every": 4},
+    "NegToMe, each block its own match": {**AWAY, "match_every": 1},
     "NegToMe": {**AWAY},
 }
 """The last one's values were chosen on seeds from 500,000 to 599,999."""
