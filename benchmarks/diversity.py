@@ -102,6 +102,12 @@ def main() -> None:
         ("NegToMe, published values", prompts, 0, NegToMe("others")),
         ("NegToMe, first", prompts, 0, NegToMe("first", **TOYWORLD_DEFAULTS.negtome)),
         ("NegToMe, others", prompts, 0, NegToMe("others", **TOYWORLD_DEFAULTS.negtome)),
+        (
+            "NegToMe, others, one match for four blocks",
+            prompts,
+            0,
+            NegToMe("others", match_every=4, **TOYWORLD_DEFAULTS.negtome),
+        ),
     ]
     settings = {
         "batches": len(prompts) // BATCH,

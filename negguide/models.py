@@ -28,12 +28,18 @@ class Defaults:
     Attributes:
         guidance_scale: of classifier-free guidance, where the pipeline is not asked (`own_guidance_scale`).
         negtome: arguments of `NegToMe` that differ from its own defaults.
+        negtome_images: those of it with reference images; None = `negtome`, as without.
         negative: arguments of a `Negative` of `PerpNeg` that do.
     """
 
     guidance_scale: float = 7.5
     negtome: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    negtome_images: Mapping[str, Any] | None = None
     negative: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def of_negtome(self, images: bool) -> Mapping[str, Any]:
+        """Arguments of `NegToMe`, with reference images or without."""
+        return self.negtome if self.negtome_images is None or not images else self.negtome_images
 
 
 TOYWORLD_DEFAULTS = Defaults(
@@ -46,6 +52,18 @@ TOYWORLD_DEFAULTS = Defaults(
             "threshold": 0.65,
             "stop": 0.25,
             "blocks": r"(down_blocks\.1|mid_block|up_blocks\.0).*attn1$",
+        }
+    ),
+    # goes far from the trademark character and keeps most of what was asked for (benchmarks/reference.py)
+    negtome_images=MappingProxyType(
+        {
+            "alpha": 8.0,
+            "threshold": 0.3,
+            "stop": 0.25,
+            "blocks": "attn1$",
+            "center": True,
+            "perpendicular": True,
+            "match_every": 4,
         }
     ),
     # keeps and removes most (benchmarks/overlap.py); larger models are broken by so much

@@ -7,12 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
+from negguide import NegToMe
+from negguide.models import TOYWORLD_DEFAULTS
 from negguide.toyworld import Character, Scene, parse
 from negguide.toyworld.measure import share
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import cost
 import diversity
+import match_reuse
 import reference
 import report
 import views
@@ -54,9 +57,6 @@ def test_diversity_and_reference_measure_with_and_without(models, monkeypatch):
     pipe, judge = models
     monkeypatch.setattr(diversity, "STEPS", 2)
     monkeypatch.setattr(reference, "STEPS", 2)
-    from negguide import NegToMe
-    from negguide.models import TOYWORLD_DEFAULTS
-
     prompts = ["a bear"] * diversity.BATCH
     method = NegToMe("others", **{**TOYWORLD_DEFAULTS.negtome, "stop": 1.0})
     plain = diversity.measure(pipe, judge, prompts, prompts, 0, None)
@@ -64,6 +64,24 @@ def test_diversity_and_reference_measure_with_and_without(models, monkeypatch):
     assert plain[1].value != pushed[1].value
     result = reference.measure(pipe, judge, "plain", 2)
     assert result["similarity"].n == result["fidelity"].n == 10
+
+
+def test_the_reference_rows_draw_something_else(models, monkeypatch):
+    pipe, _ = models
+    monkeypatch.setattr(reference, "STEPS", 4)
+    target = report.toyworld.render(reference.reference("snow"))
+    rows = [{}, *({"negative_guidance": NegToMe(target, **own)} for own in reference.METHODS.values())]
+    images = {np.asarray(reference.draw(pipe, "snow", [0], row)[0]).tobytes() for row in rows}
+    assert len(images) == len(rows)
+
+
+def test_shared_matches_leave_a_search_for_so_many_modules_of_equally_many_tokens():
+    step = match_reuse.Step(1e12, [(1024, 1280)] * 5 + [(4096, 640)] * 3, 8, {})
+    assert match_reuse.searches(step, 1) == step.modules
+    assert match_reuse.searches(step, 2) == [(1024, 1280)] * 3 + [(4096, 640)] * 2
+    assert match_reuse.searches(step, 100) == [(1024, 1280), (4096, 640)]
+    # 8 rows, 1024 tokens against those of three other images
+    assert match_reuse.search_flops(step, [(1024, 1280)]) == 2 * 8 * 1024 * 3 * 1024 * 1280
 
 
 def test_views_draws_the_asked_for_number(models, monkeypatch):

@@ -78,7 +78,7 @@ class Column:
             return ()
         given: dict[str, Any] = {} if self.strength is None else {_strength(kind): self.strength}
         if kind.space == "token":
-            own = defaults(model).negtome if kind is NegToMe else {}
+            own = defaults(model).of_negtome(bool(references)) if kind is NegToMe else {}
             return (kind(reference=list(references) or "others", **{**own, **given}),)
         if "weight" in given:
             return (kind(Negative(item.negative, weight=given["weight"])),)

@@ -45,6 +45,8 @@ def compare(
     blocks: options.BlocksOption = None,
     center: options.CenterOption = None,
     max_push: options.MaxPushOption = None,
+    perpendicular: options.PerpendicularOption = None,
+    match_every: options.MatchEveryOption = None,
     mask: options.MaskOption = None,
     reference_mask: options.ReferenceMaskOption = None,
     methods: Annotated[
@@ -109,6 +111,8 @@ def compare(
         "blocks": blocks,
         "center": center,
         "max_push": max_push,
+        "perpendicular": perpendicular,
+        "match_every": match_every,
     }
     words = tuple(negative or ())
     wanted = _columns(methods, weights, bool(words), negtome is not None or bool(reference))

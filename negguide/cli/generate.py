@@ -41,6 +41,8 @@ def generate(
     blocks: options.BlocksOption = None,
     center: options.CenterOption = None,
     max_push: options.MaxPushOption = None,
+    perpendicular: options.PerpendicularOption = None,
+    match_every: options.MatchEveryOption = None,
     mask: options.MaskOption = None,
     reference_mask: options.ReferenceMaskOption = None,
     model: options.ModelOption = "toyworld",
@@ -95,6 +97,8 @@ def generate(
         "blocks": blocks,
         "center": center,
         "max_push": max_push,
+        "perpendicular": perpendicular,
+        "match_every": match_every,
     }
     minus = guidance.in_words(
         negative, guidance.said_of_method(joint, refresh_every, adaptive, economy), method, scale, suited

@@ -120,7 +120,8 @@ def negtome(
         if reference_mask is not None:
             said["reference_mask"] = attachments.open(reference_mask, "--reference-mask", "L")
         images = [attachments.open(path, "--reference") for path in references or ()]
-        unsaid = {name: value for name, value in suited.negtome.items() if name not in said}
+        suiting = suited.of_negtome(bool(references))
+        unsaid = {name: value for name, value in suiting.items() if name not in said}
         return NegToMe(images or mode or "others", **unsaid, **said, default_values=unsaid)
     except ValueError as error:
         raise ValueError(f"NegToMe: {error}") from error

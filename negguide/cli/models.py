@@ -98,8 +98,14 @@ def _show_one(name: str) -> None:
     if name == TOYWORLD:
         suited = defaults(TOYWORLD)
         words = ", ".join(f"{key} {value:g}" for key, value in suited.negative.items())
-        pushed = ", ".join(f"{key} {value}" for key, value in suited.negtome.items())
-        show(f"\ntoyworld begins with Perp-Neg at {words}, and NegToMe at {pushed}")
+        pushed, away = (
+            ", ".join(f"{key} {value}" for key, value in suited.of_negtome(images).items())
+            for images in (False, True)
+        )
+        show(
+            f"\ntoyworld begins with Perp-Neg at {words}, and NegToMe at {pushed}; "
+            f"with reference images, at {away}"
+        )
 
 
 def _show(screen: Console, name: str, about: str, rows: list[tuple[str, str, str]]) -> None:

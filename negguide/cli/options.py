@@ -24,6 +24,7 @@ OFFLOADS = ("none", "model", "sequential", "group")
 _WORDS, _NEGTOME, _MODEL = "Negatives in words", "NegToMe", "Model and sampling"
 _PICTURE = "Pictures, where the model takes them"
 _TOY = TOYWORLD_DEFAULTS.negtome
+_TOY_IMAGES = TOYWORLD_DEFAULTS.of_negtome(images=True)
 
 NegativeOption = Annotated[
     list[str] | None,
@@ -101,14 +102,17 @@ ReferenceOption = Annotated[
 AlphaOption = Annotated[
     float | None,
     typer.Option(
-        "--alpha", help=f"Strength (toyworld {_TOY['alpha']:g}, others 0.9).", rich_help_panel=_NEGTOME
+        "--alpha",
+        help=f"Strength (toyworld {_TOY['alpha']:g}, with --reference {_TOY_IMAGES['alpha']:g}; others 0.9).",
+        rich_help_panel=_NEGTOME,
     ),
 ]
 ThresholdOption = Annotated[
     float | None,
     typer.Option(
         "--threshold",
-        help=f"Least cosine of a match (toyworld {_TOY['threshold']:g}, others as in `negguide models`).",
+        help=f"Least cosine of a match (toyworld {_TOY['threshold']:g}, with --reference "
+        f"{_TOY_IMAGES['threshold']:g}; others as in `negguide models`).",
         rich_help_panel=_NEGTOME,
     ),
 ]
@@ -149,6 +153,23 @@ MaxPushOption = Annotated[
     float | None,
     typer.Option(
         "--max-push", help="Longest push relative to the token's norm (no limit).", rich_help_panel=_NEGTOME
+    ),
+]
+PerpendicularOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--perpendicular/--no-perpendicular",
+        help="Push without the component along the token itself.",
+        rich_help_panel=_NEGTOME,
+    ),
+]
+MatchEveryOption = Annotated[
+    int | None,
+    typer.Option(
+        "--match-every",
+        help="How many modules in a row share one match (each has its own).",
+        rich_help_panel=_NEGTOME,
+        show_default=False,
     ),
 ]
 MaskOption = Annotated[

@@ -166,12 +166,13 @@ def _reference(plain: Job) -> Sheet:
         render(Scene((pip,), place), seed=i) for i, place in enumerate(BACKGROUNDS[: len(plain.seeds)])
     )
     plain = replace(plain, prompt=REFERENCE_PROMPT)
+    method = NegToMe(reference=references, **TOYWORLD_DEFAULTS.of_negtome(images=True))
     return Sheet(
         file="negtome-reference.png",
         title=f"“{plain.prompt}”, pushed away from Pip",
         look=REFERENCE_LOOK,
         labels=("Pip, as reference", "plain", NegToMe.label),
-        jobs=(plain, replace(plain, methods=(NegToMe(reference=references, **TOYWORLD_DEFAULTS.negtome),))),
+        jobs=(plain, replace(plain, methods=(method,))),
         as_rows=True,
         above=references,
     )

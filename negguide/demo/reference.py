@@ -21,10 +21,6 @@ from negguide.toyworld import TRADEMARK, Scene, render
 
 PIP, UPLOAD = "pip", "upload"
 PLACE = "meadow"
-CENTRED = {"alpha": 7.0, "threshold": 0.3, "stop": 0.25}
-CENTRED_BLOCKS = "attn1$"
-"""What goes furthest from the trademark character, tokens centred, on the embedded model (benchmarks/reference.py)."""
-
 EXAMPLES = {
     "an explorer, away from Pip": "an explorer in a meadow",
     "a cat, away from Pip": "a cat in a meadow",
@@ -108,14 +104,14 @@ class Reference:
             plain = self.studio.plain(prompt, images, seed, steps, guidance_scale, size)
             reference, mask = (pip(), None) if character == PIP else painted(picture)
             options = {
-                **self.studio.backend.suited.negtome,
+                # those with images are for centred tokens
+                **self.studio.backend.suited.of_negtome(images=center),
                 "alpha": alpha,
                 "threshold": threshold,
                 "stop": stop or None,
+                "center": center,
             }
-            if center and self.studio.backend.toyworld:
-                options["blocks"] = CENTRED_BLOCKS
-            method = NegToMe(reference, reference_mask=mask, center=center, **options)
+            method = NegToMe(reference, reference_mask=mask, **options)
         pushed = replace(plain, methods=(method,))
         with self.studio.drawing(request, progress, [plain, pushed]) as draw:
             before = draw(plain, "Plain")
@@ -193,7 +189,7 @@ def build(studio: Studio) -> parts.Tab:
     """Lay the tab out and wire it."""
     actions = Reference(studio)
     toy = studio.backend.toyworld
-    suited = CENTRED if toy else {"alpha": 0.9, **studio.backend.suited.negtome}
+    suited = {"alpha": 0.9, **studio.backend.suited.of_negtome(images=True)}
     gr.Markdown(
         "In this little world “an explorer” is mostly **Pip**, an orange cat with a green hat and a purple scarf. "
         "**NegToMe** pushes what is drawn away from a reference picture, without a word about it."

@@ -5,11 +5,21 @@ from negguide.guidance.matching import best_match
 from negguide.guidance.presence import automatic_weight, presence
 from negguide.guidance.projection import perpendicular
 from negguide.guidance.score import Joint, alignment, perp_neg, perp_neg_shift, relative_shift, uncond_for
-from negguide.guidance.tokens import negtome, negtome_and_share, negtome_others
+from negguide.guidance.tokens import (
+    Match,
+    negtome,
+    negtome_and_share,
+    negtome_match,
+    negtome_match_others,
+    negtome_others,
+    negtome_push,
+    negtome_push_others,
+)
 from negguide.guidance.window import active
 
 __all__ = [
     "Joint",
+    "Match",
     "active",
     "alignment",
     "automatic_weight",
@@ -17,7 +27,11 @@ __all__ = [
     "nag",
     "negtome",
     "negtome_and_share",
+    "negtome_match",
+    "negtome_match_others",
     "negtome_others",
+    "negtome_push",
+    "negtome_push_others",
     "ong",
     "perp_neg",
     "perp_neg_shift",

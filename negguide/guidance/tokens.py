@@ -1,10 +1,26 @@
 """NegToMe: push tokens away from their best match, in token space."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from negguide.guidance.matching import check_tokens, match, match_others
+from negguide.guidance.matching import check_tokens, match_others
+from negguide.guidance.matching import match as best_matches
 from negguide.guidance.precision import norm_floor, reduction_dtype
+from negguide.guidance.projection import without_component
+
+
+class Match(NamedTuple):
+    """The best match of each of N tokens among reference tokens.
+
+    Attributes:
+        cosine: [..., N] to the best match, in the reduction dtype.
+        index: [..., N] int64, which reference token that is.
+    """
+
+    cosine: Tensor
+    index: Tensor
 
 
 def negtome(
@@ -16,6 +32,7 @@ def negtome(
     reference_mask: Tensor | None = None,
     center: bool = False,
     max_push: float | None = None,
+    perpendicular: bool = False,
 ) -> Tensor:
     """Push each token away from the reference token that resembles it most.
 
@@ -37,6 +54,10 @@ def negtome(
             push stays the difference of the tokens themselves, which the mean does not change.
         max_push: bound on |push_i| / |x_i|, both L2 over the channels, > 0; keeps a large alpha safe. None:
             no bound.
+        perpendicular: push without the component along the token itself, so that a token changes by what its match
+            has and it has not, and not by being longer or shorter than its match:
+            push_i = -m_i alpha (r_j - (<r_j, x_i> / max(|x_i|^2, eps^2)) x_i), eps the rounding unit of the dtype.
+            What Perp-Neg does to whole predictions, for each token.
 
     Returns:
         [B, N, C] in the dtype of `tokens`. Gradients flow through x_i and r_j*(i), not through the matching.
@@ -45,10 +66,10 @@ def negtome(
         ValueError: a shape does not fit; alpha, threshold or max_push out of range.
         TypeError: integer tokens, or a reference_mask that is not bool.
 
-    Source: NegToMe, arXiv 2412.01339; `center` and `max_push` are this project's.
+    Source: NegToMe, arXiv 2412.01339; `center`, `max_push` and `perpendicular` are this project's.
     """
     return negtome_and_share(
-        tokens, reference, alpha, threshold, source_mask, reference_mask, center, max_push
+        tokens, reference, alpha, threshold, source_mask, reference_mask, center, max_push, perpendicular
     )[0]
 
 
@@ -61,6 +82,7 @@ def negtome_and_share(
     reference_mask: Tensor | None = None,
     center: bool = False,
     max_push: float | None = None,
+    perpendicular: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """`negtome`, and the share of each sample's N tokens that it pushed.
 
@@ -69,14 +91,25 @@ def negtome_and_share(
     Returns:
         (tokens, share): [B, N, C] in the dtype of `tokens`, and [B] float32 in [0, 1].
     """
-    dtype = check_tokens(tokens, reference, reference_mask, "tokens")
-    if source_mask is not None and source_mask.shape not in (tokens.shape[:2], (1, tokens.shape[1])):
-        raise ValueError(
-            f"source_mask must be [{tokens.shape[0]} or 1, {tokens.shape[1]}], one entry a token, "
-            f"got {tuple(source_mask.shape)}"
-        )
-    _check_strength(alpha, threshold, max_push)
+    match = negtome_match(tokens, reference, reference_mask, center)
+    return negtome_push(tokens, reference, match, alpha, threshold, source_mask, max_push, perpendicular)
 
+
+def negtome_match(
+    tokens: Tensor, reference: Tensor, reference_mask: Tensor | None = None, center: bool = False
+) -> Match:
+    """The matching of `negtome` alone: what costs most of it, and what blocks of a model can share.
+
+    Args:
+        tokens, reference, reference_mask, center: as in `negtome`.
+
+    Returns:
+        Match of [B, N].
+
+    Raises:
+        ValueError, TypeError: as `negtome`.
+    """
+    dtype = check_tokens(tokens, reference, reference_mask, "tokens")
     # The choice of a match has no gradient, so no similarities need to be kept for a backward pass.
     source, target = tokens.detach(), reference.detach()
     if center:
@@ -85,8 +118,46 @@ def negtome_and_share(
         mean = _mean_token(source, target, reference_mask)
         source, target = source - mean, target - mean
     # The cosine meets the threshold unrounded, in the reduction dtype.
-    cosine, index = match(source, target, reference_mask)
-    result, pushed = _push(tokens, _rows(reference, index), cosine, alpha, threshold, source_mask, max_push)
+    return Match(*best_matches(source, target, reference_mask))
+
+
+def negtome_push(
+    tokens: Tensor,
+    reference: Tensor,
+    match: Match,
+    alpha: float,
+    threshold: float,
+    source_mask: Tensor | None = None,
+    max_push: float | None = None,
+    perpendicular: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The push of `negtome` alone, with a match that may be of other tokens, as many as these.
+
+    Formula: x_i <- x_i + push_i as in `negtome`, with j*(i) and the cosine of `match`.
+
+    Args:
+        tokens, reference, alpha, threshold, source_mask, max_push, perpendicular: as in `negtome`.
+        match: of [B, N], with indices below M.
+
+    Returns:
+        (tokens, share) as `negtome_and_share`.
+
+    Raises:
+        ValueError: a shape does not fit; alpha, threshold or max_push out of range.
+        TypeError: integer tokens.
+    """
+    check_tokens(tokens, reference, None, "tokens")
+    _check_match(match, tokens)
+    if source_mask is not None and source_mask.shape not in (tokens.shape[:2], (1, tokens.shape[1])):
+        raise ValueError(
+            f"source_mask must be [{tokens.shape[0]} or 1, {tokens.shape[1]}], one entry a token, "
+            f"got {tuple(source_mask.shape)}"
+        )
+    _check_strength(alpha, threshold, max_push)
+    matched = _rows(reference, match.index)
+    result, pushed = _push(
+        tokens, matched, match.cosine, alpha, threshold, source_mask, max_push, perpendicular
+    )
     return result, pushed.to(torch.float32).mean(dim=1)
 
 
@@ -97,12 +168,13 @@ def negtome_others(
     source_mask: Tensor | None = None,
     center: bool = False,
     max_push: float | None = None,
+    perpendicular: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """`negtome_and_share` of every image of a group, with the tokens of all other images of the group as reference.
 
     Args:
         groups: [G, I, N, C]: G groups of I >= 2 images of N tokens.
-        alpha, threshold, center, max_push: as in `negtome`.
+        alpha, threshold, center, max_push, perpendicular: as in `negtome`.
         source_mask: [1, N], as in `negtome`, the same for all images.
 
     Returns:
@@ -112,27 +184,83 @@ def negtome_others(
         ValueError: fewer than two images; alpha, threshold or max_push out of range.
         TypeError: integer tokens.
     """
-    if groups.ndim != 4 or 0 in groups.shape or groups.shape[1] < 2:
-        raise ValueError(
-            f"groups must be [G, I, N, C] with at least two images each, got {tuple(groups.shape)}"
-        )
+    match = negtome_match_others(groups, center)
+    return negtome_push_others(groups, match, alpha, threshold, source_mask, max_push, perpendicular)
+
+
+def negtome_match_others(groups: Tensor, center: bool = False) -> Match:
+    """The matching of `negtome_others` alone.
+
+    Args:
+        groups, center: as in `negtome_others`.
+
+    Returns:
+        Match of [G, I, N], with indices into the I * N tokens of the group.
+
+    Raises:
+        ValueError, TypeError: as `negtome_others`.
+    """
+    _check_groups(groups)
+    source = groups.detach()
+    if center:
+        source = source.to(reduction_dtype("groups", groups))
+        source = source - source.mean(dim=(1, 2), keepdim=True)
+    return Match(*match_others(source))
+
+
+def negtome_push_others(
+    groups: Tensor,
+    match: Match,
+    alpha: float,
+    threshold: float,
+    source_mask: Tensor | None = None,
+    max_push: float | None = None,
+    perpendicular: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The push of `negtome_others` alone, with a match that may be of other tokens, as many as these.
+
+    Args:
+        groups, alpha, threshold, source_mask, max_push, perpendicular: as in `negtome_others`.
+        match: of [G, I, N], with indices into the I * N tokens of the group.
+
+    Returns:
+        (tokens, share) as `negtome_others`.
+
+    Raises:
+        ValueError, TypeError: as `negtome_others`; a match of another shape.
+    """
+    _check_groups(groups)
     images, tokens = groups.shape[1:3]
     if source_mask is not None and source_mask.shape != (1, tokens):
         raise ValueError(
             f"source_mask must be [1, {tokens}], one entry a token, got {tuple(source_mask.shape)}"
         )
     _check_strength(alpha, threshold, max_push)
-    source = groups.detach()
-    if center:
-        source = source.to(reduction_dtype("groups", groups))
-        source = source - source.mean(dim=(1, 2), keepdim=True)
-    cosine, index = match_others(source)
+    _check_match(match, groups)
     table = groups.flatten(1, 2)
     mask = None if source_mask is None else source_mask.repeat(1, images)
-    matched = _rows(table, index.flatten(1))
-    result, pushed = _push(table, matched, cosine.flatten(1), alpha, threshold, mask, max_push)
+    matched = _rows(table, match.index.flatten(1))
+    result, pushed = _push(
+        table, matched, match.cosine.flatten(1), alpha, threshold, mask, max_push, perpendicular
+    )
     share = pushed.to(torch.float32).unflatten(1, (images, tokens)).mean(dim=2)
     return result.unflatten(1, (images, tokens)), share
+
+
+def _check_groups(groups: Tensor) -> None:
+    if groups.ndim != 4 or 0 in groups.shape or groups.shape[1] < 2:
+        raise ValueError(
+            f"groups must be [G, I, N, C] with at least two images each, got {tuple(groups.shape)}"
+        )
+
+
+def _check_match(match: Match, tokens: Tensor) -> None:
+    expected = list(tokens.shape[:-1])
+    shapes = [list(part.shape) for part in match]
+    if shapes != [expected, expected]:
+        raise ValueError(
+            f"match must have cosine and index of {expected}, one entry a token, got {shapes[0]} and {shapes[1]}"
+        )
 
 
 def _check_strength(alpha: float, threshold: float, max_push: float | None) -> None:
@@ -153,6 +281,7 @@ def _push(
     threshold: float,
     source_mask: Tensor | None,
     max_push: float | None,
+    perpendicular: bool,
 ) -> tuple[Tensor, Tensor]:
     """Tokens [B, N, C] away from their matches, and which of them were pushed, bool [B, N]."""
     dtype = cosine.dtype
@@ -164,12 +293,17 @@ def _push(
     strength = alpha * pushed.to(dtype)
     if source_mask is not None:
         strength = strength * source_mask
+    if perpendicular:
+        floor = norm_floor(tokens.dtype)
+        matched = without_component(matched.to(dtype), tokens.to(dtype), (-1,), floor).to(tokens.dtype)
     if max_push is not None:
-        distance = torch.linalg.vector_norm(tokens - matched, dim=-1, dtype=dtype)
+        push = matched if perpendicular else tokens - matched
+        distance = torch.linalg.vector_norm(push, dim=-1, dtype=dtype)
         length = torch.linalg.vector_norm(tokens, dim=-1, dtype=dtype)
         strength = torch.minimum(strength, max_push * length / distance.clamp_min(norm_floor(dtype)))
+    weight = -strength.to(tokens.dtype).unsqueeze(-1)
     # x + s (x - r) is the interpolation from x to r by -s: one pass, no copy of the difference.
-    result = torch.lerp(tokens, matched, -strength.to(tokens.dtype).unsqueeze(-1))
+    result = torch.addcmul(tokens, matched, weight) if perpendicular else torch.lerp(tokens, matched, weight)
     return result, pushed
 
 

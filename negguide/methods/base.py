@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from torch import Tensor
 
+from negguide.guidance import Match
 from negguide.methods.negative import Negative
 from negguide.methods.serialise import Load, Save, Serialisable, check_keys, encode, field_names
 from negguide.methods.validation import ImageLike, MaskLike
@@ -287,6 +288,9 @@ class TokenMethod(Method):
         mask: which tokens are pushed.
         blocks: which modules, a regular expression; None = the model family's.
         group_size: how many consecutive images of a call belong together; None = those of one prompt.
+        match_every: how many consecutive modules of a forward, of equally many tokens, share one match. 1 = `push` and
+            `push_others` find their own; more asks `match`, `match_others`, `push_matched` and `push_others_matched` of
+            the method.
     """
 
     space: ClassVar[Space] = "token"
@@ -294,6 +298,7 @@ class TokenMethod(Method):
     mask: MaskLike | None = None
     blocks: str | None = None
     group_size: int | None = None
+    match_every: int = 1
 
     @property
     def images(self) -> tuple[ImageLike, ...]:
@@ -318,6 +323,26 @@ class TokenMethod(Method):
     def push_others(self, groups: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The same of each image of [G, I, N, C] away from the I - 1 others, and the fractions [G, I]."""
         raise TypeError(f"{type(self).__name__} must define push_others()")
+
+    def match(self, tokens: Tensor, reference: Tensor, reference_mask: Tensor | None = None) -> Match:
+        """What `push` finds before it pushes, of [B, N]."""
+        raise TypeError(f"{type(self).__name__} must define match() to share matches")
+
+    def match_others(self, groups: Tensor) -> Match:
+        """What `push_others` finds before it pushes, of [G, I, N], with indices into the group's I * N tokens."""
+        raise TypeError(f"{type(self).__name__} must define match_others() to share matches")
+
+    def push_matched(
+        self, tokens: Tensor, reference: Tensor, match: Match, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`push` by a match that is there already, of these tokens or of another module's."""
+        raise TypeError(f"{type(self).__name__} must define push_matched() to share matches")
+
+    def push_others_matched(
+        self, groups: Tensor, match: Match, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`push_others` by a match that is there already, of these tokens or of another module's."""
+        raise TypeError(f"{type(self).__name__} must define push_others_matched() to share matches")
 
 
 class NegativeAttention(Protocol):

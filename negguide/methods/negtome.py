@@ -12,7 +12,15 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from negguide.guidance import negtome_and_share, negtome_others
+from negguide.guidance import (
+    Match,
+    negtome_and_share,
+    negtome_match,
+    negtome_match_others,
+    negtome_others,
+    negtome_push,
+    negtome_push_others,
+)
 from negguide.methods.base import TokenMethod
 from negguide.methods.registry import register_method
 from negguide.methods.serialise import Load, check_keys, decode, field_names
@@ -58,6 +66,11 @@ class NegToMe(TokenMethod):
         group_size: how many consecutive images of a call count as one another's "others", whatever their prompts;
             None = those of one prompt.
         max_push: longest push, relative to the token's own L2 norm, > 0; None = unbounded.
+        perpendicular: push without the component along the token itself. A token then changes by what its match has and
+            it has not; with a large alpha this keeps more of the picture.
+        match_every: how many consecutive modules of one forward share a match, >= 1: the first searches, the others
+            push their own tokens by its matches and cosines. Only modules with equally many tokens share. 1, as
+            published: each searches. Most of what NegToMe costs is the search.
 
     Published values: SDXL alpha .9, threshold .7, t 1000->800, up blocks at least 32 wide; FLUX .9, .65, t 1000->900,
     all blocks. At these two timesteps the noise has nearly the same share of the latents, .84 and .9, and so families
@@ -86,6 +99,8 @@ class NegToMe(TokenMethod):
     center: bool = False
     max_push: float | None = None
     group_size: int | None = None
+    perpendicular: bool = False
+    match_every: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -120,6 +135,8 @@ class NegToMe(TokenMethod):
                     f"{'reference images' if self.images else repr(self.reference)}"
                 )
             object.__setattr__(self, "group_size", size)
+        object.__setattr__(self, "perpendicular", boolean("perpendicular", self.perpendicular))
+        object.__setattr__(self, "match_every", at_least_one("match_every", self.match_every))
 
     @property
     def images(self) -> tuple[ImageLike, ...]:
@@ -156,12 +173,41 @@ class NegToMe(TokenMethod):
             reference_mask=reference_mask,
             center=self.center,
             max_push=self.max_push,
+            perpendicular=self.perpendicular,
         )
 
     def push_others(self, groups: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         assert self.threshold is not None
         return negtome_others(
-            groups, self.alpha, self.threshold, source_mask=mask, center=self.center, max_push=self.max_push
+            groups,
+            self.alpha,
+            self.threshold,
+            source_mask=mask,
+            center=self.center,
+            max_push=self.max_push,
+            perpendicular=self.perpendicular,
+        )
+
+    def match(self, tokens: Tensor, reference: Tensor, reference_mask: Tensor | None = None) -> Match:
+        return negtome_match(tokens, reference, reference_mask, self.center)
+
+    def match_others(self, groups: Tensor) -> Match:
+        return negtome_match_others(groups, self.center)
+
+    def push_matched(
+        self, tokens: Tensor, reference: Tensor, match: Match, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        assert self.threshold is not None
+        return negtome_push(
+            tokens, reference, match, self.alpha, self.threshold, mask, self.max_push, self.perpendicular
+        )
+
+    def push_others_matched(
+        self, groups: Tensor, match: Match, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        assert self.threshold is not None
+        return negtome_push_others(
+            groups, match, self.alpha, self.threshold, mask, self.max_push, self.perpendicular
         )
 
     @classmethod

@@ -39,6 +39,7 @@ def everything(photo: Path, left_half: Path, tiny_model: Path) -> list[object]:
         *("--negative", "black glasses:1.5@0-0.6", "--negative", "brown fur:0.5@0-1", "--joint"),
         *("--negative-prompt", "back view", "--reference", photo, "--alpha", 3, "--negtome-window", "0-0.5"),
         *("--mask", left_half, "--reference-mask", left_half, "--center", "--max-push", 0.5),
+        *("--perpendicular", "--match-every", 3),
     ]
 
 

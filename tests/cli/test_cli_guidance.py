@@ -9,7 +9,9 @@ from negguide.cli.attachments import Attachments
 from negguide.models import TOYWORLD_DEFAULTS, Defaults
 
 PUBLISHED = Defaults()
-NOTHING = dict.fromkeys(("alpha", "threshold", "blocks", "center", "max_push"))
+NOTHING = dict.fromkeys(
+    ("alpha", "threshold", "blocks", "center", "max_push", "perpendicular", "match_every")
+)
 
 
 def negtome(mode: str | None, references: list[Path] | None = None, **changes: object) -> object:

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from negguide.guidance import negtome
-from negguide.guidance.tokens import negtome_and_share, negtome_others
+from negguide.guidance.tokens import (
+    negtome_and_share,
+    negtome_match,
+    negtome_match_others,
+    negtome_others,
+    negtome_push,
+    negtome_push_others,
+)
 
 
 def written_out(
@@ -19,6 +26,7 @@ def written_out(
     reference_mask: Tensor | None = None,
     center: bool = False,
     max_push: float | None = None,
+    perpendicular: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Token by token: best match, threshold, push. In float64."""
     result = tokens.double().clone()
@@ -37,6 +45,8 @@ def written_out(
             share = 1.0 if source_mask is None else float(source_mask[b, i])
             if best > threshold and share != 0:
                 push = share * alpha * (x[i] - r[match])
+                if perpendicular:
+                    push = push - (push @ x[i]) / (x[i] @ x[i]) * x[i]
                 if max_push is not None and push.norm() > max_push * x[i].norm():
                     push = push * (max_push * x[i].norm() / push.norm())
                 result[b, i] = x[i] + push
@@ -57,9 +67,10 @@ def tokens_and_reference(seed: int = 0, n: int = 12, m: int = 20, channels: int 
     masks=st.sampled_from(["none", "source", "soft", "reference", "both"]),
     center=st.booleans(),
     max_push=st.sampled_from([None, 0.1, 1.0]),
+    perpendicular=st.booleans(),
     m=st.sampled_from([1, 7, 32]),
 )
-def test_it_equals_the_formula_written_out(seed, alpha, threshold, masks, center, max_push, m):
+def test_it_equals_the_formula_written_out(seed, alpha, threshold, masks, center, max_push, perpendicular, m):
     tokens, reference = tokens_and_reference(seed, n=6, m=m)
     generator = torch.Generator().manual_seed(seed + 1)
     source_mask = reference_mask = None
@@ -69,12 +80,27 @@ def test_it_equals_the_formula_written_out(seed, alpha, threshold, masks, center
         source_mask = (torch.rand(2, 6, generator=generator) - 0.2).clamp_min(0)
     if masks in ("reference", "both"):
         reference_mask = torch.rand(2, m, generator=generator) > 0.5
-    arguments = (alpha, threshold, source_mask, reference_mask, center, max_push)
+    arguments = (alpha, threshold, source_mask, reference_mask, center, max_push, perpendicular)
     result, share = negtome_and_share(tokens, reference, *arguments)
     expected, expected_share = written_out(tokens, reference, *arguments)
     torch.testing.assert_close(result.double(), expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(share.double(), expected_share, rtol=0, atol=1e-6)
     assert torch.equal(negtome(tokens, reference, *arguments), result)
+
+
+@pytest.mark.parametrize("max_push", [None, 0.3])
+def test_a_perpendicular_push_has_nothing_along_the_token_and_ignores_the_length_of_its_match(max_push):
+    tokens, reference = tokens_and_reference()
+    arguments = {"center": False, "max_push": max_push, "perpendicular": True}
+    result = negtome(tokens, reference, 3.0, -1.0, **arguments)
+    push = result - tokens
+    assert (push.norm(dim=-1) > 0.1).all()
+    along = (push * tokens).sum(-1) / (push.norm(dim=-1) * tokens.norm(dim=-1))
+    assert along.abs().max() < 1e-5
+    # a match along the token itself has nothing to push from
+    torch.testing.assert_close(negtome(tokens, 4 * tokens, 3.0, -1.0, **arguments), tokens)
+    nothing = negtome(torch.zeros_like(tokens), reference, 3.0, -1.0, **arguments)
+    assert nothing.isfinite().all()
 
 
 def test_tokens_below_the_threshold_come_back_bit_for_bit():
@@ -178,11 +204,13 @@ def test_the_input_is_not_changed():
     assert torch.equal(tokens, before[0]) and torch.equal(reference, before[1])
 
 
+@pytest.mark.parametrize("perpendicular", [False, True])
 @pytest.mark.parametrize("max_push", [None, 0.3])
-def test_derivatives_are_those_of_the_function(max_push):
+def test_derivatives_are_those_of_the_function(max_push, perpendicular):
     tokens, reference = (t.double().requires_grad_() for t in tokens_and_reference(n=4, m=6))
     assert torch.autograd.gradcheck(
-        lambda x, r: negtome(x, r, 0.9, 0.2, center=True, max_push=max_push), (tokens, reference)
+        lambda x, r: negtome(x, r, 0.9, 0.2, center=True, max_push=max_push, perpendicular=perpendicular),
+        (tokens, reference),
     )
 
 
@@ -220,7 +248,9 @@ def test_wrong_input_is_an_error_that_names_it(change, message):
         negtome(**{**arguments, **change})
 
 
-@pytest.mark.parametrize("options", [{}, {"center": True, "threshold": 0.65}, {"max_push": 0.3}])
+@pytest.mark.parametrize(
+    "options", [{}, {"center": True, "threshold": 0.65}, {"max_push": 0.3}, {"perpendicular": True}]
+)
 @pytest.mark.parametrize("masked", [False, True])
 def test_all_images_at_once_are_pushed_as_each_from_the_others(options, masked):
     groups = torch.randn(2, 3, 16, 8, generator=torch.Generator().manual_seed(1))
@@ -249,3 +279,53 @@ def test_wrong_groups_are_refused(arguments, message):
     given = {"groups": torch.randn(1, 2, 4, 3), "alpha": 0.9, "threshold": 0.5, **arguments}
     with pytest.raises(ValueError, match=message):
         negtome_others(**given)
+
+
+@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.parametrize("max_push", [None, 0.4])
+def test_a_match_of_other_tokens_decides_what_is_pushed_from_where(masks, max_push):
+    """x_i + m_i alpha (x_i - r_j(i)) where the other tokens' cosine is above the threshold."""
+    tokens, reference = tokens_and_reference()
+    found_in, found_among = tokens_and_reference(seed=1)
+    allowed = torch.arange(20).expand(2, 20) % 3 != 0 if masks else None
+    mask = torch.linspace(0, 1, 12).expand(2, 12) if masks else None
+    match = negtome_match(found_in, found_among, allowed, center=True)
+    result, share = negtome_push(tokens, reference, match, 2.0, 0.7, mask, max_push)
+    expected = tokens.clone()
+    for b in range(2):
+        chosen = (match.cosine[b] > 0.7) & (torch.ones(12) if mask is None else mask[b]).bool()
+        assert 0 < chosen.sum() < 12 and share[b] == chosen.float().mean()
+        for i in chosen.nonzero().flatten().tolist():
+            push = (
+                2.0 * (1.0 if mask is None else mask[b, i]) * (tokens[b, i] - reference[b, match.index[b, i]])
+            )
+            if max_push is not None:
+                push = push * min(1.0, float(max_push * tokens[b, i].norm() / push.norm()))
+            expected[b, i] += push
+    torch.testing.assert_close(result, expected)
+
+
+@pytest.mark.parametrize("center", [False, True])
+def test_match_and_push_in_turn_are_the_whole_method(center):
+    tokens, reference = tokens_and_reference()
+    match = negtome_match(tokens, reference, center=center)
+    halves = negtome_push(tokens, reference, match, 0.9, 0.3)
+    for half, whole in zip(
+        halves, negtome_and_share(tokens, reference, 0.9, 0.3, center=center), strict=True
+    ):
+        assert torch.equal(half, whole)
+    groups = torch.stack([tokens, reference[:, :12]], dim=1)
+    match = negtome_match_others(groups, center)
+    halves = negtome_push_others(groups, match, 0.9, 0.3)
+    for half, whole in zip(halves, negtome_others(groups, 0.9, 0.3, center=center), strict=True):
+        assert torch.equal(half, whole)
+
+
+def test_a_match_of_another_number_of_tokens_is_refused():
+    tokens, reference = tokens_and_reference()
+    match = negtome_match(tokens[:, 1:], reference)
+    with pytest.raises(ValueError, match=r"match must have cosine and index of \[2, 12\], .* got \[2, 11\]"):
+        negtome_push(tokens, reference, match, 0.9, 0.3)
+    match = negtome_match_others(torch.randn(2, 3, 12, 5))
+    with pytest.raises(ValueError, match=r"match must have cosine and index of \[2, 2, 12\]"):
+        negtome_push_others(torch.randn(2, 2, 12, 5), match, 0.9, 0.3)

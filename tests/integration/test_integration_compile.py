@@ -25,9 +25,10 @@ SMALL = {
             False,
             [PerpNeg(Negative("hat", stop=1.0)), NegToMe(torch.rand(3, 64, 64), stop=1.0), NAG("glasses")],
         ),
+        (False, [NegToMe(torch.rand(3, 64, 64), stop=1.0, perpendicular=True, match_every=2)]),
         (True, [PerpNeg(Negative("hat", stop=0.5))]),
     ],
-    ids=["torch.compile(unet)", "unet.compile()"],
+    ids=["torch.compile(unet)", "shared matches", "unet.compile()"],
 )
 def test_steps_and_further_calls_do_not_compile_again(
     make_unet: Any, make_pipeline: Any, generate: Any, in_place: Any, methods: Any

@@ -28,11 +28,12 @@ def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
     ("scheduler", "method", "guidance_scale"),
     [
         (DDIMScheduler(), NegToMe(**STRONG), 3.0),
+        (DDIMScheduler(), NegToMe(perpendicular=True, match_every=3, blocks="attn1", **STRONG), 3.0),
         (DDIMScheduler(), NegToMe("first", **{**STRONG, "start": 0.2, "stop": 0.6}), 1.0),
         (HeunDiscreteScheduler(), NegToMe(**{**STRONG, "stop": 0.5}), 3.0),
         (PNDMScheduler(skip_prk_steps=True), NegToMe(**{**STRONG, "start": 0.2, "stop": 0.4}), 3.0),
     ],
-    ids=["whole run", "first, no guidance", "Heun", "PNDM"],
+    ids=["whole run", "shared matches", "first, no guidance", "Heun", "PNDM"],
 )
 def test_they_equal_from_pipe(
     own: Any, pipe: Any, generate: Any, scheduler: Any, method: Any, guidance_scale: Any

@@ -31,6 +31,7 @@ from negguide.integration.runtime.maps import token_map
 from negguide.integration.runtime.masks import resize_mask, token_grid
 from negguide.integration.runtime.ragged_rows import image_places
 from negguide.integration.runtime.references import EncodedReferences, noised, with_latents
+from negguide.integration.runtime.shared_match import SharedMatches
 from negguide.methods import TokenMethod
 
 
@@ -78,6 +79,7 @@ class TokenRuntime(MethodRuntime):
             model: {name: TokenPush(self, target.places.get(name)) for name in target.modules}
             for model, target in targets.items()
         }
+        self.matches = SharedMatches(method.match_every)
         self.pushing = False
         self.capturing = False
         # of the present forward: how many whole branches its rows are, where the images are told apart by that alone,
@@ -134,6 +136,7 @@ class TokenRuntime(MethodRuntime):
         self._find_texts(inputs)
         self.branches_in_forward = max(1, len(inputs[self.family.sample]) // forward.batch)
         self.branch_sizes = {branch.size for branch in forward.branches}
+        self.matches.forget()
         return inputs
 
     def _find_texts(self, inputs: Inputs) -> None:
@@ -144,6 +147,7 @@ class TokenRuntime(MethodRuntime):
         return self.pushes[model] if self.pushing else {}
 
     def end_forward(self, output: Any, forward: Forward) -> Any:
+        self.matches.forget()
         if self.pushing:
             self._check_intercepted(forward)
             self._keep_statistics(forward)
@@ -277,14 +281,21 @@ class TokenPush:
             reference_mask = resize_mask(run.reference_mask, grid).reshape(1, -1) >= 0.5
             reference_mask = reference_mask.repeat(1, run.state.frames)
 
+        references = None if self.reference is None else self.reference.to(tokens)
+        if method.match_every > 1:
+            run.matches.begin_module((*tokens.shape[:2], 0 if references is None else len(references)))
+
         def push(source: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             allowed = reference_mask
             if allowed is not None:
                 allowed = allowed.repeat(1, reference.shape[1] // allowed.shape[1])
-            return method.push(source, reference, mask, allowed)
+            if method.match_every == 1:
+                return method.push(source, reference, mask, allowed)
+            match = run.matches.match(lambda: method.match(source, reference, allowed))
+            return method.push_matched(source, reference, match, mask)
 
-        if self.reference is not None:
-            return push(tokens, self.reference.to(tokens).reshape(1, -1, tokens.shape[2]))
+        if references is not None:
+            return push(tokens, references.reshape(1, -1, tokens.shape[2]))
 
         rows = tokens.shape[0]
         branches = run.branches_in_forward
@@ -310,7 +321,11 @@ class TokenPush:
                 torch.cat([unpushed, fractions], dim=1).flatten(),
             )
         if reference_mask is None:
-            pushed, fraction = method.push_others(groups, mask)
+            if method.match_every == 1:
+                pushed, fraction = method.push_others(groups, mask)
+            else:
+                match = run.matches.match(lambda: method.match_others(groups))
+                pushed, fraction = method.push_others_matched(groups, match, mask)
             return pushed.flatten(0, 1), fraction.flatten()
         # image by image: the references of all at once would be images - 1 copies of the batch
         results = []
