@@ -62,8 +62,8 @@ TOYWORLD_DEFAULTS = Defaults(
             # the published cap and blend are those of large models; with these the scale alone decides
             "nag": MappingProxyType({"scale": 3.0, "tau": 5.0, "alpha": 1.0}),
             "ong": MappingProxyType({"scale": 2.0}),
-            # the negative's 44 tokens, padding among them, would take half of the attention
-            "vsf": MappingProxyType({"scale": 20.0, "bias": -3.0, "orthogonal": True}),
+            # a negative's text, as long as the prompt's with its padding, would take half of the attention from it
+            "vsf": MappingProxyType({"orthogonal": True}),
         }
     ),
 )

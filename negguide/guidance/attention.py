@@ -101,10 +101,12 @@ def vsf(
     """Value sign flip: attend to prompt and negative prompt at once, the negative's values turned round.
 
     Formula: A = [A+, A-] = softmax(Q [K+; K-]^T / sqrt(D) + [0; bias]), with `bias` added to the logits of the
-    negative keys only; the result is y+ - scale y- with y+ = A+ V+ and y- = A- V-.
+    negative keys only; the result is A+ V+ - scale A- V-.
 
-    A negative that overlaps the prompt so takes its own words out of y+. With `orthogonal` (ours, after ONG) the
-    result is y+ - scale perp(y-, y+), per token over heads and features, with perp as in `ong`.
+    A negative that overlaps the prompt takes the prompt's own words away twice: it draws attention from their keys, and
+    its values cancel theirs. With `orthogonal` (ours, after ONG) it does neither, and the result is
+    z+ - scale perp(A- V-, z+), with z+ the output for the prompt alone and perp as in `ong`, per token over heads and
+    features. What is left of VSF is how much the negative counts at each token: by its part of the attention.
 
     Args:
         query: [B, H, N, D].
@@ -114,7 +116,7 @@ def vsf(
         bias: shifts attention away from (< 0) or towards (> 0) the negative keys.
         mask_pos, mask_neg: which query may see which key, broadcastable to [B, H, N, M] and [B, H, N, L]: bool
             (True = may), or float, added to the logits.
-        orthogonal: take only the part of y- away that is orthogonal to y+; the softmax is computed twice.
+        orthogonal: leave the prompt its attention, and take only the part of A- V- away that is orthogonal to z+.
 
     Returns:
         [B, H, N, D] in the dtype of `query`; the projection is computed in float32 (float64 for float64).
@@ -150,14 +152,11 @@ def vsf(
     if not orthogonal:
         values = torch.cat([value_pos, -scale * value_neg], dim=2)
         return scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-    # one softmax, with the values of one side at a time
-    wanted, unwanted = (
-        scaled_dot_product_attention(query, keys, torch.cat(values, dim=2), attn_mask=mask).to(dtype)
-        for values in (
-            (value_pos, torch.zeros_like(value_neg)),
-            (torch.zeros_like(value_pos), value_neg),
-        )
-    )
+    values = torch.cat([torch.zeros_like(value_pos), value_neg], dim=2)
+    unwanted = scaled_dot_product_attention(query, keys, values, attn_mask=mask).to(dtype)
+    if mask_pos is not None:
+        mask_pos = additive_mask(mask_pos, query.dtype)
+    wanted = scaled_dot_product_attention(query, key_pos, value_pos, attn_mask=mask_pos).to(dtype)
     unwanted = without_component(unwanted, wanted, (1, 3), norm_floor(query.dtype))
     return (wanted - scale * unwanted).to(query.dtype)
 

@@ -31,7 +31,7 @@ class Suggestion:
     """A method with the values to begin with.
 
     Attributes:
-        method: with the values published for the model family, or those of its kind; of the embedded model with its own.
+        method: with the values published for the model family, or those of its kind; the embedded model has its own.
         arguments: what the call needs beside `negative_guidance`.
         use: what the method is for.
     """

@@ -23,18 +23,19 @@ class VSF(AttentionMethod):
 
     softmax(Q [K+; K_1; ..; K_n] / sqrt(D) + [0; bias; ..]) [V+; -scale weight_1 V_1; ..].
 
-    A negative that overlaps the prompt takes its words out too: their values are in both. `orthogonal=True` is for such
-    negatives: with y+ what the values of the prompt give and y- what those of the negatives do, it is y+ - scale times
-    the part of y- that is orthogonal to y+. A lower `bias` leaves y+ more of the attention, a higher `scale` makes up
-    for what y- so loses.
+    A negative that overlaps the prompt takes the prompt's own words away: its keys draw attention from theirs, and its
+    values cancel theirs. `orthogonal=True` is for such negatives: from the output for the prompt alone, only that part
+    of the negatives' values is taken that is orthogonal to it.
 
-    It is off only without a negative: at scale 0 the negatives still draw attention away from the prompt.
+    It is off only without a negative: at scale 0 the negatives still draw attention away from the prompt, unless
+    `orthogonal`.
 
     Args:
         negatives: one or more `Negative` or plain strings.
         scale: strength of the flipped values, >= 0.
         bias: added to the logits of the negatives' keys; below 0 they draw less attention.
-        orthogonal: only take away what is orthogonal to the prompt's part; False is as published.
+        orthogonal: leave the prompt its attention, and take away only what is orthogonal to its output; False is as
+            published.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what would be right.

@@ -28,10 +28,8 @@ def test_its_methods_are_offered_by_their_labels(negguide_extra: Any) -> None:
     assert (labels["minus"], labels["whole"], labels["nag"]) == ("Minus", "Whole", "NAG")
     own = scales(Defaults())
     assert own["Minus"] == 0.25 and own["NAG"] == 5.0 and "Whole" not in own
-    suited = TOYWORLD_DEFAULTS.attention
-    assert scales(TOYWORLD_DEFAULTS) == own | {
-        kind.label: suited[key]["scale"] for key, kind in methods_in_words().items() if key in suited
-    }
+    suited = {key: one["scale"] for key, one in TOYWORLD_DEFAULTS.attention.items() if "scale" in one}
+    assert scales(TOYWORLD_DEFAULTS) == own | {methods_in_words()[key].label: suited[key] for key in suited}
 
 
 def test_its_methods_draw_on_its_own_pipeline_and_say_what_happened(
