@@ -9,9 +9,11 @@ import torch
 from tiny_pipelines import NEGATIVES, TINY, differ
 
 import negguide
-from negguide import NAG, NegToMe, PerpNeg, Timestep
+from negguide import NAG, ONG, VSF, NegToMe, PerpNeg, Timestep
 from negguide.integration.families import family_of, registered_families
 from negguide.methods import NegativesMethod
+from negguide.models import TOYWORLD_DEFAULTS
+from negguide.toyworld import load_pipeline
 
 Run = Callable[..., torch.Tensor]
 
@@ -58,6 +60,20 @@ def test_values_are_those_published_for_the_family() -> None:
     assert all(
         n.weight == 1.0 for one in suited.suggestions.values() for n in getattr(one.method, "negatives", ())
     )
+
+
+def test_the_embedded_model_has_values_of_its_own_and_others_of_its_class_do_not() -> None:
+    embedded = load_pipeline()
+    for suited in (negguide.defaults(embedded), negguide.defaults(negguide.from_pipe(embedded))):
+        assert suited["vsf"].method == VSF("what to leave out", **TOYWORLD_DEFAULTS.arguments("vsf"))
+        assert suited["nag"].method == NAG("what to leave out", **TOYWORLD_DEFAULTS.arguments("nag"))
+        assert suited["ong"].method == ONG("what to leave out", **TOYWORLD_DEFAULTS.arguments("ong"))
+        method = suited["negtome"].method
+        assert isinstance(method, NegToMe)
+        assert all(getattr(method, name) == value for name, value in TOYWORLD_DEFAULTS.negtome.items())
+    same_class = negguide.defaults(type(embedded))
+    for key, method in (("vsf", VSF), ("nag", NAG), ("ong", ONG)):
+        assert same_class[key].method == method("what to leave out")
 
 
 def test_it_prints_a_page_that_can_be_run(bases: list[Any]) -> None:
