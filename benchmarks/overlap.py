@@ -35,7 +35,7 @@ from suites import SUITES, Case, Suite, by_count
 from torch import Tensor
 from tqdm import tqdm
 
-from negguide import NAG, Negative, PerpNeg
+from negguide import NAG, VSF, Negative, PerpNeg
 from negguide.methods.choices import methods_in_words, options_of
 from negguide.models import TOYWORLD_DEFAULTS
 from negguide.toyworld import Scene
@@ -54,13 +54,17 @@ SWEEPS: dict[str, tuple[float | str, ...]] = {
     "perp-neg-economy": ("auto",),
     PerpNeg.key: (1.0, 2.0, 3.0, 4.0),
     # its scale 1 is off
-    NAG.key: (2.0, 4.0, 8.0),
+    NAG.key: (2.0, 3.0, 4.0),
+    VSF.key: (2.0, 3.0, 4.0),
 }
 OPTIONS = {
-    # the published cap and blend are those of large models; with these the scale alone decides
-    NAG.key: {"tau": 5.0, "alpha": 1.0},
+    **{
+        key: {name: value for name, value in arguments.items() if name != "scale"}
+        for key, arguments in TOYWORLD_DEFAULTS.attention.items()
+    },
     "perp-neg-economy": {"economy": True},
 }
+"""What suits the embedded model, but for the scale."""
 METHODS = {
     "subtraction": Subtraction,
     "dng": DynamicNegativeGuidance,

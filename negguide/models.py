@@ -30,12 +30,18 @@ class Defaults:
         negtome: arguments of `NegToMe` that differ from its own defaults.
         negtome_images: those of it with reference images; None = `negtome`, as without.
         negative: arguments of a `Negative` of `PerpNeg` that do.
+        attention: {key: arguments} of the methods in attention space that do, e.g. of "nag".
     """
 
     guidance_scale: float = 7.5
     negtome: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     negtome_images: Mapping[str, Any] | None = None
     negative: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    attention: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+
+    def arguments(self, key: str, images: bool = False) -> Mapping[str, Any]:
+        """The arguments of the method with this key that differ from its own defaults, with reference images or not."""
+        return self.of_negtome(images) if key == "negtome" else self.attention.get(key, {})
 
     def of_negtome(self, images: bool) -> Mapping[str, Any]:
         """Arguments of `NegToMe`, with reference images or without."""
@@ -68,12 +74,30 @@ TOYWORLD_DEFAULTS = Defaults(
     ),
     # keeps and removes most (benchmarks/overlap.py); larger models are broken by so much
     negative=MappingProxyType({"weight": 3.0}),
+    # chosen on seeds of their own (docs/values.md), for few steps with hardly any guidance as well as for many with it
+    attention=MappingProxyType(
+        {
+            # the published cap and blend are those of large models; with these the scale alone decides
+            "nag": MappingProxyType({"scale": 3.0, "tau": 5.0, "alpha": 1.0}),
+            "ong": MappingProxyType({"scale": 2.0}),
+            # a negative's text, as long as the prompt's with its padding, would take half of the attention from it
+            "vsf": MappingProxyType({"orthogonal": True}),
+        }
+    ),
 )
 
 
 def defaults(model: str) -> Defaults:
     """What suits `model`; the published values for every model but the embedded one."""
     return TOYWORLD_DEFAULTS if model == TOYWORLD else Defaults()
+
+
+def defaults_of(pipeline: Any) -> Defaults:
+    """The same for a diffusers pipeline, or a class of them: the embedded model is told by where it was loaded from."""
+    from negguide.toyworld.models import TEXT_TO_IMAGE
+
+    loaded_from = None if isinstance(pipeline, type) else getattr(pipeline, "name_or_path", None)
+    return defaults(TOYWORLD if loaded_from == str(TEXT_TO_IMAGE) else "")
 
 
 def own_guidance_scale(pipeline: Any, *, guided: bool) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from negguide.benchmark.suites import DIVERSITY, OVERLAP, Item
-from negguide.methods import Method, Negative, NegToMe, registered_methods
+from negguide.methods import Method, Negative, registered_methods
 from negguide.methods.choices import methods_in_words, options_of
 from negguide.models import defaults
 
@@ -77,12 +77,12 @@ class Column:
         if kind is None:
             return ()
         given: dict[str, Any] = {} if self.strength is None else {_strength(kind): self.strength}
+        own = defaults(model).arguments(kind.key, images=bool(references))
         if kind.space == "token":
-            own = defaults(model).of_negtome(bool(references)) if kind is NegToMe else {}
             return (kind(reference=list(references) or "others", **{**own, **given}),)
         if "weight" in given:
-            return (kind(Negative(item.negative, weight=given["weight"])),)
-        return (kind(item.negative, **given),)
+            return (kind(Negative(item.negative, weight=given["weight"]), **own),)
+        return (kind(item.negative, **{**own, **given}),)
 
 
 def columns_of(methods: str | None, kind: str) -> tuple[Column, ...]:

@@ -73,6 +73,7 @@ def in_words(
                 raise ValueError(f"{name} acts on --negative; give at least one")
         return None
     usual = suited.negative if method == METHOD else {}
+    arguments = {**suited.arguments(method), **arguments}
     return kinds[method](*(parse_negative(value, usual) for value in values), **arguments)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -97,15 +98,23 @@ def _show_one(name: str) -> None:
     show(page)
     if name == TOYWORLD:
         suited = defaults(TOYWORLD)
-        words = ", ".join(f"{key} {value:g}" for key, value in suited.negative.items())
-        pushed, away = (
-            ", ".join(f"{key} {value}" for key, value in suited.of_negtome(images).items())
-            for images in (False, True)
-        )
-        show(
-            f"\ntoyworld begins with Perp-Neg at {words}, and NegToMe at {pushed}; "
-            f"with reference images, at {away}"
-        )
+        from negguide.methods import registered_methods
+
+        begins = [f"Perp-Neg at {_said(suited.negative)}"]
+        for method in registered_methods():
+            own_values = suited.arguments(method.key)
+            begins += [f"{method.label} at {_said(own_values)}"] if own_values else []
+            with_images = suited.arguments(method.key, images=True)
+            if with_images != own_values:
+                begins.append(f"{method.label} with reference images at {_said(with_images)}")
+        show("\n".join(("", "toyworld begins with", *(f"  {one}" for one in begins))))
+
+
+def _said(values: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in values.items()
+    )
 
 
 def _show(screen: Console, name: str, about: str, rows: list[tuple[str, str, str]]) -> None:

@@ -121,11 +121,16 @@ class Backend:
             negtome={"threshold": method.threshold},
         )
 
-    @property
-    def strength(self) -> tuple[float, float, float]:
-        """Weight, start and stop of a negative to begin with."""
-        negative = Negative("what to leave out", **defaults(self.model).negative)
-        (window,) = PerpNeg(negative).windows
+    def strength(self, way: str = PerpNeg.key) -> tuple[float, float, float]:
+        """Weight, start and stop of a negative to begin with, by the way in which it is left out.
+
+        Args:
+            way: the key of a method; ways without a method are as Perp-Neg.
+        """
+        kind = methods_in_words().get(way, PerpNeg)
+        usual = defaults(self.model).negative if kind is PerpNeg else {}
+        negative = Negative("what to leave out", **usual)
+        (window,) = kind(negative).windows
         assert not isinstance(window.start, Timestep) and not isinstance(window.stop, Timestep)
         return negative.fixed_weight, window.start, window.stop
 

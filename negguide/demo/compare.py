@@ -140,7 +140,7 @@ def _weights(text: str) -> list[float]:
 def build(studio: Studio) -> parts.Tab:
     """Lay the tab out and wire it."""
     actions = Compare(studio)
-    usual = studio.backend.strength
+    usual = studio.backend.strength()
     gr.Markdown(
         "Every row is a seed, every column a way to leave the same thing out. The picture carries its settings; "
         "download it, and it says how it was made."

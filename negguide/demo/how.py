@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from negguide import Negative
 from negguide.demo.backend import Run
 from negguide.methods import negatives_of
 from negguide.methods.choices import methods_in_words, options_of
+from negguide.models import TOYWORLD, Defaults, defaults
 
 PLAIN, CLASSIC = "plain", "negative-prompt"
 """The ways without a method."""
@@ -21,9 +21,12 @@ def method_labels() -> dict[str, str]:
     return {PLAIN: "Plain", CLASSIC: "Negative prompt", **in_words}
 
 
-def scales() -> dict[str, float]:
-    """{label: strength unless told} of the methods that have a `scale`."""
-    found = {method.label: options_of(method).get("scale") for method in methods_in_words().values()}
+def scales(suited: Defaults) -> dict[str, float]:
+    """{label: strength unless told} of the methods that have a `scale`, for a model with these defaults."""
+    found = {
+        kind.label: {**options_of(kind), **suited.arguments(key)}.get("scale")
+        for key, kind in methods_in_words().items()
+    }
     return {label: scale for label, scale in found.items() if scale is not None}
 
 
@@ -33,7 +36,7 @@ def with_method(
     """The plain run with the negatives taken by `method`, a key of `method_labels`.
 
     Args:
-        scale: strength, of the methods that have one; None = the method's own.
+        scale: strength, of the methods that have one; None = what suits the model.
         toy: whether the embedded model reads the words.
 
     Raises:
@@ -48,7 +51,9 @@ def with_method(
         # the embedded model's grammar has "and" between fragments
         return replace(plain, negative_prompt=(" and " if toy else ", ").join(n.prompt for n in negatives))
     kind = methods_in_words()[method]
-    options: dict[str, Any] = {} if scale is None or "scale" not in options_of(kind) else {"scale": scale}
+    options = dict(defaults(TOYWORLD).arguments(method)) if toy else {}
+    if scale is not None and "scale" in options_of(kind):
+        options["scale"] = scale
     return replace(plain, methods=(kind(*negatives, **options),))
 
 

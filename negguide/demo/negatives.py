@@ -95,7 +95,7 @@ class Negatives:
             steps: denoising steps.
             guidance_scale: strength of the prompt.
             size: pixels along an edge; the embedded model has one size.
-            scale: strength, of the methods that have one; none = the method's own.
+            scale: strength, of the methods that have one; none = what suits the model.
 
         Returns:
             The labelled pictures as one PNG, a sentence on what happened, the first seed plain and guided, all
@@ -203,7 +203,7 @@ def greeting(studio: Studio) -> list[Any]:
     """The results of the first example, drawn now."""
     prompt, negative, method = next(iter(EXAMPLES.values()))
     backend = studio.backend
-    weight, start, stop = backend.strength
+    weight, start, stop = backend.strength(method)
     arguments: dict[str, Any] = {}
     for number in range(1, NEGATIVES + 1):
         arguments |= {
@@ -258,10 +258,10 @@ def build(studio: Studio) -> parts.Tab:
             beside = gr.Checkbox(True, label="beside it, what a classic negative prompt does")
             button = parts.buttons("Draw", "negatives")
             settings = parts.settings(studio, images=4)
-            own = scales()
+            own = scales(studio.backend.suited)
             with gr.Accordion(f"Strength of {', '.join(own)}", open=False):
                 said_of_own = ", ".join(f"{label} {value:g}" for label, value in own.items())
-                scale = gr.Number(None, label="Scale", info=f"empty: the method's own ({said_of_own})")
+                scale = gr.Number(None, label="Scale", info=f"empty: what suits the model ({said_of_own})")
             parts.vocabulary(studio)
         with gr.Column(scale=3, min_width=320):
             said = gr.Markdown(
@@ -275,6 +275,16 @@ def build(studio: Studio) -> parts.Tab:
             python, sheet = parts.to_take_away("negatives")
     inputs = [prompt, *(field for row in rows for field in row), method, beside, *settings, scale]
     outputs = [sheet, said, slider, gallery, where, when, python]
+    strengths = [field for row in rows for field in row[1:]]
+    method.input(
+        # Perp-Neg's weight and window are not those of the methods in attention space
+        lambda way: [*studio.backend.strength(way)] * NEGATIVES,
+        method,
+        strengths,
+        queue=False,
+        api_visibility="private",
+        show_progress="hidden",
+    )
     gallery.select(actions.show_seed, gallery, slider, api_visibility="private", show_progress="hidden")
     events = parts.wire(
         actions.leave_out,
@@ -284,7 +294,13 @@ def build(studio: Studio) -> parts.Tab:
         api_name="leave_out",
         progress_on=said,
         filled={
-            example: list(zip((prompt, rows[0][0], method), values, strict=True))
+            example: list(
+                zip(
+                    (prompt, rows[0][0], method, *rows[0][1:]),
+                    (*values, *studio.backend.strength(values[2])),
+                    strict=True,
+                )
+            )
             for example, values in zip(tries, EXAMPLES.values(), strict=True)
         },
     )
@@ -293,7 +309,7 @@ def build(studio: Studio) -> parts.Tab:
 
 def _row(studio: Studio, number: int, value: str) -> list[Any]:
     """What to leave out, its weight and its window."""
-    usual = studio.backend.strength
+    usual = studio.backend.strength()
     with gr.Group():
         text = gr.Textbox(
             value,

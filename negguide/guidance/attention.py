@@ -96,11 +96,17 @@ def vsf(
     bias: float = 0.0,
     mask_pos: Tensor | None = None,
     mask_neg: Tensor | None = None,
+    orthogonal: bool = False,
 ) -> Tensor:
     """Value sign flip: attend to prompt and negative prompt at once, the negative's values turned round.
 
-    Formula: softmax(Q [K+; K-]^T / sqrt(D) + [0; bias]) [V+; -scale V-], with `bias` added to the logits of
-    the negative keys only.
+    Formula: A = [A+, A-] = softmax(Q [K+; K-]^T / sqrt(D) + [0; bias]), with `bias` added to the logits of the
+    negative keys only; the result is A+ V+ - scale A- V-.
+
+    A negative that overlaps the prompt takes the prompt's own words away twice: it draws attention from their keys, and
+    its values cancel theirs. With `orthogonal` (ours, after ONG) it does neither, and the result is
+    z+ - scale perp(A- V-, z+), with z+ the output for the prompt alone and perp as in `ong`, per token over heads and
+    features. What is left of VSF is how much the negative counts at each token: by its part of the attention.
 
     Args:
         query: [B, H, N, D].
@@ -110,9 +116,10 @@ def vsf(
         bias: shifts attention away from (< 0) or towards (> 0) the negative keys.
         mask_pos, mask_neg: which query may see which key, broadcastable to [B, H, N, M] and [B, H, N, L]: bool
             (True = may), or float, added to the logits.
+        orthogonal: leave the prompt its attention, and take only the part of A- V- away that is orthogonal to z+.
 
     Returns:
-        [B, H, N, D] in the dtype of `query`.
+        [B, H, N, D] in the dtype of `query`; the projection is computed in float32 (float64 for float64).
 
     Raises:
         ValueError: a shape does not fit.
@@ -132,9 +139,8 @@ def vsf(
                 f"value_{name} must have the shape of key_{name}, {tuple(key.shape)}, "
                 f"got {tuple(value.shape)}"
             )
-    reduction_dtype("query", query)
+    dtype = reduction_dtype("query", query)
     keys = torch.cat([key_pos, key_neg], dim=2)
-    values = torch.cat([value_pos, -scale * value_neg], dim=2)
     # Without a mask, fused kernels that take none stay open to SDPA.
     mask = None
     if bias != 0.0 or mask_pos is not None or mask_neg is not None:
@@ -143,7 +149,16 @@ def vsf(
         negative = bias + (open_to_all[1] if mask_neg is None else additive_mask(mask_neg, query.dtype))
         shape = torch.broadcast_shapes(positive.shape[:3], negative.shape[:3])
         mask = torch.cat([part.expand(*shape, part.shape[3]) for part in (positive, negative)], dim=3)
-    return scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+    if not orthogonal:
+        values = torch.cat([value_pos, -scale * value_neg], dim=2)
+        return scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+    values = torch.cat([torch.zeros_like(value_pos), value_neg], dim=2)
+    unwanted = scaled_dot_product_attention(query, keys, values, attn_mask=mask).to(dtype)
+    if mask_pos is not None:
+        mask_pos = additive_mask(mask_pos, query.dtype)
+    wanted = scaled_dot_product_attention(query, key_pos, value_pos, attn_mask=mask_pos).to(dtype)
+    unwanted = without_component(unwanted, wanted, (1, 3), norm_floor(query.dtype))
+    return (wanted - scale * unwanted).to(query.dtype)
 
 
 def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -12,6 +12,7 @@ from negguide.integration.families import Family, family_of
 from negguide.integration.pipelines import guided_class
 from negguide.methods import Method, NegativesMethod, registered_methods
 from negguide.methods.choices import names_in
+from negguide.models import defaults_of
 
 EXAMPLE = "what to leave out"
 """The negative of the methods that need one, to be replaced: `method.with_negatives(...)`."""
@@ -30,7 +31,7 @@ class Suggestion:
     """A method with the values to begin with.
 
     Attributes:
-        method: with the values published for the model family, or those of its kind.
+        method: with the values published for the model family, or those of its kind; the embedded model has its own.
         arguments: what the call needs beside `negative_guidance`.
         use: what the method is for.
     """
@@ -82,7 +83,8 @@ def defaults(pipe: Any) -> Defaults:
 
     Perp-Neg is for models with classifier-free guidance, where it costs a further prediction a negative; the methods in
     attention space (NAG, ONG, VSF) act at guidance 1 as well, on few-step and guidance-distilled models; NegToMe is for
-    seeds that look alike, and for images to stay away from. Weights are 1 for all of them, as each method says.
+    seeds that look alike, and for images to stay away from. Weights are 1 for all of them, as each method says. The
+    embedded model has values of its own for NegToMe and the methods in attention space.
 
     Args:
         pipe: a diffusers pipeline, or a class of them, which is taken to hold a model with guidance if its family has
@@ -107,6 +109,7 @@ def defaults(pipe: Any) -> Defaults:
         family = guided_class(kind).family  # type: ignore[attr-defined]
     accepted = inspect.signature(kind.__call__).parameters
     reason = _why_unguided(pipe, family, accepted)
+    own = defaults_of(pipe)
     suggestions: dict[str, Suggestion] = {}
     refused: dict[str, str] = {}
     for method in registered_methods():
@@ -117,7 +120,9 @@ def defaults(pipe: Any) -> Defaults:
         if method.space == "token":
             name = "num_videos_per_prompt" if "num_videos_per_prompt" in accepted else "num_images_per_prompt"
             arguments = {name: _IMAGES}
-        suggestions[method.key] = Suggestion(_suited(method, family), arguments, _USES[method.space])
+        suggestions[method.key] = Suggestion(
+            _suited(method, family, own.arguments(method.key)), arguments, _USES[method.space]
+        )
     in_words = [key for key, one in suggestions.items() if isinstance(one.method, NegativesMethod)]
     if _guided_unless_told(pipe, family, accepted, reason):
         in_words.sort(key=lambda key: not suggestions[key].method.needs_guidance)
@@ -127,13 +132,15 @@ def defaults(pipe: Any) -> Defaults:
     return Defaults(name, family.name, in_words[0], suggestions, refused)
 
 
-def _suited(method: type[Method], family: Family) -> Method:
+def _suited(method: type[Method], family: Family, own: Mapping[str, Any]) -> Method:
+    """The method with the family's values, and above them those of the model itself."""
     made = _example(method)
     values = {
         name: value
         for name, value in family.defaults.get(method.__name__, {}).items()
         if getattr(made, name) is not None
     }
+    values |= own
     return family.with_defaults(_example(method, **values, default_values=values))
 
 

@@ -13,7 +13,7 @@ from negguide.guidance import vsf
 from negguide.methods.base import AttentionMethod, NegativeAttention
 from negguide.methods.negative import Negative
 from negguide.methods.registry import register_method
-from negguide.methods.validation import non_negative, number
+from negguide.methods.validation import boolean, non_negative, number
 
 
 @register_method
@@ -23,12 +23,19 @@ class VSF(AttentionMethod):
 
     softmax(Q [K+; K_1; ..; K_n] / sqrt(D) + [0; bias; ..]) [V+; -scale weight_1 V_1; ..].
 
-    It is off only without a negative: at scale 0 the negatives still draw attention away from the prompt.
+    A negative that overlaps the prompt takes the prompt's own words away: its keys draw attention from theirs, and its
+    values cancel theirs. `orthogonal=True` is for such negatives: from the output for the prompt alone, only that part
+    of the negatives' values is taken that is orthogonal to it.
+
+    It is off only without a negative: at scale 0 the negatives still draw attention away from the prompt, unless
+    `orthogonal`.
 
     Args:
         negatives: one or more `Negative` or plain strings.
         scale: strength of the flipped values, >= 0.
         bias: added to the logits of the negatives' keys; below 0 they draw less attention.
+        orthogonal: leave the prompt its attention, and take away only what is orthogonal to its output; False is as
+            published.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what would be right.
@@ -44,12 +51,14 @@ class VSF(AttentionMethod):
     negatives: tuple[Negative, ...]
     scale: float = 3.0
     bias: float = 0.0
+    orthogonal: bool = False
 
     def __init__(
         self,
         *prompts: Negative | str,
         scale: float = 3.0,
         bias: float = 0.0,
+        orthogonal: bool = False,
         negatives: Sequence[Negative | str] | None = None,
     ) -> None:
         self._hold(prompts, negatives)
@@ -58,6 +67,7 @@ class VSF(AttentionMethod):
         if not math.isfinite(bias):
             raise ValueError(f"bias must be finite, got {bias}")
         object.__setattr__(self, "bias", bias)
+        object.__setattr__(self, "orthogonal", boolean("orthogonal", orthogonal))
 
     def attend(self, attention: NegativeAttention) -> Tensor:
         keys, values, mask = attention.negative_keys()
@@ -71,5 +81,6 @@ class VSF(AttentionMethod):
             self.bias,
             mask_pos=attention.mask_pos,
             mask_neg=mask,
+            orthogonal=self.orthogonal,
         )
         return output.transpose(1, 2).flatten(2)

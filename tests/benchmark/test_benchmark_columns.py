@@ -6,6 +6,7 @@ from PIL import Image
 from negguide import NAG, NegToMe, PerpNeg
 from negguide.benchmark.columns import Column, columns_of
 from negguide.benchmark.suites import load_suite
+from negguide.methods.choices import methods_in_words
 from negguide.models import TOYWORLD_DEFAULTS
 
 ITEM = load_suite("overlap", "owner/model", 1).items[0]
@@ -28,7 +29,9 @@ def test_plain_is_always_the_first():
 
 def test_a_strength_is_the_scale_where_there_is_one_and_else_the_weight():
     _, nag, perp_neg, negtome = columns_of("nag:8,perp-neg:2,negtome:3", "overlap")
-    assert nag.methods(ITEM, "toyworld", ()) == (NAG(ITEM.negative, scale=8),)
+    assert nag.methods(ITEM, "owner/model", ()) == (NAG(ITEM.negative, scale=8),)
+    suited = {**TOYWORLD_DEFAULTS.attention["nag"], "scale": 8}
+    assert nag.methods(ITEM, "toyworld", ()) == (NAG(ITEM.negative, **suited),)
     assert perp_neg.methods(ITEM, "owner/model", ())[0].negatives[0].weight == 2
     assert negtome.methods(ITEM, "owner/model", ())[0].alpha == 3
     assert [column.label for column in (nag, perp_neg, Column("perp-neg"))] == [
@@ -42,6 +45,11 @@ def test_without_a_strength_methods_are_as_they_are_by_default():
     assert Column("perp-neg").methods(ITEM, "owner/model", ()) == (PerpNeg(ITEM.negative),)
     assert Column("negtome").methods(BARE, "owner/model", ()) == (NegToMe("others"),)
     assert Column("negtome").methods(BARE, "toyworld", ()) == (NegToMe(**TOYWORLD_DEFAULTS.negtome),)
+    for key in TOYWORLD_DEFAULTS.attention:
+        kind = methods_in_words()[key]
+        assert Column(key).methods(ITEM, "owner/model", ()) == (kind(ITEM.negative),)
+        own = (kind(ITEM.negative, **TOYWORLD_DEFAULTS.attention[key]),)
+        assert Column(key).methods(ITEM, "toyworld", ()) == own != (kind(ITEM.negative),)
     picture = Image.new("RGB", (8, 8))
     assert Column("negtome").methods(BARE, "owner/model", [picture]) == (NegToMe(picture),)
     assert Column("plain").methods(ITEM, "owner/model", ()) == ()

@@ -43,8 +43,16 @@ def test_a_negative_begins_with_the_weight_that_suits_the_model_unless_it_says_i
     expected = PerpNeg(Negative("hat", weight=3.0), *own)
     assert guidance.in_words(values, {}, "perp-neg", None, TOYWORLD_DEFAULTS) == expected
     # in attention space a weight multiplies what the method's own scale says
-    expected_nag = NAG("hat", *own)
+    suited = TOYWORLD_DEFAULTS.attention
+    expected_nag = NAG("hat", *own, **suited["nag"])
     assert guidance.in_words(values, {}, "nag", None, TOYWORLD_DEFAULTS) == expected_nag
+
+
+def test_a_method_in_attention_space_has_what_suits_the_model_unless_told() -> None:
+    suited = TOYWORLD_DEFAULTS.attention
+    assert guidance.in_words(["hat"], {}, "vsf", None, TOYWORLD_DEFAULTS) == VSF("hat", **suited["vsf"])
+    told = VSF("hat", **{**suited["vsf"], "scale": 1.5})
+    assert guidance.in_words(["hat"], {}, "vsf", 1.5, TOYWORLD_DEFAULTS) == told
 
 
 def test_only_what_differs_from_saying_nothing_counts_as_said() -> None:

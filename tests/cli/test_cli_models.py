@@ -282,10 +282,9 @@ def test_a_pipeline_by_name_is_shown_with_what_to_begin_with(run: Any, tiny_mode
         assert outcome.exit_code == 0, outcome.message
         assert "begin with perp-neg" in outcome.stdout and "acts: 0-50% of the steps" in outcome.stdout
         assert "PerpNeg('what to leave out'), guidance_scale=7.5" in outcome.stdout
-    assert (
-        "toyworld begins with Perp-Neg at weight 3, and NegToMe at alpha 10"
-        in run("models", "toyworld").stdout
-    )
+    own = run("models", "toyworld").stdout.partition("toyworld begins with\n")[2]
+    assert "  Perp-Neg at weight 3\n" in own and "  NegToMe at alpha 10, threshold 0.65" in own
+    assert "  NAG at scale 3, tau 5, alpha 1\n" in own and "  VSF at orthogonal True\n" in own
     outcome = run("models", "Flux2Pipeline")
     assert (
         "begin with nag" in outcome.stdout and "perp-neg: FLUX.2 dev is guidance-distilled" in outcome.stdout

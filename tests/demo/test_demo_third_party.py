@@ -12,6 +12,8 @@ from negguide.demo.as_python import code
 from negguide.demo.backend import Backend, Run
 from negguide.demo.how import method_labels, scales, with_method
 from negguide.demo.words import what_happened
+from negguide.methods.choices import methods_in_words
+from negguide.models import TOYWORLD_DEFAULTS, Defaults
 
 PLAIN = Run("a bear wearing glasses", 2, 4.0, (0, 1))
 
@@ -24,7 +26,10 @@ def test_its_methods_are_offered_by_their_labels(negguide_extra: Any) -> None:
     labels = method_labels()
     assert list(labels)[:2] == ["plain", "negative-prompt"]
     assert (labels["minus"], labels["whole"], labels["nag"]) == ("Minus", "Whole", "NAG")
-    assert scales()["Minus"] == 0.25 and "Whole" not in scales()
+    own = scales(Defaults())
+    assert own["Minus"] == 0.25 and own["NAG"] == 5.0 and "Whole" not in own
+    suited = {key: one["scale"] for key, one in TOYWORLD_DEFAULTS.attention.items() if "scale" in one}
+    assert scales(TOYWORLD_DEFAULTS) == own | {methods_in_words()[key].label: suited[key] for key in suited}
 
 
 def test_its_methods_draw_on_its_own_pipeline_and_say_what_happened(

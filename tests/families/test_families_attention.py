@@ -14,6 +14,7 @@ METHODS = {
     "NAG": lambda *negatives: NAG(*negatives, scale=3.0, alpha=0.7),
     "ONG": lambda *negatives: ONG(*negatives),
     "VSF": lambda *negatives: VSF(*negatives, scale=1.0),
+    "orthogonal VSF": lambda *negatives: VSF(*negatives, orthogonal=True),
 }
 
 
@@ -35,8 +36,9 @@ def test_negatives_act_with_and_without_guidance(
         NAG(*NEGATIVES, alpha=0),
         ONG(*NEGATIVES, scale=0),
         VSF(Negative("hat", weight=0)),
+        VSF(*NEGATIVES, scale=0, orthogonal=True),
     ],
-    ids=["NAG scale 1", "NAG alpha 0", "ONG scale 0", "VSF weight 0"],
+    ids=["NAG scale 1", "NAG alpha 0", "ONG scale 0", "VSF weight 0", "orthogonal VSF scale 0"],
 )
 def test_off_is_the_base(base: Any, pipe: Any, run: Run, unguided: dict[str, Any], method: Any) -> None:
     for arguments in ({}, unguided):

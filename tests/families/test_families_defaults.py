@@ -10,9 +10,11 @@ import torch
 from tiny_pipelines import NEGATIVES, TINY, differ
 
 import negguide
-from negguide import NAG, NegToMe, PerpNeg, Timestep
+from negguide import NAG, ONG, VSF, NegToMe, PerpNeg, Timestep
 from negguide.integration.families import family_of, registered_families
 from negguide.methods import NegativesMethod
+from negguide.models import TOYWORLD_DEFAULTS
+from negguide.toyworld import load_pipeline
 
 Run = Callable[..., torch.Tensor]
 
@@ -70,6 +72,20 @@ def test_the_familys_values_stay_told_from_those_of_the_user() -> None:
     assert not replace(method, stop=Timestep(700)).windows[0].default
     nag = suited["nag"].method
     assert isinstance(nag, NAG) and nag.with_negatives("snow").defaulted == {"scale"}
+
+
+def test_the_embedded_model_has_values_of_its_own_and_others_of_its_class_do_not() -> None:
+    embedded = load_pipeline()
+    for suited in (negguide.defaults(embedded), negguide.defaults(negguide.from_pipe(embedded))):
+        assert suited["vsf"].method == VSF("what to leave out", **TOYWORLD_DEFAULTS.arguments("vsf"))
+        assert suited["nag"].method == NAG("what to leave out", **TOYWORLD_DEFAULTS.arguments("nag"))
+        assert suited["ong"].method == ONG("what to leave out", **TOYWORLD_DEFAULTS.arguments("ong"))
+        method = suited["negtome"].method
+        assert isinstance(method, NegToMe)
+        assert all(getattr(method, name) == value for name, value in TOYWORLD_DEFAULTS.negtome.items())
+    same_class = negguide.defaults(type(embedded))
+    for key, method in (("vsf", VSF), ("nag", NAG), ("ong", ONG)):
+        assert same_class[key].method == method("what to leave out")
 
 
 def test_it_prints_a_page_that_can_be_run(bases: list[Any]) -> None:

@@ -112,6 +112,61 @@ def test_vsf_equals_its_formula_written_out(scale, bias):
                 torch.testing.assert_close(result[b, h, i], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_orthogonal_vsf_takes_away_what_is_orthogonal_to_the_output_for_the_prompt(masked):
+    query, key_pos, value_pos, key_neg, value_neg = attention_inputs()
+    mask = torch.tensor([True, True, False, True, False, True, True]) if masked else None
+    seen = None if mask is None else mask[None, None, None]
+    result = vsf(query, key_pos, value_pos, key_neg, value_neg, 2.5, -0.7, mask_neg=seen, orthogonal=True)
+    for b in range(2):
+        for i in range(6):
+            wanted, unwanted = torch.zeros(3, 4), torch.zeros(3, 4)
+            for h in range(3):
+                q = query[b, h, i]
+                positive = [math.exp(torch.dot(q, k).item() / 2) for k in key_pos[b, h]]
+                negative = [math.exp(torch.dot(q, k).item() / 2 - 0.7) for k in key_neg[b, h]]
+                if mask is not None:
+                    negative = [weight * open_ for weight, open_ in zip(negative, mask.tolist(), strict=True)]
+                total = sum(positive) + sum(negative)
+                for weight, value in zip(positive, value_pos[b, h], strict=True):
+                    wanted[h] += weight / sum(positive) * value
+                for weight, value in zip(negative, value_neg[b, h], strict=True):
+                    unwanted[h] += weight / total * value
+            along = (unwanted * wanted).sum() / (wanted * wanted).sum()
+            expected = wanted - 2.5 * (unwanted - along * wanted)
+            torch.testing.assert_close(result[b, :, i], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_orthogonal_vsf_changes_nothing_without_a_scale_and_with_the_prompt_as_its_own_negative():
+    query, key, value, key_neg, value_neg = attention_inputs()
+    plain = torch.softmax(query @ key.mT / 2, dim=-1) @ value
+    torch.testing.assert_close(vsf(query, key, value, key, value, 3.0, orthogonal=True), plain)
+    torch.testing.assert_close(vsf(query, key, value, key_neg, value_neg, 0.0, orthogonal=True), plain)
+    closed = vsf(query, key, value, key_neg, value_neg, 3.0, bias=-1e4, orthogonal=True)
+    torch.testing.assert_close(closed, plain)
+
+
+def test_orthogonal_vsf_keeps_the_component_along_the_output_for_the_prompt():
+    query, key, value, key_neg, value_neg = attention_inputs()
+    plain = torch.softmax(query @ key.mT / 2, dim=-1) @ value
+    result = vsf(query, key, value, key_neg, value_neg, 4.0, orthogonal=True)
+    torch.testing.assert_close((result * plain).sum((1, 3)), (plain**2).sum((1, 3)), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(result, plain, atol=0.1)
+
+
+@pytest.mark.parametrize("kind", ["bool", "float"])
+def test_orthogonal_vsf_sees_what_the_masks_leave(kind):
+    query, key_pos, value_pos, key_neg, value_neg = attention_inputs()
+    pos = torch.tensor([True, True, True, False, False])[None, None, None]
+    neg = torch.tensor([True, False, True, True, False, False, False])[None, None, None]
+    masks = [m if kind == "bool" else torch.zeros(m.shape).masked_fill(~m, -torch.inf) for m in (pos, neg)]
+    masked = vsf(query, key_pos, value_pos, key_neg, value_neg, 2.0, -0.4, *masks, orthogonal=True)
+    cut = [
+        t[:, :, m[0, 0, 0]] for t, m in ((key_pos, pos), (value_pos, pos), (key_neg, neg), (value_neg, neg))
+    ]
+    torch.testing.assert_close(masked, vsf(query, *cut, 2.0, -0.4, orthogonal=True))
+
+
 def test_vsf_with_the_negative_keys_biased_away_is_plain_attention():
     query, key_pos, value_pos, key_neg, value_neg = attention_inputs()
     result = vsf(query, key_pos, value_pos, key_neg, value_neg, 3.0, bias=-1e4)
@@ -132,11 +187,17 @@ def test_batch_mates_have_no_influence():
         nag(positive, negatives[0], 5.0, 2.5, 0.5),
         ong(positive, negatives, 1.0),
         vsf(*inputs, 1.0, -0.5),
+        vsf(*inputs, 1.0, -0.5, orthogonal=True),
     )
     positive[1], negatives[:, 1] = torch.nan, torch.nan
     for tensor in inputs:
         tensor[1] = torch.nan
-    after = nag(positive, negatives[0], 5.0, 2.5, 0.5), ong(positive, negatives, 1.0), vsf(*inputs, 1.0, -0.5)
+    after = (
+        nag(positive, negatives[0], 5.0, 2.5, 0.5),
+        ong(positive, negatives, 1.0),
+        vsf(*inputs, 1.0, -0.5),
+        vsf(*inputs, 1.0, -0.5, orthogonal=True),
+    )
     for first, second in zip(before, after, strict=True):
         assert torch.equal(first[0], second[0])
 
@@ -148,6 +209,7 @@ def test_derivatives_are_those_of_the_functions():
     assert torch.autograd.gradcheck(lambda p, n: ong(p, n, 1.2), (positive, negatives))
     inputs = [tensor[:1, :1, :3].clone().requires_grad_() for tensor in attention_inputs(torch.float64)]
     assert torch.autograd.gradcheck(lambda *tensors: vsf(*tensors, 1.5, -0.3), inputs)
+    assert torch.autograd.gradcheck(lambda *tensors: vsf(*tensors, 1.5, -0.3, orthogonal=True), inputs)
 
 
 def test_derivatives_are_finite_at_zero_features():

@@ -297,7 +297,7 @@ def test_a_match_of_other_tokens_decides_what_is_pushed_from_where(masks, max_pu
         assert 0 < chosen.sum() < 12 and share[b] == chosen.float().mean()
         for i in chosen.nonzero().flatten().tolist():
             push = (
-                2.0 * (1.0 if mask is None else mask[b, i]) * (tokens[b, i] - reference[b, match.index[b, i]])
+                2.0 * (1.0 if mask is None else mask[b, i]) * (tokens[b, i] - reference[b, match.place[b, i]])
             )
             if max_push is not None:
                 push = push * min(1.0, float(max_push * tokens[b, i].norm() / push.norm()))

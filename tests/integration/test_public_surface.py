@@ -90,6 +90,7 @@ def test_a_traced_output_can_be_pickled(pipe: Any, generate: Any) -> None:
         (NAG("a"), {"scale": 3.0}),
         (ONG("a", "b"), {"scale": 2.0}),
         (VSF("a"), {"bias": -1.0}),
+        (VSF("a"), {"orthogonal": True}),
         (NegToMe("first"), {"alpha": 0.5}),
         (Negative("a"), {"weight": 2.0}),
     ],
