@@ -74,7 +74,7 @@ TOYWORLD_DEFAULTS = Defaults(
     ),
     # keeps and removes most (benchmarks/overlap.py); larger models are broken by so much
     negative=MappingProxyType({"weight": 3.0}),
-    # chosen on seeds of their own (docs/values.md), for few steps with hardly any guidance as well as for many with it
+    # how they were chosen: docs/values.md
     attention=MappingProxyType(
         {
             # the published cap and blend are those of large models; with these the scale alone decides

@@ -127,7 +127,8 @@ class Backend:
         Args:
             way: the key of a method; ways without a method are as Perp-Neg.
         """
-        kind = methods_in_words().get(way, PerpNeg)
+        # each method has a constructor of its own
+        kind: Any = methods_in_words().get(way, PerpNeg)
         usual = defaults(self.model).negative if kind is PerpNeg else {}
         negative = Negative("what to leave out", **usual)
         (window,) = kind(negative).windows
