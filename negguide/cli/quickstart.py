@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from negguide._utils.text import listed
 from negguide.cli import options
 from negguide.cli.output import check_folder, remark, show
 
@@ -23,8 +25,7 @@ SEEDS, STEPS = 4, 25
 QUICK_SEEDS, QUICK_STEPS = 2, 4
 
 # Perp-Neg: what is drawn, what is left out, and how.
-GLASSES_PROMPT, GLASSES_NEGATIVE = "a bear wearing glasses", "black glasses"
-GLASSES_WEIGHT, GLASSES_WINDOW = 1.5, (0.0, 0.6)
+GLASSES_PROMPT, GLASSES_NEGATIVES = "a cat wearing a hat and glasses", ("black glasses", "brown fur")
 FUR_PROMPT, FUR_NEGATIVE = "a bear wearing a hat", "a brown bear wearing a hat"
 FUR_WEIGHT, FUR_WINDOW = 1.0, (0.0, 0.6)
 VIEW_PROMPT, VIEW_NEGATIVE = "a bear in back view", "front view"
@@ -34,8 +35,8 @@ BATCH_PROMPT = "a bear"
 REFERENCE_PROMPT = "an explorer"
 
 GLASSES_LOOK = (
-    "the glasses. In this world they are mostly black. Which column still has the bear and its glasses, but not in "
-    "black?"
+    "the glasses and the fur. In this world most glasses are black and most fur is brown. Which column takes both away "
+    "and still has a cat with a hat and glasses?"
 )
 FUR_LOOK = (
     "bear and hat. The negative says nearly the same as the prompt, and only adds that bears are mostly brown. Which "
@@ -80,7 +81,7 @@ def quickstart(
     """
     from negguide.cli.draw import draw
     from negguide.cli.job import Job
-    from negguide.methods import Negative
+    from negguide.methods import AUTO, Negative
     from negguide.models import TOYWORLD, defaults
 
     check_folder(out)
@@ -97,21 +98,21 @@ def quickstart(
             plain,
             "perp-neg.png",
             GLASSES_PROMPT,
-            Negative(GLASSES_NEGATIVE, GLASSES_WEIGHT, *GLASSES_WINDOW),
+            [Negative(text, AUTO) for text in GLASSES_NEGATIVES],
             GLASSES_LOOK,
         ),
         _minus(
             plain,
             "perp-neg-fur.png",
             FUR_PROMPT,
-            Negative(FUR_NEGATIVE, FUR_WEIGHT, *FUR_WINDOW),
+            [Negative(FUR_NEGATIVE, FUR_WEIGHT, *FUR_WINDOW)],
             FUR_LOOK,
         ),
         _minus(
             plain,
             "perp-neg-view.png",
             VIEW_PROMPT,
-            Negative(VIEW_NEGATIVE, VIEW_WEIGHT, *VIEW_WINDOW),
+            [Negative(VIEW_NEGATIVE, VIEW_WEIGHT, *VIEW_WINDOW)],
             VIEW_LOOK,
         ),
         _batch(plain),
@@ -124,19 +125,21 @@ def quickstart(
     remark(f"{len(sheets)} pictures in {time.monotonic() - began:.0f} seconds")
 
 
-def _minus(plain: Job, file: str, prompt: str, negative: Negative, look: str) -> Sheet:
+def _minus(plain: Job, file: str, prompt: str, negatives: Sequence[Negative], look: str) -> Sheet:
     from negguide.methods import PerpNeg
 
     plain = replace(plain, prompt=prompt)
+    texts = [negative.prompt for negative in negatives]
     return Sheet(
         file=file,
-        title=f"“{prompt}” minus “{negative.prompt}”",
+        title=f"“{prompt}” minus {listed(f'“{text}”' for text in texts)}",
         look=look,
         labels=("plain", "classic negative prompt", PerpNeg.label),
         jobs=(
             plain,
-            replace(plain, negative_prompt=negative.prompt),
-            replace(plain, methods=(PerpNeg(negative),)),
+            # "and" stands between fragments in this world's grammar
+            replace(plain, negative_prompt=" and ".join(texts)),
+            replace(plain, methods=(PerpNeg(*negatives),)),
         ),
     )
 

@@ -2,7 +2,7 @@
 
 from negguide.guidance.attention import nag, ong, vsf
 from negguide.guidance.matching import best_match
-from negguide.guidance.presence import automatic_weight, presence
+from negguide.guidance.automatic import automatic_weight, presence
 from negguide.guidance.projection import perpendicular
 from negguide.guidance.score import Joint, alignment, perp_neg, perp_neg_shift, relative_shift, uncond_for
 from negguide.guidance.tokens import (

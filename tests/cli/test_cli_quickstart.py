@@ -72,7 +72,7 @@ def test_it_says_where_the_pictures_are_and_what_to_look_at(shown: tuple[Path, s
 def test_its_prompts_are_captions_of_the_toy_world() -> None:
     for text in (
         quickstart.GLASSES_PROMPT,
-        quickstart.GLASSES_NEGATIVE,
+        *quickstart.GLASSES_NEGATIVES,
         quickstart.FUR_PROMPT,
         quickstart.FUR_NEGATIVE,
         quickstart.VIEW_PROMPT,
