@@ -1,8 +1,8 @@
 """Guidance as pure tensor functions: score space, token space, attention space. Imports torch only."""
 
 from negguide.guidance.attention import nag, ong, vsf
-from negguide.guidance.matching import best_match
 from negguide.guidance.automatic import automatic_weight, presence
+from negguide.guidance.matching import best_match
 from negguide.guidance.projection import perpendicular
 from negguide.guidance.score import Joint, alignment, perp_neg, perp_neg_shift, relative_shift, uncond_for
 from negguide.guidance.tokens import (
