@@ -23,7 +23,7 @@ from diffusers.hooks import LayerSkipConfig
 from diffusers.modular_pipelines.modular_pipeline import BlockState
 
 from negguide import Negative, PerpNeg, PerpNegGuidance
-from negguide.guidance import perp_neg
+from negguide.guidance import perp_neg, perpendicular
 
 KIND = "__guidance_identifier__"
 TWO = PerpNeg(Negative("black glasses", weight=1.5, stop=1.0), Negative("a hat", weight=0.5, stop=1.0))
@@ -219,7 +219,7 @@ def test_batches_are_those_of_the_guider_and_of_the_negatives_whose_window_is_op
     assert guider.num_conditions == 4
 
 
-def test_a_negative_is_asked_every_so_many_steps_and_its_last_difference_counts_in_between() -> None:
+def test_a_negative_is_asked_every_so_many_steps_and_its_last_perpendicular_part_counts_in_between() -> None:
     method = PerpNeg(*(Negative(str(k), weight=w, stop=1.0) for k, w in enumerate(WEIGHTS)), refresh_every=2)
     guider = PerpNegGuidance(method, guidance_scale=5.0)
     guider.set_negatives([{"text": negative[:1]} for negative in NEGATIVES])
@@ -235,7 +235,8 @@ def test_a_negative_is_asked_every_so_many_steps_and_its_last_difference_counts_
                 batch.noise_pred = NEGATIVES[int(kind[-1])]
         pred = guider(batches).pred
         lengths = [(C - u).flatten(1).norm(dim=1).reshape(-1, 1, 1, 1) for u in (uncond, U)]
-        close(pred, perp_neg(uncond, C, uncond + lengths[0] / lengths[1] * (NEGATIVES - U), WEIGHTS, 5.0))
+        across = torch.stack([perpendicular(negative - U, C - U) for negative in NEGATIVES])
+        close(pred, perp_neg(uncond, C, uncond + lengths[0] / lengths[1] * across, WEIGHTS, 5.0))
     assert asked == [2, 0, 2]
     # the next run begins with a question
     guider.set_negatives([{"text": negative[:1]} for negative in NEGATIVES])
