@@ -83,9 +83,7 @@ def test_behind_the_end_of_guidance_the_scheduler_gets_the_conditional_predictio
 
 
 @REPRESENTATIVES
-def test_economy_goes_on_with_the_last_direction(
-    pipe: Any, run: Run, tiny: Any, watched: Watched
-) -> None:
+def test_economy_goes_on_with_the_last_direction(pipe: Any, run: Run, tiny: Any, watched: Watched) -> None:
     negative = Negative(NEGATIVES[0], weight=WEIGHT, stop=1.0)
     latents = run(pipe, steps=STEPS, negative_guidance=PerpNeg(negative, economy=True))
     # two fifths of 6 steps, rounded up, and then every second; the negative at each

@@ -223,9 +223,7 @@ def test_automatic_negatives_of_each_prompts_own(draw: Any, economy: bool) -> No
     )
     for i in range(2):
         method = PerpNeg(*own[i], joint="overlap", economy=economy)
-        close(
-            together[i : i + 1], draw(method, prompts[i], generator=[torch.Generator().manual_seed(i)])
-        )
+        close(together[i : i + 1], draw(method, prompts[i], generator=[torch.Generator().manual_seed(i)]))
     if not economy:
         plain = draw(None, prompts[2], generator=[torch.Generator().manual_seed(2)])
         close(together[2:], plain)
@@ -418,9 +416,7 @@ def test_economy_and_the_end_of_guidance_together(draw: Any, pipe: Any, rows: li
     expected = loop(pipe, method, {0: 9}, evaluated={0: asked}, uncond_at=UNCOND, guided=9)
     rows.clear()
     close(draw(method), expected)
-    assert rows == [
-        1 + (step in UNCOND) + (step in asked) if step < 9 else 1 for step in range(STEPS)
-    ]
+    assert rows == [1 + (step in UNCOND) + (step in asked) if step < 9 else 1 for step in range(STEPS)]
 
 
 def test_a_trace_has_nothing_of_steps_without_guidance(pipe: Any, generate: Any) -> None:
