@@ -24,6 +24,20 @@ def test_a_string_is_a_negative_with_the_default_weight_and_window() -> None:
     assert isinstance(method.negatives[1].weight, float)
 
 
+def test_an_automatic_negative_acts_for_three_quarters_of_the_run_unless_it_says_its_own() -> None:
+    auto = Negative("glasses", weight="auto")
+    method = PerpNeg(auto, "hat", Negative("scarf", weight="auto", stop=0.3), Negative("cap", "auto", 0.6))
+    assert [(w.start, w.stop) for w in method.windows] == [(0.0, 0.75), (0.0, 0.5), (0.0, 0.3), (0.6, 0.75)]
+    assert auto.automatic and not auto.off and auto.weight_in_words == "auto"
+    assert (
+        not Negative("hat").automatic
+        and Negative("hat", 0).off
+        and Negative("hat", 1.5).weight_in_words == "1.5"
+    )
+    with pytest.raises(ValueError, match=r"weight of Negative\('glasses'\) must be a number here"):
+        _ = auto.fixed_weight
+
+
 def test_methods_cannot_be_changed() -> None:
     for method, name in ((Negative("hat"), "weight"), (PerpNeg("hat"), "joint"), (NegToMe(), "alpha")):
         with pytest.raises(AttributeError):
@@ -57,7 +71,9 @@ def test_reference_images_are_kept_as_a_tuple() -> None:
         (lambda: Negative("hat", weight=-1), ValueError, r"weight .*>= 0, got -1"),
         (lambda: Negative("hat", weight=NAN), ValueError, "weight .*nan"),
         (lambda: Negative("hat", weight=INF), ValueError, "weight .*inf"),
-        (lambda: Negative("hat", weight="1"), TypeError, "weight must be a number, got '1'"),
+        (lambda: Negative("hat", weight="1"), ValueError, "weight must be a number >= 0, or 'auto', got '1'"),
+        (lambda: Negative("hat", weight="Auto"), ValueError, "or 'auto', got 'Auto'"),
+        (lambda: Negative("hat", weight=None), TypeError, "weight must be a number, got None"),
         (lambda: Negative("hat", weight=True), TypeError, "weight"),
         (lambda: Negative("hat", start=0.5, stop=0.5), ValueError, r"start=0.5, stop=0.5"),
         (lambda: Negative("hat", start=1), ValueError, "0 <= start < stop <= 1"),
@@ -79,7 +95,47 @@ def test_reference_images_are_kept_as_a_tuple() -> None:
         (lambda: PerpNeg(), ValueError, "at least one negative"),
         (lambda: PerpNeg(["hat", "glasses"]), TypeError, r"PerpNeg\(\*negatives\)"),
         (lambda: PerpNeg(NegToMe()), TypeError, "Negative objects or strings"),
-        (lambda: PerpNeg("hat", joint=1), TypeError, "joint"),
+        (lambda: PerpNeg("hat", joint=1), TypeError, "joint must be True, False, 'overlap' or None, got 1"),
+        (lambda: PerpNeg("hat", joint="both"), ValueError, "joint .*got 'both'"),
+        (lambda: PerpNeg("hat", auto_weight=0), ValueError, "auto_weight must be a finite number > 0, got 0"),
+        (lambda: PerpNeg("hat", auto_weight=INF), ValueError, "auto_weight .*inf"),
+        (lambda: PerpNeg("hat", auto_weight="auto"), TypeError, "auto_weight must be a number, got 'auto'"),
+        (lambda: PerpNeg("hat", economy=1), TypeError, "economy must be True or False, got 1"),
+        (
+            lambda: PerpNeg("hat", economy=True, refresh_every=2),
+            ValueError,
+            "refresh_every=2 cannot be given beside economy=True",
+        ),
+        (lambda: PerpNeg("hat", guidance_stop=0), ValueError, "0 < guidance_stop <= 1, .*got 0"),
+        (lambda: PerpNeg("hat", guidance_stop=1.5), ValueError, "guidance_stop .*got 1.5"),
+        (
+            lambda: PerpNeg("hat", guidance_stop="late"),
+            TypeError,
+            "guidance_stop must be a number, got 'late'",
+        ),
+        (
+            lambda: PerpNeg(Negative("hat", start=0.5, stop=1.0), guidance_stop=0.5),
+            ValueError,
+            "Negative.'hat'. acts from 0.5 to 1.0, and guidance_stop=0.5 .*never act",
+        ),
+        (
+            lambda: PerpNeg(Negative("hat", start=Timestep(300), stop=1.0), guidance_stop=Timestep(301)),
+            ValueError,
+            "guidance_stop=Timestep.301. .*never act",
+        ),
+        (
+            lambda: PerpNeg(Negative("hat", weight="auto", start=0.8)),
+            ValueError,
+            r"start=0.8, stop=0.75",
+        ),
+        *(
+            (
+                lambda method=method: method(Negative("hat", weight="auto")),
+                ValueError,
+                rf"weight of Negative\('hat'\) must be a number in {method.__name__}, got 'auto'",
+            )
+            for method in (NAG, ONG, VSF)
+        ),
         (lambda: PerpNeg("hat", ""), ValueError, "prompt"),
         (lambda: NegToMe("cat.png"), ValueError, "reference .*'cat.png'.*PIL.Image.open"),
         (lambda: NegToMe(7), ValueError, "reference .*got 7"),
@@ -113,6 +169,8 @@ def test_bad_input_is_named_with_its_value(make: Any, error: type[Exception], sa
 
 METHODS = [
     PerpNeg(Negative("black glasses", 1.5, 0.1, 0.6), "hat", joint=True),
+    PerpNeg(Negative("hat", "auto"), "cap", joint="overlap", auto_weight=3.0, guidance_stop=Timestep(300)),
+    PerpNeg(Negative("hat", "auto", stop=Timestep(500)), joint=False, economy=True, guidance_stop=0.75),
     NegToMe(),
     NegToMe(start=0.5, threshold=0.3),
     NegToMe("first", 10, -0.5, 0.1, 0.9, blocks="attn1", center=True, max_push=0.3),

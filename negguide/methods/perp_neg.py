@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -12,8 +12,8 @@ from negguide.guidance import Joint, perp_neg, perpendicular
 from negguide.methods.base import ScoreMethod
 from negguide.methods.negative import Negative
 from negguide.methods.registry import register_method
-from negguide.methods.validation import at_least_one, boolean, positive
-from negguide.methods.window import Edge, check_window
+from negguide.methods.validation import at_least_one, boolean, number, positive
+from negguide.methods.window import Edge, Timestep
 
 
 @register_method
@@ -47,7 +47,7 @@ class PerpNeg(ScoreMethod):
 
     Raises:
         ValueError: without any negative, for a `refresh_every` below 1 or beside `economy`, an `auto_weight` that is
-            not > 0, a `joint` or a `guidance_stop` out of range.
+            not > 0, a `joint` or a `guidance_stop` out of range, or a negative that begins behind it.
         TypeError: for anything that is neither a `Negative` nor a string.
     """
 
@@ -93,7 +93,13 @@ class PerpNeg(ScoreMethod):
             raise ValueError(
                 f"refresh_every={refresh_every} cannot be given beside economy=True, which chooses the steps itself"
             )
-        object.__setattr__(self, "guidance_stop", check_window(0.0, guidance_stop)[1])
+        object.__setattr__(self, "guidance_stop", _end_of_guidance(guidance_stop))
+        for window in self.windows:
+            if _begins_after(window.start, self.guidance_stop):
+                raise ValueError(
+                    f"{window.owner} acts from {window.start} to {window.stop}, and guidance_stop={guidance_stop} ends "
+                    "guidance before that; the negative would never act"
+                )
 
     def guide(
         self,
@@ -115,3 +121,21 @@ class PerpNeg(ScoreMethod):
         if self.joint is not None:
             return self.joint
         return "overlap" if any(negative.automatic for negative in self.negatives) else False
+
+
+def _end_of_guidance(value: Any) -> Edge:
+    if isinstance(value, Timestep):
+        return value
+    fraction = number("guidance_stop", value)
+    if not 0 < fraction <= 1:
+        raise ValueError(
+            f"guidance_stop must be a fraction of the steps, 0 < guidance_stop <= 1, or a Timestep, got {value}"
+        )
+    return fraction
+
+
+def _begins_after(start: Edge, end: Edge) -> bool:
+    """Whether a window begins behind an end, as far as that is known before the run."""
+    if isinstance(start, Timestep) and isinstance(end, Timestep):
+        return start.value < end.value
+    return not isinstance(start, Timestep) and not isinstance(end, Timestep) and start >= end

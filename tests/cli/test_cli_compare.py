@@ -72,6 +72,13 @@ def test_the_cheaper_perp_neg_reaches_every_column(compare: Any) -> None:
         assert method_from_dict(column["methods"][0]) == PerpNeg(negative, refresh_every=2, adaptive=True)
 
 
+def test_automatic_weights_and_economy_reach_every_column(compare: Any) -> None:
+    path = compare("a bear", "--negative", "black glasses:auto", "--economy")
+    assert labels(path)[1] == "Perp-Neg"
+    method = PerpNeg(Negative("black glasses", weight="auto"), economy=True)
+    assert method_from_dict(columns_of(path)[1]["methods"][0]) == method
+
+
 def test_without_negatives_negtome_is_compared(compare: Any) -> None:
     path = compare("a bear", "--alpha", 2)
     assert labels(path) == ["plain", "NegToMe"]
@@ -178,6 +185,11 @@ def test_the_column_may_be_asked_for_where_negatives_contradict_only_if_it_is_po
         (("a bear", "--explain", "--methods", "plain"), "--explain shows what methods do"),
         (("a bear", *MINUS, "--refresh-every", 0), "refresh_every must be at least 1, got 0"),
         (("a bear", "--refresh-every", 2), "--refresh-every acts on Perp-Neg, which is in no column"),
+        (("a bear", "--economy"), "--economy acts on Perp-Neg, which is in no column"),
+        (
+            ("a bear", "--negative", "hat:auto", "--weights", "1,2"),
+            "--weights takes the place of the weight auto of --negative 'hat'",
+        ),
         (("a bear", "--joint"), "--joint acts on Perp-Neg, which is in no column"),
         (
             ("a bear", *MINUS, "--joint", "--methods", "nag"),

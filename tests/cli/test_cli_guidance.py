@@ -56,8 +56,9 @@ def test_a_method_in_attention_space_has_what_suits_the_model_unless_told() -> N
 
 
 def test_only_what_differs_from_saying_nothing_counts_as_said() -> None:
-    assert guidance.said_of_method(False, 1, False) == {}
-    assert guidance.said_of_method(True, 3, False) == {"joint": True, "refresh_every": 3}
+    assert guidance.said_of_method(False, 1, False, False) == {}
+    assert guidance.said_of_method(True, 3, False, False) == {"joint": True, "refresh_every": 3}
+    assert guidance.said_of_method(False, 1, True, True) == {"adaptive": True, "economy": True}
 
 
 def test_no_negatives_mean_no_method() -> None:
@@ -72,6 +73,13 @@ def test_no_negatives_mean_no_method() -> None:
             ([], {"refresh_every": 2, "adaptive": True}, "perp-neg", None),
             "--refresh-every, --adaptive acts on --negative",
         ),
+        (([], {"economy": True}, "perp-neg", None), "--economy acts on --negative"),
+        ((["hat"], {"economy": True}, "nag", None), "--economy is of perp-neg"),
+        (
+            (["hat"], {"economy": True, "refresh_every": 2}, "perp-neg", None),
+            "refresh_every=2 cannot be given beside economy=True",
+        ),
+        ((["hat:auto"], {}, "nag", None), r"weight of Negative\('hat'\) must be a number in NAG, got 'auto'"),
         (([], {}, "nag", None), "--method nag acts on --negative"),
         ((None, {}, "vsf", 2.0), "--scale acts on --negative"),
         ((["hat"], {"joint": True}, "nag", None), "--joint is of perp-neg"),

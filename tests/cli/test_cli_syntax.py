@@ -34,6 +34,11 @@ from negguide.cli.lora import Lora
         ("me@home:1@0-.5", Negative("me@home", weight=1.0, start=0.0, stop=0.5)),
         ("hat:0", Negative("hat", weight=0.0)),
         ("hat:1e-1", Negative("hat", weight=0.1)),
+        ("black glasses:auto", Negative("black glasses", weight="auto")),
+        ("black glasses:weight=auto", Negative("black glasses", weight="auto")),
+        ("hat:auto@0-0.6", Negative("hat", weight="auto", stop=0.6)),
+        ("total:weight= auto ", Negative("total", weight="auto")),
+        ("auto", Negative("auto")),
     ],
 )
 def test_a_negative_is_text_with_an_optional_weight_and_window(value: str, wanted: Negative) -> None:
@@ -44,6 +49,7 @@ def test_a_negative_is_text_with_an_optional_weight_and_window(value: str, wante
     ("value", "reason"),
     [
         ("hat:heavy", "the weight must be a number, got 'heavy'"),
+        ("hat:Auto", "the weight must be a number, got 'Auto'"),
         ("hat:", "the weight must be a number, got ''"),
         ("hat:-1", "weight must be a finite number >= 0, got -1.0"),
         ("hat:nan", "weight must be a finite number >= 0, got nan"),
@@ -81,6 +87,8 @@ def test_a_wrong_negative_is_named_with_its_reason_and_the_form(value: str, reas
         ("total: 5", "total: 5:weight=1", "total:weight=5"),
         ("prix : 5", "prix : 5:weight=1", "prix:weight=5"),
         ("mail me@0-1", "mail me@0-1:weight=1", "mail me:weight=1@0-1"),
+        ("total: auto", "total: auto:weight=1", "total:weight=auto"),
+        ("clock 10:auto@0-0.6", "clock 10:auto:weight=1@0-0.6", "clock 10:weight=auto@0-0.6"),
     ],
 )
 def test_what_may_be_part_of_the_text_is_refused_with_both_ways_to_say_it(
@@ -125,7 +133,7 @@ def test_whatever_is_typed_is_a_negative_or_a_value_error(value: str) -> None:
     except ValueError as error:
         assert "text:weight@start-stop" in str(error)
     else:
-        assert negative.prompt.strip() and math.isfinite(negative.weight)
+        assert negative.prompt.strip() and (negative.automatic or math.isfinite(negative.weight))
 
 
 @pytest.fixture

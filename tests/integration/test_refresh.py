@@ -48,21 +48,23 @@ def test_negatives_are_evaluated_every_so_many_steps_of_their_own_window(every, 
         assert schedule.stale(active, step) == stale
 
 
-def test_between_two_evaluations_the_last_difference_counts_as_long_as_the_guidance_is():
+def test_between_two_evaluations_the_last_perpendicular_part_counts_as_long_as_the_guidance_is():
     schedule = RefreshSchedule(PerpNeg("a", refresh_every=2))
     u, c, said = normal(2, 3), normal(2, 3, seed=3), normal(2, 3, seed=2)
     assert torch.equal(schedule.complete(0, u, c, said, Step(0, 4)), said)
     later, prompt = normal(2, 3, seed=1), normal(2, 3, seed=4)
     ratio = (prompt - later).norm(dim=1, keepdim=True) / (c - u).norm(dim=1, keepdim=True)
+    # what lies along the prompt of that step is not a part of it
+    across = torch.stack([n - (n @ p) / (p @ p) * p for n, p in zip(said - u, c - u, strict=True)])
     reused = schedule.complete(0, later, prompt, None, Step(1, 4))
-    assert torch.allclose(reused, later + ratio * (said - u))
+    assert torch.allclose(reused, later + ratio * across)
     # equal predictions leave no direction: nothing becomes NaN
     assert schedule.complete(0, u, u, said, Step(2, 4)).isfinite().all()
     assert schedule.complete(0, u, c, None, Step(3, 4)).isfinite().all()
 
 
 def test_an_adaptive_negative_is_inactive_in_each_image_by_itself_and_is_then_evaluated_no_more():
-    schedule = RefreshSchedule(PerpNeg(Negative("a", stop=1.0), adaptive=True))
+    schedule = RefreshSchedule(PerpNeg(Negative("a", weight=3.0, stop=1.0), adaptive=True))
     u = torch.zeros(2, 2)
     c = torch.tensor([[1.0, 0.0]]).repeat(2, 1)
     # fractions of the two images: they fall below half of the largest after the second and the fourth step
@@ -73,7 +75,7 @@ def test_an_adaptive_negative_is_inactive_in_each_image_by_itself_and_is_then_ev
         if not schedule.active(Step(index, 5)):
             break
         n = torch.stack([torch.zeros(2), fraction], dim=1)
-        weights.append(schedule.weight(0, torch.tensor(3.0), u, c, n).tolist())
+        weights.append(schedule.weight(0, u, c, n, True, Step(index, 5)).tolist())
     assert weights == [[3.0, 3.0], [3.0, 3.0], [0.0, 3.0], [0.0, 3.0]]
     assert schedule.active(Step(4, 5)) == []
 

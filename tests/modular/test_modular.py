@@ -83,6 +83,47 @@ def test_joint_negatives_and_masks_are_those_of_the_classic_pipeline(both: Any) 
     assert differ(guided, both.run(with_perp_neg(both.pipe, everywhere))) > 1e-4
 
 
+AUTO = Negative("black glasses", weight="auto", stop=1.0)
+CHEAPER: dict[str, PerpNeg] = {
+    "auto": PerpNeg(AUTO, always("a red robot", weight=0.5, stop=0.5)),
+    "economy": PerpNeg(AUTO, always("a red robot", weight=0.5), economy=True),
+    "guidance_stop": PerpNeg(always("black glasses", weight=1.5), guidance_stop=0.5),
+}
+
+
+@pytest.mark.parametrize("name", list(CHEAPER))
+def test_automatic_and_cheaper_negatives_are_those_of_the_classic_pipeline(both: Any, name: str) -> None:
+    method, steps = CHEAPER[name], 6
+    guided = both.run(with_perp_neg(both.pipe, method), steps=steps)
+    # with a forward for each branch, as the modular pipelines have: a weight that follows the predictions follows their
+    # rounding too, which the forwards of several rows have another of
+    classic = both.run_classic(
+        negguide.from_pipe(both.classic), steps=steps, negative_guidance=method, max_branch_batch=1
+    )
+    assert_same(guided, classic)
+    if name != "auto":
+        every_step = PerpNeg(*method.negatives)
+        assert differ(guided, both.run(with_perp_neg(both.pipe, every_step), steps=steps)) > 1e-4
+
+
+def test_economy_and_the_end_of_guidance_leave_out_calls_of_the_model(both: Any) -> None:
+    counts: list[int] = []
+    handle = both.denoiser.register_forward_hook(lambda module, inputs, output: counts.append(len(output[0])))
+    negative = always("black glasses", weight=1.5)
+    try:
+        for options, calls in (
+            ({}, [3] * 6),
+            ({"guidance_stop": 0.5}, [3] * 3 + [1] * 3),
+            # the unconditional prediction in the first two fifths and then in every second step
+            ({"economy": True}, [3, 3, 3, 2, 3, 2]),
+        ):
+            counts.clear()
+            both.run(with_perp_neg(both.pipe, PerpNeg(negative, **options)), steps=6)
+            assert sum(counts) == sum(calls), options
+    finally:
+        handle.remove()
+
+
 def test_the_trace_is_that_of_the_classic_pipeline(both: Any) -> None:
     guider = PerpNegGuidance(WINDOWS, guidance=both.pipe.guider, trace=True)
     pipe = with_perp_neg(both.pipe, guider)

@@ -23,7 +23,7 @@ from diffusers.hooks import LayerSkipConfig
 from diffusers.modular_pipelines.modular_pipeline import BlockState
 
 from negguide import Negative, PerpNeg, PerpNegGuidance
-from negguide.guidance import perp_neg
+from negguide.guidance import perp_neg, perpendicular
 
 KIND = "__guidance_identifier__"
 TWO = PerpNeg(Negative("black glasses", weight=1.5, stop=1.0), Negative("a hat", weight=0.5, stop=1.0))
@@ -219,7 +219,7 @@ def test_batches_are_those_of_the_guider_and_of_the_negatives_whose_window_is_op
     assert guider.num_conditions == 4
 
 
-def test_a_negative_is_asked_every_so_many_steps_and_its_last_difference_counts_in_between() -> None:
+def test_a_negative_is_asked_every_so_many_steps_and_its_last_perpendicular_part_counts_in_between() -> None:
     method = PerpNeg(*(Negative(str(k), weight=w, stop=1.0) for k, w in enumerate(WEIGHTS)), refresh_every=2)
     guider = PerpNegGuidance(method, guidance_scale=5.0)
     guider.set_negatives([{"text": negative[:1]} for negative in NEGATIVES])
@@ -235,11 +235,73 @@ def test_a_negative_is_asked_every_so_many_steps_and_its_last_difference_counts_
                 batch.noise_pred = NEGATIVES[int(kind[-1])]
         pred = guider(batches).pred
         lengths = [(C - u).flatten(1).norm(dim=1).reshape(-1, 1, 1, 1) for u in (uncond, U)]
-        close(pred, perp_neg(uncond, C, uncond + lengths[0] / lengths[1] * (NEGATIVES - U), WEIGHTS, 5.0))
+        across = torch.stack([perpendicular(negative - U, C - U) for negative in NEGATIVES])
+        close(pred, perp_neg(uncond, C, uncond + lengths[0] / lengths[1] * across, WEIGHTS, 5.0))
     assert asked == [2, 0, 2]
     # the next run begins with a question
     guider.set_negatives([{"text": negative[:1]} for negative in NEGATIVES])
     assert len(batches_of(guider, 0)) == 4
+
+
+def steps_of(guider: Any, steps: int) -> list[tuple[list[str], Any]]:
+    """The kinds of batches and the output of each step of a run, in which the prompt's prediction moves."""
+    found = []
+    guider.begin_run()
+    guider.set_negatives([{"text": negative[:1]} for negative in NEGATIVES[: len(guider.perp_neg.negatives)]])
+    for step in range(steps):
+        batches = batches_of(guider, step, steps)
+        kinds = [getattr(batch, KIND) for batch in batches]
+        assert guider.num_conditions == len(kinds)
+        for kind, batch in zip(kinds, batches, strict=True):
+            shared = {"pred_cond": C + 0.1 * step, "pred_uncond": U}
+            batch.noise_pred = shared[kind] if kind in shared else NEGATIVES[int(kind[-1])]
+        found.append((kinds, guider(batches)))
+    return found
+
+
+def test_behind_the_end_of_guidance_there_is_the_conditional_prediction_alone() -> None:
+    method = PerpNeg(*TWO.negatives, guidance_stop=0.5)
+    for rescale in (0.0, 0.7):
+        guider = PerpNegGuidance(method, guidance_scale=5.0, guidance_rescale=rescale)
+        for step, (kinds, output) in enumerate(steps_of(guider, 4)):
+            cond = C + 0.1 * step
+            if step < 2:
+                assert kinds == ["pred_cond", "pred_uncond", "pred_negative_0", "pred_negative_1"]
+                expected = perp_neg(U, cond, NEGATIVES, WEIGHTS, 5.0)
+                close(output.pred, rescale_noise_cfg(expected, cond, rescale) if rescale else expected)
+            else:
+                assert kinds == ["pred_cond"]
+                close(output.pred, cond)
+                assert torch.equal(output.pred_cond, cond)
+
+
+def test_economy_goes_on_with_the_last_direction_where_it_makes_no_unconditional_prediction() -> None:
+    method = PerpNeg(Negative("a", weight=1.5, stop=1.0), economy=True)
+    guider = PerpNegGuidance(method, guidance_scale=5.0)
+    direction = torch.empty(0)
+    for step, (kinds, output) in enumerate(steps_of(guider, 6)):
+        cond = C + 0.1 * step
+        without = step in (3, 5)
+        assert kinds == ["pred_cond", *([] if without else ["pred_uncond"]), "pred_negative_0"]
+        if not without:
+            direction = cond - U
+        close(output.pred, perp_neg(cond - direction, cond, NEGATIVES[:1], [1.5], 5.0))
+
+
+@pytest.mark.parametrize(
+    "make", [perturbed, skipping, smoothed, *BENDING], ids=lambda make: getattr(make, "__name__", "bending")
+)
+def test_guiders_that_need_every_prediction_refuse_to_leave_some_out(make: Any) -> None:
+    inner = make() if make in BENDING else make(guidance_scale=5.0)
+    name = type(inner).__name__
+    for options, says in (
+        ({"economy": True}, f"economy=True leaves out unconditional predictions, which {name}"),
+        ({"guidance_stop": 0.5}, f"guidance_stop=0.5 leaves out unconditional predictions, which {name}"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            PerpNegGuidance(PerpNeg("hat", **options), guidance=inner)
+    # an automatic weight needs no less
+    PerpNegGuidance(PerpNeg(Negative("hat", weight="auto")), guidance=inner)
 
 
 def test_adaptive_negatives_are_no_longer_asked_for_once_they_rest() -> None:

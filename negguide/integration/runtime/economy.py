@@ -24,10 +24,10 @@ def is_noise(step: Step) -> bool:
 def evaluates_negative(turn: int, negatives: int, step: Step) -> bool:
     """Whether a negative is evaluated at a step: all at the first, and at the first two that show how present they are.
 
-    Beside these its turn comes every max(n, count / 6) steps, n being how many act.
+    Beside these its turn comes every max(n, count / 6) steps, n being the number of `negatives`.
 
     Args:
-        turn: its place among the `negatives` that act on the same images.
+        turn: its place among the `negatives` whose window is open for the same images.
     """
     shown = _noisy_steps(step)
     if step.index in (0, shown, shown + 1):

@@ -19,7 +19,7 @@ A fraction of |p| is the same whatever the model predicts (noise, velocity, flow
 hence relative to its own largest.
 """
 NOT_PRESENT = 0.05
-"""An automatic negative that has never counted more than this in any image is no longer evaluated with `economy`."""
+"""With `economy` an automatic negative becomes inactive where it has not counted more than this in an image."""
 
 
 @dataclass
@@ -45,8 +45,9 @@ class RefreshSchedule:
         self.evaluated: dict[int, int] = {}
         self.remainders: dict[int, Tensor] = {}
         self.automatic: dict[int, _Automatic] = {}
-        # of adaptive negatives: [B] largest fractions and [B] bool on the device, and what has arrived on the host
+        # of adaptive negatives: [B] largest fractions
         self.largest: dict[int, Tensor] = {}
+        # of those that may become inactive: [B] bool on the device, and what has arrived of it on the host
         self.active_images: dict[int, Tensor] = {}
         self.arrivals: dict[int, Arrival] = {}
 
@@ -57,12 +58,16 @@ class RefreshSchedule:
 
     def active(self, step: Step) -> list[int]:
         """The negatives that act: of weight above 0, whose window is open, and not inactive in every image."""
+        return [k for k in self._open(step) if not self._inactive(k)]
+
+    def _open(self, step: Step) -> list[int]:
+        """Those of weight above 0 whose window is open."""
         if not step.inside(self.guidance):
             return []
         return [
             k
             for k, (negative, window) in enumerate(zip(self.method.negatives, self.windows, strict=True))
-            if not negative.off and step.inside(window) and not self._inactive(k)
+            if not negative.off and step.inside(window)
         ]
 
     def _inactive(self, k: int) -> bool:
@@ -79,16 +84,21 @@ class RefreshSchedule:
                 for k in active
                 if k not in self.evaluated
                 or self.evaluated[k] == step.index
-                or evaluates_negative(*self._turn(k, active), step)
+                or evaluates_negative(*self._turn(k, step), step)
             ]
         every = self.method.refresh_every
         return [k for k in active if k not in self.evaluated or (step.index - self.evaluated[k]) % every == 0]
 
-    def _turn(self, k: int, active: Sequence[int]) -> tuple[int, int]:
-        """The place of negative k among those that act on the same images, and how many these are."""
+    def _turn(self, k: int, step: Step) -> tuple[int, int]:
+        """The place of negative k among those whose window is open for the same images, and how many these are.
+
+        Inactive ones count: what they are in other images of the batch, and when the host hears of it, must not matter.
+        """
         own = self.method.negatives[k].prompt_index
         mates = [
-            j for j in active if None in (own, other := self.method.negatives[j].prompt_index) or other == own
+            j
+            for j in self._open(step)
+            if None in (own, other := self.method.negatives[j].prompt_index) or other == own
         ]
         return mates.index(k), len(mates)
 
@@ -115,30 +125,33 @@ class RefreshSchedule:
     ) -> Tensor:
         """[B] weight of negative k at this step.
 
-        An automatic one has that of its last evaluation where it is not evaluated; an adaptive one 0 in the images
-        where it is inactive.
+        An automatic one has that of its last evaluation where it is not evaluated. It is 0 in the images where the
+        negative is inactive: where an adaptive one has little effect, or an automatic one of `economy` is not present.
 
         Args:
             negative: [B, ...] its prediction, as `complete` gives it.
             evaluated: whether it was evaluated at this step.
         """
+        # what a step finds out holds from the next one on, however late the host hears of it
+        before = self.active_images.get(k)
         if not self.method.negatives[k].automatic:
             weight = uncond.new_tensor(self.method.negatives[k].fixed_weight).expand(len(uncond))
         elif evaluated:
             weight = self._automatic_weight(k, uncond, cond, negative, step)
         else:
             weight = self.automatic[k].weights
-        if not self.method.adaptive:
-            return weight
-        fraction = relative_shift(uncond, cond, negative[None], weight[None])[0]
+        if self.method.adaptive:
+            fraction = relative_shift(uncond, cond, negative[None], weight[None])[0]
+            largest = torch.maximum(self.largest.get(k, fraction), fraction)
+            self.largest[k] = largest
+            self._stays_active(k, fraction >= ADAPTIVE_THRESHOLD * largest)
+        return weight if before is None else weight * before
+
+    def _stays_active(self, k: int, enough: Tensor) -> None:
+        """Negative k goes on only in the images [B] in which it does enough."""
         before = self.active_images.get(k)
-        largest = torch.maximum(self.largest.get(k, fraction), fraction)
-        self.largest[k] = largest
-        enough = fraction >= ADAPTIVE_THRESHOLD * largest
         self.active_images[k] = enough if before is None else before & enough
         self.arrivals[k] = Arrival(self.active_images[k].any())
-        # what a step finds out holds from the next one on, however late the host hears of it
-        return weight if before is None else weight * before
 
     def _automatic_weight(self, k: int, uncond: Tensor, cond: Tensor, negative: Tensor, step: Step) -> Tensor:
         present, along = presence(uncond, cond, negative[None])
@@ -147,7 +160,7 @@ class RefreshSchedule:
         weights, seen = automatic_weight(seen, present[0], along[0], self.method.auto_weight, is_noise(step))
         self.automatic[k] = _Automatic(seen, weights)
         if self.method.economy and not is_noise(step):
-            self.arrivals[k] = Arrival((seen > NOT_PRESENT).any())
+            self._stays_active(k, seen > NOT_PRESENT)
         return weights
 
 
