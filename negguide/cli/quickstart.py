@@ -26,6 +26,7 @@ QUICK_SEEDS, QUICK_STEPS = 2, 4
 
 # Perp-Neg: what is drawn, what is left out, and how.
 GLASSES_PROMPT, GLASSES_NEGATIVES = "a cat wearing a hat and glasses", ("black glasses", "brown fur")
+GLASSES_WINDOW = (0.0, 0.5)
 FUR_PROMPT, FUR_NEGATIVE = "a bear wearing a hat", "a brown bear wearing a hat"
 FUR_WEIGHT, FUR_WINDOW = 1.0, (0.0, 0.6)
 VIEW_PROMPT, VIEW_NEGATIVE = "a bear in back view", "front view"
@@ -98,7 +99,7 @@ def quickstart(
             plain,
             "perp-neg.png",
             GLASSES_PROMPT,
-            [Negative(text, AUTO) for text in GLASSES_NEGATIVES],
+            [Negative(text, AUTO, *GLASSES_WINDOW) for text in GLASSES_NEGATIVES],
             GLASSES_LOOK,
         ),
         _minus(

@@ -127,6 +127,8 @@ class NegativesMethod(Method):
     """Where a negative's window ends that does not say so."""
     weighs_automatically: ClassVar[bool] = False
     """Whether a negative's weight may be "auto"."""
+    automatic_stop: ClassVar[Edge] = 0.75
+    """Where the window of one ends whose weight is "auto" and that does not say so."""
 
     if TYPE_CHECKING:
         # what each subclass has, with options of its own by name
@@ -161,7 +163,7 @@ class NegativesMethod(Method):
                     "predictions of PerpNeg"
                 )
             if negative.stop is None:
-                check_window(negative.start, self.default_stop)
+                check_window(negative.start, self._stop(negative))
         object.__setattr__(self, "negatives", tuple(held))
 
     def with_negatives(self, *negatives: Negative | str) -> Self:
@@ -199,8 +201,12 @@ class NegativesMethod(Method):
 
     def _window(self, negative: Negative) -> Window:
         default = negative.stop is None and negative.start == 0
-        stop = self.default_stop if negative.stop is None else negative.stop
-        return Window(f"Negative({negative.prompt!r})", negative.start, stop, default)
+        return Window(f"Negative({negative.prompt!r})", negative.start, self._stop(negative), default)
+
+    def _stop(self, negative: Negative) -> Edge:
+        if negative.stop is not None:
+            return negative.stop
+        return self.automatic_stop if negative.automatic else self.default_stop
 
     def _options(self) -> dict[str, Any]:
         beside = ("negatives", "default_values")

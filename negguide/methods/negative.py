@@ -30,8 +30,9 @@ class Negative(Serialisable):
             each step and for each image, from how present the negative is (`PerpNeg` only). One that is not in the
             picture then changes next to nothing.
         start, stop: the window in which it acts: fractions of the steps, 0 <= start < stop <= 1, or places on the noise
-            schedule, e.g. `Timestep(900)`. stop=None is the method's own: the first half of the steps in `PerpNeg`,
-            where composition and attributes are decided, and all steps in attention space, as published.
+            schedule, e.g. `Timestep(900)`. stop=None is the method's own: in `PerpNeg` the first half of the steps,
+            where composition and attributes are decided, or three quarters where the weight is "auto"; all steps in
+            attention space, as published.
         mask: where it acts (see `MaskLike`), with the aspect ratio of the image; None = everywhere.
         embeds: the negative already encoded, for weighted prompts (compel and the like) and for pipelines whose text
             encoders were freed: one tensor, which is `prompt_embeds`, or a mapping by the names that the pipeline's own
