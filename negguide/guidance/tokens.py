@@ -16,11 +16,11 @@ class Match(NamedTuple):
 
     Attributes:
         cosine: [..., N] to the best match, in the reduction dtype.
-        place: [..., N] int64, which reference token that is.
+        indices: [..., N] int64, which reference token that is.
     """
 
     cosine: Tensor
-    place: Tensor
+    indices: Tensor
 
 
 def negtome(
@@ -154,7 +154,7 @@ def negtome_push(
             f"got {tuple(source_mask.shape)}"
         )
     _check_strength(alpha, threshold, max_push)
-    matched = _rows(reference, match.place)
+    matched = _rows(reference, match.indices)
     result, pushed = _push(
         tokens, matched, match.cosine, alpha, threshold, source_mask, max_push, perpendicular
     )
@@ -239,7 +239,7 @@ def negtome_push_others(
     _check_match(match, groups)
     table = groups.flatten(1, 2)
     mask = None if source_mask is None else source_mask.repeat(1, images)
-    matched = _rows(table, match.place.flatten(1))
+    matched = _rows(table, match.indices.flatten(1))
     result, pushed = _push(
         table, matched, match.cosine.flatten(1), alpha, threshold, mask, max_push, perpendicular
     )
@@ -259,7 +259,7 @@ def _check_match(match: Match, tokens: Tensor) -> None:
     shapes = [list(part.shape) for part in match]
     if shapes != [expected, expected]:
         raise ValueError(
-            f"match must have cosine and index of {expected}, one entry a token, got {shapes[0]} and {shapes[1]}"
+            f"match must have cosine and indices of {expected}, one entry a token, got {shapes[0]} and {shapes[1]}"
         )
 
 

@@ -297,7 +297,9 @@ def test_a_match_of_other_tokens_decides_what_is_pushed_from_where(masks, max_pu
         assert 0 < chosen.sum() < 12 and share[b] == chosen.float().mean()
         for i in chosen.nonzero().flatten().tolist():
             push = (
-                2.0 * (1.0 if mask is None else mask[b, i]) * (tokens[b, i] - reference[b, match.place[b, i]])
+                2.0
+                * (1.0 if mask is None else mask[b, i])
+                * (tokens[b, i] - reference[b, match.indices[b, i]])
             )
             if max_push is not None:
                 push = push * min(1.0, float(max_push * tokens[b, i].norm() / push.norm()))
@@ -324,8 +326,10 @@ def test_match_and_push_in_turn_are_the_whole_method(center):
 def test_a_match_of_another_number_of_tokens_is_refused():
     tokens, reference = tokens_and_reference()
     match = negtome_match(tokens[:, 1:], reference)
-    with pytest.raises(ValueError, match=r"match must have cosine and index of \[2, 12\], .* got \[2, 11\]"):
+    with pytest.raises(
+        ValueError, match=r"match must have cosine and indices of \[2, 12\], .* got \[2, 11\]"
+    ):
         negtome_push(tokens, reference, match, 0.9, 0.3)
     match = negtome_match_others(torch.randn(2, 3, 12, 5))
-    with pytest.raises(ValueError, match=r"match must have cosine and index of \[2, 2, 12\]"):
+    with pytest.raises(ValueError, match=r"match must have cosine and indices of \[2, 2, 12\]"):
         negtome_push_others(torch.randn(2, 2, 12, 5), match, 0.9, 0.3)
