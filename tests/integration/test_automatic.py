@@ -423,3 +423,48 @@ def test_a_trace_has_nothing_of_steps_without_guidance(pipe: Any, generate: Any)
     method = PerpNeg(Negative("black glasses", stop=1.0), guidance_stop=0.4)
     trace = generate(pipe, negative_guidance=method, trace=True).trace
     assert trace.cosine[:, 0, 0].isfinite().tolist() == [True, True, False, False, False]
+
+
+# ---- The embedded model ---------------------------------------------------------------------------------------------
+
+
+def shown(pipe: Any, prompt: str, method: PerpNeg | None, output: str) -> Any:
+    """Two images of 12 steps."""
+    return pipe(
+        [prompt] * 2,
+        num_inference_steps=STEPS,
+        guidance_scale=5.0,
+        generator=[torch.Generator().manual_seed(seed) for seed in range(2)],
+        negative_guidance=method,
+        output_type=output,
+    ).images
+
+
+def test_what_is_absent_changes_next_to_nothing(toyworld_pipeline: Any) -> None:
+    pipe, prompt = from_pipe(toyworld_pipeline), "a bear wearing a red hat"
+
+    def moved(negative: str, economy: bool = False) -> torch.Tensor:
+        method = PerpNeg(Negative(negative, weight="auto"), economy=economy)
+        difference: torch.Tensor = shown(pipe, prompt, method, "latent") - plain
+        return difference.flatten(1).norm(dim=1)
+
+    plain = shown(pipe, prompt, None, "latent")
+    present = moved("brown fur")
+    for negative, economy in (("white fur", False), ("black glasses", False), ("white fur", True)):
+        assert (moved(negative, economy) < 0.05 * present).all(), (negative, economy)
+
+
+@pytest.mark.parametrize("economy", [False, True])
+def test_what_is_present_is_taken_away_and_the_subject_stays(
+    toyworld_pipeline: Any, toyworld_judge: Any, economy: bool
+) -> None:
+    pipe, prompt = from_pipe(toyworld_pipeline), "a bear wearing glasses"
+
+    def read(method: PerpNeg | None) -> list[Any]:
+        scenes = toyworld_judge.read(shown(pipe, prompt, method, "pil"))
+        return [(scene.characters[0].kind, scene.characters[0].glasses) for scene in scenes]
+
+    if not economy:
+        assert read(None) == [("bear", "black")] * 2
+    for kind, glasses in read(PerpNeg(Negative("black glasses", weight="auto"), economy=economy)):
+        assert kind == "bear" and glasses not in (None, "black")

@@ -8,7 +8,7 @@ from negguide import Negative, PerpNeg
 from negguide.guidance import perp_neg_shift, relative_shift
 from negguide.integration.hooks.step_tracking import Step
 from negguide.integration.runtime.refresh import ADAPTIVE_THRESHOLD, RefreshSchedule
-from negguide.methods import method_from_dict
+from negguide.methods import ScoreMethod, method_from_dict
 
 
 def normal(*shape, seed=0):
@@ -78,6 +78,51 @@ def test_an_adaptive_negative_is_inactive_in_each_image_by_itself_and_is_then_ev
         weights.append(schedule.weight(0, u, c, n, True, Step(index, 5)).tolist())
     assert weights == [[3.0, 3.0], [3.0, 3.0], [0.0, 3.0], [0.0, 3.0]]
     assert schedule.active(Step(4, 5)) == []
+
+
+def test_what_is_absent_in_one_image_rests_there_alone_and_leaves_the_turn_of_others():
+    """Image 0 shows the second negative alone, image 1 both; alone or beside the other, an image is the same."""
+    negatives = (Negative("absent", "auto", stop=1.0), Negative("present", "auto", stop=1.0))
+    noise_first = tuple(1000 - 80.0 * index for index in range(12))
+    u, c = torch.zeros(2, 2), torch.tensor([[1.0, 0.0]]).repeat(2, 1)
+    # the absent one counts 0.03 where it is least absent, which is a weight of 0.26
+    predictions = torch.tensor([[[0.0, 1.16], [1.0, 0.1]], [[1.0, 0.2], [1.0, 0.2]]])
+
+    def run(images):
+        schedule, evaluated, weights = RefreshSchedule(PerpNeg(*negatives, economy=True)), [], []
+        for index in range(12):
+            step = Step(index, 12, schedule=noise_first)
+            active = schedule.active(step)
+            stale = schedule.stale(active, step)
+            evaluated.append(stale)
+            weights.append(torch.zeros(2, 2)[:, images])
+            for k in active:
+                own = predictions[k, images] if k in stale else None
+                whole = schedule.complete(k, u[images], c[images], own, step)
+                weights[-1][k] = schedule.weight(k, u[images], c[images], whole, own is not None, step)
+        return evaluated, torch.stack(weights)
+
+    together, both = run(slice(0, 2))
+    alone, first = run(slice(0, 1))
+    assert torch.equal(both[:, :, :1], first)
+    assert torch.equal(both[:, :, 1:], run(slice(1, 2))[1])
+    # found at the second step, the first that is no noise, and true from the third on
+    assert (first[1, 0] > 0.2).all() and (first[2:, 0] == 0).all()
+    assert (first[1:, 1] > 1).all() and (both[1:, :, 1] > 1).all()
+    assert [k for stale in alone[2:] for k in stale] == [1] * 6
+    assert [1 in stale for stale in alone] == [1 in stale for stale in together]
+    assert sum(0 in stale for stale in together) > 3
+
+
+def test_a_method_that_says_nothing_of_a_remainder_keeps_the_whole_negative():
+    class Whole(PerpNeg):
+        def remainder(self, negative, positive):
+            return ScoreMethod.remainder(self, negative, positive)
+
+    u, c, said = normal(2, 3), normal(2, 3, seed=3), normal(2, 3, seed=2)
+    schedule = RefreshSchedule(Whole("a", refresh_every=2))
+    schedule.complete(0, u, c, said, Step(0, 4))
+    assert torch.allclose(schedule.complete(0, u, c, None, Step(1, 4)), said)
 
 
 def test_a_negative_without_weight_is_not_evaluated():

@@ -288,6 +288,15 @@ def test_economy_goes_on_with_the_last_direction_where_it_makes_no_unconditional
         close(output.pred, perp_neg(cond - direction, cond, NEGATIVES[:1], [1.5], 5.0))
 
 
+def test_economy_makes_an_unconditional_prediction_where_guidance_begins() -> None:
+    method = PerpNeg(Negative("a", weight=1.5, stop=1.0), economy=True)
+    guider = PerpNegGuidance(method, guidance_scale=5.0, start=0.5)
+    kinds = [kinds for kinds, _ in steps_of(guider, 6)]
+    # the fourth step would go on with the last direction, and there is none
+    whole = ["pred_cond", "pred_uncond", "pred_negative_0"]
+    assert kinds == [["pred_cond"]] * 3 + [whole, whole, ["pred_cond", "pred_negative_0"]]
+
+
 @pytest.mark.parametrize(
     "make", [perturbed, skipping, smoothed, *BENDING], ids=lambda make: getattr(make, "__name__", "bending")
 )
