@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 import negguide
 from negguide import Negative, PerpNeg
 from negguide.guidance import perp_neg_shift, relative_shift
-from negguide.integration.hooks.step_tracking import Step
+from negguide.integration.hooks.step_tracking import Step, StepTracker, step_of_loop
+from negguide.integration.runtime.economy import NOISE, is_noise
 from negguide.integration.runtime.refresh import ADAPTIVE_THRESHOLD, RefreshSchedule
 from negguide.methods import ScoreMethod, method_from_dict
 
@@ -207,3 +209,14 @@ def test_json_holds_both():
     method = PerpNeg("hat", refresh_every=3, adaptive=True)
     assert method_from_dict(method.to_dict()) == method
     assert method != PerpNeg("hat", refresh_every=3)
+
+
+def test_a_run_from_noise_begins_with_noise_however_early_its_schedule_begins():
+    scheduler = DDIMScheduler(timestep_spacing="leading", steps_offset=1)
+    scheduler.set_timesteps(12)
+    whole, late = StepTracker(scheduler), StepTracker(scheduler, calls=9, first=float(scheduler.timesteps[3]))
+    assert whole.at(0).schedule[0] < NOISE, "what the timestep alone would not tell"
+    assert [is_noise(whole.at(call)) for call in range(3)] == [True, False, False]
+    assert not any(is_noise(late.at(call)) for call in range(9))
+    loop = [step_of_loop(scheduler, call, count, None) for call, count in ((0, 12), (1, 12), (0, 9))]
+    assert [is_noise(step) for step in loop] == [True, False, False]

@@ -27,6 +27,8 @@ class Step:
         timestep: the scheduler's; None where there is no scheduler.
         schedule: the timestep of every step from 1000, noise, to 0, the image; None where they are not known.
         also_open: windows that count as open here although they are not.
+        from_noise: whether the run begins where its schedule does, with noise alone, however early that is (schedules
+            with few steps may begin at t = 914); image to image begins later.
     """
 
     index: int
@@ -34,6 +36,7 @@ class Step:
     timestep: Tensor | None = None
     schedule: tuple[float, ...] | None = field(default=None, repr=False)
     also_open: frozenset[Window] = frozenset()
+    from_noise: bool = True
 
     def inside(self, window: Window) -> bool:
         """Whether the window is open."""
@@ -88,7 +91,7 @@ def step_of_loop(scheduler: Any, call: int, count: int, timestep: Tensor | None)
     begin = steps.index(steps[-1] - count + 1) if steps and steps[-1] + 1 >= count else len(steps)
     if begin + call < len(steps):
         schedule = _schedule(scheduler, steps, begin, len(steps) - begin)
-        return Step(steps[begin + call] - steps[begin], count, timestep, schedule)
+        return Step(steps[begin + call] - steps[begin], count, timestep, schedule, from_noise=begin == 0)
     return Step(call, count, timestep)
 
 
@@ -160,7 +163,8 @@ class StepTracker:
 
     def at(self, call: int) -> Step:
         """The step of evaluation `call` of the run, from 0."""
-        return Step(self._steps[call], self.count, self._timesteps[call], self._schedule)
+        begins = self.begin == 0
+        return Step(self._steps[call], self.count, self._timesteps[call], self._schedule, from_noise=begins)
 
 
 def _begin(scheduler: Any, calls: int, first: float | None) -> int:

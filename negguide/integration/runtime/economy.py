@@ -17,7 +17,7 @@ DECIDED = 0.4
 
 
 def is_noise(step: Step) -> bool:
-    """Whether the image is still noise at a step: the first one alone, where the timesteps are not known."""
+    """Whether the image is still noise at a step: by its timestep, and at the first step of a run from noise."""
     return step.index < _noisy_steps(step)
 
 
@@ -37,9 +37,8 @@ def evaluates_negative(turn: int, negatives: int, step: Step) -> bool:
 
 def _noisy_steps(step: Step) -> int:
     """How many steps of the run begin with an image that is noise."""
-    if step.schedule is None:
-        return 1
-    return sum(timestep > NOISE for timestep in step.schedule)
+    noisy = 0 if step.schedule is None else sum(timestep > NOISE for timestep in step.schedule)
+    return max(noisy, int(step.from_noise))
 
 
 def evaluates_uncond(step: int, count: int) -> bool:
