@@ -48,7 +48,7 @@ def test_perp_neg_stands_beside_plain_and_the_classic_negative_prompt(pictures: 
         plain, classic, perp_neg = pictures[name]["jobs"]
         assert not plain["methods"] and not plain["negative_prompt"]
         (method,) = perp_neg["methods"]
-        assert [n["prompt"] for n in method["negatives"]] == [classic["negative_prompt"]]
+        assert " and ".join(n["prompt"] for n in method["negatives"]) == classic["negative_prompt"]
         assert plain["prompt"] == classic["prompt"] == perp_neg["prompt"]
         assert plain["seeds"] == classic["seeds"] == perp_neg["seeds"] == [0, 1]
 
