@@ -260,7 +260,7 @@ def pipeline_name(model: str) -> str | None:
             import diffusers
 
             index = diffusers.DiffusionPipeline.load_config(model)
-    except Exception:
+    except (OSError, ValueError):
         # what is wrong is said where the model is loaded
         return None
     name = index.get("_class_name") if isinstance(index, dict) else None

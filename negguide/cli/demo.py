@@ -128,5 +128,5 @@ def _check_packages(mcp: bool) -> None:
     for module, extra, wanted in (("gradio", "demo", True), ("mcp", "demo-mcp", mcp)):
         if wanted and find_spec(module) is None:
             raise ValueError(
-                f'negguide demo needs the package {module}, which is not installed: pip install "negguide[{extra}]"'
+                f"negguide demo needs the package {module}, which is not installed; it comes with the extra {extra}"
             )

@@ -1,7 +1,7 @@
 """The Gradio demo: what a negative does, side by side with what happens without it.
 
 `serve` starts it; `build` makes the interface around a loaded backend, for tests and for Hugging Face Spaces. Both are
-imported when they are first used, since they need Gradio (`pip install "negguide[demo]"`).
+imported when they are first used, since they need Gradio, the extra `demo`.
 """
 
 from __future__ import annotations

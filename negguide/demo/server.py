@@ -116,4 +116,4 @@ def _check_mcp(auth: Sequence[tuple[str, str]] | None) -> None:
     try:
         import mcp  # noqa: F401
     except ImportError as error:
-        raise ImportError('mcp needs the extra demo-mcp: pip install "negguide[demo-mcp]"') from error
+        raise ImportError("mcp needs the package mcp, which comes with the extra demo-mcp") from error
