@@ -70,7 +70,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "mcp" else object())
     demo._check_packages(mcp=False)
     with pytest.raises(
-        ValueError, match="needs the package mcp, which is not installed; .* the extra demo-mcp"
+        ValueError, match=r"needs the package mcp, which is not installed; .* the extra demo-mcp"
     ):
         demo._check_packages(mcp=True)
 
