@@ -14,7 +14,7 @@ from PIL import Image
 from negguide._utils.text import listed
 from negguide.demo.stopping import Stopped
 from negguide.integration.diagnostics.trace import Trace
-from negguide.methods import Method, Negative, NegToMe, PerpNeg, Save, Timestep
+from negguide.methods import AUTO, Method, Negative, NegToMe, PerpNeg, Save, Timestep
 from negguide.methods.choices import methods_in_words
 from negguide.mining.verify.judge import load_judge
 from negguide.mining.verify.margins import PairJudge
@@ -121,19 +121,19 @@ class Backend:
             negtome={"threshold": method.threshold},
         )
 
-    def strength(self, way: str = PerpNeg.key) -> tuple[float, float, float]:
+    def strength(self, way: str = PerpNeg.key, *, automatic: bool = False) -> tuple[float, float, float]:
         """Weight, start and stop of a negative to begin with, by the way in which it is left out.
 
         Args:
             way: the key of a method; ways without a method are as Perp-Neg.
+            automatic: whether the negative weighs itself; the weight is then the one to go on with by hand.
         """
         # each method has a constructor of its own
         kind: Any = methods_in_words().get(way, PerpNeg)
-        usual = defaults(self.model).negative if kind is PerpNeg else {}
-        negative = Negative("what to leave out", **usual)
-        (window,) = kind(negative).windows
+        usual = Negative("what to leave out", **(defaults(self.model).negative if kind is PerpNeg else {}))
+        (window,) = kind(replace(usual, weight=AUTO) if automatic else usual).windows
         assert not isinstance(window.start, Timestep) and not isinstance(window.stop, Timestep)
-        return negative.fixed_weight, window.start, window.stop
+        return usual.fixed_weight, window.start, window.stop
 
     @property
     def steps(self) -> int:

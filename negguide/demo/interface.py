@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,10 @@ def build(
                 show_progress="hidden",
             )
         page.unload(left)
+        for tab in tabs.values():
+            if tab.begin:
+                inputs, values = zip(*tab.begin, strict=True)
+                page.load(partial(list, values), outputs=list(inputs), api_visibility="private", queue=False)
         if greeting:
             first = negatives.greeting(studio)
             page.load(

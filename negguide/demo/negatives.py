@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 
-from negguide import Negative, PerpNeg
+from negguide import Negative
 from negguide.demo import parts
 from negguide.demo.as_python import code
 from negguide.demo.backend import Drawn, Run, first_and_rest, joined
@@ -17,19 +17,28 @@ from negguide.demo.how import CLASSIC, PLAIN, left_out, method_labels, scales, w
 from negguide.demo.measures import agree
 from negguide.demo.studio import Studio
 from negguide.demo.words import said_on_the_page, what_happened
+from negguide.methods import AUTO
+from negguide.methods.choices import methods_in_words
 
 NEGATIVES = 4
 
-EXAMPLES = {
-    "a bear wearing glasses − black glasses": ("a bear wearing glasses", "black glasses", "perp-neg"),
-    "a bear wearing a hat − a brown bear wearing a hat": (
-        "a bear wearing a hat",
-        "a brown bear wearing a hat",
+ROWS_SHOWN = 2
+"""Negatives that are on the page before it is asked for more."""
+
+EXAMPLES: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "a cat wearing a hat and glasses − black glasses − brown fur": (
+        "a cat wearing a hat and glasses",
+        ("black glasses", "brown fur"),
         "perp-neg",
     ),
-    "a cat wearing glasses − black glasses, by NAG": ("a cat wearing glasses", "black glasses", "nag"),
+    "a bear wearing a hat − a brown bear wearing a hat": (
+        "a bear wearing a hat",
+        ("a brown bear wearing a hat",),
+        "perp-neg",
+    ),
+    "a cat wearing glasses − black glasses, by NAG": ("a cat wearing glasses", ("black glasses",), "nag"),
 }
-"""What a button says: prompt, negative and method."""
+"""What a button says: prompt, negatives and method."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +75,7 @@ class Negatives:
         size: int,
         request: gr.Request,
         scale: float | None = None,
+        automatic: bool = False,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio's way to ask for it)
     ) -> Iterator[tuple[Any, ...]]:
         """Draw a prompt with things left out, beside the same seeds drawn plainly.
@@ -96,6 +106,8 @@ class Negatives:
             guidance_scale: strength of the prompt.
             size: pixels along an edge; the embedded model has one size.
             scale: strength, of the methods that have one; none = what suits the model.
+            automatic: whether each negative weighs itself by how present it is in the picture, in place of weight_1
+                to weight_4; of Perp-Neg alone.
 
         Returns:
             The labelled pictures as one PNG, a sentence on what happened, the first seed plain and guided, all
@@ -109,7 +121,13 @@ class Negatives:
                 (negative_3, weight_3, start_3, stop_3),
                 (negative_4, weight_4, start_4, stop_4),
             )
-            negatives = [self._negative(*one) for one in said if one[0] and one[0].strip()]
+            if automatic:
+                self._check_weights([weight for _, weight, _, _ in said])
+            negatives = [
+                self._negative(text, AUTO if automatic else weight, start, stop)
+                for text, weight, start, stop in said
+                if text and text.strip()
+            ]
             if not negatives and method != PLAIN:
                 raise ValueError("Nothing to leave out; write it below the prompt, like “black glasses”.")
             columns = self._columns(plain, method, negatives, scale, beside)
@@ -134,7 +152,15 @@ class Negatives:
         row = [path for path, caption in pictures if caption.split(" · ")[0] == seed]
         return row[0], row[-1]
 
-    def _negative(self, prompt: str, weight: float, start: float, stop: float) -> Negative:
+    def _check_weights(self, weights: Sequence[float]) -> None:
+        usual, _, _ = self.studio.backend.strength()
+        for number, weight in enumerate(weights, start=1):
+            if weight != usual:
+                raise ValueError(
+                    f"automatic takes the place of weight_{number}={weight:g}; leave out one of the two"
+                )
+
+    def _negative(self, prompt: str, weight: float | Literal["auto"], start: float, stop: float) -> Negative:
         return Negative(self.studio.words("negative", prompt), weight, start, stop)
 
     def _columns(
@@ -201,13 +227,14 @@ class Negatives:
 
 def greeting(studio: Studio) -> list[Any]:
     """The results of the first example, drawn now."""
-    prompt, negative, method = next(iter(EXAMPLES.values()))
+    prompt, negatives, method = next(iter(EXAMPLES.values()))
     backend = studio.backend
-    weight, start, stop = backend.strength(method)
+    automatic = weighs_itself(method)
+    weight, start, stop = backend.strength(method, automatic=automatic)
     arguments: dict[str, Any] = {}
-    for number in range(1, NEGATIVES + 1):
+    for number, text in enumerate(_filled_up(negatives), start=1):
         arguments |= {
-            f"negative_{number}": negative if number == 1 else "",
+            f"negative_{number}": text,
             f"weight_{number}": weight,
             f"start_{number}": start,
             f"stop_{number}": stop,
@@ -216,6 +243,7 @@ def greeting(studio: Studio) -> list[Any]:
         prompt=prompt,
         **arguments,
         method=method,
+        automatic=automatic,
         beside=True,
         images=2,
         seed=0,
@@ -227,6 +255,17 @@ def greeting(studio: Studio) -> list[Any]:
     )
     *_, last = results
     return list(last)
+
+
+def weighs_itself(way: str) -> bool:
+    """Whether negatives can weigh themselves in this way of leaving out."""
+    kind = methods_in_words().get(way)
+    return kind is not None and kind.weighs_automatically
+
+
+def _filled_up(negatives: Sequence[str]) -> list[str]:
+    """The texts of all rows, "" where there is none."""
+    return [*negatives, *[""] * (NEGATIVES - len(negatives))]
 
 
 def _caption(seed: int, key: str) -> str:
@@ -243,17 +282,22 @@ def build(studio: Studio) -> parts.Tab:
     tries = parts.examples(list(EXAMPLES), "negatives")
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=320):
-            prompt = gr.Textbox(
-                "a bear wearing glasses", label="Draw", elem_id="negatives-prompt", max_lines=3
-            )
-            rows = [_row(studio, 1, "black glasses")]
+            first = next(iter(EXAMPLES.values()))
+            prompt = gr.Textbox(first[0], label="Draw", elem_id="negatives-prompt", max_lines=3)
+            rows = [
+                _row(studio, number, first[1][0] if number == 1 else "")
+                for number in range(1, ROWS_SHOWN + 1)
+            ]
             with gr.Accordion("More to leave out", open=False):
-                rows += [_row(studio, number, "") for number in range(2, NEGATIVES + 1)]
+                rows += [_row(studio, number, "") for number in range(ROWS_SHOWN + 1, NEGATIVES + 1)]
             method = gr.Radio(
                 [(label, key) for key, label in method_labels().items()],
-                value=PerpNeg.key,
+                value=first[2],
                 label="How",
                 elem_id="negatives-method",
+            )
+            automatic = gr.Checkbox(
+                False, label="weights by how present each is in the picture", elem_id="negatives-automatic"
             )
             beside = gr.Checkbox(True, label="beside it, what a classic negative prompt does")
             button = parts.buttons("Draw", "negatives")
@@ -273,18 +317,43 @@ def build(studio: Studio) -> parts.Tab:
             )
             where, when = parts.acted()
             python, sheet = parts.to_take_away("negatives")
-    inputs = [prompt, *(field for row in rows for field in row), method, beside, *settings, scale]
+    inputs = [prompt, *(field for row in rows for field in row), method, beside, *settings, scale, automatic]
     outputs = [sheet, said, slider, gallery, where, when, python]
     strengths = [field for row in rows for field in row[1:]]
-    method.input(
+
+    def by_way(way: str, itself: bool) -> list[Any]:
         # Perp-Neg's weight and window are not those of the methods in attention space
-        lambda way: [*studio.backend.strength(way)] * NEGATIVES,
+        weight, start, stop = studio.backend.strength(way, automatic=itself)
+        return [gr.update(value=weight, interactive=not itself), start, stop] * NEGATIVES
+
+    method.input(
+        lambda way: [
+            gr.update(value=weighs_itself(way), visible=weighs_itself(way)),
+            *by_way(way, weighs_itself(way)),
+        ],
         method,
+        [automatic, *strengths],
+        queue=False,
+        api_visibility="private",
+        show_progress="hidden",
+    )
+    automatic.input(
+        by_way,
+        [method, automatic],
         strengths,
         queue=False,
         api_visibility="private",
         show_progress="hidden",
     )
+
+    def values_of(words: str, negatives: Sequence[str], way: str) -> list[tuple[Any, Any]]:
+        itself = weighs_itself(way)
+        begun = by_way(way, itself)
+        named = [gr.update(value=itself, visible=itself), words, way, *_filled_up(negatives), *begun]
+        return list(
+            zip([automatic, prompt, method, *(row[0] for row in rows), *strengths], named, strict=True)
+        )
+
     gallery.select(actions.show_seed, gallery, slider, api_visibility="private", show_progress="hidden")
     events = parts.wire(
         actions.leave_out,
@@ -293,18 +362,10 @@ def build(studio: Studio) -> parts.Tab:
         triggers=[button.draw.click, prompt.submit, rows[0][0].submit],
         api_name="leave_out",
         progress_on=said,
-        filled={
-            example: list(
-                zip(
-                    (prompt, rows[0][0], method, *rows[0][1:]),
-                    (*values, *studio.backend.strength(values[2])),
-                    strict=True,
-                )
-            )
-            for example, values in zip(tries, EXAMPLES.values(), strict=True)
-        },
+        filled={example: values_of(*said) for example, said in zip(tries, EXAMPLES.values(), strict=True)},
     )
-    return parts.Tab(events, button.stop, outputs, said)
+    # not the components' own values, which are the defaults of the API
+    return parts.Tab(events, button.stop, outputs, said, begin=values_of(*first))
 
 
 def _row(studio: Studio, number: int, value: str) -> list[Any]:

@@ -21,12 +21,16 @@ DEVICE = "device"
 
 @dataclass(frozen=True)
 class Tab:
-    """A tab that was built: the events that Stop ends, its Stop button, and where its results and words are shown."""
+    """A tab that was built: the events that Stop ends, its Stop button, and where its results and words are shown.
+
+    `begin` is what the page fills in when it opens, (input, value), beside the values that the inputs have by default.
+    """
 
     events: list[Any]
     stop: gr.Button
     outputs: list[Component]
     said: Component
+    begin: Sequence[tuple[Component, Any]] = ()
 
 
 @dataclass(frozen=True)

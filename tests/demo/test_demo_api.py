@@ -67,6 +67,17 @@ def test_leave_out_gives_pictures_numbers_trace_and_settings(client: Client) -> 
     assert 'PerpNeg(Negative("black' in python.replace("'", '"')
 
 
+def test_negatives_weigh_themselves_when_asked(client: Client) -> None:
+    both = dict(negative_1="black glasses", negative_2="brown fur", api_name="/leave_out", **SHORT)
+    result = client.predict(prompt="a cat wearing glasses", automatic=True, **both)
+    negatives = read_settings(Path(result[0]))["columns"][2]["methods"][0]["negatives"]
+    assert [negative["weight"] for negative in negatives] == ["auto", "auto"]
+    assert result[6].count("weight='auto'") == 2
+    # nothing that was said is ignored
+    with pytest.raises(Exception, match="automatic takes the place of weight_2=2"):
+        client.predict(prompt="a cat wearing glasses", automatic=True, weight_2=2.0, **both)
+
+
 @pytest.mark.parametrize("method", ["plain", "negative-prompt", "nag"])
 def test_leave_out_by_every_other_method(client: Client, method: str) -> None:
     result = client.predict(
@@ -314,11 +325,20 @@ def test_the_page_greets_with_the_first_example(backend: Any) -> None:
     try:
         config = httpx.get(f"{served.url}config").json()
         loads = [d for d in config["dependencies"] if any(event == "load" for _, event in d["targets"])]
-        assert len(loads) == 1
-        join = {"data": [], "fn_index": loads[0]["id"], "session_hash": "visit"}
-        answer = httpx.post(f"{served.url}gradio_api/run/predict", json=join).json()
-        assert "overlaps the prompt" in answer["data"][1]
-        assert len(answer["data"][3]) == 6
+        # what the page fills in, and what was drawn with that
+        begin, greeting = (
+            httpx.post(
+                f"{served.url}gradio_api/run/predict",
+                json={"data": [], "fn_index": load["id"], "session_hash": "visit"},
+            ).json()["data"]
+            for load in loads
+        )
+        assert {"a cat wearing a hat and glasses", "black glasses", "brown fur"} <= set(
+            text for text in begin if isinstance(text, str)
+        )
+        assert "overlaps the prompt" in greeting[1]
+        assert len(greeting[3]) == 6
+        assert greeting[-1].count("weight='auto'") == 2 or greeting[-1].count('weight="auto"') == 2
     finally:
         served.close()
 

@@ -63,6 +63,20 @@ def _tab(page: Any, title: str) -> None:
     page.get_by_role("tab", name=title).click()
 
 
+def test_the_page_begins_with_two_negatives_that_weigh_themselves(page: Any) -> None:
+    playwright.expect(page.locator("#negatives-negative-2 textarea")).to_have_value("brown fur", timeout=WAIT)
+    assert page.input_value("#negatives-negative-1 textarea") == "black glasses"
+    assert page.is_checked("#negatives-automatic input")
+    weight = page.locator("#negatives-weight-1 input[type=range]")
+    assert weight.is_disabled()
+    # a method that has no such weights
+    page.get_by_role("radio", name="NAG").check()
+    playwright.expect(page.locator("#negatives-automatic")).to_be_hidden(timeout=WAIT)
+    assert weight.is_enabled()
+    page.get_by_role("radio", name="Perp-Neg").check()
+    playwright.expect(page.locator("#negatives-automatic input")).to_be_checked(timeout=WAIT)
+
+
 def test_an_example_of_negatives_runs_at_a_click(page: Any) -> None:
     page.click("#negatives-example-1")
     page.wait_for_selector("#negatives-said table")
@@ -80,6 +94,8 @@ def test_an_example_of_negatives_runs_at_a_click(page: Any) -> None:
 def test_a_slider_changes_what_is_drawn(page: Any) -> None:
     before = page.inner_text("#negatives-python .cm-content") if page.is_visible("#negatives-python") else ""
     weight = page.locator("#negatives-weight-1 input[type=range]")
+    page.uncheck("#negatives-automatic input")
+    playwright.expect(weight).to_be_enabled(timeout=WAIT)
     weight.focus()
     # keyboard only: the slider, then the button
     for _ in range(5):
@@ -284,7 +300,7 @@ def test_visitors_do_not_see_each_others_pictures(browser: Any, server: Server) 
     mine.click("#negatives-draw")
     mine.wait_for_selector("#negatives-said table")
     assert theirs.locator("#negatives-gallery img").count() == 0
-    assert theirs.input_value("#negatives-prompt textarea") == "a bear wearing glasses"
+    assert theirs.input_value("#negatives-prompt textarea") == "a cat wearing a hat and glasses"
     theirs.reload()
     theirs.wait_for_selector("#negatives-draw")
     assert theirs.locator("#negatives-gallery img").count() == 0
