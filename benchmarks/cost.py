@@ -2,18 +2,21 @@
 
     python benchmarks/cost.py
 
-Each method runs in alternation with plain guidance in one process; the ratio is the median over the pairs. Memory is
-the largest sum of live tensor bytes that PyTorch's allocator reports (CPU: through the profiler), over the plain run's.
-Beside the settings of Perp-Neg stands what the judge sees in 200 images: `kept` is the share that shows everything the
-prompt asks for, `removed` the share in which none of what was unwanted is left (one negative: the suite `first`;
-four: `FOUR`). `--part judged` and `--part times` do one half each: only the times need a quiet machine. A run that is
-stopped goes on where it was.
+Each method runs in alternation with plain guidance in one process; the ratio is the median over the pairs. `operations`
+are the floating point operations of a run over those of a plain one, which no noise of the machine touches; of a method
+at rest also how many operators PyTorch is asked for, without the first and the last step. Memory is the largest sum of
+live tensor bytes that PyTorch's allocator reports (CPU: through the profiler), over the plain run's. Beside the
+settings of Perp-Neg stands what the judge sees in 200 images: `kept` is the share that shows everything the prompt asks
+for, `removed` the share in which none of what was unwanted is left (one negative: the suite `first`; four: `FOUR`).
+`--part judged` and `--part times` do one half each: only the times need a quiet machine. A run that is stopped goes on
+where it was.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,10 +27,12 @@ from report import STEPS as JUDGED_STEPS
 from report import arguments, models, plot_rates, print_table, rows_so_far, write_json
 from suites import first
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from negguide import NAG, Negative, NegToMe, PerpNeg
-from negguide.methods import registered_methods
+from negguide.methods import AUTO, registered_methods
 from negguide.models import TOYWORLD_DEFAULTS
 from negguide.toyworld import KINDS, Scene, parse
 from negguide.toyworld.judge import Judge
@@ -69,6 +74,10 @@ def perp_neg(stop: float | None = None, **options: Any) -> Callable[[tuple[str, 
     return method
 
 
+def automatic(**options: Any) -> Callable[[tuple[str, ...]], PerpNeg]:
+    return lambda texts: PerpNeg(*(Negative(text, AUTO) for text in texts), **options)
+
+
 def attention(key: str) -> Case:
     """A method inside attention; its strength makes no difference to its time."""
     weight = WEIGHTS[key][0]
@@ -87,6 +96,8 @@ def cases() -> list[Case]:
             Case(f"Perp-Neg K={count}, default window", perp_neg(), count),
             Case(f"Perp-Neg K={count}, refresh_every=2", perp_neg(refresh_every=2), count),
             Case(f"Perp-Neg K={count}, adaptive, whole run", perp_neg(1.0, adaptive=True), count),
+            Case(f"Perp-Neg K={count}, automatic", automatic(), count),
+            Case(f"Perp-Neg K={count}, automatic, economy", automatic(economy=True), count),
         ]
     return [
         *rows,
@@ -103,13 +114,15 @@ def cases() -> list[Case]:
     ]
 
 
-def run(pipe: Any, guidance: Any) -> tuple[float, float]:
+def run(pipe: Any, guidance: Any, after_step: Callable[[int], None] | None = None) -> tuple[float, float]:
     """Seconds of a whole call, and of its steps but the first and the last."""
     generators = [torch.Generator().manual_seed(i) for i in range(IMAGES)]
     ends: list[float] = []
 
-    def on_step_end(_pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    def on_step_end(_pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         ends.append(time.perf_counter())
+        if after_step is not None:
+            after_step(step)
         return tensors
 
     start = time.perf_counter()
@@ -123,6 +136,37 @@ def run(pipe: Any, guidance: Any) -> tuple[float, float]:
         callback_on_step_end=on_step_end,
     )
     return time.perf_counter() - start, ends[-2] - ends[0]
+
+
+def operations(pipe: Any, guidance: Any, inner: bool = False) -> int:
+    """Floating point operations of a run; with ``inner``, without the first and the last step."""
+    so_far: list[int] = []
+    with FlopCounterMode(display=False) as counter:
+        run(pipe, guidance, lambda _: so_far.append(int(counter.get_total_flops())))
+    return so_far[-2] - so_far[0] if inner else int(counter.get_total_flops())
+
+
+class Operators(TorchDispatchMode):
+    """Counts the operators that PyTorch is asked for, by step: what a method costs beside arithmetic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = 0
+        self.calls: Counter[int] = Counter()
+
+    def after_step(self, step: int) -> None:
+        self.step = step + 1
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls[self.step] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def operators(pipe: Any, guidance: Any) -> int:
+    """Operators of the steps of a run but the first and the last."""
+    with Operators() as counter:
+        run(pipe, guidance, counter.after_step)
+    return sum(counter.calls[step] for step in range(1, STEPS - 1))
 
 
 def ratios(pipe: Any, guidance: Any, count: int, inner: bool = False) -> list[float]:
@@ -191,9 +235,13 @@ def _read(pipe: Any, judge: Judge, prompt: str, guidance: Any, seed: int, count:
 
 
 def main() -> None:
-    args = arguments("Cost of negatives over plain guidance.", pairs=9, images_per_pair=10, part="all")
-    if args.pairs < 2:
-        raise SystemExit(f"--pairs must be at least 2, got {args.pairs}: quartiles need two runs")
+    args = arguments(
+        "Cost of negatives over plain guidance.", pairs=9, idle_pairs=30, images_per_pair=10, part="all"
+    )
+    if min(args.pairs, args.idle_pairs) < 2:
+        raise SystemExit(
+            f"--pairs and --idle-pairs must be at least 2, got {args.pairs}: quartiles need two runs"
+        )
     if args.part not in ("all", "judged", "times"):
         raise SystemExit(f"--part must be all, judged or times, got {args.part!r}")
     pipe, judge = models()
@@ -201,6 +249,7 @@ def main() -> None:
         "images": IMAGES,
         "steps": STEPS,
         "pairs": args.pairs,
+        "idle_pairs": args.idle_pairs,
         "threads": args.threads,
         "judged": 20 * args.images_per_pair,
         "judged_steps": JUDGED_STEPS,
@@ -217,13 +266,18 @@ def main() -> None:
                 write_json(path, settings, rows)
     if args.part != "judged":
         run(pipe, None)
-        base_peak = peak_bytes(pipe, None)
+        base_peak, base_operators = peak_bytes(pipe, None), operators(pipe, None)
+        base_operations = {inner: operations(pipe, None, inner) for inner in (False, True)}
         for case, row in tqdm(list(zip(cases(), rows, strict=True)), desc="times"):
             if "ratios" not in row:
                 guidance = case.method(case.texts)
-                times = ratios(pipe, guidance, args.pairs, inner=case.name.startswith("off"))
+                rests = case.name.startswith("off")
+                times = ratios(pipe, guidance, args.idle_pairs if rests else args.pairs, inner=rests)
                 row |= {"ratio": statistics.median(times), "ratios": times}
                 row["memory"] = peak_bytes(pipe, guidance) / base_peak
+                row["operations"] = operations(pipe, guidance, rests) / base_operations[rests]
+                if rests:
+                    row["operators"] = operators(pipe, guidance) / base_operators
                 write_json(path, settings, rows)
     rows = [row for row in rows if "ratios" in row]
     if not rows:
@@ -234,8 +288,13 @@ def main() -> None:
         low, median, high = statistics.quantiles(row["ratios"], n=4)
         bars[row["name"]] = {"ratio": Rate(median, low, high, len(row["ratios"]))}
         seen = [Rate(**row[figure]) if figure in row else "" for figure in ("kept", "removed")]
-        lines.append((row["name"], f"{median:.3f} [{low:.3f}, {high:.3f}]", f"{row['memory']:.2f}", *seen))
-    columns = ("method", "time over CFG (median, quartiles)", "peak memory over CFG", "kept", "removed")
+        counted = f"{row['operations']:.4f}"
+        if "operators" in row:
+            counted += f" (operators {row['operators']:.4f})"
+        lines.append(
+            (row["name"], f"{median:.3f} [{low:.3f}, {high:.3f}]", counted, f"{row['memory']:.2f}", *seen)
+        )
+    columns = ("method", "time over CFG (median, quartiles)", "operations", "peak memory", "kept", "removed")
     print_table(f"{IMAGES} images, {STEPS} steps, {args.threads} threads", columns, lines)
     plot_rates(args.out / "cost.png", "Time over plain guidance (median, quartiles)", bars)
 

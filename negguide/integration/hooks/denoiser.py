@@ -167,13 +167,13 @@ class GuidedRun:
         return self._step_branches
 
     def _begin_step(self, model: nn.Module, inputs: Mapping[str, Any], branches: int) -> None:
-        timestep = torch.as_tensor(inputs[self.family.timestep]).flatten()[0]
         if self.tracker is None:
             # made now: the pipeline sets the timesteps only after its own checks; PixArt does not say how many of them
             # it uses: all
             scheduler = self.pipe.scheduler
             count = getattr(self.pipe, "_num_timesteps", None)
-            self.tracker = StepTracker(scheduler, count, float(timestep), _end(scheduler, self.arguments))
+            timestep = float(torch.as_tensor(inputs[self.family.timestep]).flatten()[0])
+            self.tracker = StepTracker(scheduler, count, timestep, _end(scheduler, self.arguments))
             check_windows(self.methods, self.tracker.at(0))
         step = self.tracker.advance()
         sample = inputs[self.family.sample]
