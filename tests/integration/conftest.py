@@ -12,6 +12,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from naive_negtome import BLOCKS
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -179,3 +180,19 @@ def unchanged(base: StableDiffusionPipeline) -> Iterator[None]:
     before = state()
     yield
     assert state() == before
+
+
+@pytest.fixture
+def with_processors(base: Any) -> Any:
+    """Runs something while the base's chosen self-attention modules have these processors."""
+
+    def run(make: Any, call: Any, blocks: str = BLOCKS) -> Any:
+        before = base.unet.attn_processors
+        chosen = {n: make() if "attn1" in n and blocks in n else p for n, p in before.items()}
+        base.unet.set_attn_processor(chosen)
+        try:
+            return call()
+        finally:
+            base.unet.set_attn_processor(before)
+
+    return run
