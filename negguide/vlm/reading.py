@@ -163,7 +163,7 @@ def _parquet(paths: Sequence[Path]) -> list[Triplet]:
         import datasets
     except ImportError as error:
         raise ValueError(
-            'parquet files are read by the package datasets; install it with pip install "negguide[mining]"'
+            "parquet files are read by the package datasets; install it with pip install datasets"
         ) from error
     files = [str(path) for path in paths]
     table = datasets.load_dataset("parquet", data_files=files, split="train")

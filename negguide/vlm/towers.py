@@ -141,7 +141,7 @@ def _with_lora(vlm: VisionLanguageModel, rank: int, locked: list[str]) -> Any:
     try:
         import peft
     except ImportError as error:
-        raise ValueError(f'lora={rank} needs peft; install it with pip install "negguide[lora]"') from error
+        raise ValueError(f"lora={rank} needs peft; install it with pip install peft") from error
     towers = "|".join(
         module for tower, module in (("image", "vision_model"), ("text", "text_model")) if tower not in locked
     )

@@ -18,7 +18,7 @@ try:
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold
 except ImportError as error:
-    raise ImportError('the audit needs scipy and scikit-learn: pip install "negguide[mining]"') from error
+    raise ImportError("the audit needs scipy and scikit-learn: pip install scipy scikit-learn") from error
 
 LIMIT = 0.55
 """A probe that is right more often than this tells negatives from positives."""

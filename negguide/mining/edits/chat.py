@@ -232,7 +232,7 @@ def _requests() -> Any:
     try:
         import requests
     except ImportError as error:
-        raise ImportError('an endpoint needs the package requests: pip install "negguide[mining]"') from error
+        raise ImportError("an endpoint needs the package requests: pip install requests") from error
     return requests
 
 

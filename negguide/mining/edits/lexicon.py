@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-EXTRA = 'pip install "negguide[mining]"'
+EXTRA = "pip install inflect lemminflect"
 
 
 @dataclass(frozen=True)

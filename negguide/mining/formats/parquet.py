@@ -65,7 +65,7 @@ def _datasets() -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise ImportError('parquet needs datasets: pip install "negguide[mining]"') from error
+        raise ImportError("parquet needs datasets: pip install datasets") from error
     return datasets
 
 

@@ -48,7 +48,7 @@ class DataSet(Input):
         try:
             import datasets
         except ImportError as error:
-            raise ImportError(f'{spec}: pip install "negguide[mining]" to read data sets') from error
+            raise ImportError(f"{spec}: pip install datasets to read data sets") from error
         self.name = Path(spec).name if Path(spec).is_dir() else spec
         self.split = split
         self.data = _open(datasets, spec, split, config)

@@ -46,9 +46,7 @@ class Shards(Input):
         try:
             import webdataset
         except ImportError as error:
-            raise ImportError(
-                f'{pattern}: pip install "negguide[mining]" to read WebDataset shards'
-            ) from error
+            raise ImportError(f"{pattern}: pip install webdataset to read WebDataset shards") from error
         from braceexpand import braceexpand
 
         self._webdataset = webdataset
