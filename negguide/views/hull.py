@@ -1,0 +1,126 @@
+"""A mesh of a solid by its outlines, for programs of other people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample, pad
+
+SHARPNESS = 6
+"""Power of the cosine between a surface and a view by which the view's colour counts there."""
+INSIDE = 0.5
+"""Share of the background that a pixel hides where the solid is."""
+
+
+def visual_hull(alpha: Tensor, azimuth: Tensor) -> Tensor:
+    """The largest solid that fits into all outlines.
+
+    Formula: h(x) = min over views of alpha_v(P_v x), P_v the orthographic projection of view v.
+
+    Args:
+        alpha: [V, h, w] of `Voxels`, in [0, 1].
+        azimuth: [V] in degrees.
+
+    Returns:
+        [h, w, w] in [0, 1]: upright, depth, across.
+
+    Raises:
+        ValueError: a shape does not fit, or there is no view.
+    """
+    if alpha.ndim != 3 or azimuth.shape != alpha.shape[:1] or not len(azimuth):
+        raise ValueError(
+            f"alpha must be [views, height, width] with one azimuth a view, got {tuple(alpha.shape)} and "
+            f"{tuple(azimuth.shape)}"
+        )
+    height, width = alpha.shape[1:]
+    # the middles of the voxels, with the solid's sides at -1 and 1
+    along = (torch.arange(width) + 0.5) / width * 2 - 1
+    depth, across = torch.meshgrid(along, along, indexing="ij")
+    hull = torch.ones(height, width, width)
+    for view, angle in zip(alpha, torch.deg2rad(azimuth.float()), strict=True):
+        column = angle.cos() * across - angle.sin() * depth
+        grid = torch.stack([column, torch.zeros_like(column)], dim=-1)
+        rows = grid_sample(view[:, None, None], grid.expand(height, -1, -1, -1), align_corners=False)
+        hull = torch.minimum(hull, rows[:, 0])
+    return hull
+
+
+def mesh(color: Tensor, alpha: Tensor, azimuth: Tensor) -> Any:
+    """One closed surface with a colour at each corner.
+
+    The surface is where the visual hull is `INSIDE`, of its largest piece; a corner's colour is the mean of the views'
+    pixels there, each weighing max(0, cos)^6 of the angle between the surface and the view.
+
+    Args:
+        color, alpha: [V, 3, h, w] and [V, 1, h, w] of `Voxels`.
+        azimuth: [V] in degrees; the four quarters must be among them, for the colours.
+
+    Returns:
+        A `trimesh.Trimesh`: y upwards, the front towards z, one unit high.
+
+    Raises:
+        ImportError: scikit-image or trimesh is missing.
+        ValueError: a shape does not fit, a quarter is missing, or nothing is inside.
+    """
+    try:
+        import trimesh
+        from skimage.measure import label, marching_cubes
+    except ImportError as error:
+        raise ImportError("a mesh needs scikit-image and trimesh: pip install scikit-image trimesh") from error
+
+    quarters = [int(i) for quarter in (0, 90, 180, 270) for i in (azimuth % 360 == quarter).nonzero()[:1]]
+    if len(quarters) < 4:
+        raise ValueError(f"azimuth must hold 0, 90, 180 and 270 for the colours, got {azimuth.tolist()}")
+    hull = visual_hull(alpha[:, 0], azimuth)
+    pieces = label((hull > INSIDE).numpy())
+    sizes = np.bincount(pieces.ravel())[1:]
+    if not len(sizes):
+        raise ValueError("alpha shows nothing: no pixel is hidden by more than a half in every view")
+    # what is not of the largest piece is taken away as far as its own slopes reach
+    other = torch.from_numpy((pieces > 0) & (pieces != sizes.argmax() + 1))
+    hull = hull.masked_fill(other, 0.0)
+    # closed at the ends too
+    corners, faces, *_ = marching_cubes(pad(hull, [1] * 6).numpy(), INSIDE)
+    corners -= 1
+    height, width = hull.shape[:2]
+    up, depth, across = corners.T
+    surface = trimesh.Trimesh(
+        np.stack([across - (width - 1) / 2, (height - 1) / 2 - up, (width - 1) / 2 - depth], axis=1) / height,
+        faces,
+        process=False,
+    )
+    # marching cubes orders corners by the gradient, and the axes were mirrored twice
+    if surface.volume < 0:
+        surface.invert()
+    surface.visual.vertex_colors = _colors(surface, corners, color[quarters], azimuth[quarters])
+    return surface
+
+
+def _colors(surface: Any, corners: Any, color: Tensor, azimuth: Tensor) -> Any:
+    """[N, 3] bytes of the corners."""
+    normal = torch.from_numpy(np.array(surface.vertex_normals)).float()
+    up, depth, across = torch.from_numpy(np.array(corners)).float().T
+    height, width = color.shape[-2:]
+    x, z = (across + 0.5) / width * 2 - 1, (depth + 0.5) / width * 2 - 1
+    row = (up + 0.5) / height * 2 - 1
+    total, weights = torch.zeros(len(row), 3), torch.zeros(len(row), 1)
+    for view, angle in zip(color, torch.deg2rad(azimuth.float()), strict=True):
+        column = angle.cos() * x - angle.sin() * z
+        grid = torch.stack([column, row], dim=-1)[None, None]
+        pixels = grid_sample(view[None], grid, padding_mode="border", align_corners=False)[0, :, 0].T
+        # of the surface's direction, in which z points to the viewer of the front
+        facing = angle.cos() * normal[:, 2] - angle.sin() * normal[:, 0]
+        weight = facing.clamp_min(1e-3)[:, None] ** SHARPNESS
+        total, weights = total + weight * pixels, weights + weight
+    return (total / weights * 255).round().clamp(0, 255).byte().numpy()
+
+
+def save_glb(surface: Any, path: Path) -> None:
+    """Write a mesh of `mesh` as GLB, whole or not at all."""
+    partial = path.with_suffix(".partial.glb")
+    surface.export(partial)
+    partial.replace(path)
