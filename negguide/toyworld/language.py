@@ -157,6 +157,31 @@ def joined(texts: Sequence[str]) -> str:
     return caption
 
 
+def in_view(text: str, view: str) -> str:
+    """The caption with "in `view` view" behind the character, in the words of ``text``.
+
+    Raises:
+        ValueError: no view of this world, or a text that the grammar does not know, that says a view already, that has
+            no character, or two different ones.
+    """
+    if view not in VIEWS:
+        raise ValueError(f"view={view!r} is not in the toy world; it has {', '.join(VIEWS)}")
+    scene = parse(text)
+    if any(character.view is not None for character in scene.characters):
+        raise ValueError(f"prompt={text!r} says a view already; leave it out, the camera gives it")
+    seen = replace(scene, characters=tuple(replace(one, view=view) for one in scene.characters))
+    words = text.split()
+    for at in range(1, len(words) + 1):
+        turned = " ".join([*words[:at], "in", view, "view", *words[at:]])
+        try:
+            if parse(turned) == seen:
+                return turned
+        except ValueError:
+            # not the place where the grammar has the view
+            continue
+    raise ValueError(f"prompt={text!r}: a view is of one kind of character, e.g. 'a bear wearing a hat in the snow'")
+
+
 def _words(text: str) -> list[str]:
     return text.lower().replace(",", " ").replace(".", " ").split()
 
