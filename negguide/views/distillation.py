@@ -7,8 +7,8 @@ goes out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -25,15 +25,22 @@ from negguide.guidance.distillation import (
     with_gradient,
 )
 from negguide.integration.diagnostics.trace import Trace
-from negguide.integration.prediction import Predictor
-from negguide.methods import Negative, PerpNeg, Timestep, Window
+from negguide.integration.prediction import Predictions, Predictor
+from negguide.methods import Negative, PerpNeg
 from negguide.methods.validation import at_least_one, at_least_zero, boolean, number
+from negguide.views.inputs import (
+    ViewPrompts,
+    Views,
+    acting_method,
+    angles,
+    check_images,
+    shared_method,
+    view_prompts_of,
+)
 from negguide.views.lora import RenderLora, RenderModel
 from negguide.views.schedule import Schedule, generator_of
 
 Loss = Literal["sds", "image", "denoise", "vsd"]
-_RANGE_TOLERANCE = 1e-3
-"""How far outside of [0, 1] a renderer may round."""
 
 
 class _Defaults(NamedTuple):
@@ -52,25 +59,6 @@ LOSSES: Mapping[str, _Defaults] = MappingProxyType(
     }
 )
 """The losses and their defaults: 100 as in DreamFusion, 7.5 as in ProlificDreamer."""
-
-
-class ViewPrompts(NamedTuple):
-    """What the images of a batch are to show, an entry each.
-
-    Attributes:
-        prompts: the text of each image.
-        negatives: the negatives of each image, [] for none.
-        negative_prompts: the classic negative prompt of each image; None = the pipeline's own default for all.
-    """
-
-    prompts: Sequence[str]
-    negatives: Sequence[Sequence[Negative]]
-    negative_prompts: Sequence[str] | None = None
-
-
-Views = Callable[[Sequence[float], Sequence[float]], ViewPrompts | tuple[Any, ...]]
-"""`views(azimuths, elevations)`, of B numbers in degrees each, gives the `ViewPrompts` of the B images, or they as a plain
-tuple: (prompts, negatives) or (prompts, negatives, negative_prompts)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +105,7 @@ class ScoreDistillation:
     is resumed at any step by asking for that step, with `load_state_dict` for `vsd`.
 
     Windows of negatives are places on the noise schedule: a fraction f of `start` and `stop` is
-    `Timestep(1000 (1 - f))`. A negative that says nothing thus acts while t >= 500; give `stop=1` for the whole schedule.
+    `Timestep(1000 (1 - f))`. A negative that says nothing thus acts while t >= 500; give `stop=1` for all of it.
 
     Args:
         pipe: a text-to-image pipeline with classifier-free guidance and an autoencoder; epsilon, v and flow. It is left
@@ -191,7 +179,7 @@ class ScoreDistillation:
         self.denoise_steps = at_least_one("denoise_steps", denoise_steps)
         self.seed = at_least_zero("seed", seed)
         self.trace = boolean("trace", trace)
-        self._method = _perp_neg(negatives)
+        self._method = shared_method(negatives)
         self._predictor = Predictor(pipe, self.guidance_scale, arguments or {})
         self._renders: RenderModel | None = None
         if loss == "vsd":
@@ -217,11 +205,12 @@ class ScoreDistillation:
             TypeError, ValueError: naming the argument, its value and what would be right, before any model runs.
         """
         step = self.schedule.check_step(step)
-        _check_images(images)
+        check_images(images)
         batch = len(images)
-        azimuths, elevations = _angles("azimuth", azimuth, batch), _angles("elevation", elevation, batch)
+        azimuths, elevations = angles("azimuth", azimuth, batch), angles("elevation", elevation, batch)
         self._predictor.check_size(images)
-        asked = self._prompts(azimuths, elevations)
+        own = () if self._method is None else self._method.negatives
+        asked = view_prompts_of(self.views, self.prompt, own, azimuths, elevations)
         place = self.schedule.place(step, self.seed)
         if self.loss == "denoise":
             return self._denoised(images, asked, place, step)
@@ -254,7 +243,7 @@ class ScoreDistillation:
             pixels = images.detach().requires_grad_()
             encoded = self._predictor.encode(pixels)
         latents, timesteps = encoded.detach(), self._predictor.timesteps([place])
-        sample, noise, sigma = self._noised(latents, timesteps, self._draw("noise", latents, step))
+        sample, noise, sigma = self._noised(latents, timesteps, self._noise(latents, step))
         predicted = self._predict(images, sample, timesteps, asked)
         baseline, lora_loss = noise, None
         if self._renders is not None:
@@ -274,12 +263,11 @@ class ScoreDistillation:
         with torch.no_grad():
             latents = self._predictor.encode(images)
         timesteps = self._predictor.timesteps([place])
-        sample, _, sigma = self._noised(latents, timesteps, self._draw("noise", latents, step))
+        sample, _, sigma = self._noised(latents, timesteps, self._noise(latents, step))
         predicted = self._predict(images, sample, timesteps, asked, decode=True)
         target = _target(predicted.images, images)
         weight = distillation_weight(sigma, self.weighting)
-        residual = images.float() - target
-        loss = 0.5 * weight * residual.square().sum() / len(images)
+        loss = 0.5 * weight * (images - target).square().sum() / len(images)
         return Distilled(loss, self._place(timesteps), target=target, trace=predicted.trace)
 
     def _denoised(self, images: Tensor, asked: ViewPrompts, place: float, step: int) -> Distilled:
@@ -287,10 +275,10 @@ class ScoreDistillation:
             latents = self._predictor.encode(images)
         count = self.denoise_steps
         timesteps = self._predictor.timesteps([place * (1 - i / count) for i in range(count)])
-        sample, _, _ = self._noised(latents, timesteps, self._draw("noise", latents, step))
+        sample, _, _ = self._noised(latents, timesteps, self._noise(latents, step))
         predicted = self._predict(images, sample, timesteps, asked, decode=True)
         target = _target(predicted.images, images)
-        loss = (images.float() - target).abs().mean()
+        loss = (images - target).abs().mean()
         return Distilled(loss, self._place(timesteps), target=target, trace=predicted.trace)
 
     def _train(
@@ -316,21 +304,24 @@ class ScoreDistillation:
 
     def _predict(
         self, images: Tensor, sample: Tensor, timesteps: Tensor, asked: ViewPrompts, decode: bool = False
-    ) -> Any:
+    ) -> Predictions:
+        place = self._predictor.schedule.place
         return self._predictor.predict(
             images,
             sample,
             timesteps,
             asked.prompts,
-            negatives=self._acting(asked.negatives, timesteps),
+            negatives=acting_method(
+                self._method, asked.negatives, [1000 * place(float(t)) for t in timesteps]
+            ),
             negative_prompts=asked.negative_prompts,
             decode=decode,
             trace=self.trace,
         )
 
-    def _draw(self, stream: Literal["noise"], latents: Tensor, step: int) -> Tensor:
+    def _noise(self, latents: Tensor, step: int) -> Tensor:
         # on the CPU, so that it is the same on every device
-        return torch.randn(latents.shape, generator=generator_of(self.seed, step, stream)).to(latents)
+        return torch.randn(latents.shape, generator=generator_of(self.seed, step, "noise")).to(latents)
 
     def _noised(self, latents: Tensor, timesteps: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, float]:
         """(x_t, eps, sigma) at the first of the timesteps."""
@@ -340,127 +331,12 @@ class ScoreDistillation:
     def _place(self, timesteps: Tensor) -> float:
         return self._predictor.schedule.place(float(timesteps[0]))
 
-    def _prompts(self, azimuths: Sequence[float], elevations: Sequence[float]) -> ViewPrompts:
-        """What is asked for each image, checked.
-
-        Raises:
-            ValueError: `views` gives something else than a text and negatives for each image.
-        """
-        batch = len(azimuths)
-        own = self._method.negatives if self._method is not None else ()
-        if self.views is None:
-            return ViewPrompts([self.prompt] * batch, [own] * batch)
-        given = ViewPrompts(*self.views(azimuths, elevations))
-        right = f"views must give a text, and a list of negatives, for each of the {batch} images"
-        if len(given.prompts) != batch or not all(isinstance(text, str) for text in given.prompts):
-            raise ValueError(f"{right}, got prompts {given.prompts!r}")
-        if len(given.negatives) != batch:
-            raise ValueError(f"{right}, got {len(given.negatives)} lists of negatives")
-        for negatives in given.negatives:
-            for negative in negatives:
-                if not isinstance(negative, Negative):
-                    raise ValueError(f"{right}, got {negative!r} among the negatives; give Negative(...)")
-                _check_index(negative)
-        if given.negative_prompts is not None and len(given.negative_prompts) != batch:
-            raise ValueError(f"{right}, got {len(given.negative_prompts)} negative_prompts")
-        return given._replace(negatives=[[*own, *negatives] for negatives in given.negatives])
-
-    def _acting(self, negatives: Sequence[Sequence[Negative]], timesteps: Tensor) -> PerpNeg | None:
-        """The negatives whose windows hold any of the timesteps, each with the index of its image."""
-        schedule = self._predictor.schedule
-        places = [1000 * schedule.place(float(t)) for t in timesteps]
-        found: list[Negative] = []
-        for index, own in enumerate(negatives):
-            for negative in own:
-                window = _by_place(PerpNeg(negative).windows[0])
-                if not negative.off and window.steps(places):
-                    found.append(replace(negative, start=window.start, stop=window.stop, prompt_index=index))
-        if not found:
-            return None
-        return PerpNeg(*found) if self._method is None else self._method.with_negatives(*found)
-
-
-def _by_place(window: Window) -> Window:
-    """A window by places on the noise schedule: a fraction f of the steps is the timestep 1000 (1 - f)."""
-    start, stop = (
-        edge if isinstance(edge, Timestep) else Timestep(1000 * (1 - edge))
-        for edge in (window.start, window.stop)
-    )
-    return Window(window.owner, start, stop)
-
-
-def _perp_neg(negatives: Any) -> PerpNeg | None:
-    """The method with the negatives of every image.
-
-    Raises:
-        ValueError: it has options that look from step to step.
-    """
-    if negatives is None:
-        return None
-    if not isinstance(negatives, PerpNeg):
-        if isinstance(negatives, str | Negative) or not isinstance(negatives, Sequence):
-            raise TypeError(
-                f"negatives must be a list of Negative objects or strings, or a PerpNeg, got {negatives!r}"
-            )
-        return _perp_neg(PerpNeg(*negatives)) if negatives else None
-    for negative in negatives.negatives:
-        _check_index(negative)
-    across = {
-        "refresh_every": negatives.refresh_every != 1,
-        "adaptive": negatives.adaptive,
-        "economy": negatives.economy,
-        "guidance_stop": negatives.guidance_stop != 1,
-    }
-    for name, given in across.items():
-        if given:
-            raise ValueError(
-                f"{name} of negatives is {getattr(negatives, name)!r}, which looks from one step of a run to the next, "
-                "and each call of distillation is a run of its own; leave it out"
-            )
-    return negatives
-
-
-def _check_index(negative: Negative) -> None:
-    if negative.prompt_index is not None:
-        raise ValueError(
-            f"prompt_index of Negative({negative.prompt!r}) is {negative.prompt_index}, and which image a negative "
-            "belongs to is said by views; leave it out"
-        )
-
 
 def _scale(value: Any) -> float:
     scale = number("guidance_scale", value)
     if not (math.isfinite(scale) and scale > 1):
         raise ValueError(f"guidance_scale must be a finite number > 1, got {scale}")
     return scale
-
-
-def _check_images(images: Any) -> None:
-    right = "images must be a float tensor [B, 3, H, W] in [0, 1]"
-    if not isinstance(images, Tensor):
-        raise TypeError(f"{right}, got {type(images).__name__}")
-    if not images.is_floating_point():
-        raise TypeError(f"{right}, got dtype {images.dtype}")
-    if images.ndim != 4 or images.shape[1] != 3 or images.numel() == 0:
-        raise ValueError(f"{right}, got shape {list(images.shape)}")
-    lowest, highest = (float(value) for value in torch.aminmax(images.detach()))
-    # NaN fails the comparisons
-    if not (lowest >= -_RANGE_TOLERANCE and highest <= 1 + _RANGE_TOLERANCE):
-        raise ValueError(f"{right}, got values from {lowest:g} to {highest:g}")
-
-
-def _angles(name: str, value: Any, batch: int) -> list[float]:
-    """B angles in degrees."""
-    if isinstance(value, Tensor):
-        value = value.tolist()
-    many = value if isinstance(value, list | tuple) else [value] * batch
-    if len(many) != batch:
-        raise ValueError(f"{name} must be one number, or {batch}, one for each image, got {len(many)}")
-    angles = [number(name, one) for one in many]
-    for angle in angles:
-        if not math.isfinite(angle):
-            raise ValueError(f"{name} must be finite, in degrees, got {angle}")
-    return angles
 
 
 def _target(decoded: Tensor | None, images: Tensor) -> Tensor:

@@ -54,10 +54,10 @@ class Schedule:
         Raises:
             TypeError, ValueError: it is none.
         """
-        step = at_least_zero("step", step)
-        if step >= self.steps:
-            raise ValueError(f"step must be from 0 to {self.steps - 1}, one of the schedule's, got {step}")
-        return step
+        checked: int = at_least_zero("step", step)
+        if checked >= self.steps:
+            raise ValueError(f"step must be from 0 to {self.steps - 1}, one of the schedule's, got {checked}")
+        return checked
 
     def place(self, step: int, seed: int = 0) -> float:
         """The place of a step; of a random schedule by the seed, the same whenever it is asked for."""
