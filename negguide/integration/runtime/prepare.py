@@ -50,7 +50,7 @@ def check_call(
         ValueError: naming the argument, its value and what would be right.
     """
     latent_size = family.latent_size(pipe, arguments)
-    size = _pixels(pipe, latent_size)
+    size = pixel_size(pipe, latent_size)
     reason = family.cfg_disabled_reason(pipe, arguments)
     for method in methods:
         if method.needs_guidance and reason is not None:
@@ -276,7 +276,7 @@ def encode_negatives(
 
 
 def _masks(pipe: Any, negatives: Sequence[Negative], latent_size: tuple[int, int]) -> torch.Tensor | None:
-    masks = negative_masks(negatives, _pixels(pipe, latent_size), latent_size, "the image")
+    masks = negative_masks(negatives, pixel_size(pipe, latent_size), latent_size, "the image")
     return None if masks is None else masks.to(pipe._execution_device)
 
 
@@ -286,7 +286,7 @@ def _references(
     """Encode the reference images at the size of the generated one; None without reference images."""
     if not method.images or family.encode_image is None:
         return None
-    size = _pixels(pipe, latent_size)
+    size = pixel_size(pipe, latent_size)
     pixels = torch.cat([cover(image_tensor(image), *size, "bilinear") for image in method.images])
     (text,) = family.encode_text(pipe, [""], arguments)
     text = {path: value for path, value in text.items() if family.text[path] != "positions"}
@@ -304,7 +304,7 @@ def pipe_dtype(pipe: Any, family: Family) -> torch.dtype:
     return dtype
 
 
-def _pixels(pipe: Any, latent_size: tuple[int, int]) -> tuple[int, int]:
+def pixel_size(pipe: Any, latent_size: tuple[int, int]) -> tuple[int, int]:
     """(height, width) in pixels."""
     # videos have a factor of their own along time
     names = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor")

@@ -1,0 +1,82 @@
+"""Variational score distillation: the model of the renders learns them, and nothing else learns."""
+
+from typing import Any
+
+import pytest
+import torch
+from test_distillation import PLACE, PROMPTS, SEED, distill, gradient, guided_by_hand, noisy_by_hand
+from torch import Tensor
+
+from negguide.views.lora import RenderLora
+
+pytest.importorskip("peft")
+
+
+def test_before_it_has_learnt_the_baseline_is_the_model_without_guidance(
+    pipe: Any, by_hand: Any, images: Tensor
+) -> None:
+    found = gradient(images, distill(pipe, by_hand, loss="vsd")(images, 0.0, step=1))
+    latents, sample, _, alpha, sigma = noisy_by_hand(pipe, by_hand, images)
+    with torch.no_grad():
+        guided = guided_by_hand(pipe, by_hand, sample, 1000 * PLACE)
+        plain = torch.cat(
+            [
+                by_hand.predict(pipe, row, 1000 * PLACE, prompt)
+                for row, prompt in zip(sample.split(1), PROMPTS, strict=True)
+            ]
+        )
+        predicted, baseline = (by_hand.noise(m, sample, alpha, sigma) for m in (guided, plain))
+    (expected,) = torch.autograd.grad(latents, images, sigma**2 * (predicted - baseline) / 2)
+    assert float((found - expected).norm()) < 1e-3 * float(expected.norm())
+
+
+def test_its_loss_falls_and_only_its_own_weights_change(pipe: Any, by_hand: Any, images: Tensor) -> None:
+    model = getattr(pipe, "unet", None) or pipe.transformer
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    distiller = distill(pipe, by_hand, loss="vsd", lora=RenderLora(rank=4, learning_rate=3e-3))
+    renders = distiller._renders
+    assert renders is not None
+    start = {name: p.detach().clone() for name, p in renders.parameters.items()}
+    # the same step draws the same noise and the same place
+    losses = [distiller(images, 0.0, step=1).lora_loss for _ in range(8)]
+    assert losses[-1] is not None and losses[0] is not None and losses[-1] < 0.97 * losses[0]
+    assert any(not torch.equal(p, start[name]) for name, p in renders.parameters.items())
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    theirs = {p.data_ptr() for p in model.parameters()}
+    others = [p for name, p in renders.model.named_parameters() if name not in renders.parameters]
+    assert others and all(p.data_ptr() in theirs and not p.requires_grad for p in others)
+
+
+def test_the_renders_model_moves_the_gradient(sd: Any, images: Tensor) -> None:
+    distiller = distill(sd, loss="vsd", lora=RenderLora(learning_rate=1e-2))
+    first, second = (gradient(images, distiller(images, 0.0, step=1)) for _ in range(2))
+    assert float((second - first).norm()) > 1e-3 * float(first.norm())
+
+
+def test_a_run_is_resumed_with_its_state(sd: Any, images: Tensor) -> None:
+    whole, resumed = (distill(sd, loss="vsd", lora=RenderLora(learning_rate=1e-2)) for _ in range(2))
+    for step in range(2):
+        whole(images, 0.0, step=step)
+    resumed.load_state_dict(whole.state_dict())
+    one, other = whole(images, 0.0, step=2), resumed(images, 0.0, step=2)
+    assert torch.equal(one.loss, other.loss) and one.lora_loss == other.lora_loss
+    fresh = distill(sd, loss="vsd", lora=RenderLora(learning_rate=1e-2))(images, 0.0, step=2)
+    assert not torch.equal(fresh.loss, one.loss)
+
+
+def test_the_state_of_another_run_is_refused(sd: Any) -> None:
+    four, two = (distill(sd, loss="vsd", lora=RenderLora(rank=rank)) for rank in (4, 2))
+    with pytest.raises(ValueError, match="another model or rank"):
+        two.load_state_dict(four.state_dict())
+    with pytest.raises(ValueError, match="state holds lora, which is not of loss='sds'"):
+        distill(sd).load_state_dict(four.state_dict())
+    assert distill(sd).state_dict() == {} and SEED == distill(sd).seed
+
+
+def test_the_global_random_numbers_are_left_alone(sd: Any) -> None:
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    distill(sd, loss="vsd")
+    assert torch.equal(torch.get_rng_state(), before)
