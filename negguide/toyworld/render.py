@@ -144,6 +144,20 @@ def render(scene: Scene, size: int = 64, seed: int | None = None) -> Image.Image
     return image.reduce(SUPERSAMPLING)
 
 
+def background(name: str, size: int = 64) -> Image.Image:
+    """Draw a place with nobody in it, as `render` does.
+
+    Raises:
+        ValueError: an unknown place.
+    """
+    if name not in BACKGROUND_RGB:
+        raise ValueError(f"name must be one of {', '.join(BACKGROUND_RGB)}, got {name!r}")
+    side = size * SUPERSAMPLING
+    image = Image.new("RGB", (side, side))
+    _draw_background(ImageDraw.Draw(image), name, side)
+    return image.reduce(SUPERSAMPLING)
+
+
 def _draw_background(draw: ImageDraw.ImageDraw, name: str, side: int) -> None:
     above, below, thing = BACKGROUND_RGB[name]
     draw.rectangle((0, 0, side, side), above)

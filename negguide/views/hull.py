@@ -68,6 +68,7 @@ def mesh(color: Tensor, alpha: Tensor, azimuth: Tensor) -> Any:
     """
     try:
         import trimesh
+        from scipy.ndimage import binary_fill_holes
         from skimage.measure import label, marching_cubes
     except ImportError as error:
         raise ImportError("a mesh needs scikit-image and trimesh: pip install scikit-image trimesh") from error
@@ -76,13 +77,15 @@ def mesh(color: Tensor, alpha: Tensor, azimuth: Tensor) -> Any:
     if len(quarters) < 4:
         raise ValueError(f"azimuth must hold 0, 90, 180 and 270 for the colours, got {azimuth.tolist()}")
     hull = visual_hull(alpha[:, 0], azimuth)
-    pieces = label((hull > INSIDE).numpy())
+    # by faces, as marching cubes joins them
+    pieces = label((hull > INSIDE).numpy(), connectivity=1)
     sizes = np.bincount(pieces.ravel())[1:]
     if not len(sizes):
         raise ValueError("alpha shows nothing: no pixel is hidden by more than a half in every view")
-    # what is not of the largest piece is taken away as far as its own slopes reach
-    other = torch.from_numpy((pieces > 0) & (pieces != sizes.argmax() + 1))
-    hull = hull.masked_fill(other, 0.0)
+    largest = pieces == sizes.argmax() + 1
+    hull = hull.masked_fill(torch.from_numpy((pieces > 0) & ~largest), 0.0)
+    # a hole inside would be a surface of its own
+    hull = hull.masked_fill(torch.from_numpy(binary_fill_holes(largest) & ~largest), 1.0)
     # closed at the ends too
     corners, faces, *_ = marching_cubes(pad(hull, [1] * 6).numpy(), INSIDE)
     corners -= 1

@@ -1,0 +1,175 @@
+"""A solid that becomes what a prompt says, by targets that a text-to-image model denoises from its renders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from negguide.methods.validation import at_least_one, at_least_zero, number
+from negguide.views.distillation import ScoreDistillation
+from negguide.views.prompts import wrap_azimuth
+from negguide.views.voxels import Voxels, on_background
+
+TURNTABLE = tuple(range(0, 360, 15))
+"""Azimuths of a finished solid's pictures and outlines, in degrees."""
+
+Straighten = Callable[[Tensor, float], Tensor]
+"""`straighten(target [3, H, W], azimuth from 0 to 180)` gives the target with what it shows turned as the azimuth says."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a solid is fitted.
+
+    Attributes:
+        views: cameras a round, evenly around the solid from a random angle on.
+        fits: steps of the optimiser a round.
+        batch: targets a step of the optimiser.
+        kept: how many of the latest targets it draws from.
+        density_rate, color_rate: Adam's learning rates.
+        smoothness: weight of the mean absolute difference of neighbouring voxels' parameters; views that lie between the
+            axes average voxels, so that nothing else keeps those from alternating.
+        bottom: pixels between the solid's lower end and that of the picture.
+        seed: of the start, the cameras and the choice of targets.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+
+    views: int = 4
+    fits: int = 6
+    batch: int = 4
+    kept: int = 24
+    density_rate: float = 0.3
+    color_rate: float = 0.15
+    smoothness: float = 0.003
+    bottom: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("views", "fits", "batch", "kept"):
+            at_least_one(name, getattr(self, name))
+        for name in ("bottom", "seed"):
+            at_least_zero(name, getattr(self, name))
+        for name in ("density_rate", "color_rate", "smoothness"):
+            if not number(name, getattr(self, name)) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)!r}")
+
+
+class SolidFit:
+    """Fits `Voxels` round by round: render, let the model denoise the renders, fit the solid to the latest targets.
+
+    Formula of a round: targets of `ScoreDistillation(loss="denoise")` at `views` azimuths; then `fits` steps of Adam on
+    mean |render - target| over `batch` of the `kept` latest targets, plus smoothness. A camera at an azimuth above 180
+    is drawn as the mirror image of the one opposite, so that the model sees each side once.
+
+    Args:
+        distill: with loss="denoise"; its schedule has a step a round.
+        background: [3, H, W] in [0, 1], what lies behind the solid in every view.
+        options: how.
+        straighten: turns a target where a model says nothing of left and right; None = as it is.
+
+    Raises:
+        ValueError: another loss.
+    """
+
+    def __init__(
+        self,
+        distill: ScoreDistillation,
+        background: Tensor,
+        options: Fit | None = None,
+        *,
+        straighten: Straighten | None = None,
+    ) -> None:
+        if distill.loss != "denoise":
+            raise ValueError(f"distill must have loss='denoise', which gives targets, got {distill.loss!r}")
+        self.distill, self.background, self.straighten = distill, background, straighten
+        self.options = options or Fit()
+        self.solid = Voxels(generator=torch.Generator().manual_seed(self.options.seed))
+        self.optimizer = torch.optim.Adam(
+            [
+                {"params": [self.solid.density], "lr": self.options.density_rate},
+                {"params": [self.solid.color], "lr": self.options.color_rate},
+            ]
+        )
+        self.azimuths = torch.zeros(0)
+        self.targets = torch.zeros(0, *background.shape)
+        self.done = 0
+
+    @property
+    def rounds(self) -> int:
+        """How many there are."""
+        return self.distill.schedule.steps
+
+    def round(self) -> float:
+        """One more round; gives the last mean |render - target|.
+
+        Raises:
+            ValueError: all rounds are done.
+        """
+        options = self.options
+        # of this round alone, so that a run goes on at any of them
+        generator = torch.Generator().manual_seed(options.seed * 100_003 + self.done)
+        first = 360 * float(torch.rand((), generator=generator))
+        turns = [wrap_azimuth(first + 360 * i / options.views) for i in range(options.views)]
+        with torch.no_grad():
+            renders = self._pictures(torch.tensor(turns))
+        around = [abs(turn) for turn in turns]
+        targets = self.distill(renders, around, step=self.done).target
+        assert targets is not None
+        if self.straighten is not None:
+            straight = [self.straighten(one, turn) for one, turn in zip(targets, around, strict=True)]
+            targets = torch.stack(straight)
+        self.azimuths = torch.cat([self.azimuths, torch.tensor(turns)])[-options.kept :]
+        self.targets = torch.cat([self.targets, targets])[-options.kept :]
+        for _ in range(options.fits):
+            chosen = torch.randperm(len(self.targets), generator=generator)[: options.batch]
+            away = (self._pictures(self.azimuths[chosen]) - self.targets[chosen]).abs().mean()
+            loss = away + options.smoothness * (_rough(self.solid.density) + _rough(self.solid.color))
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+        self.done += 1
+        return float(away)
+
+    def _pictures(self, turns: Tensor) -> Tensor:
+        """[B, 3, H, W]: those of negative azimuths as mirror images, before the background as it is."""
+        color, alpha = self.solid(turns)
+        mirrored = (turns < 0)[:, None, None, None]
+        color, alpha = (torch.where(mirrored, part.flip(-1), part) for part in (color, alpha))
+        return on_background(color, alpha, self.background, self.options.bottom)
+
+    @torch.no_grad()
+    def turntable(self, azimuths: tuple[float, ...] = TURNTABLE) -> Tensor:
+        """[N, 3, H, W], the solid before the background."""
+        color, alpha = self.solid(torch.tensor(azimuths, dtype=torch.float32))
+        return on_background(color, alpha, self.background, self.options.bottom)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a run needs to go on."""
+        return {
+            "done": self.done,
+            "solid": self.solid.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "azimuths": self.azimuths,
+            "targets": self.targets,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another run of the same settings was."""
+        self.done = state["done"]
+        self.solid.load_state_dict(state["solid"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.azimuths, self.targets = state["azimuths"], state["targets"]
+
+
+def _rough(field: Tensor) -> Tensor:
+    """Mean absolute difference of neighbours along the three axes of space, the first and the last two."""
+    total = torch.zeros(())
+    for axis in (0, -2, -1):
+        total = total + field.diff(dim=axis).abs().mean()
+    return total
