@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,14 +27,6 @@ PERP_NEG = "perp-neg"
 ROWS = {PERP_NEG: "Perp-Neg", PLAIN: "plain", CLASSIC: "negative prompt"}
 """What a row can be, and how it is labelled."""
 AZIMUTHS = ",".join(str(degrees) for degrees in range(0, 360, 30))
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One method on all cameras."""
-
-    method: str
-    jobs: tuple[Job, ...]
 
 
 def views(
@@ -113,17 +105,24 @@ def views(
         width=width,
         offload=offload,
     )
-    rows = [_Row(name, tuple(_job(base, prompt, camera, name) for camera in cameras)) for name in names]
-    embeds = [_embeds(prompt, camera, model) for camera in cameras]
-    drawn = draw([job for row in rows for job in row.jobs], embeds=embeds * len(rows))
-    by_row = [drawn[at : at + len(cameras)] for at in range(0, len(drawn), len(cameras))]
+    rows = [[_as_drawn(camera, name) for camera in cameras] for name in names]
+    # cameras that differ in nothing, as those of a mirrored azimuth, have one picture
+    unique = list(
+        dict.fromkeys((camera, name) for row, name in zip(rows, names, strict=True) for camera in row)
+    )
+    pictures = draw(
+        [_job(base, prompt, camera, name) for camera, name in unique],
+        embeds=[_embeds(prompt, camera, model) for camera, _ in unique],
+    )
+    found = dict(zip(unique, pictures, strict=True))
+    by_row = [[found[camera, name] for camera in row] for row, name in zip(rows, names, strict=True)]
 
     images = [[one.images[k] for one in row] for row in by_row for k in range(num_images)]
     labels = [
         ROWS[name] + (f", seed {one}" if num_images > 1 else "") for name in names for one in base.seeds
     ]
     readings = [_readings(row) for row in images] if model == TOYWORLD else []
-    settled = drawn[0].job
+    settled = pictures[0].job
     sheet = grid(
         images,
         row_labels=labels,
@@ -204,16 +203,27 @@ def _check_pipeline(model: str, pipeline: str | None, cameras: Sequence[ViewProm
             raise ValueError(f"--preset: {error}; on the command line --preset toyworld") from error
 
 
+def _as_drawn(camera: ViewPrompt, method: str) -> ViewPrompt:
+    """The camera with what of its negatives counts in a row."""
+    if method == PLAIN or not camera.negatives:
+        return replace(camera, negatives=())
+    if method == CLASSIC:
+        heaviest, _ = max(camera.negatives, key=lambda negative: negative[1])
+        # a negative prompt has no weight
+        return replace(camera, negatives=((heaviest, 1.0),))
+    return camera
+
+
 def _job(base: Job, prompt: str, camera: ViewPrompt, method: str) -> Job:
     from negguide.methods import PerpNeg
     from negguide.views import view_negatives, view_text
 
     job = replace(base, prompt=view_text(prompt, camera.view, model=base.model))
-    if not camera.negatives or method == PLAIN:
+    if not camera.negatives:
         return job
     if method == CLASSIC:
-        heaviest, _ = max(camera.negatives, key=lambda negative: negative[1])
-        return replace(job, negative_prompt=view_text(prompt, heaviest, model=base.model))
+        (view, _), *_ = camera.negatives
+        return replace(job, negative_prompt=view_text(prompt, view, model=base.model))
     return replace(job, methods=(PerpNeg(*view_negatives(prompt, camera, model=base.model)),))
 
 
