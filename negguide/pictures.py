@@ -113,6 +113,7 @@ def grid(
     column_labels: Sequence[str] = (),
     title: str = "",
     footer: str = "",
+    captions: Sequence[Sequence[str]] = (),
 ) -> PIL.Image.Image:
     """Images side by side, with labels left of the rows and above the columns, wrapped to fit.
 
@@ -120,11 +121,15 @@ def grid(
         rows: images of one size, as many in each row.
         row_labels, column_labels: one each, or none at all.
         title, footer: above and below everything; empty = without.
+        captions: one line under each image, in the shape of `rows`; empty = without.
 
     Raises:
-        ValueError: for no images, rows of different lengths, images of different sizes, or a wrong number of labels.
+        ValueError: for no images, rows of different lengths, images of different sizes, or a wrong number of labels or
+            captions.
     """
     cell = _check_grid(rows, row_labels, column_labels)
+    if captions and [len(line) for line in captions] != [len(row) for row in rows]:
+        raise ValueError(f"captions must hold {len(rows)} rows of {len(rows[0])}, or none")
     columns = len(rows[0])
     scale = max(1.0, cell[0] / _FONT_CELL)
     gap, margin = round(8 * scale), round(16 * scale)
@@ -139,7 +144,8 @@ def grid(
     heads = [_wrap(text, label, cell[0]) for text in column_labels]
     head_height = max((_height(head, label) for head in heads), default=0)
     top = margin + (_height(above, heading) + gap if above else 0) + (head_height + gap if heads else 0)
-    bottom = top + len(rows) * (cell[1] + gap) - gap
+    step = cell[1] + gap + (_height("x", small) + gap if captions else 0)
+    bottom = top + len(rows) * step - gap
     height = bottom + margin + (_height(below, small) + gap if below else 0)
 
     sheet = PIL.Image.new("RGB", (total, height), _PAPER)
@@ -150,13 +156,17 @@ def grid(
         centre = left + column * (cell[0] + gap) + cell[0] / 2
         draw.multiline_text((centre, top - gap), head, _INK, label, anchor="md", align="center")
     for row, images in enumerate(rows):
-        y = top + row * (cell[1] + gap)
+        y = top + row * step
         if names:
             draw.multiline_text(
                 (left - gap, y + cell[1] / 2), names[row], _INK, label, anchor="rm", align="right"
             )
         for column, image in enumerate(images):
-            sheet.paste(_fit(image, cell), (left + column * (cell[0] + gap), y))
+            x = left + column * (cell[0] + gap)
+            sheet.paste(_fit(image, cell), (x, y))
+            if captions:
+                under = (x + cell[0] / 2, y + cell[1] + gap / 2)
+                draw.text(under, captions[row][column], _GREY, small, anchor="ma")
     if below:
         draw.multiline_text((margin, bottom + gap), below, _GREY, small)
     return sheet

@@ -204,3 +204,23 @@ def test_grey_and_transparent_images_are_shown_too() -> None:
 def test_a_grid_that_does_not_fit_together_is_refused(arguments: tuple, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         pictures.grid(*arguments)
+
+
+def test_captions_stand_under_their_images() -> None:
+    rows = [[plain(RED), plain(GREEN)], [plain(BLUE), plain(RED)]]
+    without = pictures.grid(rows, column_labels=["a", "b"])
+    sheet = pictures.grid(rows, column_labels=["a", "b"], captions=[["front", ""], ["side", "back"]])
+    left, top, right, bottom = box_of(sheet, GREEN)
+    assert box_of(without, GREEN) == (left, top, right, bottom)
+    below = box_of(sheet, BLUE)
+    space = (bottom + 1, below[1])
+    assert space[1] - space[0] > box_of(without, BLUE)[1] - space[0]
+    assert ink(sheet, (below[0], space[0], below[2], space[1])) > 0  # "front"
+    assert ink(sheet, (left, space[0], right, space[1])) == 0
+    assert ink(sheet, (left, below[3] + 1, right, sheet.height)) > 0  # "back"
+
+
+@pytest.mark.parametrize("captions", [[["a"]], [["a", "b"], ["c", "d"]], [["a", "b", "c"]]])
+def test_captions_of_another_shape_are_refused(captions: list[list[str]]) -> None:
+    with pytest.raises(ValueError, match="captions must hold 1 rows of 2, or none"):
+        pictures.grid([[plain(RED), plain(GREEN)]], captions=captions)

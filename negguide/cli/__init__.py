@@ -20,6 +20,7 @@ from negguide.cli import (
     models,
     quickstart,
     toyworld,
+    views,
 )
 from negguide.cli.errors import TRACEBACK, CleanErrors
 from negguide.cli.options import NegToMeCommand
@@ -57,6 +58,7 @@ def _options(
 app.command()(quickstart.quickstart)
 app.command(cls=NegToMeCommand)(generate.generate)
 app.command(cls=NegToMeCommand)(compare.compare)
+app.command()(views.views)
 app.command()(demo.demo)
 app.command()(mine.mine)
 app.command()(audit.audit)

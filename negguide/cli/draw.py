@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
@@ -41,7 +41,13 @@ class Drawn:
     trace: Trace | None
 
 
-def draw(jobs: Sequence[Job], *, trace: bool = False) -> list[Drawn]:
+Embeds = Callable[[Any], Mapping[str, torch.Tensor]]
+"""From the loaded pipeline to {argument of its call: [1, ...]}, the prompt already encoded."""
+
+
+def draw(
+    jobs: Sequence[Job], *, trace: bool = False, embeds: Sequence[Embeds | None] | None = None
+) -> list[Drawn]:
     """Load the model and run each job. All jobs share model, device and dtype.
 
     Jobs without a guidance scale get the same one, what suits the pipeline when one of them needs guidance, so that
@@ -49,6 +55,7 @@ def draw(jobs: Sequence[Job], *, trace: bool = False) -> list[Drawn]:
 
     Args:
         trace: also say of each job that has methods what they did.
+        embeds: for each job what stands in place of its prompt in the call, or None; None = the prompts everywhere.
 
     Raises:
         ValueError: when the model cannot be loaded, when the device has too little memory, and for what the
@@ -71,13 +78,17 @@ def draw(jobs: Sequence[Job], *, trace: bool = False) -> list[Drawn]:
         load_loras(pipe, first.loras)
         offload(pipe, first.offload, first.device)
     pipe.set_progress_bar_config(disable=True)
+    encoded = [None if one is None else one(pipe) for one in embeds or [None] * len(jobs)]
     own = own_guidance_scale(pipe, guided=any(job.guided for job in jobs))
     jobs = [_settled(job, own, pipe) for job in jobs]
     count = sum(len(job.seeds) for job in jobs)
     with steps_bar(
         f"drawing {count} image{'s' if count > 1 else ''}", sum(job.steps for job in jobs)
     ) as advance:
-        return [Drawn(job, *_run(pipe, job, trace and bool(job.methods), advance)) for job in jobs]
+        return [
+            Drawn(job, *_run(pipe, job, prompt, trace and bool(job.methods), advance))
+            for job, prompt in zip(jobs, encoded, strict=True)
+        ]
 
 
 def offload(pipe: Any, how: str, device: str) -> None:
@@ -110,16 +121,25 @@ def _settled(job: Job, guidance_scale: float, pipe: Any) -> Job:
 
 
 def _run(
-    pipe: Any, job: Job, trace: bool, advance: Callable[[], None]
+    pipe: Any,
+    job: Job,
+    prompt: Mapping[str, torch.Tensor] | None,
+    trace: bool,
+    advance: Callable[[], None],
 ) -> tuple[list[Image.Image], Trace | None]:
     if not one_by_one(pipe, job):
-        return _call(pipe, job, job.seeds, trace, advance)
-    drawn = [_call(pipe, job, (seed,), trace, advance) for seed in job.seeds]
+        return _call(pipe, job, prompt, job.seeds, trace, advance)
+    drawn = [_call(pipe, job, prompt, (seed,), trace, advance) for seed in job.seeds]
     return [image for images, _ in drawn for image in images], drawn[0][1]
 
 
 def _call(
-    pipe: Any, job: Job, seeds: tuple[int, ...], trace: bool, advance: Callable[[], None]
+    pipe: Any,
+    job: Job,
+    prompt: Mapping[str, torch.Tensor] | None,
+    seeds: tuple[int, ...],
+    trace: bool,
+    advance: Callable[[], None],
 ) -> tuple[list[Image.Image], Trace | None]:
     def on_step_end(_pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         advance()
@@ -138,13 +158,18 @@ def _call(
         for name, argument in picture_arguments(pipe).items()
         if getattr(job, name) is not None
     }
+    if prompt is None:
+        arguments |= {"prompt": job.prompt, "num_images_per_prompt": len(seeds)}
+    else:
+        # not every pipeline repeats embeddings, or a negative prompt beside them, for several images
+        arguments |= {name: torch.cat([value] * len(seeds)) for name, value in prompt.items()}
+        if "negative_prompt" in arguments:
+            arguments["negative_prompt"] = [arguments["negative_prompt"]] * len(seeds)
     try:
         output = pipe(
-            prompt=job.prompt,
             negative_guidance=list(job.methods) or None,
             trace=trace,
             num_inference_steps=job.steps,
-            num_images_per_prompt=len(seeds),
             # on the CPU, so that a seed is the same noise on every device
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             **arguments,

@@ -179,7 +179,9 @@ def in_view(text: str, view: str) -> str:
         except ValueError:
             # not the place where the grammar has the view
             continue
-    raise ValueError(f"prompt={text!r}: a view is of one kind of character, e.g. 'a bear wearing a hat in the snow'")
+    raise ValueError(
+        f"prompt={text!r}: a view is of one kind of character, e.g. 'a bear wearing a hat in the snow'"
+    )
 
 
 def _words(text: str) -> list[str]:

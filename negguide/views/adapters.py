@@ -149,6 +149,6 @@ def _check_rows(noise_pred: Tensor, batch: int, count: int) -> None:
     wanted = (2 + count) * batch
     if noise_pred.ndim < 2 or len(noise_pred) != wanted or not batch:
         raise ValueError(
-            f"noise_pred must be [(2 + K) B, ...] with K = {count} negatives, {wanted or 'at least one'} rows here, got "
-            f"{list(noise_pred.shape)}"
+            f"noise_pred must be [(2 + K) B, ...] with K = {count} negatives, {wanted or 'at least one'} rows here, "
+            f"got {list(noise_pred.shape)}"
         )

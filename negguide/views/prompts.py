@@ -113,8 +113,8 @@ def view_text(prompt: str, view: View, *, model: str = "") -> str:
         model: "toyworld" for the grammar of the embedded model; any other name for words that real models know.
 
     Raises:
-        ValueError: an empty prompt or unknown view; on the embedded model "overhead", which its world does not have, and
-            prompts that its grammar does not know or that say a view already.
+        ValueError: an empty prompt or unknown view; on the embedded model "overhead", which its world does not have,
+            and prompts that its grammar does not know or that say a view already.
     """
     if view not in VIEWS:
         raise ValueError(f"view must be one of {', '.join(VIEWS)}, got {view!r}")
@@ -185,7 +185,7 @@ def _numbers(name: str, value: Any) -> tuple[list[float], bool]:
     if isinstance(value, Tensor) and value.ndim > 1:
         raise ValueError(f"{right}, got a tensor of shape {list(value.shape)}")
     single = not isinstance(given, Sequence)
-    numbers = [given] if isinstance(given, str) or single else list(given)
+    numbers: list[Any] = [given] if isinstance(given, str) or single else list(given)
     for number in numbers:
         if isinstance(number, bool) or not isinstance(number, Real):
             raise TypeError(f"{right}, got {number!r}")
@@ -210,6 +210,8 @@ def _nearest(turn: float, preset: Preset) -> tuple[tuple[View, float], ...]:
 
 
 def _interpolated(turn: float) -> tuple[tuple[View, float], ...]:
-    near, far, share = ("front", "side", 1 - turn / 90) if turn < 90 else ("side", "back", 2 - turn / 90)
-    parts: tuple[tuple[View, float], ...] = ((near, share), (far, 1 - share))
+    near: View = "front" if turn < 90 else "side"
+    far: View = "side" if turn < 90 else "back"
+    share = (1 if turn < 90 else 2) - turn / 90
+    parts = ((near, share), (far, 1 - share))
     return tuple((view, part) for view, part in parts if part > 0)
