@@ -91,6 +91,24 @@ class Evaluation:
     clean: Tensor
     noise: Tensor
 
+    def shaped_as(self, latents: Tensor) -> Evaluation:
+        """The same in the layout of `latents`."""
+        return Evaluation(*(same_layout(one, latents) for one in (self.prediction, self.clean, self.noise)))
+
+
+def same_layout(tensor: Tensor, like: Tensor) -> Tensor:
+    """`tensor` with the axes of size 1 that `like` has, e.g. that of the frames of a single image.
+
+    Raises:
+        ValueError: the other axes differ.
+    """
+    if [n for n in tensor.shape if n != 1] != [n for n in like.shape if n != 1]:
+        raise ValueError(
+            f"the pipeline has latents of shape {list(like.shape)}, and distillation has them as {list(tensor.shape)}; "
+            "it does not know how this pipeline holds them"
+        )
+    return tensor.reshape(like.shape)
+
 
 class Stops:
     """The places at which a run evaluates the model, and what came of it.
@@ -179,6 +197,9 @@ class StoppingScheduler(Proxy):
             **kwargs: Any,
         ) -> Any:
             following = self._run.step(model_output, sample)
-            return SchedulerOutput(prev_sample=following) if return_dict else (following,)
+            if return_dict:
+                return SchedulerOutput(prev_sample=following)
+            # the second is the clean estimate, which PixArt-alpha takes where there is one step alone
+            return following, self._run.evaluations[-1].clean.to(sample.dtype)
 
         return step

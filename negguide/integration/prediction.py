@@ -27,9 +27,10 @@ from negguide.integration.noise_schedule import (
     StoppingScheduler,
     Stops,
     noise_schedule,
+    same_layout,
 )
 from negguide.integration.pipelines import from_pipe
-from negguide.integration.runtime.prepare import denoisers_of, pipe_dtype, pixel_size
+from negguide.integration.runtime.prepare import denoisers_of, pixel_size
 from negguide.methods import PerpNeg
 
 _REMEMBERED_TEXTS = 32
@@ -82,11 +83,10 @@ class Predictor:
         self._scale_name = "true_cfg_scale" if "true_cfg_scale" in self._names else "guidance_scale"
         self.guidance_scale = guidance_scale
         self.arguments = self._checked(arguments)
-        if "strength" in self._names or "latents" not in self._names:
+        if "strength" in self._names or not hasattr(self.pipe, "prepare_latents"):
             raise ValueError(
-                f"pipe is a {kind}, which is given an image or takes no latents, and distillation puts the noise on "
-                "itself; give the text-to-image pipeline of the same models, e.g. "
-                "AutoPipelineForText2Image.from_pipe(pipe)"
+                f"pipe is a {kind}, which begins with an image, and distillation puts the noise on itself; give the "
+                "text-to-image pipeline of the same models, e.g. AutoPipelineForText2Image.from_pipe(pipe)"
             )
         if getattr(self.pipe, "vae", None) is None:
             raise ValueError(f"pipe ({kind}) has no vae, which encodes the images; give a pipeline with one")
@@ -213,12 +213,14 @@ class Predictor:
         pipe = self._private(denoiser)
         stops = Stops(self.schedule, timesteps)
         vars(pipe)["scheduler"] = StoppingScheduler(copy.copy(pipe.scheduler), stops)
+        vars(pipe)["prepare_latents"] = _giving(pipe.prepare_latents, latents)
         arguments = {
             **self.arguments,
             **self._size(images),
             **(self._guided if guided else self._unguided),
             "prompt": list(prompts),
-            "latents": latents.to(pipe_dtype(pipe, self.family)),
+            # of the noise that the pipeline would begin with; nobody else's random numbers
+            "generator": torch.Generator().manual_seed(0),
             "num_inference_steps": len(timesteps),
             "output_type": "pt" if decode else "latent",
         }
@@ -234,13 +236,8 @@ class Predictor:
         else:
             further = {} if negatives is None else {"negative_guidance": negatives, "trace": trace}
             output = pipe(**arguments, **further)
-        if stops.evaluations and stops.evaluations[0].prediction.shape != latents.shape:
-            raise ValueError(
-                f"{type(pipe).__name__} predicts {list(stops.evaluations[0].prediction.shape)} for latents of shape "
-                f"{list(latents.shape)}; distillation does not know how it holds them"
-            )
         return Predictions(
-            tuple(stops.evaluations),
+            tuple(one.shaped_as(latents) for one in stops.evaluations),
             output.images.float() if decode else None,
             getattr(output, "trace", None),
         )
@@ -286,6 +283,21 @@ class Predictor:
             return self._texts[key]
 
         return encode_prompt
+
+
+def _giving(prepare: Callable[..., Any], latents: Tensor) -> Callable[..., Any]:
+    """`prepare_latents` of a pipeline that gives these; what it gives beside them stays.
+
+    As `latents=` of a call some pipelines want them in another layout than the one in which they go to the denoiser.
+    """
+
+    def prepare_latents(*args: Any, **kwargs: Any) -> Any:
+        prepared = prepare(*args, **kwargs)
+        first = prepared[0] if isinstance(prepared, tuple) else prepared
+        own = same_layout(latents, first).to(first)
+        return (own, *prepared[1:]) if isinstance(prepared, tuple) else own
+
+    return prepare_latents
 
 
 def _key(value: Any) -> Any:

@@ -341,4 +341,5 @@ def _scale(value: Any) -> float:
 
 def _target(decoded: Tensor | None, images: Tensor) -> Tensor:
     assert decoded is not None
-    return decoded.detach().to(images.device)
+    # a fourth channel is how opaque the image is (Qwen-Image 2.1)
+    return decoded[:, :3].detach().to(images.device)

@@ -57,7 +57,8 @@ class RenderModel:
 
     def __init__(self, denoiser: nn.Module, lora: RenderLora, seed: int = 0) -> None:
         try:
-            from peft import LoraConfig
+            from peft import LoraConfig, inject_adapter_in_model
+            from peft.tuners.tuners_utils import BaseTunerLayer
         except ImportError as error:
             raise ImportError("loss='vsd' needs peft: pip install 'negguide[lora]'") from error
         inner = unwrap_module(denoiser)
@@ -66,7 +67,12 @@ class RenderModel:
         }
         shared |= {id(buffer): buffer for buffer in inner.buffers()}
         self.model: Any = copy.deepcopy(inner, shared)
-        own = list(self.model.active_adapters()) if self.model._hf_peft_config_loaded else []
+        # those of adapters that are on the denoiser already go on acting
+        active = {
+            name: list(module.active_adapters)
+            for name, module in self.model.named_modules()
+            if isinstance(module, BaseTunerLayer)
+        }
         if not any(re.fullmatch(_PROJECTIONS, name) for name, _ in self.model.named_modules()):
             raise ValueError(
                 f"pipe has a {type(inner).__name__} without attention projections to_q, to_k, to_v; loss='vsd' cannot "
@@ -74,12 +80,12 @@ class RenderModel:
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.model.add_adapter(
-                LoraConfig(r=lora.rank, lora_alpha=lora.rank, target_modules=_PROJECTIONS),
-                adapter_name=_ADAPTER,
-            )
-        if own:
-            self.model.set_adapter([*own, _ADAPTER])
+            config = LoraConfig(r=lora.rank, lora_alpha=lora.rank, target_modules=_PROJECTIONS)
+            inject_adapter_in_model(config, self.model, adapter_name=_ADAPTER)
+        for name, module in self.model.named_modules():
+            if isinstance(module, BaseTunerLayer):
+                own = [_ADAPTER] if _ADAPTER in module.r else []
+                module.set_adapter([*active.get(name, []), *own])
         self.parameters = {name: p for name, p in self.model.named_parameters() if _ADAPTER in name}
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in self.parameters)

@@ -104,7 +104,12 @@ BY_HAND = {
         _sd_v, _sd_predict, _vae_latents, _discrete_levels, lambda m, x, a, s: a * m + s * x, {}
     ),
     "flow": ByHand(
-        tiny_unet_and_cross.sd3, _sd3_predict, _vae_latents, _flow_levels, lambda m, x, a, s: x + a * m, T5_TEXT
+        tiny_unet_and_cross.sd3,
+        _sd3_predict,
+        _vae_latents,
+        _flow_levels,
+        lambda m, x, a, s: x + a * m,
+        T5_TEXT,
     ),
     "flow, packed, true CFG": ByHand(
         tiny_joint.flux, _flux_predict, _flux_latents, _flow_levels, lambda m, x, a, s: x + a * m, T5_TEXT

@@ -44,7 +44,8 @@ def guided_by_hand(pipe: Any, by_hand: Any, sample: Tensor, timestep: float) -> 
     rows = []
     for row, prompt, negatives in zip(sample.split(1), PROMPTS, NEGATIVES, strict=True):
         uncond, cond, *others = (
-            by_hand.predict(pipe, row, timestep, text) for text in ["", prompt, *(text for text, _ in negatives)]
+            by_hand.predict(pipe, row, timestep, text)
+            for text in ["", prompt, *(text for text, _ in negatives)]
         )
         rows.append(perp_neg(uncond, cond, torch.stack(others), [weight for _, weight in negatives], SCALE))
     return torch.cat(rows)
@@ -60,7 +61,9 @@ def noisy_by_hand(
     return latents, (alpha * latents + sigma * noise).detach(), noise, alpha, sigma
 
 
-def test_sds_is_the_published_gradient_on_predictions_by_hand(pipe: Any, by_hand: Any, images: Tensor) -> None:
+def test_sds_is_the_published_gradient_on_predictions_by_hand(
+    pipe: Any, by_hand: Any, images: Tensor
+) -> None:
     found = gradient(images, distill(pipe, by_hand)(images, [0.0, 180.0], step=1))
     latents, sample, noise, alpha, sigma = noisy_by_hand(pipe, by_hand, images)
     with torch.no_grad():
@@ -75,7 +78,9 @@ def test_the_negatives_of_one_image_do_not_touch_the_other(pipe: Any, by_hand: A
         return PROMPTS, [views(azimuths, elevations)[1][0], []]
 
     both = gradient(images, distill(pipe, by_hand, views=only_first)(images, 0.0, step=1))
-    none = gradient(images, distill(pipe, by_hand, views=lambda a, e: (PROMPTS, [[], []]))(images, 0.0, step=1))
+    none = gradient(
+        images, distill(pipe, by_hand, views=lambda a, e: (PROMPTS, [[], []]))(images, 0.0, step=1)
+    )
     assert_close(both[1], none[1], 1e-4)
     assert float((both[0] - none[0]).norm()) > 1e-2 * float(none[0].norm())
 
@@ -89,7 +94,9 @@ def test_the_loss_has_the_value_of_the_surrogate(sd: Any, images: Tensor) -> Non
     torch.testing.assert_close(gradient(images, variance), weight * gradient(images, uniform))
 
 
-def test_image_pulls_the_pixels_to_the_decoded_clean_estimate(pipe: Any, by_hand: Any, images: Tensor) -> None:
+def test_image_pulls_the_pixels_to_the_decoded_clean_estimate(
+    pipe: Any, by_hand: Any, images: Tensor
+) -> None:
     given = distill(pipe, by_hand, loss="image")(images, 0.0, step=1)
     with torch.no_grad():
         _, sample, _, alpha, sigma = noisy_by_hand(pipe, by_hand, images)
@@ -97,7 +104,9 @@ def test_image_pulls_the_pixels_to_the_decoded_clean_estimate(pipe: Any, by_hand
         clean = (sample - sigma * by_hand.noise(guided, sample, alpha, sigma)) / alpha
         if clean.ndim == 3:
             clean = pipe._unpack_latents(clean, 64, 64, pipe.vae_scale_factor)
-        decoded = pipe.vae.decode(clean / pipe.vae.config.scaling_factor + (pipe.vae.config.shift_factor or 0))
+        decoded = pipe.vae.decode(
+            clean / pipe.vae.config.scaling_factor + (pipe.vae.config.shift_factor or 0)
+        )
     target = (decoded.sample / 2 + 0.5).clamp(0, 1)
     assert given.target is not None and not given.target.requires_grad
     assert_close(given.target, target)
@@ -117,7 +126,9 @@ def test_denoise_goes_down_in_deterministic_steps(pipe: Any, by_hand: Any, image
                 sample = alpha * clean + sigma * noise
         if clean.ndim == 3:
             clean = pipe._unpack_latents(clean, 64, 64, pipe.vae_scale_factor)
-        decoded = pipe.vae.decode(clean / pipe.vae.config.scaling_factor + (pipe.vae.config.shift_factor or 0))
+        decoded = pipe.vae.decode(
+            clean / pipe.vae.config.scaling_factor + (pipe.vae.config.shift_factor or 0)
+        )
     assert given.target is not None
     assert_close(given.target, (decoded.sample / 2 + 0.5).clamp(0, 1), 2e-3)
     torch.testing.assert_close(given.loss, (images - given.target).abs().mean())
@@ -137,7 +148,9 @@ def test_the_shipped_model_denoises_noise_to_what_is_asked_for() -> None:
     )
     given = distiller(torch.full((4, 3, 64, 64), 0.5), 0.0, step=0)
     assert given.target is not None
-    pictures = distiller._predictor.pipe.image_processor.numpy_to_pil(given.target.permute(0, 2, 3, 1).numpy())
+    pictures = distiller._predictor.pipe.image_processor.numpy_to_pil(
+        given.target.permute(0, 2, 3, 1).numpy()
+    )
     seen = [scene.characters[0].kind for scene in load_judge().read(pictures)]
     assert seen == kinds
 
@@ -157,7 +170,9 @@ def test_the_shipped_model_denoises_noise_to_what_is_asked_for() -> None:
         (Negative("black glasses", weight=0.0, stop=1.0), False),
     ],
 )
-def test_a_window_is_a_place_on_the_noise_schedule(sd: Any, images: Tensor, negative: Negative, acts: bool) -> None:
+def test_a_window_is_a_place_on_the_noise_schedule(
+    sd: Any, images: Tensor, negative: Negative, acts: bool
+) -> None:
     """A fraction f is the timestep 1000 (1 - f), and the step is at t = 700."""
     without = distill(sd, views=None)(images, 0.0, step=1)
     given = distill(sd, views=None, negatives=[negative], trace=True)(images, 0.0, step=1)
