@@ -15,6 +15,7 @@ import typer
 from negguide.cli import guidance, options
 from negguide.cli.compare import CLASSIC, PLAIN
 from negguide.cli.output import check_folder, remark, show
+from negguide.cli.views_object import ROUNDS, draw_object
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 PERP_NEG = "perp-neg"
 ROWS = {PERP_NEG: "Perp-Neg", PLAIN: "plain", CLASSIC: "negative prompt"}
 """What a row can be, and how it is labelled."""
+_OBJECT = "A solid"
 AZIMUTHS = ",".join(str(degrees) for degrees in range(0, 360, 30))
 
 
@@ -72,6 +74,19 @@ def views(
     dtype: options.DtypeOption = "auto",
     offload: options.OffloadOption = "none",
     out: options.OutOption = Path("out"),
+    object_: Annotated[
+        Path | None,
+        typer.Option(
+            "--object",
+            metavar="FILE.glb",
+            help="Draw a solid instead, with a mesh, a turntable (.gif) and a sheet (.png) beside each other; of the "
+            "embedded model.",
+            rich_help_panel=_OBJECT,
+        ),
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Of rendering, denoising and fitting.", rich_help_panel=_OBJECT)
+    ] = ROUNDS,
 ) -> None:
     """Draw PROMPT on one seed from all around: columns are azimuths, rows methods.
 
@@ -80,7 +95,7 @@ def views(
     """
     from negguide.cli.draw import describe, draw
     from negguide.cli.job import Job, choose_device, choose_dtype
-    from negguide.models import TOYWORLD, check_model, revision
+    from negguide.models import TOYWORLD, TOYWORLD_DEFAULTS, check_model, revision
     from negguide.pictures import file_name, grid, save_png, versions
     from negguide.views import find_preset, view_prompts, view_text
 
@@ -89,6 +104,17 @@ def views(
     names = _methods(methods)
     degrees = _degrees(azimuths)
     chosen = _said("preset", preset or ("toyworld" if model == TOYWORLD else "threestudio"), find_preset)
+    if object_ is not None:
+        _check_object(model, azimuths, methods, elevation, num_images)
+        draw_object(
+            prompt,
+            object_,
+            preset=chosen,
+            guidance_scale=TOYWORLD_DEFAULTS.guidance_scale if guidance_scale is None else guidance_scale,
+            seed=seed,
+            rounds=rounds,
+        )
+        return
     cameras = _said("azimuths", degrees, partial(view_prompts, elevation=elevation, preset=chosen))
     _check_pipeline(model, pipeline, cameras)
     device = choose_device(device)
@@ -154,6 +180,26 @@ def views(
         right = sum(read == view for read, view in zip(reading, wanted, strict=True))
         remark(f"{label}: the judge reads the view of the camera in {right} of {len(wanted)} pictures")
     show(path)
+
+
+def _check_object(model: str, azimuths: str, methods: str, elevation: float, num_images: int) -> None:
+    """Refuse what a solid has no use for."""
+    from negguide.models import TOYWORLD
+
+    if model != TOYWORLD:
+        raise ValueError(
+            f"--object is of the embedded model, got --model {model}; for others there is "
+            "negguide.views.ScoreDistillation, with a renderer of your own"
+        )
+    given = {
+        "--azimuths": azimuths != AZIMUTHS,
+        "--methods": methods != PERP_NEG,
+        "--elevation": elevation != 0,
+        "--num-images": num_images != 1,
+    }
+    for option, said in given.items():
+        if said:
+            raise ValueError(f"--object draws one solid from all around; leave out {option}")
 
 
 def _methods(text: str) -> list[str]:

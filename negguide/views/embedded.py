@@ -65,7 +65,7 @@ class Stage:
         return at
 
     def straighten(self) -> Callable[[Tensor, float], Tensor]:
-        """Turns profiles to the right, where the front is at azimuth 90: the word "side" says nothing of left and right.
+        """Turns profiles to the right, where the front is at azimuth 90: the word "side" says nothing of that.
 
         Whichever of a target and its mirror image lies nearer to one of the world's own drawings of that kind, which
         look to the right, of whatever fur.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,17 @@ SHARPNESS = 6
 """Power of the cosine between a surface and a view by which the view's colour counts there."""
 INSIDE = 0.5
 """Share of the background that a pixel hides where the solid is."""
+
+
+def check_packages() -> None:
+    """Refuse where what a mesh needs is not installed.
+
+    Raises:
+        ImportError: it is not.
+    """
+    missing = [name for name in ("skimage", "trimesh") if find_spec(name) is None]
+    if missing:
+        raise ImportError("a mesh needs scikit-image and trimesh: pip install scikit-image trimesh")
 
 
 def visual_hull(alpha: Tensor, azimuth: Tensor) -> Tensor:
@@ -66,12 +78,10 @@ def mesh(color: Tensor, alpha: Tensor, azimuth: Tensor) -> Any:
         ImportError: scikit-image or trimesh is missing.
         ValueError: a shape does not fit, a quarter is missing, or nothing is inside.
     """
-    try:
-        import trimesh
-        from scipy.ndimage import binary_fill_holes
-        from skimage.measure import label, marching_cubes
-    except ImportError as error:
-        raise ImportError("a mesh needs scikit-image and trimesh: pip install scikit-image trimesh") from error
+    check_packages()
+    import trimesh
+    from scipy.ndimage import binary_fill_holes
+    from skimage.measure import label, marching_cubes
 
     quarters = [int(i) for quarter in (0, 90, 180, 270) for i in (azimuth % 360 == quarter).nonzero()[:1]]
     if len(quarters) < 4:
@@ -91,7 +101,7 @@ def mesh(color: Tensor, alpha: Tensor, azimuth: Tensor) -> Any:
     corners -= 1
     height, width = hull.shape[:2]
     up, depth, across = corners.T
-    surface = trimesh.Trimesh(
+    surface: Any = trimesh.Trimesh(
         np.stack([across - (width - 1) / 2, (height - 1) / 2 - up, (width - 1) / 2 - depth], axis=1) / height,
         faces,
         process=False,

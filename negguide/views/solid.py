@@ -18,7 +18,7 @@ TURNTABLE = tuple(range(0, 360, 15))
 """Azimuths of a finished solid's pictures and outlines, in degrees."""
 
 Straighten = Callable[[Tensor, float], Tensor]
-"""`straighten(target [3, H, W], azimuth from 0 to 180)` gives the target with what it shows turned as the azimuth says."""
+"""`straighten(target [3, H, W], azimuth from 0 to 180)` gives the target with what it shows turned accordingly."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Fit:
         batch: targets a step of the optimiser.
         kept: how many of the latest targets it draws from.
         density_rate, color_rate: Adam's learning rates.
-        smoothness: weight of the mean absolute difference of neighbouring voxels' parameters; views that lie between the
-            axes average voxels, so that nothing else keeps those from alternating.
+        smoothness: weight of the mean absolute difference of neighbouring voxels' parameters; views between the axes
+            average voxels, so that nothing else keeps those from alternating.
         bottom: pixels between the solid's lower end and that of the picture.
         seed: of the start, the cameras and the choice of targets.
 
@@ -148,6 +148,12 @@ class SolidFit:
         """[N, 3, H, W], the solid before the background."""
         color, alpha = self.solid(torch.tensor(azimuths, dtype=torch.float32))
         return on_background(color, alpha, self.background, self.options.bottom)
+
+    @torch.no_grad()
+    def outlines(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(color, alpha, azimuth) of all views of the turntable, what `mesh` takes."""
+        azimuth = torch.tensor(TURNTABLE, dtype=torch.float32)
+        return *self.solid(azimuth), azimuth
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a run needs to go on."""

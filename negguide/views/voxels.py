@@ -34,7 +34,9 @@ class Voxels(nn.Module):
         ValueError: a size below 2.
     """
 
-    def __init__(self, height: int = 56, width: int = 40, *, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, height: int = 56, width: int = 40, *, generator: torch.Generator | None = None
+    ) -> None:
         super().__init__()
         if height < 2 or width < 2:
             raise ValueError(f"height and width must be at least 2 voxels, got {height} and {width}")
@@ -65,7 +67,9 @@ class Voxels(nn.Module):
         turn = torch.stack([torch.stack([cos, sin, none]), torch.stack([-sin, cos, none])])
         grid = affine_grid(turn[None], [1, 1, self.width, self.width], align_corners=False)
         # every layer turns alike, so that layers are channels of one picture
-        turned = grid_sample(field.flatten(0, 1)[None], grid, align_corners=False).unflatten(1, (self.height, 4))[0]
+        turned = grid_sample(field.flatten(0, 1)[None], grid, align_corners=False).unflatten(
+            1, (self.height, 4)
+        )[0]
         density = turned[:, :1]
         through = density.cumsum(dim=2)
         share = torch.exp(density - through) - torch.exp(-through)

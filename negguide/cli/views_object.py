@@ -1,0 +1,156 @@
+"""`negguide views --object`: a solid of the embedded model, as a mesh, a turntable and a sheet."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from negguide.cli.output import remark, show, steps_bar
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from negguide.views.presets import Preset
+    from negguide.views.solid import SolidFit
+
+ROUNDS = 30
+NOISE = (1.0, 0.2)
+"""Where on the noise schedule the first and the last round begin to denoise."""
+PREVIEW_EVERY = 5
+"""Rounds between two turntables of the solid as it is so far."""
+FRAME_MS = 80
+SHOWN = 12
+"""Views of the sheet."""
+ZOOM = 4
+
+
+def draw_object(
+    prompt: str, path: Path, *, preset: Preset, guidance_scale: float, seed: int, rounds: int
+) -> None:
+    """Fit a solid to a prompt of the embedded world and write it beside `path`: .glb, .gif and .png.
+
+    A run that is stopped goes on where it was: `<path>.fit` holds its last round.
+
+    Raises:
+        ValueError: a prompt that the world does not know, or a path that does not end in .glb.
+        ImportError: a package for meshes is missing.
+    """
+    from negguide.models import TOYWORLD, load_pipeline, revision
+    from negguide.pictures import versions
+    from negguide.views.distillation import ScoreDistillation
+    from negguide.views.embedded import Stage
+    from negguide.views.hull import check_packages, mesh, save_glb
+    from negguide.views.schedule import Schedule
+    from negguide.views.solid import Fit, SolidFit
+
+    if path.suffix.lower() != ".glb":
+        raise ValueError(f"--object {path}: the name must end in .glb, e.g. {path.with_suffix('.glb')}")
+    # now, and not after the fit
+    check_packages()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stage, options = Stage(prompt, preset), Fit(seed=seed)
+    settings = {
+        "command": "views --object",
+        "prompt": stage.prompt,
+        "preset": preset.name,
+        "rounds": rounds,
+        "noise": NOISE,
+        "guidance_scale": guidance_scale,
+        "fit": asdict(options),
+        "revision": revision(TOYWORLD),
+        "versions": versions(),
+    }
+    pipe = load_pipeline(TOYWORLD)
+    pipe.set_progress_bar_config(disable=True)
+    distill = ScoreDistillation(
+        pipe,
+        stage.prompt,
+        schedule=Schedule(rounds, *NOISE),
+        views=stage.views(),
+        loss="denoise",
+        guidance_scale=guidance_scale,
+        seed=seed,
+    )
+    fit = SolidFit(distill, stage.backdrop, options, straighten=stage.straighten())
+    kept = path.with_suffix(".fit")
+    _resume(fit, kept, settings)
+    with steps_bar(f"“{stage.prompt}” as a solid", rounds - fit.done) as advance:
+        while fit.done < rounds:
+            fit.round()
+            advance()
+            _keep(fit, kept, settings)
+            if fit.done % PREVIEW_EVERY == 0:
+                _write_turntable(fit, path.with_suffix(".gif"))
+    _write_turntable(fit, path.with_suffix(".gif"))
+    right = _write_sheet(fit, stage, path.with_suffix(".png"), settings)
+    save_glb(mesh(*fit.outlines()), path)
+    kept.unlink()
+    remark(f"the judge reads the view of the camera in {right} of {SHOWN} pictures")
+    show(path, path.with_suffix(".gif"), path.with_suffix(".png"))
+
+
+def _fingerprint(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _keep(fit: SolidFit, path: Path, settings: dict[str, Any]) -> None:
+    import torch
+
+    partial = path.with_suffix(".partial")
+    torch.save({"fingerprint": _fingerprint(settings), "fit": fit.state_dict()}, partial)
+    partial.replace(path)
+
+
+def _resume(fit: SolidFit, path: Path, settings: dict[str, Any]) -> None:
+    import torch
+
+    if not path.exists():
+        return
+    state = torch.load(path, weights_only=True)
+    if state["fingerprint"] != _fingerprint(settings):
+        raise ValueError(f"{path} is of a run with other settings; delete it, or give --object another name")
+    fit.load_state_dict(state["fit"])
+    remark(f"goes on at round {fit.done} of {fit.rounds}, from {path}")
+
+
+def _write_turntable(fit: SolidFit, path: Path) -> None:
+    from negguide.views.embedded import as_image
+
+    frames = [_larger(as_image(picture)) for picture in fit.turntable()]
+    partial = path.with_suffix(".partial")
+    frames[0].save(partial, "GIF", save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0)
+    partial.replace(path)
+
+
+def _write_sheet(fit: SolidFit, stage: Any, path: Path, settings: dict[str, Any]) -> int:
+    """Write the sheet with what the judge reads; gives in how many views it reads the camera's."""
+    from negguide.pictures import grid, save_png
+    from negguide.toyworld.models import load_judge
+    from negguide.views import view_prompts
+    from negguide.views.embedded import as_image
+
+    azimuths = [360 * i / SHOWN for i in range(SHOWN)]
+    images = [as_image(picture) for picture in fit.turntable(tuple(azimuths))]
+    seen = [scene.characters[0] if scene.characters else None for scene in load_judge().read(images)]
+    readings = [f"{one.fur} {one.kind}, {one.view}" if one else "nobody" for one in seen]
+    wanted = [camera.view for camera in view_prompts(azimuths, preset=stage.preset)]
+    half = SHOWN // 2
+    sheet = grid(
+        [[_larger(image, 2) for image in images[start : start + half]] for start in (0, half)],
+        title=f"“{stage.prompt}” as a solid",
+        footer=f"preset {settings['preset']} · seed {settings['fit']['seed']} · {settings['rounds']} rounds",
+        captions=[
+            [f"{azimuths[i]:g}°: {readings[i]}" for i in range(start, start + half)] for start in (0, half)
+        ],
+    )
+    save_png(sheet, path, {**settings, "readings": readings})
+    return sum(one is not None and one.view == view for one, view in zip(seen, wanted, strict=True))
+
+
+def _larger(image: Image.Image, times: int = ZOOM) -> Image.Image:
+    from PIL import Image
+
+    return image.resize((image.width * times, image.height * times), Image.Resampling.LANCZOS)
