@@ -1,8 +1,10 @@
 """View words, shares and weights at cameras: the published formulas, by hand."""
 
 import math
+import re
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -249,3 +251,16 @@ def test_each_camera_has_negatives_of_its_own() -> None:
     )
     assert view_negatives("a bear", views[2], stop=0.5) == [Negative("a bear, front view", 3.0, stop=0.5)]
     assert view_perp_neg("a bear", views[:1]) is None
+
+
+def test_the_table_of_the_documentation_is_that_of_the_presets() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "text-to-3d.md").read_text()
+    (head,) = re.findall(r"^\| preset \| 0 \|.*$", text, re.MULTILINE)
+    turns = [float(cell) for cell in head.strip("| ").split(" | ")[1:]]
+    for preset in PRESETS:
+        rows = re.findall(rf"^\| `{preset}` \| ([\d./ |]+) \|$", text, re.MULTILINE)
+        assert len(rows) == 1, preset
+        for turn, cell in zip(turns, rows[0].split(" | "), strict=True):
+            held = weights(turn, preset)
+            said = [f"{held[view]:.2f}" if view in held else "0" for view in ("front", "side")]
+            assert cell == " / ".join(said), (preset, turn)
