@@ -21,7 +21,7 @@ def test_what_is_distilled_is_the_guided_prediction_of_each_image(name: str) -> 
     and a negative changes that of its own image alone."""
     tiny = KNOWN[name]
     pipe = build(tiny)
-    own = ("height", "width", "output_type", "guidance_scale")
+    own = ("height", "width", "output_type", "guidance_scale", "true_cfg_scale", "negative_prompt")
     arguments = {key: value for key, value in tiny.call().items() if key not in own}
     images = torch.rand(
         2, 3, tiny.side, tiny.side, generator=torch.Generator().manual_seed(1)
