@@ -248,8 +248,6 @@ def main() -> None:
     settings = {
         "images": IMAGES,
         "steps": STEPS,
-        "pairs": args.pairs,
-        "idle_pairs": args.idle_pairs,
         "threads": args.threads,
         "judged": 20 * args.images_per_pair,
         "judged_steps": JUDGED_STEPS,
@@ -269,17 +267,18 @@ def main() -> None:
         base_peak, base_operators = peak_bytes(pipe, None), operators(pipe, None)
         base_operations = {inner: operations(pipe, None, inner) for inner in (False, True)}
         for case, row in tqdm(list(zip(cases(), rows, strict=True)), desc="times"):
+            guidance, rests = case.method(case.texts), case.name.startswith("off")
             if "ratios" not in row:
-                guidance = case.method(case.texts)
-                rests = case.name.startswith("off")
                 times = ratios(pipe, guidance, args.idle_pairs if rests else args.pairs, inner=rests)
                 row |= {"ratio": statistics.median(times), "ratios": times}
                 row["memory"] = peak_bytes(pipe, guidance) / base_peak
+                write_json(path, settings, rows)
+            if "operations" not in row:
                 row["operations"] = operations(pipe, guidance, rests) / base_operations[rests]
                 if rests:
                     row["operators"] = operators(pipe, guidance) / base_operators
                 write_json(path, settings, rows)
-    rows = [row for row in rows if "ratios" in row]
+    rows = [row for row in rows if "operations" in row]
     if not rows:
         return
     lines = []
