@@ -1,0 +1,72 @@
+"""`negguide views --object`: a solid as a mesh, a turntable and a sheet."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from negguide.pictures import read_settings
+from negguide.views.solid import TURNTABLE, SolidFit
+
+trimesh = pytest.importorskip("trimesh", reason="meshes need the extra 3d")
+
+
+def test_a_run_that_is_stopped_goes_on_and_writes_three_files(
+    run: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    path = tmp_path / "solids" / "bear.glb"
+    arguments = ("views", "a grey bear", "--object", path, "--rounds", 2, "--seed", 1)
+    rounds: list[int] = []
+    once = SolidFit.round
+
+    def counted(self: SolidFit) -> float:
+        if rounds == [0]:
+            raise KeyboardInterrupt
+        rounds.append(self.done)
+        return once(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SolidFit, "round", counted)
+        assert run(*arguments).exit_code != 0
+    assert [one.name for one in path.parent.iterdir()] == ["bear.fit"]
+    # another run is not taken for this one
+    refused = run(*arguments[:-1], 2)
+    assert refused.exit_code != 0 and "bear.fit is of a run with other settings" in refused.message
+
+    outcome = run(*arguments)
+    assert outcome.exit_code == 0, outcome.message
+    assert "goes on at round 1 of 2" in outcome.message
+    assert outcome.files == [path, path.with_suffix(".gif"), path.with_suffix(".png")]
+    assert sorted(one.name for one in path.parent.iterdir()) == ["bear.gif", "bear.glb", "bear.png"]
+    assert trimesh.load(path, force="mesh").is_watertight
+    with Image.open(path.with_suffix(".gif")) as turntable:
+        assert turntable.n_frames > len(TURNTABLE) / 2 and turntable.size == (256, 256)
+    settings = read_settings(path.with_suffix(".png"))
+    assert (settings["prompt"], settings["rounds"], settings["fit"]["seed"]) == (
+        "a grey bear in a meadow",
+        2,
+        1,
+    )
+    assert len(settings["readings"]) == 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--object", "bear.obj"), "must end in .glb, e.g. bear.glb"),
+        (("--object", "bear.glb", "--azimuths", "0,90"), "leave out --azimuths"),
+        (("--object", "bear.glb", "--methods", "plain"), "leave out --methods"),
+        (("--object", "bear.glb", "--num-images", 2), "leave out --num-images"),
+    ],
+)
+def test_what_a_solid_has_no_use_for_is_refused(run: Any, arguments: Any, message: str) -> None:
+    outcome = run("views", "a bear", *arguments)
+    assert outcome.exit_code != 0 and message in outcome.message
+
+
+def test_solids_are_of_the_embedded_model(run: Any, tiny_model: Path) -> None:
+    outcome = run("views", "a bear", "--model", tiny_model, "--object", "bear.glb")
+    assert outcome.exit_code != 0 and "--object is of the embedded model" in outcome.message
+    outcome = run("views", "two bears", "--object", "bear.glb")
+    assert outcome.exit_code != 0 and "one character" in outcome.message
