@@ -14,7 +14,7 @@ OWN_SOURCES := $(shell command -v nvidia-smi 2>/dev/null)$(PIP_FIND_LINKS)$(PIP_
 TORCH_INDEX ?= $(if $(strip $(OWN_SOURCES)),,https://download.pytorch.org/whl/cpu)
 
 # What is checked more strictly than the rest; diffusers' classes and torch's decorators have no types.
-STRICT := negguide/guidance negguide/methods negguide/integration negguide/_utils
+STRICT := negguide/guidance negguide/methods negguide/integration negguide/views negguide/_utils
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
