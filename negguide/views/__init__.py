@@ -2,9 +2,10 @@
 
 from negguide.views.adapters import nerfstudio_noise, threestudio_noise, threestudio_text
 from negguide.views.curves import Curve, Decay, Halves, Ramp
-from negguide.views.distillation import Distilled, ScoreDistillation, ViewPrompts, Views
+from negguide.views.distillation import Distilled, ScoreDistillation
 from negguide.views.embeddings import check_mixes, mixed_embeds
 from negguide.views.hull import mesh, save_glb, visual_hull
+from negguide.views.inputs import ViewPrompts, Views
 from negguide.views.lora import RenderLora
 from negguide.views.presets import PRESETS, VIEWS, Preset, View, find_preset
 from negguide.views.prompts import (

@@ -14,7 +14,7 @@ from negguide.models import TOYWORLD
 from negguide.toyworld.language import parse
 from negguide.toyworld.render import background, render
 from negguide.toyworld.scene import FURS, Character, Scene
-from negguide.views.distillation import ViewPrompts, Views
+from negguide.views.inputs import ViewPrompts, Views
 from negguide.views.presets import Preset
 from negguide.views.prompts import view_negatives, view_prompts, view_text
 
