@@ -240,7 +240,7 @@ def main() -> None:
     )
     if min(args.pairs, args.idle_pairs) < 2:
         raise SystemExit(
-            f"--pairs and --idle-pairs must be at least 2, got {args.pairs}: quartiles need two runs"
+            f"--pairs and --idle-pairs must be at least 2, got {args.pairs} and {args.idle_pairs}: quartiles need two"
         )
     if args.part not in ("all", "judged", "times"):
         raise SystemExit(f"--part must be all, judged or times, got {args.part!r}")

@@ -1,6 +1,6 @@
 """The screenshots of the demo in docs/, from the embedded model in a real browser.
 
-    python demo/shots.py [--out docs] [--chromium /usr/bin/chromium]
+    python demo/shots.py [--out docs] [--chromium /usr/bin/chromium] [--tabs negatives,mining]
 
 Each tab after its first example, at 1280 pixels in light and at 390 in dark. Needs playwright and a Chromium.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,11 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs")
     parser.add_argument("--chromium", default="/usr/bin/chromium")
+    parser.add_argument("--tabs", default=",".join(TABS.values()), help="which, by the names of their files")
     arguments = parser.parse_args()
+    names = arguments.tabs.split(",")
+    if unknown := [name for name in names if name not in TABS.values()]:
+        parser.error(f"--tabs: {unknown[0]} is none of {', '.join(TABS.values())}")
     quiet_libraries()
     arguments.out.mkdir(parents=True, exist_ok=True)
     server = serve(Backend(), Limits(), greeting=False, quiet=True)
@@ -44,18 +49,20 @@ def main() -> None:
         with sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=arguments.chromium, args=ARGUMENTS)
             for width, scheme in VIEWS:
-                _shots(browser, server.url, width, scheme, arguments.out)
+                _shots(browser, server.url, width, scheme, arguments.out, names)
             browser.close()
     finally:
         server.close()
 
 
-def _shots(browser: Any, url: str, width: int, scheme: str, out: Path) -> None:
+def _shots(browser: Any, url: str, width: int, scheme: str, out: Path, names: Sequence[str]) -> None:
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page.set_default_timeout(WAIT)
     page.goto(url)
     page.wait_for_selector("#negatives-draw")
     for title, name in TABS.items():
+        if name not in names:
+            continue
         _open(page, title)
         page.click(f"#{name}-example-0")
         page.wait_for_selector(f"#{name}-keep label" if name == "mining" else f"#{name}-said table")

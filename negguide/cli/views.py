@@ -32,6 +32,7 @@ AZIMUTHS = ",".join(str(degrees) for degrees in range(0, 360, 30))
 
 
 def views(
+    ctx: typer.Context,
     prompt: Annotated[
         str, typer.Argument(help="What is seen, without a view, e.g. 'a bear'; the cameras add it.")
     ],
@@ -99,13 +100,17 @@ def views(
     from negguide.pictures import file_name, grid, save_png, versions
     from negguide.views import find_preset, view_prompts, view_text
 
-    check_folder(out)
     model = check_model(model)
+    _check_given(ctx, object_ is not None)
     names = _methods(methods)
     degrees = _degrees(azimuths)
     chosen = _said("preset", preset or ("toyworld" if model == TOYWORLD else "threestudio"), find_preset)
     if object_ is not None:
-        _check_object(model, azimuths, methods, elevation, num_images)
+        if model != TOYWORLD:
+            raise ValueError(
+                f"--object is of the embedded model, got --model {model}; for others there is "
+                "negguide.views.ScoreDistillation, with a renderer of your own"
+            )
         draw_object(
             prompt,
             object_,
@@ -115,6 +120,8 @@ def views(
             rounds=rounds,
         )
         return
+    check_folder(out)
+    _said("elevation", elevation, partial(view_prompts, 0.0, preset=chosen))
     cameras = _said("azimuths", degrees, partial(view_prompts, elevation=elevation, preset=chosen))
     _check_pipeline(model, pipeline, cameras)
     device = choose_device(device)
@@ -182,24 +189,17 @@ def views(
     show(path)
 
 
-def _check_object(model: str, azimuths: str, methods: str, elevation: float, num_images: int) -> None:
-    """Refuse what a solid has no use for."""
-    from negguide.models import TOYWORLD
-
-    if model != TOYWORLD:
-        raise ValueError(
-            f"--object is of the embedded model, got --model {model}; for others there is "
-            "negguide.views.ScoreDistillation, with a renderer of your own"
-        )
-    given = {
-        "--azimuths": azimuths != AZIMUTHS,
-        "--methods": methods != PERP_NEG,
-        "--elevation": elevation != 0,
-        "--num-images": num_images != 1,
-    }
-    for option, said in given.items():
-        if said:
-            raise ValueError(f"--object draws one solid from all around; leave out {option}")
+def _check_given(ctx: typer.Context, solid: bool) -> None:
+    """Refuse options that say nothing of what is drawn: a solid has few of a strip's, and a strip no rounds."""
+    of_solid = {"prompt", "preset", "model", "guidance_scale", "seed", "object_", "rounds"}
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        if getattr(ctx.get_parameter_source(name), "name", "") != "COMMANDLINE":
+            continue
+        if solid and name not in of_solid:
+            raise ValueError(f"--object draws one solid from all around; leave out {parameter.opts[0]}")
+        if name == "rounds" and not solid:
+            raise ValueError("--rounds are those of a solid; give --object FILE.glb too")
 
 
 def _methods(text: str) -> list[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import pickle
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from negguide.cli.output import remark, show, steps_bar
+from negguide.cli.output import check_file, remark, show, steps_bar
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -50,7 +52,7 @@ def draw_object(
         raise ValueError(f"--object {path}: the name must end in .glb, e.g. {path.with_suffix('.glb')}")
     # now, and not after the fit
     check_packages()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_file(path, "--object")
     stage, options = Stage(prompt, preset), Fit(seed=seed)
     settings = {
         "command": "views --object",
@@ -99,9 +101,11 @@ def _fingerprint(settings: dict[str, Any]) -> str:
 def _keep(fit: SolidFit, path: Path, settings: dict[str, Any]) -> None:
     import torch
 
-    partial = path.with_suffix(".partial")
-    torch.save({"fingerprint": _fingerprint(settings), "fit": fit.state_dict()}, partial)
-    partial.replace(path)
+    from negguide.pictures import write_file
+
+    buffer = io.BytesIO()
+    torch.save({"fingerprint": _fingerprint(settings), "fit": fit.state_dict()}, buffer)
+    write_file(path, buffer.getvalue())
 
 
 def _resume(fit: SolidFit, path: Path, settings: dict[str, Any]) -> None:
@@ -109,20 +113,28 @@ def _resume(fit: SolidFit, path: Path, settings: dict[str, Any]) -> None:
 
     if not path.exists():
         return
-    state = torch.load(path, weights_only=True)
-    if state["fingerprint"] != _fingerprint(settings):
+    try:
+        state = torch.load(path, weights_only=True)
+        fingerprint = state["fingerprint"]
+    # what torch says of a file that is cut or another's is not one kind of error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no state of such a run; delete it, or give --object another name"
+        ) from error
+    if fingerprint != _fingerprint(settings):
         raise ValueError(f"{path} is of a run with other settings; delete it, or give --object another name")
     fit.load_state_dict(state["fit"])
     remark(f"goes on at round {fit.done} of {fit.rounds}, from {path}")
 
 
 def _write_turntable(fit: SolidFit, path: Path) -> None:
+    from negguide.pictures import write_file
     from negguide.views.embedded import as_image
 
     frames = [_larger(as_image(picture)) for picture in fit.turntable()]
-    partial = path.with_suffix(".partial")
-    frames[0].save(partial, "GIF", save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0)
-    partial.replace(path)
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0)
+    write_file(path, buffer.getvalue())
 
 
 def _write_sheet(fit: SolidFit, stage: Any, path: Path, settings: dict[str, Any]) -> int:

@@ -362,7 +362,9 @@ def build(studio: Studio) -> parts.Tab:
         triggers=[button.draw.click, prompt.submit, rows[0][0].submit],
         api_name="leave_out",
         progress_on=said,
-        filled={example: values_of(*said) for example, said in zip(tries, EXAMPLES.values(), strict=True)},
+        filled={
+            example: values_of(*chosen) for example, chosen in zip(tries, EXAMPLES.values(), strict=True)
+        },
     )
     # not the components' own values, which are the defaults of the API
     return parts.Tab(events, button.stop, outputs, said, begin=values_of(*first))

@@ -225,6 +225,10 @@ class Predictor:
             "output_type": "pt" if decode else "latent",
         }
         if guided and negative_prompts is not None:
+            if "negative_prompt" not in inspect.signature(type(pipe).__call__).parameters:
+                raise ValueError(
+                    f"negative_prompts: {type(pipe).__name__} takes no negative prompt; give negatives"
+                )
             arguments["negative_prompt"] = list(negative_prompts)
         elif guided and "negative_prompt" in arguments:
             arguments["negative_prompt"] = [arguments["negative_prompt"]] * len(prompts)
@@ -236,8 +240,11 @@ class Predictor:
         else:
             further = {} if negatives is None else {"negative_guidance": negatives, "trace": trace}
             output = pipe(**arguments, **further)
+        evaluations = tuple(one.shaped_as(latents) for one in stops.evaluations)
+        if not all(bool(torch.isfinite(one.prediction).all()) for one in evaluations):
+            raise ValueError("the denoiser's predictions are not finite; use it in float32 or bfloat16")
         return Predictions(
-            tuple(one.shaped_as(latents) for one in stops.evaluations),
+            evaluations,
             output.images.float() if decode else None,
             getattr(output, "trace", None),
         )

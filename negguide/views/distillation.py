@@ -97,8 +97,8 @@ class ScoreDistillation:
     `denoise_steps` DDIM steps (Euler's, for flow models) from x_t to an image without noise, as SDEdit does, and takes
     that as target; it is meant to be fitted for several steps of the renderer. For `vsd` a copy of the denoiser with a
     LoRA learns the renders as they are: eps_phi is its prediction for the image's prompt without guidance, and each
-    call trains it once, on mean \\|m - m_target\\|^2 at a place of its own drawn uniformly from (0, 1), where m is what
-    the model predicts. ProlificDreamer tells that model the camera by an embedding; here the view words of the prompt
+    call trains it once, on mean \\|m - m_target\\|^2 at a place of its own, uniform in (0.001, 1], where m is what the
+    model predicts. ProlificDreamer tells that model the camera by an embedding; here the view words of the prompt
     say it, for the model's inputs stay those of its family.
 
     All images of a call share one place on the noise schedule. Noise and places follow from (seed, step) alone: a run
@@ -119,7 +119,7 @@ class ScoreDistillation:
         guidance_scale: as the pipeline's own call has it (`true_cfg_scale` where it has one), > 1; None = 100 for sds,
             7.5 for the others.
         weighting: w(t); None = "variance" for sds and vsd, "uniform" for image.
-        denoise_steps: of `denoise`, at least 1.
+        denoise_steps: of `denoise`, at least 1; None = 4.
         lora: how `vsd` fine-tunes; None = `RenderLora()`.
         seed: >= 0.
         arguments: further arguments of the pipeline's call, e.g. {"max_sequence_length": 128}.
@@ -150,7 +150,7 @@ class ScoreDistillation:
         loss: Loss = "sds",
         guidance_scale: float | None = None,
         weighting: Weighting | None = None,
-        denoise_steps: int = 4,
+        denoise_steps: int | None = None,
         lora: RenderLora | None = None,
         seed: int = 0,
         arguments: Mapping[str, Any] | None = None,
@@ -176,7 +176,9 @@ class ScoreDistillation:
         )
         self.weighting: Weighting = LOSSES[loss].weighting if weighting is None else weighting
         distillation_weight(1.0, self.weighting)
-        self.denoise_steps = at_least_one("denoise_steps", denoise_steps)
+        if denoise_steps is not None and loss != "denoise":
+            raise ValueError(f"denoise_steps is for loss='denoise', got it with loss={loss!r}; leave it out")
+        self.denoise_steps = at_least_one("denoise_steps", 4 if denoise_steps is None else denoise_steps)
         self.seed = at_least_zero("seed", seed)
         self.trace = boolean("trace", trace)
         self._method = shared_method(negatives)
@@ -256,6 +258,10 @@ class ScoreDistillation:
         gradient = score_distillation(predicted.evaluations[0].noise, baseline, weight)
         # worked out here, so that the autoencoder's own weights get none when the loss is differentiated
         (by_pixels,) = torch.autograd.grad(encoded, pixels, gradient.to(encoded.dtype) / len(images))
+        if not bool(torch.isfinite(by_pixels).all()):
+            raise ValueError(
+                f"pipe.vae in {encoded.dtype} gives gradients that are not finite; use pipe.vae.to(torch.float32)"
+            )
         loss = with_gradient(images, by_pixels, half_square(gradient))
         return Distilled(loss, self._place(timesteps), lora_loss=lora_loss, trace=predicted.trace)
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, pad
 
+from negguide.pictures import write_file
+
 SHARPNESS = 6
 """Power of the cosine between a surface and a view by which the view's colour counts there."""
 INSIDE = 0.5
@@ -65,7 +67,7 @@ def mesh(color: Tensor, alpha: Tensor, azimuth: Tensor) -> Any:
     """One closed surface with a colour at each corner.
 
     The surface is where the visual hull is `INSIDE`, of its largest piece; a corner's colour is the mean of the views'
-    pixels there, each weighing max(0, cos)^6 of the angle between the surface and the view.
+    pixels there, each weighing alpha max(0, cos)^6 of the angle between the surface and the view.
 
     Args:
         color, alpha: [V, 3, h, w] and [V, 1, h, w] of `Voxels`.
@@ -109,31 +111,33 @@ def mesh(color: Tensor, alpha: Tensor, azimuth: Tensor) -> Any:
     # marching cubes orders corners by the gradient, and the axes were mirrored twice
     if surface.volume < 0:
         surface.invert()
-    surface.visual.vertex_colors = _colors(surface, corners, color[quarters], azimuth[quarters])
+    surface.visual.vertex_colors = _colors(
+        surface, corners, torch.cat([color, alpha], dim=1)[quarters], azimuth[quarters]
+    )
     return surface
 
 
-def _colors(surface: Any, corners: Any, color: Tensor, azimuth: Tensor) -> Any:
-    """[N, 3] bytes of the corners."""
+def _colors(surface: Any, corners: Any, views: Tensor, azimuth: Tensor) -> Any:
+    """[N, 3] bytes of the corners, from views of colour and alpha [V, 4, h, w]."""
     normal = torch.from_numpy(np.array(surface.vertex_normals)).float()
     up, depth, across = torch.from_numpy(np.array(corners)).float().T
-    height, width = color.shape[-2:]
+    height, width = views.shape[-2:]
     x, z = (across + 0.5) / width * 2 - 1, (depth + 0.5) / width * 2 - 1
     row = (up + 0.5) / height * 2 - 1
-    total, weights = torch.zeros(len(row), 3), torch.zeros(len(row), 1)
-    for view, angle in zip(color, torch.deg2rad(azimuth.float()), strict=True):
+    total = torch.zeros(len(row), 4)
+    for view, angle in zip(views, torch.deg2rad(azimuth.float()), strict=True):
         column = angle.cos() * x - angle.sin() * z
         grid = torch.stack([column, row], dim=-1)[None, None]
         pixels = grid_sample(view[None], grid, padding_mode="border", align_corners=False)[0, :, 0].T
         # of the surface's direction, in which z points to the viewer of the front
         facing = angle.cos() * normal[:, 2] - angle.sin() * normal[:, 0]
         weight = facing.clamp_min(1e-3)[:, None] ** SHARPNESS
-        total, weights = total + weight * pixels, weights + weight
-    return (total / weights * 255).round().clamp(0, 255).byte().numpy()
+        total = total + weight * pixels
+    # by what they hide: a surface lies where half of the background is hidden, and its colour is not half dark
+    hidden = total[:, 3:].clamp_min(torch.finfo(total.dtype).tiny)
+    return (total[:, :3] / hidden * 255).round().clamp(0, 255).byte().numpy()
 
 
 def save_glb(surface: Any, path: Path) -> None:
     """Write a mesh of `mesh` as GLB, whole or not at all."""
-    partial = path.with_suffix(".partial.glb")
-    surface.export(partial)
-    partial.replace(path)
+    write_file(path, surface.export(file_type="glb"))

@@ -59,18 +59,26 @@ def view_prompts_of(
         return ViewPrompts([prompt] * batch, [own] * batch)
     given = ViewPrompts(*views(azimuths, elevations))
     right = f"views must give a text, and a list of negatives, for each of the {batch} images"
-    if len(given.prompts) != batch or not all(isinstance(text, str) for text in given.prompts):
+    if not _are_texts(given.prompts, batch):
         raise ValueError(f"{right}, got prompts {given.prompts!r}")
     if len(given.negatives) != batch:
         raise ValueError(f"{right}, got {len(given.negatives)} lists of negatives")
     for negatives in given.negatives:
+        if not isinstance(negatives, list | tuple):
+            raise ValueError(f"{right}, got {negatives!r} in place of a list")
         for negative in negatives:
             if not isinstance(negative, Negative):
                 raise ValueError(f"{right}, got {negative!r} among the negatives; give Negative(...)")
-            _check_index(negative)
-    if given.negative_prompts is not None and len(given.negative_prompts) != batch:
-        raise ValueError(f"{right}, got {len(given.negative_prompts)} negative_prompts")
+            _check_negative(negative)
+    if given.negative_prompts is not None and not _are_texts(given.negative_prompts, batch):
+        raise ValueError(f"{right}; negative_prompts must be as many texts, got {given.negative_prompts!r}")
     return given._replace(negatives=[[*own, *negatives] for negatives in given.negatives])
+
+
+def _are_texts(texts: Any, count: int) -> bool:
+    # a string is a sequence of strings too
+    listed = isinstance(texts, Sequence) and not isinstance(texts, str)
+    return listed and len(texts) == count and all(isinstance(text, str) for text in texts)
 
 
 def acting_method(
@@ -124,7 +132,7 @@ def shared_method(negatives: Any) -> PerpNeg | None:
             )
         return shared_method(PerpNeg(*negatives)) if negatives else None
     for negative in negatives.negatives:
-        _check_index(negative)
+        _check_negative(negative)
     across = {
         "refresh_every": negatives.refresh_every != 1,
         "adaptive": negatives.adaptive,
@@ -140,11 +148,16 @@ def shared_method(negatives: Any) -> PerpNeg | None:
     return negatives
 
 
-def _check_index(negative: Negative) -> None:
+def _check_negative(negative: Negative) -> None:
     if negative.prompt_index is not None:
         raise ValueError(
             f"prompt_index of Negative({negative.prompt!r}) is {negative.prompt_index}, and which image a negative "
             "belongs to is said by views; leave it out"
+        )
+    if negative.automatic:
+        raise ValueError(
+            f"weight of Negative({negative.prompt!r}) is 'auto', which looks from one step of a run to the next, and "
+            "each call of distillation is a run of its own; give a number"
         )
 
 

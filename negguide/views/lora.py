@@ -60,7 +60,7 @@ class RenderModel:
             from peft import LoraConfig, inject_adapter_in_model
             from peft.tuners.tuners_utils import BaseTunerLayer
         except ImportError as error:
-            raise ImportError("loss='vsd' needs peft: pip install 'negguide[lora]'") from error
+            raise ImportError("loss='vsd' needs peft: pip install peft") from error
         inner = unwrap_module(denoiser)
         shared: dict[int, Any] = {
             id(p): nn.Parameter(p.detach(), requires_grad=False) for p in inner.parameters()
@@ -79,7 +79,8 @@ class RenderModel:
                 "fine-tune it, use another loss"
             )
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            # not of every device, whose random numbers are somebody else's
+            torch.default_generator.manual_seed(seed)
             config = LoraConfig(r=lora.rank, lora_alpha=lora.rank, target_modules=_PROJECTIONS)
             inject_adapter_in_model(config, self.model, adapter_name=_ADAPTER)
         for name, module in self.model.named_modules():
@@ -103,8 +104,12 @@ class RenderModel:
             loss: a scalar, with a graph to the LoRA.
 
         Raises:
-            ValueError: it has none.
+            ValueError: it has none, or is not finite.
         """
+        if not bool(torch.isfinite(loss)):
+            raise ValueError(
+                f"the loss of the LoRA is {float(loss)}, and would ruin it; use the denoiser in float32 or bfloat16"
+            )
         if not loss.requires_grad:
             raise ValueError(
                 "the pipeline's call gives predictions without gradients, and loss='vsd' trains the denoiser's LoRA "

@@ -23,8 +23,9 @@ class Schedule:
     Args:
         steps: of the whole run, at least 1.
         start, stop: the noisiest and the least noisy place, 1 >= start >= stop > 0.
-        kind: "linear": from start in the first step to stop in the last (annealed, as in HiFA and Dreamtime). "random":
-            uniform between them at every step, as in DreamFusion.
+        kind: "linear": from start in the first step to stop in the last; HiFA (arXiv 2305.18766) and DreamTime (arXiv
+            2306.12422) also anneal, along other curves. "random": uniform between them at every step, as in
+            DreamFusion.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what would be right.
@@ -70,10 +71,10 @@ class Schedule:
         return self.start + (self.stop - self.start) * step / (self.steps - 1)
 
 
-_STREAMS = ("place", "noise", "lora")
+_STREAMS = ("place", "noise", "lora", "solid")
 
 
-def generator_of(seed: int, step: int, stream: Literal["place", "noise", "lora"]) -> torch.Generator:
+def generator_of(seed: int, step: int, stream: Literal["place", "noise", "lora", "solid"]) -> torch.Generator:
     """The random numbers of one step, which need no state from the steps before: a run is resumed at any of them.
 
     Args:

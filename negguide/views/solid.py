@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +14,7 @@ from torch import Tensor
 from negguide.methods.validation import at_least_one, at_least_zero, number
 from negguide.views.distillation import ScoreDistillation
 from negguide.views.prompts import wrap_azimuth
+from negguide.views.schedule import generator_of
 from negguide.views.voxels import Voxels, on_background
 
 TURNTABLE = tuple(range(0, 360, 15))
@@ -52,20 +55,25 @@ class Fit:
 
     def __post_init__(self) -> None:
         for name in ("views", "fits", "batch", "kept"):
-            at_least_one(name, getattr(self, name))
+            object.__setattr__(self, name, at_least_one(name, getattr(self, name)))
         for name in ("bottom", "seed"):
-            at_least_zero(name, getattr(self, name))
+            object.__setattr__(self, name, at_least_zero(name, getattr(self, name)))
         for name in ("density_rate", "color_rate", "smoothness"):
-            if not number(name, getattr(self, name)) >= 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)!r}")
+            object.__setattr__(self, name, number(name, getattr(self, name)))
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)!r}")
+        if self.batch > self.kept:
+            raise ValueError(
+                f"batch must be at most kept={self.kept}, the targets that it is drawn from, got {self.batch}"
+            )
 
 
 class SolidFit:
     """Fits `Voxels` round by round: render, let the model denoise the renders, fit the solid to the latest targets.
 
     Formula of a round: targets of `ScoreDistillation(loss="denoise")` at `views` azimuths; then `fits` steps of Adam on
-    mean |render - target| over `batch` of the `kept` latest targets, plus smoothness. A camera at an azimuth above 180
-    is drawn as the mirror image of the one opposite, so that the model sees each side once.
+    mean |render - target| over `batch` of the `kept` latest targets, plus smoothness. What a camera at
+    an azimuth above 180, that is below 0, sees is mirrored before the model gets it, with the azimuth above 0.
 
     Args:
         distill: with loss="denoise"; its schedule has a step a round.
@@ -113,7 +121,7 @@ class SolidFit:
         """
         options = self.options
         # of this round alone, so that a run goes on at any of them
-        generator = torch.Generator().manual_seed(options.seed * 100_003 + self.done)
+        generator = generator_of(options.seed, self.done, "solid")
         first = 360 * float(torch.rand((), generator=generator))
         turns = [wrap_azimuth(first + 360 * i / options.views) for i in range(options.views)]
         with torch.no_grad():
@@ -159,8 +167,9 @@ class SolidFit:
         """Everything that a run needs to go on."""
         return {
             "done": self.done,
-            "solid": self.solid.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            # as they are now: the next round changes them in place
+            "solid": copy.deepcopy(self.solid.state_dict()),
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "azimuths": self.azimuths,
             "targets": self.targets,
         }

@@ -58,11 +58,20 @@ def test_a_run_that_is_stopped_goes_on_and_writes_three_files(
         (("--object", "bear.glb", "--azimuths", "0,90"), "leave out --azimuths"),
         (("--object", "bear.glb", "--methods", "plain"), "leave out --methods"),
         (("--object", "bear.glb", "--num-images", 2), "leave out --num-images"),
+        (("--object", "bear.glb", "--steps", 25), "leave out --steps"),
+        (("--rounds", 3), "give --object FILE.glb too"),
+        (("--elevation", 91), "--elevation"),
     ],
 )
 def test_what_a_solid_has_no_use_for_is_refused(run: Any, arguments: Any, message: str) -> None:
     outcome = run("views", "a bear", *arguments)
     assert outcome.exit_code != 0 and message in outcome.message
+
+
+def test_a_state_that_is_none_is_told(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "bear.fit").write_bytes(b"nothing of ours")
+    outcome = run("views", "a bear", "--object", tmp_path / "bear.glb", "--rounds", 1)
+    assert outcome.exit_code != 0 and "is no state of such a run" in outcome.message
 
 
 def test_solids_are_of_the_embedded_model(run: Any, tiny_model: Path) -> None:

@@ -60,7 +60,13 @@ def no_model_runs(sd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
             ValueError,
             r"prompt_index of Negative\('a hat'\) is 1, and which image",
         ),
-        ({"denoise_steps": 0}, ValueError, "denoise_steps must be at least 1, got 0"),
+        ({"loss": "denoise", "denoise_steps": 0}, ValueError, "denoise_steps must be at least 1, got 0"),
+        ({"denoise_steps": 2}, ValueError, "denoise_steps is for loss='denoise', got it with loss='sds'"),
+        (
+            {"negatives": [Negative("a hat", weight="auto")]},
+            ValueError,
+            "is 'auto', which looks from one step",
+        ),
         ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
         (
             {"arguments": {"latents": None}},
@@ -130,7 +136,14 @@ def test_places(sd: Any, images: Tensor, call: dict[str, Any], error: type[Excep
         ((["a bear", None], [[], []]), "got prompts"),
         ((["a bear", "a cat"], [[]]), "got 1 lists of negatives"),
         ((["a bear", "a cat"], [[], ["a hat"]]), r"got 'a hat' among the negatives; give Negative"),
-        ((["a bear", "a cat"], [[], []], ["a hat"]), "got 1 negative_prompts"),
+        (
+            (["a bear", "a cat"], [[], []], ["a hat"]),
+            r"negative_prompts must be as many texts, got \['a hat'\]",
+        ),
+        (("ab", [[], []]), "got prompts 'ab'"),
+        ((["a", "b"], [Negative("a hat"), Negative("a hat")]), "in place of a list"),
+        ((["a", "b"], [[], []], "cd"), "negative_prompts must be as many texts, got 'cd'"),
+        ((["a", "b"], [[Negative("a hat", weight="auto")], []]), "is 'auto'"),
     ],
 )
 def test_views(sd: Any, images: Tensor, given: tuple[Any, ...], says: str) -> None:

@@ -106,6 +106,17 @@ def test_a_mesh_is_one_closed_piece_with_colours_that_a_file_keeps(tmp_path: Pat
     assert float(corners[:, 1].max() - corners[:, 1].min()) == pytest.approx(12 / HEIGHT, abs=1.5 / HEIGHT)
 
 
+def test_the_colours_of_a_mesh_are_not_darker_where_it_is_half_clear() -> None:
+    pytest.importorskip("trimesh", reason="meshes need the extra 3d")
+    solid = ball_with_nose()
+    with torch.no_grad():
+        # every voxel hides little, so that edges are half clear
+        solid.density[solid.density > 0] = -1.5
+        solid.color.fill_(9)
+    color = torch.tensor(mesh(*outlines(solid)).visual.vertex_colors[:, :3].astype(int))
+    assert int(color.min()) > 250
+
+
 def test_a_hull_lies_within_every_outline_and_holds_the_solid() -> None:
     solid = ball_with_nose()
     _, alpha, azimuth = outlines(solid)
@@ -170,8 +181,11 @@ def test_a_solid_comes_near_its_targets_and_is_resumed_exactly() -> None:
     first = SolidFit(known, background)
     for _ in range(3):
         first.round()
+    state = first.state_dict()
+    # what was kept stays as it was
+    first.round()
     second = SolidFit(known, background)
-    second.load_state_dict(first.state_dict())
+    second.load_state_dict(state)
     for _ in range(3):
         second.round()
     assert torch.equal(second.turntable((0.0, 45.0)), whole.turntable((0.0, 45.0)))
@@ -182,8 +196,12 @@ def test_other_losses_and_settings_are_refused() -> None:
         SolidFit(SimpleNamespace(loss="sds"), torch.zeros(3, 64, 64))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="views"):
         Fit(views=0)
-    with pytest.raises(ValueError, match="smoothness must be at least 0"):
+    with pytest.raises(ValueError, match="smoothness must be finite and at least 0"):
         Fit(smoothness=-1.0)
+    with pytest.raises(ValueError, match="density_rate must be finite"):
+        Fit(density_rate=float("inf"))
+    with pytest.raises(ValueError, match="batch must be at most kept=2"):
+        Fit(batch=3, kept=2)
     with pytest.raises(ValueError, match="height and width"):
         Voxels(1, 5)
 
