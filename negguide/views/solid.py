@@ -142,7 +142,7 @@ class SolidFit:
             loss.backward()
             self.optimizer.step()
         self.done += 1
-        return float(away)
+        return float(away.detach())
 
     def _pictures(self, turns: Tensor) -> Tensor:
         """[B, 3, H, W]: those of negative azimuths as mirror images, before the background as it is."""

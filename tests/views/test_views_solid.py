@@ -42,7 +42,8 @@ def ball_with_nose() -> Voxels:
 )
 def test_the_front_turns_to_the_right(azimuth: float, red_columns: Any) -> None:
     """At 90 degrees it is at the right of the picture, at 180 behind the ball."""
-    color, alpha = ball_with_nose()(torch.tensor([azimuth]))
+    with torch.no_grad():
+        color, alpha = ball_with_nose()(torch.tensor([azimuth]))
     assert color.shape == (1, 3, HEIGHT, WIDTH) and alpha.shape == (1, 1, HEIGHT, WIDTH)
     red = (color[0, RED] > 0.5).any(dim=0).nonzero().flatten()
     if red_columns is None:
