@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from negguide.demo import compare, diversity, mining, negatives, reference
 from negguide.demo.backend import Backend
 from negguide.demo.limits import Limits
 from negguide.demo.outputs import Outputs
-from negguide.demo.parts import Tab
+from negguide.demo.parts import Tab, filling
 from negguide.demo.studio import Studio
 from negguide.mining.verify.judge import ClipJudge
 
@@ -99,7 +98,7 @@ def build(
         for tab in tabs.values():
             if tab.begin:
                 inputs, values = zip(*tab.begin, strict=True)
-                page.load(partial(list, values), outputs=list(inputs), api_visibility="private", queue=False)
+                page.load(filling(values), outputs=list(inputs), api_visibility="private", queue=False)
         if greeting:
             first = negatives.greeting(studio)
             page.load(

@@ -324,7 +324,12 @@ def build(studio: Studio) -> parts.Tab:
     def by_way(way: str, itself: bool) -> list[Any]:
         # Perp-Neg's weight and window are not those of the methods in attention space
         weight, start, stop = studio.backend.strength(way, automatic=itself)
-        return [gr.update(value=weight, interactive=not itself), start, stop] * NEGATIVES
+        return [
+            value
+            for _ in range(NEGATIVES)
+            # each its own: Gradio takes updates apart
+            for value in (gr.update(value=weight, interactive=not itself), start, stop)
+        ]
 
     method.input(
         lambda way: [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -139,6 +140,17 @@ def examples(labels: Sequence[str], name: str) -> list[gr.Button]:
         ]
 
 
+def filling(contents: Sequence[Any]) -> Callable[[], Any]:
+    """What gives these values to as many inputs, whenever it is called."""
+
+    def fill() -> Any:
+        # Gradio takes updates apart when it sends them, and there are further visitors
+        fresh = copy.deepcopy(list(contents))
+        return fresh[0] if len(fresh) == 1 else fresh
+
+    return fill
+
+
 def wire(
     fn: Callable[..., Any],
     inputs: Sequence[Component],
@@ -176,9 +188,8 @@ def wire(
     )
     for button, values in filled.items():
         into, contents = zip(*values, strict=True)
-        # a default argument holds this round's values
         event = button.click(
-            lambda contents=contents: contents[0] if len(contents) == 1 else list(contents),
+            filling(contents),
             outputs=list(into),
             queue=False,
             api_visibility="private",

@@ -326,13 +326,20 @@ def test_the_page_greets_with_the_first_example(backend: Any) -> None:
         config = httpx.get(f"{served.url}config").json()
         loads = [d for d in config["dependencies"] if any(event == "load" for _, event in d["targets"])]
         # what the page fills in, and what was drawn with that
-        begin, greeting = (
-            httpx.post(
-                f"{served.url}gradio_api/run/predict",
-                json={"data": [], "fn_index": load["id"], "session_hash": "visit"},
-            ).json()["data"]
-            for load in loads
+        (begin, greeting), again = (
+            [
+                httpx.post(
+                    f"{served.url}gradio_api/run/predict",
+                    json={"data": [], "fn_index": load["id"], "session_hash": visit},
+                ).json()["data"]
+                for load in loads
+            ]
+            for visit in ("first", "second")
         )
+        # every visitor gets the same
+        assert again == [begin, greeting]
+        updates = [one for one in begin if isinstance(one, dict)]
+        assert [one["value"] for one in updates] == [True, *[3.0] * 4]
         assert {"a cat wearing a hat and glasses", "black glasses", "brown fur"} <= set(
             text for text in begin if isinstance(text, str)
         )
