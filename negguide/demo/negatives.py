@@ -12,7 +12,7 @@ import gradio as gr
 from negguide import Negative
 from negguide.demo import parts
 from negguide.demo.as_python import code
-from negguide.demo.backend import Drawn, Run, first_and_rest, joined
+from negguide.demo.backend import Backend, Drawn, Run, first_and_rest, joined
 from negguide.demo.how import CLASSIC, PLAIN, left_out, method_labels, scales, with_method
 from negguide.demo.measures import agree
 from negguide.demo.studio import Studio
@@ -22,12 +22,14 @@ from negguide.methods.choices import methods_in_words
 
 NEGATIVES = 4
 
+AUTOMATIC_STOP = 0.5
+"""Until when negatives that weigh themselves act on the embedded model, unless told."""
 ROWS_SHOWN = 2
 """Negatives that are on the page before it is asked for more."""
 
 EXAMPLES: dict[str, tuple[str, tuple[str, ...], str]] = {
-    "a cat wearing a hat and glasses − black glasses − brown fur": (
-        "a cat wearing a hat and glasses",
+    "a bear wearing glasses − black glasses − brown fur": (
+        "a bear wearing glasses",
         ("black glasses", "brown fur"),
         "perp-neg",
     ),
@@ -230,7 +232,7 @@ def greeting(studio: Studio) -> list[Any]:
     prompt, negatives, method = next(iter(EXAMPLES.values()))
     backend = studio.backend
     automatic = weighs_itself(method)
-    weight, start, stop = backend.strength(method, automatic=automatic)
+    weight, start, stop = _strength(backend, method, automatic)
     arguments: dict[str, Any] = {}
     for number, text in enumerate(_filled_up(negatives), start=1):
         arguments |= {
@@ -255,6 +257,13 @@ def greeting(studio: Studio) -> list[Any]:
     )
     *_, last = results
     return list(last)
+
+
+def _strength(backend: Backend, way: str, automatic: bool) -> tuple[float, float, float]:
+    """Weight, start and stop that a row of the page begins with."""
+    weight, start, stop = backend.strength(way, automatic=automatic)
+    # longer, what takes the place of the negative gets soft on the embedded model
+    return weight, start, AUTOMATIC_STOP if automatic and backend.toyworld else stop
 
 
 def weighs_itself(way: str) -> bool:
@@ -323,7 +332,7 @@ def build(studio: Studio) -> parts.Tab:
 
     def by_way(way: str, itself: bool) -> list[Any]:
         # Perp-Neg's weight and window are not those of the methods in attention space
-        weight, start, stop = studio.backend.strength(way, automatic=itself)
+        weight, start, stop = _strength(studio.backend, way, itself)
         return [
             value
             for _ in range(NEGATIVES)

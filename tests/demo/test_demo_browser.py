@@ -300,7 +300,7 @@ def test_visitors_do_not_see_each_others_pictures(browser: Any, server: Server) 
     mine.click("#negatives-draw")
     mine.wait_for_selector("#negatives-said table")
     assert theirs.locator("#negatives-gallery img").count() == 0
-    assert theirs.input_value("#negatives-prompt textarea") == "a cat wearing a hat and glasses"
+    assert theirs.input_value("#negatives-prompt textarea") == "a bear wearing glasses"
     theirs.reload()
     theirs.wait_for_selector("#negatives-draw")
     assert theirs.locator("#negatives-gallery img").count() == 0
