@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from negguide.integration.runtime.masks import image_tensor
 from negguide.models import TOYWORLD
 from negguide.toyworld.language import parse
 from negguide.toyworld.render import background, render
@@ -49,8 +49,8 @@ class Stage:
         self.place = scene.background or PLACE
         self.prompt = prompt if scene.background else f"{prompt} in a {PLACE}"
         self.character = scene.characters[0]
-        self.backdrop = as_tensor(background(self.place, SIZE))
-        self._profiles = torch.stack([as_tensor(render(scene, SIZE)) for scene in self._drawn("side")])
+        self.backdrop = image_tensor(background(self.place, SIZE))
+        self._profiles = torch.stack([image_tensor(render(scene, SIZE)) for scene in self._drawn("side")])
 
     def views(self) -> Views:
         """What each camera asks for."""
@@ -98,11 +98,6 @@ class Stage:
         furs = (self.character.fur,) if self.character.fur else FURS
         shown = Character(kind=self.character.kind, view=view)
         return [Scene((replace(shown, fur=fur),), self.place) for fur in furs]
-
-
-def as_tensor(image: Image.Image) -> Tensor:
-    """[3, H, W] in [0, 1]."""
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
 
 
 def as_image(picture: Tensor) -> Image.Image:

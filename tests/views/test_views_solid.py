@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from negguide.integration.runtime.masks import image_tensor
 from negguide.toyworld import Character, Scene, render
-from negguide.views.embedded import Stage, as_tensor
+from negguide.views.embedded import Stage
 from negguide.views.hull import check_packages, mesh, save_glb, visual_hull
 from negguide.views.schedule import Schedule
 from negguide.views.solid import TURNTABLE, Fit, SolidFit
@@ -211,7 +212,7 @@ def test_other_losses_and_settings_are_refused() -> None:
 def test_a_stage_turns_profiles_to_the_right(kind: str) -> None:
     stage = Stage(f"a {kind}")
     assert stage.prompt == f"a {kind} in a meadow"
-    right = as_tensor(render(Scene((Character(kind, "grey", "side"),), "meadow")))
+    right = image_tensor(render(Scene((Character(kind, "grey", "side"),), "meadow")))
     left = right.clone()
     left[..., 16:-16] = right.flip(-1)[..., 16:-16]
     straight = stage.straighten()
