@@ -1,23 +1,26 @@
 """Faces at the back: what view words, the classic negative prompt and Perp-Neg do about them.
 
-    python benchmarks/janus.py --part strip      # one picture for each of 12 azimuths
-    python benchmarks/janus.py --part solids     # voxels fitted to denoised targets, as `negguide views --object` does
+    python benchmarks/janus.py --part strip                  # one picture for each of 12 azimuths
+    python benchmarks/janus.py --part solids --loss denoise  # voxels, as `negguide views --object` makes them
+    python benchmarks/janus.py --part solids --loss image    # voxels by the gradient of a score distillation
 
 Rows: `no words`, the prompt alone at every camera; `words`, the nearest view in the prompt; `negative prompt`, besides
 "KIND in front view" as the classic negative prompt where the embedded world's curve has it as a negative; and Perp-Neg
-by each preset. Of a strip, `right` is the share of pictures in which the judge sees one character of that kind from the
-camera's side. Of solids, judged at 24 azimuths: `back_faces` is the share of solids with a face anywhere from 135 to
-225 degrees; `front`, `side` and `back` are the shares of views within 30 degrees of these that are read as such, `kind`
-and `fur` those of the right kind and of the solid's commonest fur, and `profile` is the share of solids whose profiles
-at 90 and 270 degrees look forwards, by the comparison that turned their targets. The world's curve was found on other
-seeds. A run that is stopped goes on where it was; `--sheets` keeps the solids' pictures.
+by each preset, with the nearest word in solids. Of a strip, `right` is the fraction of pictures in which the judge sees
+one character of that kind from the camera's side. Of solids, judged at 24 azimuths: `back_faces` is the fraction of
+solids with a face anywhere from 135 to 225 degrees; `front`, `side` and `back` are the fractions of views within 30
+degrees of these that are read as such, `kind` and `fur` those of the right kind and of the solid's commonest fur, and
+`profile` is the fraction of solids whose profiles at 90 and 270 degrees look forwards, by the comparison that turned
+their targets. Views of one solid are not independent, so that their intervals are too narrow. Curves and rates were
+found on other seeds. A run that is stopped goes on where it was; `--sheets` keeps the solids' pictures.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +31,13 @@ from tqdm import tqdm
 
 from negguide.models import TOYWORLD, TOYWORLD_DEFAULTS
 from negguide.pictures import grid
-from negguide.toyworld import KINDS, Scene
+from negguide.toyworld import KINDS, Character, Scene
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.measure import Rate, share
+from negguide.toyworld.scene import FURS
 from negguide.views import (
     PRESETS,
+    Descent,
     Fit,
     Preset,
     Schedule,
@@ -46,6 +51,7 @@ from negguide.views import (
     view_prompts,
     view_text,
 )
+from negguide.views.distillation import Loss
 from negguide.views.embedded import Stage, as_image
 from negguide.views.solid import TURNTABLE
 
@@ -55,7 +61,12 @@ NO_WORDS, WORDS, CLASSIC = "no words", "words", "negative prompt"
 CURVES = tuple(f"Perp-Neg, {name}" for name in PRESETS)
 NEAREST = PRESETS[TOYWORLD]
 GUIDANCE_SCALE = TOYWORLD_DEFAULTS.guidance_scale
-ROUNDS, NOISE = 30, (1.0, 0.2)
+SCHEDULES: dict[Loss, Schedule] = {
+    "denoise": Schedule(30, 1.0, 0.2),
+    "image": Schedule(250, 1.0, 0.4),
+    "sds": Schedule(250, 1.0, 0.4),
+}
+"""Of each loss that makes solids; those of gradients were found on seeds from 500,000 on."""
 
 
 def preset_of(row: str) -> Preset:
@@ -63,8 +74,8 @@ def preset_of(row: str) -> Preset:
     return PRESETS[row.removeprefix("Perp-Neg, ")] if row in CURVES else NEAREST
 
 
-def cameras_of(row: str, azimuths: Sequence[float]) -> list[ViewPrompt]:
-    cameras = list(view_prompts(azimuths, preset=preset_of(row)))
+def cameras_of(row: str, azimuths: Sequence[float], preset: Preset) -> list[ViewPrompt]:
+    cameras = list(view_prompts(azimuths, preset=preset))
     return cameras if row in (*CURVES, CLASSIC) else [replace(camera, negatives=()) for camera in cameras]
 
 
@@ -94,13 +105,13 @@ def strip(pipe: Any, judge: Judge, row: str, seeds: int) -> dict[str, Rate]:
     right = []
     for number, kind in enumerate(KINDS):
         own = [FIRST_SEED + 1000 * number + i for i in range(seeds)]
-        cameras = cameras_of(row, AZIMUTHS)
+        cameras = cameras_of(row, AZIMUTHS, preset_of(row))
         # without words nothing tells the cameras apart
-        asked = cameras[:1] * len(cameras) if row == NO_WORDS else cameras
+        drawn = cameras[:1] * len(cameras) if row == NO_WORDS else cameras
         seen = {
-            camera: judge.read(draw(pipe, row, f"a {kind}", camera, own)) for camera in dict.fromkeys(asked)
+            camera: judge.read(draw(pipe, row, f"a {kind}", camera, own)) for camera in dict.fromkeys(drawn)
         }
-        for camera, view in zip(asked, wanted, strict=True):
+        for camera, view in zip(drawn, wanted, strict=True):
             right += [scene.count == 1 and _is(scene, kind, view) for scene in seen[camera]]
     return {"right": share(right)}
 
@@ -110,11 +121,12 @@ def _is(scene: Scene, kind: str, view: str | None = None) -> bool:
     return one is not None and one.kind == kind and view in (None, one.view)
 
 
-def solid(pipe: Any, row: str, prompt: str, seed: int) -> tuple[Stage, SolidFit]:
-    stage = Stage(prompt, preset_of(row))
+def solid(pipe: Any, row: str, prompt: str, seed: int, loss: Loss) -> tuple[Stage, SolidFit]:
+    preset = replace(preset_of(row), positive="nearest")
+    stage = Stage(prompt, preset)
 
     def views(azimuths: Sequence[float], _: Sequence[float]) -> ViewPrompts:
-        cameras = cameras_of(row, azimuths)
+        cameras = cameras_of(row, azimuths, preset)
         words = [view_text(stage.prompt, camera.view, model=TOYWORLD) for camera in cameras]
         prompts = [stage.prompt] * len(cameras) if row == NO_WORDS else words
         if row == CLASSIC:
@@ -129,100 +141,150 @@ def solid(pipe: Any, row: str, prompt: str, seed: int) -> tuple[Stage, SolidFit]
     distill = ScoreDistillation(
         pipe,
         stage.prompt,
-        schedule=Schedule(ROUNDS, *NOISE),
+        schedule=SCHEDULES[loss],
         views=views,
-        loss="denoise",
+        loss=loss,
         guidance_scale=GUIDANCE_SCALE,
         seed=seed,
     )
-    fit = SolidFit(distill, stage.backdrop, Fit(seed=seed), straighten=stage.straighten())
-    while fit.done < ROUNDS:
+    fit = SolidFit(
+        distill,
+        stage.backdrop,
+        Fit(seed=seed) if loss == "denoise" else Descent(seed=seed),
+        # the published loss in latents has no targets that could be turned
+        straighten=None if loss == "sds" else stage.straighten(),
+    )
+    while fit.done < fit.rounds:
         fit.round()
     return stage, fit
 
 
-def solids(
-    pipe: Any, judge: Judge, row: str, prompts: Sequence[str], seeds: int, sheets: Path | None
-) -> dict[str, Rate]:
-    """The figures of a row over `seeds` solids of each prompt."""
+def readings(judge: Judge, stage: Stage, fit: SolidFit, title: str, sheet: Path | None) -> dict[str, object]:
+    """What the judge reads all around one solid, a word for each azimuth of the turntable."""
+    pictures = fit.turntable()
+    images = [as_image(picture) for picture in pictures]
+    seen = [scene.characters[0] if scene.characters else Character() for scene in judge.read(images)]
+    right, left = (pictures[TURNTABLE.index(at)] for at in (90, 270))
+    if sheet is not None:
+        captions = [f"{at}: {one.view}" for at, one in zip(TURNTABLE, seen, strict=True)]
+        half = len(captions) // 2
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        grid([images[:half], images[half:]], title=title, captions=[captions[:half], captions[half:]]).save(
+            sheet
+        )
+    return {
+        **{name: " ".join(str(getattr(one, name)) for one in seen) for name in ("view", "kind", "fur")},
+        "profile": stage.looks_right(right) and not stage.looks_right(left),
+    }
+
+
+def figures(solids: Sequence[Mapping[str, Any]]) -> dict[str, Rate]:
+    """Those of a row, over its solids."""
     found: dict[str, list[bool]] = {
         name: [] for name in ("back_faces", "front", "side", "back", "kind", "fur", "profile")
     }
-    for number, prompt in enumerate(prompts):
-        kind = prompt.split()[-1]
-        for i in range(seeds):
-            seed = FIRST_SEED + 1000 * number + i
-            stage, fit = solid(pipe, row, prompt, seed)
-            pictures = fit.turntable()
-            images = [as_image(picture) for picture in pictures]
-            scenes = judge.read(images)
-            views = [scene.characters[0].view if scene.characters else None for scene in scenes]
-            furs = Counter(scene.characters[0].fur for scene in scenes if scene.characters)
-            by_azimuth = dict(zip(TURNTABLE, views, strict=True))
-            found["back_faces"].append(
-                any(view == "front" for at, view in by_azimuth.items() if 135 <= at <= 225)
-            )
-            for name, middles in (("front", (0, 360)), ("side", (90, 270)), ("back", (180,))):
-                near = [v for at, v in by_azimuth.items() if min(abs(at - m) for m in middles) <= 30]
-                found[name] += [view == name for view in near]
-            found["kind"] += [_is(scene, kind) for scene in scenes]
-            common = furs.most_common(1)[0][0] if furs else None
-            found["fur"] += [bool(scene.characters) and scene.characters[0].fur == common for scene in scenes]
-            right, left = (pictures[TURNTABLE.index(at)] for at in (90, 270))
-            found["profile"].append(stage.looks_right(right) and not stage.looks_right(left))
-            if sheets is not None:
-                sheets.mkdir(parents=True, exist_ok=True)
-                captions = [[f"{at}: {view}" for at, view in by_azimuth.items()][k : k + 12] for k in (0, 12)]
-                sheet = grid([images[:12], images[12:]], title=f"{prompt}, {row}", captions=captions)
-                sheet.save(sheets / f"{row}-{prompt}-{i}.png".replace(" ", "-").replace(",", ""))
+    for one in solids:
+        views, kinds, furs = (one[name].split() for name in ("view", "kind", "fur"))
+        by_azimuth = dict(zip(TURNTABLE, views, strict=True))
+        found["back_faces"].append(
+            any(view == "front" for at, view in by_azimuth.items() if 135 <= at <= 225)
+        )
+        for name, middles in (("front", (0, 360)), ("side", (90, 270)), ("back", (180,))):
+            near = [v for at, v in by_azimuth.items() if min(abs(at - m) for m in middles) <= 30]
+            found[name] += [view == name for view in near]
+        found["kind"] += [kind == one["prompt"].split()[-1] for kind in kinds]
+        common, _ = Counter(furs).most_common(1)[0]
+        found["fur"] += [fur == common != "None" for fur in furs]
+        found["profile"].append(one["profile"])
     return {name: share(values) for name, values in found.items()}
+
+
+def strips(args: argparse.Namespace, wanted: Sequence[str]) -> tuple[Path, dict[str, dict[str, Rate]]]:
+    pipe, judge = models()
+    settings = {
+        "part": "strip",
+        "seeds": args.seeds,
+        "first_seed": FIRST_SEED,
+        "guidance_scale": GUIDANCE_SCALE,
+        "steps": STEPS,
+    }
+    path = args.out / "janus-strip.json"
+    rows = rows_so_far(path, settings)
+    done = {row["name"] for row in rows}
+    for name in tqdm([name for name in wanted if name not in done], desc="janus strip"):
+        rates = strip(pipe, judge, name, args.seeds)
+        rows.append({"name": name} | {figure: rate.to_dict() for figure, rate in rates.items()})
+        write_json(path, settings, rows)
+    return path, {
+        row["name"]: {figure: Rate(**rate) for figure, rate in row.items() if figure != "name"}
+        for row in rows
+    }
+
+
+def solids(args: argparse.Namespace, wanted: Sequence[str]) -> tuple[Path, dict[str, dict[str, Rate]]]:
+    """Seed by seed, so that a run that is stopped has every row and prompt alike."""
+    pipe, judge = models()
+    settings = {
+        "part": "solids",
+        "loss": args.loss,
+        "first_seed": FIRST_SEED,
+        "guidance_scale": GUIDANCE_SCALE,
+        "schedule": asdict(SCHEDULES[args.loss]),
+    }
+    path = args.out / f"janus-{args.loss}.json"
+    rows = rows_so_far(path, settings)
+    done = {(row["name"], row["prompt"], row["seed"]) for row in rows}
+    prompts = [f"a {fur} {kind}".replace("  ", " ") for fur in args.furs.split(",") for kind in KINDS]
+    if args.kinds:
+        prompts = [prompt for prompt in prompts if prompt.split()[-1] in args.kinds.split(",")]
+    cells = [(name, prompt, i) for i in range(args.seeds) for prompt in prompts for name in wanted]
+    for name, prompt, i in tqdm(cells, desc=f"janus {args.loss}"):
+        seed = FIRST_SEED + 1000 * KINDS.index(prompt.split()[-1]) + i
+        if (name, prompt, seed) in done:
+            continue
+        stage, fit = solid(pipe, name, prompt, seed, args.loss)
+        file = f"{args.loss}-{name}-{prompt}-{i}.png".replace(" ", "-").replace(",", "")
+        sheet = Path(args.sheets) / file if args.sheets else None
+        row = readings(judge, stage, fit, f"{prompt}, {name}, {args.loss}", sheet)
+        rows.append({"name": name, "prompt": prompt, "seed": seed, **row})
+        write_json(path, settings, rows)
+    return path, {
+        name: figures([row for row in rows if row["name"] == name])
+        for name in dict.fromkeys(row["name"] for row in rows)
+    }
 
 
 def main() -> None:
     args = arguments(
-        "Faces at the back, in strips and in solids.", part="strip", seeds=8, rows="", sheets="", fur="orange"
+        "Faces at the back, in strips and in solids.",
+        part="strip",
+        loss="denoise",
+        seeds=8,
+        rows="",
+        furs=",orange",
+        kinds="",
+        sheets="",
     )
     if args.part not in ("strip", "solids"):
         raise SystemExit(f"--part must be strip or solids, got {args.part!r}")
-    # a solid's views are prompts, not mixed embeddings
-    possible = [NO_WORDS, WORDS, CLASSIC, *CURVES]
-    if args.part == "solids":
-        possible = [row for row in possible if preset_of(row).positive == "nearest"]
-    wanted = args.rows.split(";") if args.rows else possible
-    if unknown := [row for row in wanted if row not in possible]:
-        raise SystemExit(f"--rows: {unknown[0]!r} is none of {'; '.join(possible)}")
-    pipe, judge = models()
-    prompts = [text for kind in KINDS for text in (f"a {kind}", f"a {args.fur} {kind}")]
-    settings = {
-        "part": args.part,
-        "seeds": args.seeds,
-        "first_seed": FIRST_SEED,
-        "guidance_scale": GUIDANCE_SCALE,
-        **(
-            {"steps": STEPS}
-            if args.part == "strip"
-            else {"rounds": ROUNDS, "noise": NOISE, "prompts": prompts}
-        ),
-    }
-    path = args.out / f"janus-{args.part}.json"
-    rows = rows_so_far(path, settings)
-    done = {row["name"] for row in rows}
-    for name in tqdm([name for name in wanted if name not in done], desc=f"janus {args.part}"):
-        if args.part == "strip":
-            figures = strip(pipe, judge, name, args.seeds)
-        else:
-            sheets = Path(args.sheets) if args.sheets else None
-            figures = solids(pipe, judge, name, prompts, args.seeds, sheets)
-        rows.append({"name": name} | {figure: rate.to_dict() for figure, rate in figures.items()})
-        write_json(path, settings, rows)
-    bars = {
-        row["name"]: {figure: Rate(**rate) for figure, rate in row.items() if figure != "name"}
-        for row in rows
-    }
-    figures_of = list(next(iter(bars.values())))
-    title = "The camera's view, 12 azimuths" if args.part == "strip" else "Solids from all around"
-    print_table(title, ("row", *figures_of), [(name, *bars[name].values()) for name in bars])
-    plot_rates(path.with_suffix(".png"), title, bars)
+    if args.loss not in SCHEDULES:
+        raise SystemExit(f"--loss must be one of {', '.join(SCHEDULES)}, got {args.loss!r}")
+    for name, possible in (
+        ("rows", [NO_WORDS, WORDS, CLASSIC, *CURVES]),
+        ("furs", ["", *FURS]),
+        ("kinds", ["", *KINDS]),
+    ):
+        given = getattr(args, name).split(";" if name == "rows" else ",")
+        if unknown := [one for one in given if one not in ("", *possible)]:
+            raise SystemExit(f"--{name}: {unknown[0]!r} is none of {'; '.join(possible)}")
+    wanted = args.rows.split(";") if args.rows else [NO_WORDS, WORDS, CLASSIC, *CURVES]
+    path, rates = (strips if args.part == "strip" else solids)(args, wanted)
+    figure_names = list(next(iter(rates.values())))
+    title = (
+        "The camera's view, 12 azimuths" if args.part == "strip" else f"Solids from all around, {args.loss}"
+    )
+    print_table(title, ("row", *figure_names), [(name, *rates[name].values()) for name in rates])
+    plot_rates(path.with_suffix(".png"), title, rates)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How much noise a pipeline's model knows at each place, and a scheduler that stands at places of one's choice."""
+"""How much noise a pipeline's model knows at each timestep, and a scheduler that stops at timesteps of one's choice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
-from negguide.guidance.distillation import PredictionType, clean_and_noise, noised
+from negguide.guidance.score_distillation import PredictionType, clean_and_noise, noised
 from negguide.integration.hooks.views import Proxy
 
 
@@ -30,22 +30,22 @@ class NoiseSchedule:
     steps: int
     alphas: tuple[float, ...] | None
 
-    def timesteps(self, places: Sequence[float]) -> Tensor:
-        """What the model is told at places on the noise schedule.
+    def timesteps(self, noise_levels: Sequence[float]) -> Tensor:
+        """What the model is told at noise levels.
 
         Args:
-            places: 1 is pure noise and 0 the image; sigma for flow models, after any shift, and the fraction of the
-                training timesteps for others, of which the nearest is taken.
+            noise_levels: 1 is pure noise and 0 the image; sigma for flow models, after any shift, and the fraction of
+                the training timesteps for others, of which the nearest is taken.
 
         Returns:
-            [len(places)] in the scheduler's units: whole numbers of a discrete schedule.
+            [len(noise_levels)] in the scheduler's units: whole numbers of a discrete schedule.
         """
         if self.alphas is None:
-            return torch.tensor([place * self.steps for place in places])
-        return torch.tensor([min(round(place * self.steps), self.steps - 1) for place in places])
+            return torch.tensor([level * self.steps for level in noise_levels])
+        return torch.tensor([min(round(level * self.steps), self.steps - 1) for level in noise_levels])
 
-    def place(self, timestep: float) -> float:
-        """The place of a timestep, from 1, noise, to 0, the image."""
+    def noise_level(self, timestep: float) -> float:
+        """The noise level of a timestep, from 1, noise, to 0, the image."""
         return timestep / self.steps
 
     def levels(self, timestep: float) -> tuple[float, float]:
@@ -111,7 +111,7 @@ def same_layout(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 class Stops:
-    """The places at which a run evaluates the model, and what came of it.
+    """The timesteps at which a run evaluates the model, and what came of it.
 
     Args:
         schedule: of the model.

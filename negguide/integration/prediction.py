@@ -1,4 +1,4 @@
-"""A pipeline's guided prediction at a place of one's choice, by the pipeline's own call: what distillation is made of.
+"""A pipeline's guided prediction at any noise level, by the pipeline's own call: what distillation is made of.
 
 The pipeline prepares text, tokens and sizes as it always does, and its own guidance, negguide's and its decoding run;
 only the scheduler is another one, on a private copy of the pipeline object. The pipeline itself, its models, scheduler
@@ -47,7 +47,7 @@ class Predictions:
     """What a run gives.
 
     Attributes:
-        evaluations: one for each of its places.
+        evaluations: one for each of its timesteps.
         images: [B, 3, H, W] in [0, 1], the clean estimate after the last of them, decoded; None where not asked for.
         trace: how the negatives acted; None where not asked for, or where no negative acts.
     """
@@ -173,9 +173,9 @@ class Predictor:
             )
         return latents.to(torch.promote_types(latents.dtype, torch.float32))
 
-    def timesteps(self, places: Sequence[float]) -> Tensor:
+    def timesteps(self, noise_levels: Sequence[float]) -> Tensor:
         """See `NoiseSchedule.timesteps`; on the pipeline's device."""
-        return self.schedule.timesteps(places).to(self.pipe._execution_device)
+        return self.schedule.timesteps(noise_levels).to(self.pipe._execution_device)
 
     def predict(
         self,

@@ -17,7 +17,7 @@ from negguide.views.prompts import (
     wrap_azimuth,
 )
 from negguide.views.schedule import Schedule
-from negguide.views.solid import Fit, SolidFit
+from negguide.views.solid import Descent, Fit, SolidFit
 from negguide.views.voxels import Voxels, on_background
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "VIEWS",
     "Curve",
     "Decay",
+    "Descent",
     "Distilled",
     "Fit",
     "Halves",

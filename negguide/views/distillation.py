@@ -15,13 +15,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from negguide.guidance.distillation import (
+from negguide.guidance.score_distillation import (
     Weighting,
+    distillation_gradient,
     distillation_weight,
     half_square,
+    image_loss,
     noised,
     prediction_target,
-    score_distillation,
     with_gradient,
 )
 from negguide.integration.diagnostics.trace import Trace
@@ -67,14 +68,16 @@ class Distilled:
 
     Attributes:
         loss: a scalar; `loss.backward()` puts the gradient on the images that were given.
-        place: where on the noise schedule the step was, 1 = noise.
+        noise_level: of the step, 1 = noise; see `Schedule`.
+        weight: w(t) of the loss; 1 for "denoise".
         target: [B, 3, H, W] in [0, 1], detached: what the images should become, of "image" and "denoise"; else None.
         lora_loss: of "vsd", the loss with which the LoRA was trained in this call; else None.
         trace: how the negatives acted, with trace=True and where any did.
     """
 
     loss: Tensor
-    place: float
+    noise_level: float
+    weight: float
     target: Tensor | None = None
     lora_loss: float | None = None
     trace: Trace | None = None
@@ -97,21 +100,21 @@ class ScoreDistillation:
     `denoise_steps` DDIM steps (Euler's, for flow models) from x_t to an image without noise, as SDEdit does, and takes
     that as target; it is meant to be fitted for several steps of the renderer. For `vsd` a copy of the denoiser with a
     LoRA learns the renders as they are: eps_phi is its prediction for the image's prompt without guidance, and each
-    call trains it once, on mean \\|m - m_target\\|^2 at a place of its own, uniform in (0.001, 1], where m is what the
-    model predicts. ProlificDreamer tells that model the camera by an embedding; here the view words of the prompt
-    say it, for the model's inputs stay those of its family.
+    call trains it once, on mean \\|m - m_target\\|^2 at a noise level of its own, uniform in (0.001, 1], where m is
+    what the model predicts. ProlificDreamer tells that model the camera by an embedding; here the view words of the
+    prompt say it, for the model's inputs stay those of its family.
 
-    All images of a call share one place on the noise schedule. Noise and places follow from (seed, step) alone: a run
+    All images of a call share one noise level. Noise and its level follow from (seed, step) alone: a run
     is resumed at any step by asking for that step, with `load_state_dict` for `vsd`.
 
-    Windows of negatives are places on the noise schedule: a fraction f of `start` and `stop` is
+    Windows of negatives are of noise levels: a fraction f of `start` and `stop` is
     `Timestep(1000 (1 - f))`. A negative that says nothing thus acts while t >= 500; give `stop=1` for all of it.
 
     Args:
         pipe: a text-to-image pipeline with classifier-free guidance and an autoencoder; epsilon, v and flow. It is left
             as it is: its scheduler, models and hooks.
         prompt: what every image shows, where `views` does not say it.
-        schedule: the place on the noise schedule of each step.
+        schedule: the noise level of each step.
         views: `views(azimuths, elevations)`, see `Views`; None = `prompt` for all.
         negatives: for every image, beside those of `views`: `Negative` objects or strings, or a `PerpNeg` with its
             options; None = none.
@@ -212,13 +215,13 @@ class ScoreDistillation:
         azimuths, elevations = angles("azimuth", azimuth, batch), angles("elevation", elevation, batch)
         self._predictor.check_size(images)
         own = () if self._method is None else self._method.negatives
-        asked = view_prompts_of(self.views, self.prompt, own, azimuths, elevations)
-        place = self.schedule.place(step, self.seed)
+        shown = view_prompts_of(self.views, self.prompt, own, azimuths, elevations)
+        noise_level = self.schedule.noise_level(step, self.seed)
         if self.loss == "denoise":
-            return self._denoised(images, asked, place, step)
+            return self._denoised(images, shown, noise_level, step)
         if self.loss == "image":
-            return self._reconstructed(images, asked, place, step)
-        return self._distilled(images, asked, place, step)
+            return self._reconstructed(images, shown, noise_level, step)
+        return self._distilled(images, shown, noise_level, step)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside its step: the LoRA of `vsd`, and nothing for the other losses."""
@@ -239,23 +242,23 @@ class ScoreDistillation:
 
     # ---- The losses -------------------------------------------------------------------------------------------------
 
-    def _distilled(self, images: Tensor, asked: ViewPrompts, place: float, step: int) -> Distilled:
+    def _distilled(self, images: Tensor, shown: ViewPrompts, noise_level: float, step: int) -> Distilled:
         """sds and vsd: the gradient by the latents, carried on through the encoder."""
         with torch.enable_grad():
             pixels = images.detach().requires_grad_()
             encoded = self._predictor.encode(pixels)
-        latents, timesteps = encoded.detach(), self._predictor.timesteps([place])
+        latents, timesteps = encoded.detach(), self._predictor.timesteps([noise_level])
         sample, noise, sigma = self._noised(latents, timesteps, self._noise(latents, step))
-        predicted = self._predict(images, sample, timesteps, asked)
+        predicted = self._predict(images, sample, timesteps, shown)
         baseline, lora_loss = noise, None
         if self._renders is not None:
             own = self._predictor.predict(
-                images, sample, timesteps, asked.prompts, guided=False, denoiser=self._renders.model
+                images, sample, timesteps, shown.prompts, guided=False, denoiser=self._renders.model
             )
             baseline = own.evaluations[0].noise
-            lora_loss = self._train(self._renders, images, latents, asked.prompts, step)
+            lora_loss = self._train(self._renders, images, latents, shown.prompts, step)
         weight = distillation_weight(sigma, self.weighting)
-        gradient = score_distillation(predicted.evaluations[0].noise, baseline, weight)
+        gradient = distillation_gradient(predicted.evaluations[0].noise, baseline, weight)
         # worked out here, so that the autoencoder's own weights get none when the loss is differentiated
         (by_pixels,) = torch.autograd.grad(encoded, pixels, gradient.to(encoded.dtype) / len(images))
         if not bool(torch.isfinite(by_pixels).all()):
@@ -263,29 +266,31 @@ class ScoreDistillation:
                 f"pipe.vae in {encoded.dtype} gives gradients that are not finite; use pipe.vae.to(torch.float32)"
             )
         loss = with_gradient(images, by_pixels, half_square(gradient))
-        return Distilled(loss, self._place(timesteps), lora_loss=lora_loss, trace=predicted.trace)
+        return Distilled(
+            loss, self._noise_level(timesteps), weight, lora_loss=lora_loss, trace=predicted.trace
+        )
 
-    def _reconstructed(self, images: Tensor, asked: ViewPrompts, place: float, step: int) -> Distilled:
+    def _reconstructed(self, images: Tensor, shown: ViewPrompts, noise_level: float, step: int) -> Distilled:
         with torch.no_grad():
             latents = self._predictor.encode(images)
-        timesteps = self._predictor.timesteps([place])
+        timesteps = self._predictor.timesteps([noise_level])
         sample, _, sigma = self._noised(latents, timesteps, self._noise(latents, step))
-        predicted = self._predict(images, sample, timesteps, asked, decode=True)
+        predicted = self._predict(images, sample, timesteps, shown, decode=True)
         target = _target(predicted.images, images)
         weight = distillation_weight(sigma, self.weighting)
-        loss = 0.5 * weight * (images - target).square().sum() / len(images)
-        return Distilled(loss, self._place(timesteps), target=target, trace=predicted.trace)
+        loss = image_loss(images, target, weight)
+        return Distilled(loss, self._noise_level(timesteps), weight, target=target, trace=predicted.trace)
 
-    def _denoised(self, images: Tensor, asked: ViewPrompts, place: float, step: int) -> Distilled:
+    def _denoised(self, images: Tensor, shown: ViewPrompts, noise_level: float, step: int) -> Distilled:
         with torch.no_grad():
             latents = self._predictor.encode(images)
         count = self.denoise_steps
-        timesteps = self._predictor.timesteps([place * (1 - i / count) for i in range(count)])
+        timesteps = self._predictor.timesteps([noise_level * (1 - i / count) for i in range(count)])
         sample, _, _ = self._noised(latents, timesteps, self._noise(latents, step))
-        predicted = self._predict(images, sample, timesteps, asked, decode=True)
+        predicted = self._predict(images, sample, timesteps, shown, decode=True)
         target = _target(predicted.images, images)
         loss = (images - target).abs().mean()
-        return Distilled(loss, self._place(timesteps), target=target, trace=predicted.trace)
+        return Distilled(loss, self._noise_level(timesteps), 1.0, target=target, trace=predicted.trace)
 
     def _train(
         self, renders: RenderModel, images: Tensor, latents: Tensor, prompts: Sequence[str], step: int
@@ -293,8 +298,8 @@ class ScoreDistillation:
         """One step of the LoRA on the renders as they are."""
         generator = generator_of(self.seed, step, "lora")
         # not 0, where there is no noise
-        place = 1.0 - float(torch.rand((), generator=generator, dtype=torch.float64)) * (1 - 1e-3)
-        timesteps = self._predictor.timesteps([place])
+        noise_level = 1.0 - float(torch.rand((), generator=generator, dtype=torch.float64)) * (1 - 1e-3)
+        timesteps = self._predictor.timesteps([noise_level])
         drawn = torch.randn(latents.shape, generator=generator).to(latents)
         sample, noise, _ = self._noised(latents, timesteps, drawn)
         own = self._predictor.predict(
@@ -309,18 +314,18 @@ class ScoreDistillation:
     # ---- What they share --------------------------------------------------------------------------------------------
 
     def _predict(
-        self, images: Tensor, sample: Tensor, timesteps: Tensor, asked: ViewPrompts, decode: bool = False
+        self, images: Tensor, sample: Tensor, timesteps: Tensor, shown: ViewPrompts, decode: bool = False
     ) -> Predictions:
-        place = self._predictor.schedule.place
+        noise_level = self._predictor.schedule.noise_level
         return self._predictor.predict(
             images,
             sample,
             timesteps,
-            asked.prompts,
+            shown.prompts,
             negatives=acting_method(
-                self._method, asked.negatives, [1000 * place(float(t)) for t in timesteps]
+                self._method, shown.negatives, [1000 * noise_level(float(t)) for t in timesteps]
             ),
-            negative_prompts=asked.negative_prompts,
+            negative_prompts=shown.negative_prompts,
             decode=decode,
             trace=self.trace,
         )
@@ -334,8 +339,8 @@ class ScoreDistillation:
         alpha, sigma = self._predictor.schedule.levels(float(timesteps[0]))
         return noised(latents, noise, alpha, sigma), noise, sigma
 
-    def _place(self, timesteps: Tensor) -> float:
-        return self._predictor.schedule.place(float(timesteps[0]))
+    def _noise_level(self, timesteps: Tensor) -> float:
+        return self._predictor.schedule.noise_level(float(timesteps[0]))
 
 
 def _scale(value: Any) -> float:

@@ -94,7 +94,7 @@ def acting_method(
     found: list[Negative] = []
     for index, own in enumerate(negatives):
         for negative in own:
-            start, stop = _places(negative)
+            start, stop = _in_timesteps(negative)
             window = Window(f"Negative({negative.prompt!r})", start, stop)
             if not negative.off and window.steps(timesteps):
                 found.append(replace(negative, start=start, stop=stop, prompt_index=index))
@@ -103,8 +103,8 @@ def acting_method(
     return PerpNeg(*found) if method is None else method.with_negatives(*found)
 
 
-def _places(negative: Negative) -> tuple[Timestep, Timestep]:
-    """A negative's window on the noise schedule: a fraction f of the steps is the timestep 1000 (1 - f)."""
+def _in_timesteps(negative: Negative) -> tuple[Timestep, Timestep]:
+    """A window in timesteps of 1000: a fraction f of the steps is the timestep 1000 (1 - f)."""
     (window,) = PerpNeg(negative).windows
     start, stop = (
         edge if isinstance(edge, Timestep) else Timestep(1000 * (1 - edge))

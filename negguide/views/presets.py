@@ -113,7 +113,7 @@ _PAPER = Preset(
 _TOYWORLD = Preset(
     name="toyworld",
     positive="nearest",
-    negatives=(("front", Ramp(((45.0, 0.0), (90.0, 3.0)))),),
+    negatives=(("front", Ramp(((45.0, 0.0), (90.0, 1.0), (150.0, 3.0)))),),
     source="found on the embedded model",
 )
 

@@ -1,4 +1,4 @@
-"""Where on the noise schedule each step of a distillation is, and the random numbers that it draws."""
+"""The noise level of each step of a distillation, and the random numbers that it draws."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Kind = Literal["linear", "random"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """The place on the noise schedule of each step: 1 is pure noise and 0 the image.
+    """The noise level of each step: 1 is pure noise and 0 the image.
 
     Of flow models it is sigma, after any shift; of others the fraction of the training timesteps. What is
     `Timestep(700)` in a window of a negative is 0.7 here.
 
     Args:
         steps: of the whole run, at least 1.
-        start, stop: the noisiest and the least noisy place, 1 >= start >= stop > 0.
+        start, stop: the noisiest and the least noisy level, 1 >= start >= stop > 0.
         kind: "linear": from start in the first step to stop in the last; HiFA (arXiv 2305.18766) and DreamTime (arXiv
             2306.12422) also anneal, along other curves. "random": uniform between them at every step, as in
             DreamFusion.
@@ -60,21 +60,25 @@ class Schedule:
             raise ValueError(f"step must be from 0 to {self.steps - 1}, one of the schedule's, got {checked}")
         return checked
 
-    def place(self, step: int, seed: int = 0) -> float:
-        """The place of a step; of a random schedule by the seed, the same whenever it is asked for."""
+    def noise_level(self, step: int, seed: int = 0) -> float:
+        """That of a step; of a random schedule by the seed, the same whenever it is asked for."""
         step = self.check_step(step)
         if self.kind == "random":
-            drawn = float(torch.rand((), generator=generator_of(seed, step, "place"), dtype=torch.float64))
+            drawn = float(
+                torch.rand((), generator=generator_of(seed, step, "noise level"), dtype=torch.float64)
+            )
             return self.stop + (self.start - self.stop) * drawn
         if self.steps == 1:
             return self.start
         return self.start + (self.stop - self.start) * step / (self.steps - 1)
 
 
-_STREAMS = ("place", "noise", "lora", "solid")
+_STREAMS = ("noise level", "noise", "lora", "solid")
 
 
-def generator_of(seed: int, step: int, stream: Literal["place", "noise", "lora", "solid"]) -> torch.Generator:
+def generator_of(
+    seed: int, step: int, stream: Literal["noise level", "noise", "lora", "solid"]
+) -> torch.Generator:
     """The random numbers of one step, which need no state from the steps before: a run is resumed at any of them.
 
     Args:

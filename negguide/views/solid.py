@@ -1,4 +1,4 @@
-"""A solid that becomes what a prompt says, by targets that a text-to-image model denoises from its renders."""
+"""A solid that becomes what a prompt says, by what a text-to-image model makes of its renders."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from negguide.guidance.score_distillation import image_loss
 from negguide.methods.validation import at_least_one, at_least_zero, number
 from negguide.views.distillation import ScoreDistillation
 from negguide.views.prompts import wrap_azimuth
@@ -25,43 +26,64 @@ Straighten = Callable[[Tensor, float], Tensor]
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How a solid is fitted.
+class Descent:
+    """How a solid follows the gradient of a loss: one step of Adam a round.
 
     Attributes:
         views: cameras a round, evenly around the solid from a random angle on.
-        fits: steps of the optimiser a round.
-        batch: targets a step of the optimiser.
-        kept: how many of the latest targets it draws from.
         density_rate, color_rate: Adam's learning rates.
         smoothness: weight of the mean absolute difference of neighbouring voxels' parameters; views between the axes
-            average voxels, so that nothing else keeps those from alternating.
+            average voxels, so that nothing else keeps those from alternating. These losses are sums over an image.
         bottom: pixels between the solid's lower end and that of the picture.
-        seed: of the start, the cameras and the choice of targets.
+        seed: of the start and the cameras.
 
     Raises:
         TypeError, ValueError: naming the argument.
     """
 
-    views: int = 4
-    fits: int = 6
-    batch: int = 4
-    kept: int = 24
+    views: int = 2
     density_rate: float = 0.3
     color_rate: float = 0.15
-    smoothness: float = 0.003
+    smoothness: float = 3.0
     bottom: int = 4
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("views", "fits", "batch", "kept"):
-            object.__setattr__(self, name, at_least_one(name, getattr(self, name)))
+        object.__setattr__(self, "views", at_least_one("views", self.views))
         for name in ("bottom", "seed"):
             object.__setattr__(self, name, at_least_zero(name, getattr(self, name)))
         for name in ("density_rate", "color_rate", "smoothness"):
             object.__setattr__(self, name, number(name, getattr(self, name)))
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class Fit(Descent):
+    """How a solid is fitted to targets, those of the loss "denoise".
+
+    Attributes:
+        views, density_rate, color_rate, bottom: as in `Descent`.
+        smoothness: as there; this loss is a mean over an image.
+        seed: of the start, the cameras and the choice of targets.
+        fits: steps of Adam a round.
+        batch: targets a step of Adam.
+        kept: how many of the latest targets it draws from.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+
+    views: int = 4
+    smoothness: float = 0.003
+    fits: int = 6
+    batch: int = 4
+    kept: int = 24
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("fits", "batch", "kept"):
+            object.__setattr__(self, name, at_least_one(name, getattr(self, name)))
         if self.batch > self.kept:
             raise ValueError(
                 f"batch must be at most kept={self.kept}, the targets that it is drawn from, got {self.batch}"
@@ -69,39 +91,48 @@ class Fit:
 
 
 class SolidFit:
-    """Fits `Voxels` round by round: render, let the model denoise the renders, fit the solid to the latest targets.
+    """Makes `Voxels` what a prompt says, round by round.
 
-    Formula of a round: targets of `ScoreDistillation(loss="denoise")` at `views` azimuths; then `fits` steps of Adam on
-    mean |render - target| over `batch` of the `kept` latest targets, plus smoothness. What a camera at
-    an azimuth above 180, that is below 0, sees is mirrored before the model gets it, with the azimuth above 0.
+    Formula of a round with the loss "denoise": its targets at `views` azimuths; then `fits` steps of Adam on
+    mean |render - target| over `batch` of the `kept` latest targets. With the others: one step of Adam on the loss of
+    `views` renders. Smoothness is added to either. What a camera at an azimuth above 180, that is below 0, sees is
+    mirrored before the model gets it, with the azimuth above 0.
 
     Args:
-        distill: with loss="denoise"; its schedule has a step a round.
+        distill: whose schedule has a step a round.
         background: [3, H, W] in [0, 1], what lies behind the solid in every view.
-        options: how.
-        straighten: turns a target where a model says nothing of left and right; None = as it is.
+        options: `Fit` with the loss "denoise", `Descent` with the others; None = its defaults.
+        straighten: turns a target where a model says nothing of left and right; None = as it is. Of the losses
+            "denoise" and "image", which have targets.
 
     Raises:
-        ValueError: another loss.
+        TypeError: options that are not of the loss.
+        ValueError: `straighten` with a loss that has no targets.
     """
 
     def __init__(
         self,
         distill: ScoreDistillation,
         background: Tensor,
-        options: Fit | None = None,
+        options: Fit | Descent | None = None,
         *,
         straighten: Straighten | None = None,
     ) -> None:
-        if distill.loss != "denoise":
-            raise ValueError(f"distill must have loss='denoise', which gives targets, got {distill.loss!r}")
+        wanted = Fit if distill.loss == "denoise" else Descent
+        options = wanted() if options is None else options
+        if type(options) is not wanted:
+            raise TypeError(
+                f"options must be of {wanted.__name__} with loss={distill.loss!r}, got {type(options).__name__}"
+            )
+        if straighten is not None and distill.loss not in ("denoise", "image"):
+            raise ValueError(f"straighten turns targets, and loss={distill.loss!r} has none; leave it out")
         self.distill, self.background, self.straighten = distill, background, straighten
-        self.options = options or Fit()
-        self.solid = Voxels(generator=torch.Generator().manual_seed(self.options.seed))
+        self.options = options
+        self.solid = Voxels(generator=torch.Generator().manual_seed(options.seed))
         self.optimizer = torch.optim.Adam(
             [
-                {"params": [self.solid.density], "lr": self.options.density_rate},
-                {"params": [self.solid.color], "lr": self.options.color_rate},
+                {"params": [self.solid.density], "lr": options.density_rate},
+                {"params": [self.solid.color], "lr": options.color_rate},
             ]
         )
         self.azimuths = torch.zeros(0)
@@ -114,35 +145,52 @@ class SolidFit:
         return self.distill.schedule.steps
 
     def round(self) -> float:
-        """One more round; gives the last mean |render - target|.
+        """One more round; gives the last loss, without smoothness.
 
         Raises:
             ValueError: all rounds are done.
         """
-        options = self.options
         # of this round alone, so that a run goes on at any of them
-        generator = generator_of(options.seed, self.done, "solid")
+        generator = generator_of(self.options.seed, self.done, "solid")
         first = 360 * float(torch.rand((), generator=generator))
-        turns = [wrap_azimuth(first + 360 * i / options.views) for i in range(options.views)]
+        turns = [wrap_azimuth(first + 360 * i / self.options.views) for i in range(self.options.views)]
+        options = self.options
+        last = self._fitted(turns, options, generator) if isinstance(options, Fit) else self._descended(turns)
+        self.done += 1
+        return last
+
+    def _fitted(self, turns: list[float], options: Fit, generator: torch.Generator) -> float:
         with torch.no_grad():
             renders = self._pictures(torch.tensor(turns))
         around = [abs(turn) for turn in turns]
-        targets = self.distill(renders, around, step=self.done).target
-        assert targets is not None
-        if self.straighten is not None:
-            straight = [self.straighten(one, turn) for one, turn in zip(targets, around, strict=True)]
-            targets = torch.stack(straight)
+        targets = self._straight(self.distill(renders, around, step=self.done).target, around)
         self.azimuths = torch.cat([self.azimuths, torch.tensor(turns)])[-options.kept :]
         self.targets = torch.cat([self.targets, targets])[-options.kept :]
         for _ in range(options.fits):
             chosen = torch.randperm(len(self.targets), generator=generator)[: options.batch]
-            away = (self._pictures(self.azimuths[chosen]) - self.targets[chosen]).abs().mean()
-            loss = away + options.smoothness * (_rough(self.solid.density) + _rough(self.solid.color))
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-        self.done += 1
-        return float(away.detach())
+            last = self._learn((self._pictures(self.azimuths[chosen]) - self.targets[chosen]).abs().mean())
+        return last
+
+    def _descended(self, turns: list[float]) -> float:
+        renders = self._pictures(torch.tensor(turns))
+        around = [abs(turn) for turn in turns]
+        distilled = self.distill(renders, around, step=self.done)
+        if self.straighten is None:
+            return self._learn(distilled.loss)
+        return self._learn(image_loss(renders, self._straight(distilled.target, around), distilled.weight))
+
+    def _straight(self, targets: Tensor | None, around: list[float]) -> Tensor:
+        assert targets is not None
+        if self.straighten is None:
+            return targets
+        return torch.stack([self.straighten(one, turn) for one, turn in zip(targets, around, strict=True)])
+
+    def _learn(self, loss: Tensor) -> float:
+        rough = _rough(self.solid.density) + _rough(self.solid.color)
+        self.optimizer.zero_grad()
+        (loss + self.options.smoothness * rough).backward()
+        self.optimizer.step()
+        return float(loss.detach())
 
     def _pictures(self, turns: Tensor) -> Tensor:
         """[B, 3, H, W]: those of negative azimuths as mirror images, before the background as it is."""

@@ -199,11 +199,11 @@ def test_what_is_no_pipeline_is_refused() -> None:
 
 def test_a_linear_schedule_goes_from_start_to_stop_and_a_random_one_stays_between() -> None:
     linear = Schedule(5, 0.9, 0.1)
-    assert [round(linear.place(step), 6) for step in range(5)] == [0.9, 0.7, 0.5, 0.3, 0.1]
-    assert Schedule(1, 0.9, 0.1).place(0) == 0.9
-    places = [Schedule(200, 0.9, 0.1, kind="random").place(step, seed=1) for step in range(200)]
-    assert all(0.1 <= place <= 0.9 for place in places) and len(set(places)) == 200
-    assert abs(sum(places) / 200 - 0.5) < 0.05 and max(places) > 0.8 and min(places) < 0.2
+    assert [round(linear.noise_level(step), 6) for step in range(5)] == [0.9, 0.7, 0.5, 0.3, 0.1]
+    assert Schedule(1, 0.9, 0.1).noise_level(0) == 0.9
+    levels = [Schedule(200, 0.9, 0.1, kind="random").noise_level(step, seed=1) for step in range(200)]
+    assert all(0.1 <= level <= 0.9 for level in levels) and len(set(levels)) == 200
+    assert abs(sum(levels) / 200 - 0.5) < 0.05 and max(levels) > 0.8 and min(levels) < 0.2
 
 
 def test_random_numbers_differ_by_seed_step_and_use() -> None:
@@ -211,6 +211,6 @@ def test_random_numbers_differ_by_seed_step_and_use() -> None:
         float(torch.rand((), generator=generator_of(seed, step, stream)))
         for seed in range(3)
         for step in range(3)
-        for stream in ("place", "noise", "lora")
+        for stream in ("noise level", "noise", "lora", "solid")
     }
-    assert len(drawn) == 27
+    assert len(drawn) == 36

@@ -194,8 +194,8 @@ def test_a_solid_comes_near_its_targets_and_is_resumed_exactly() -> None:
 
 
 def test_other_losses_and_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="loss='denoise'"):
-        SolidFit(SimpleNamespace(loss="sds"), torch.zeros(3, 64, 64))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="options must be of Descent with loss='sds', got Fit"):
+        SolidFit(SimpleNamespace(loss="sds"), torch.zeros(3, 64, 64), Fit())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="views"):
         Fit(views=0)
     with pytest.raises(ValueError, match="smoothness must be finite and at least 0"):
@@ -226,7 +226,7 @@ def test_a_stage_is_of_one_character_without_a_view() -> None:
     assert prompts == ["a grey cat in front view in the snow", "a grey cat in side view in the snow"]
     assert [[(one.prompt, one.weight) for one in own] for own in negatives] == [
         [],
-        [("a grey cat in front view in the snow", 3.0)],
+        [("a grey cat in front view in the snow", 1.0)],
     ]
     with pytest.raises(ValueError, match="one character"):
         Stage("two bears")

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from negguide.guidance.distillation import (
+from negguide.guidance.score_distillation import (
     PredictionType,
     clean_and_noise,
+    distillation_gradient,
     distillation_weight,
     half_square,
     noised,
     prediction_target,
-    score_distillation,
     with_gradient,
 )
 
@@ -49,7 +49,7 @@ def test_16_bit_predictions_are_taken_apart_in_float32() -> None:
 
 def test_the_gradient_is_the_weighted_difference_and_has_no_graph() -> None:
     predicted, noise = drawn(0).requires_grad_(), drawn(1)
-    found = score_distillation(predicted, noise, 0.25)
+    found = distillation_gradient(predicted, noise, 0.25)
     torch.testing.assert_close(found, 0.25 * (predicted.detach() - noise))
     assert not found.requires_grad
 

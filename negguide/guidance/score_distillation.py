@@ -114,7 +114,7 @@ def distillation_weight(sigma: float, weighting: Weighting) -> float:
     return sigma * sigma if weighting == "variance" else 1.0
 
 
-def score_distillation(predicted: Tensor, baseline: Tensor, weight: float) -> Tensor:
+def distillation_gradient(predicted: Tensor, baseline: Tensor, weight: float) -> Tensor:
     """The gradient of score distillation with respect to the latents.
 
     Formula: w(t) (eps_hat - eps). eps_hat is the noise that the guided model predicts. For SDS eps is the noise that
@@ -135,6 +135,24 @@ def score_distillation(predicted: Tensor, baseline: Tensor, weight: float) -> Te
     Source: SDS: DreamFusion, arXiv 2209.14988, eq. 3; VSD: ProlificDreamer, arXiv 2305.16213, eq. 9.
     """
     return weight * (_wide("predicted", predicted) - _wide("baseline", baseline)).detach()
+
+
+def image_loss(images: Tensor, target: Tensor, weight: float) -> Tensor:
+    """Half the squared distance of images and their targets, mean over the batch.
+
+    Formula: w(t)/2 sum |images - target|^2 / B. Its derivative by the images is w(t) (images - target) / B.
+
+    Args:
+        images: [B, ...].
+        target: of the same shape, detached.
+        weight: w(t), see `distillation_weight`.
+
+    Returns:
+        A scalar.
+
+    Source: the pixel term of HiFA, arXiv 2305.18766.
+    """
+    return 0.5 * weight * (images - target).square().sum() / len(images)
 
 
 def half_square(gradient: Tensor) -> Tensor:
