@@ -48,7 +48,7 @@ def test_rows_are_methods_and_columns_cameras(run: Any, tiny_model: Path) -> Non
     assert all(camera["methods"] == [] and camera["negative_prompt"] == "" for camera in plain)
     assert [camera["negative_prompt"] for camera in classic] == ["", *["a bear, front view"] * 3]
     methods = [[method_from_dict(method) for method in camera["methods"]] for camera in perp_neg]
-    front = [PerpNeg(Negative("a bear, front view", weight, stop=1.0)) for weight in (2.0, 3.0)]
+    front = [PerpNeg(Negative("a bear, front view", weight, stop=1.0)) for weight in (2 / 3, 3.0)]
     assert methods == [[], [front[0]], [front[0]], [front[1]]]
     assert settings["readings"] == []
     with Image.open(path) as image:

@@ -83,7 +83,7 @@ def test_threestudio_gets_texts_and_weights_of_any_preset_in_its_order() -> None
     torch.testing.assert_close(weights, torch.tensor([half, [-1.967, -0.394], [0.0, 0.0]]), atol=1e-3, rtol=0)
     one, filled = threestudio_text(view_prompts([90], preset="toyworld"), embeddings, uncond)  # type: ignore[arg-type]
     torch.testing.assert_close(one, torch.stack([side, uncond, front, uncond]))
-    assert filled.tolist() == [[-3.0, 0.0]]
+    assert filled.tolist() == [[-1.0, 0.0]]
 
 
 def test_what_does_not_belong_together_is_refused() -> None:
