@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import pickle
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,32 +98,34 @@ def _fingerprint(settings: dict[str, Any]) -> str:
 
 
 def _keep(fit: SolidFit, path: Path, settings: dict[str, Any]) -> None:
-    import torch
+    from safetensors.torch import save
 
     from negguide.pictures import write_file
 
-    buffer = io.BytesIO()
-    torch.save({"fingerprint": _fingerprint(settings), "fit": fit.state_dict()}, buffer)
-    write_file(path, buffer.getvalue())
+    write_file(path, save(fit.state_dict(), {"fingerprint": _fingerprint(settings)}))
 
 
 def _resume(fit: SolidFit, path: Path, settings: dict[str, Any]) -> None:
-    import torch
+    from safetensors import SafetensorError, safe_open
 
     if not path.exists():
         return
     try:
-        state = torch.load(path, weights_only=True)
-        fingerprint = state["fingerprint"]
-    # what torch says of a file that is cut or another's is not one kind of error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is no state of such a run; delete it, or give --object another name"
-        ) from error
+        with safe_open(path, "pt") as file:
+            fingerprint = (file.metadata() or {}).get("fingerprint")
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(_not_ours(path)) from error
+    if fingerprint is None:
+        raise ValueError(_not_ours(path))
     if fingerprint != _fingerprint(settings):
         raise ValueError(f"{path} is of a run with other settings; delete it, or give --object another name")
-    fit.load_state_dict(state["fit"])
+    fit.load_state_dict(state)
     remark(f"goes on at round {fit.done} of {fit.rounds}, from {path}")
+
+
+def _not_ours(path: Path) -> str:
+    return f"{path} is no state of such a run; delete it, or give --object another name"
 
 
 def _write_turntable(fit: SolidFit, path: Path) -> None:

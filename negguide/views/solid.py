@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -211,22 +209,39 @@ class SolidFit:
         azimuth = torch.tensor(TURNTABLE, dtype=torch.float32)
         return *self.solid(azimuth), azimuth
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that a run needs to go on."""
-        return {
-            "done": self.done,
-            # as they are now: the next round changes them in place
-            "solid": copy.deepcopy(self.solid.state_dict()),
-            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that a run needs to go on, as tensors by name, which safetensors can hold."""
+        moments = {
+            f"optimizer.{index}.{name}": torch.as_tensor(value)
+            for index, state in self.optimizer.state_dict()["state"].items()
+            for name, value in state.items()
+        }
+        tensors = {
+            "done": torch.tensor(self.done),
             "azimuths": self.azimuths,
             "targets": self.targets,
+            **{f"solid.{name}": value for name, value in self.solid.state_dict().items()},
+            **moments,
         }
+        # as they are now: the next round changes them in place
+        return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on where another run of the same settings was."""
-        self.done = state["done"]
-        self.solid.load_state_dict(state["solid"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        solid: dict[str, Tensor] = {}
+        for key, tensor in state.items():
+            part, _, rest = key.partition(".")
+            if part == "solid":
+                solid[rest] = tensor
+            elif part == "optimizer":
+                index, _, name = rest.partition(".")
+                # the optimiser changes in place what it is given
+                moments.setdefault(int(index), {})[name] = tensor.clone()
+        self.solid.load_state_dict(solid)
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.done = int(state["done"])
         self.azimuths, self.targets = state["azimuths"], state["targets"]
 
 

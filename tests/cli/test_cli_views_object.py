@@ -1,10 +1,13 @@
 """`negguide views --object`: a solid as a mesh, a turntable and a sheet."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save
 
 from negguide.pictures import read_settings
 from negguide.views.solid import TURNTABLE, SolidFit
@@ -68,10 +71,25 @@ def test_what_a_solid_has_no_use_for_is_refused(run: Any, arguments: Any, messag
     assert outcome.exit_code != 0 and message in outcome.message
 
 
-def test_a_state_that_is_none_is_told(run: Any, tmp_path: Path) -> None:
-    (tmp_path / "bear.fit").write_bytes(b"nothing of ours")
+@pytest.mark.parametrize("kind", ["other bytes", "nothing", "another's tensors", "a pickle"])
+def test_a_state_that_is_none_is_told(run: Any, tmp_path: Path, kind: str) -> None:
+    """And nothing that such a file says is run."""
+    ran = tmp_path / "ran"
+
+    class Touches:
+        def __reduce__(self) -> Any:
+            return Path.touch, (ran,)
+
+    contents = {
+        "other bytes": b"nothing of ours",
+        "nothing": b"",
+        "another's tensors": save({"weight": torch.zeros(2)}),
+        "a pickle": pickle.dumps(Touches()),
+    }
+    (tmp_path / "bear.fit").write_bytes(contents[kind])
     outcome = run("views", "a bear", "--object", tmp_path / "bear.glb", "--rounds", 1)
     assert outcome.exit_code != 0 and "is no state of such a run" in outcome.message
+    assert not ran.exists()
 
 
 def test_solids_are_of_the_embedded_model(run: Any, tiny_model: Path) -> None:
