@@ -12,7 +12,11 @@ import typer
 
 from negguide._utils.text import listed
 from negguide.cli import options
+from negguide.cli.compare import CLASSIC, PLAIN
 from negguide.cli.output import check_folder, remark, show
+from negguide.cli.views import AZIMUTHS
+from negguide.cli.views_object import ROUNDS, draw_turntable
+from negguide.cli.views_strip import PERP_NEG, draw_strip
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,6 +38,10 @@ VIEW_WEIGHT, VIEW_WINDOW = 3.0, (0.0, 1.0)
 # NegToMe: how is said by negguide.models.TOYWORLD_DEFAULTS.
 BATCH_PROMPT = "a bear"
 REFERENCE_PROMPT = "an explorer"
+# Perp-Neg by view: a strip of one seed, and a solid.
+AROUND_PROMPT = "a bear"
+STRIP_ROWS = (PLAIN, CLASSIC, PERP_NEG)
+QUICK_ROUNDS = 2
 
 GLASSES_LOOK = (
     "the glasses and the fur. In this world most glasses are black and most fur is brown. Which column takes both away "
@@ -54,6 +62,14 @@ BATCH_LOOK = (
 REFERENCE_LOOK = (
     "how much the explorers look like Pip in the upper row: orange cat, green hat, purple scarf. In this world an "
     "explorer is mostly Pip; the last row keeps away from those drawings."
+)
+STRIP_LOOK = (
+    "the middle columns, which ask for its back. Each camera says its view in words; the two lower rows also say that "
+    "the front is not wanted where the camera cannot see it. Which row turns all the way round?"
+)
+SOLID_LOOK = (
+    "the bear that turns: voxels, fitted to what the model draws from each side with Perp-Neg. The sheet beside it "
+    "says what the judge reads. Is there a face at the back?"
 )
 
 
@@ -76,9 +92,10 @@ def quickstart(
         bool, typer.Option("--quick", help="Fewer images and steps: only to see that it runs.")
     ] = False,
 ) -> None:
-    """Draw the first pictures on the embedded model: Perp-Neg and NegToMe beside plain prompting.
+    """Draw the first pictures on the embedded model: Perp-Neg and NegToMe beside plain prompting, and a solid.
 
-    Writes five labelled PNGs and says what to look at; some minutes on two CPU cores. Nothing is downloaded.
+    Writes labelled PNGs and a turntable, and says what to look at; some minutes on two CPU cores. Nothing is
+    downloaded.
     """
     from negguide.cli.draw import draw
     from negguide.cli.job import Job
@@ -122,8 +139,39 @@ def quickstart(
     pictures = iter([drawn.images for drawn in draw([job for sheet in sheets for job in sheet.jobs])])
     for sheet in sheets:
         _write(sheet, [next(pictures) for _ in sheet.jobs], out)
-    show(*(f"{out / sheet.file}\n    {sheet.title}\n    Look at {sheet.look}" for sheet in sheets))
-    remark(f"{len(sheets)} pictures in {time.monotonic() - began:.0f} seconds")
+    lines = [(out / sheet.file, sheet.title, sheet.look) for sheet in sheets]
+    lines += [_strip(plain, out), _solid(out, QUICK_ROUNDS if quick else ROUNDS)]
+    show(*(f"{path}\n    {title}\n    Look at {look}" for path, title, look in lines))
+    remark(f"{len(lines)} pictures in {time.monotonic() - began:.0f} seconds")
+
+
+def _strip(plain: Job, out: Path) -> tuple[Path, str, str]:
+    from negguide.models import TOYWORLD, revision
+    from negguide.pictures import save_png, versions
+    from negguide.views import find_preset
+
+    base = replace(plain, prompt=AROUND_PROMPT, seeds=plain.seeds[:1])
+    azimuths = [float(degrees) for degrees in AZIMUTHS.split(",")]
+    strip = draw_strip(base, AROUND_PROMPT, find_preset(TOYWORLD), azimuths, 0.0, STRIP_ROWS)
+    path = out / "views.png"
+    save_png(strip.sheet, path, {**strip.settings, "revision": revision(TOYWORLD), "versions": versions()})
+    return path, f"“{AROUND_PROMPT}” from all around", STRIP_LOOK
+
+
+def _solid(out: Path, rounds: int) -> tuple[Path, str, str]:
+    from negguide.models import TOYWORLD, TOYWORLD_DEFAULTS
+    from negguide.views import find_preset
+
+    drawn = draw_turntable(
+        AROUND_PROMPT,
+        out / "bear.gif",
+        preset=find_preset(TOYWORLD),
+        guidance_scale=TOYWORLD_DEFAULTS.guidance_scale,
+        seed=0,
+        rounds=rounds,
+    )
+    drawn.state.unlink()
+    return drawn.turntable, f"“{AROUND_PROMPT}” as a solid", SOLID_LOOK
 
 
 def _minus(plain: Job, file: str, prompt: str, negatives: Sequence[Negative], look: str) -> Sheet:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,17 +15,11 @@ from negguide.cli import guidance, options
 from negguide.cli.compare import CLASSIC, PLAIN
 from negguide.cli.output import check_folder, remark, show
 from negguide.cli.views_object import ROUNDS, draw_object
+from negguide.cli.views_strip import PERP_NEG, ROWS, draw_strip
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from negguide.cli.draw import Drawn, Embeds
-    from negguide.cli.job import Job
     from negguide.views import ViewPrompt
 
-PERP_NEG = "perp-neg"
-ROWS = {PERP_NEG: "Perp-Neg", PLAIN: "plain", CLASSIC: "negative prompt"}
-"""What a row can be, and how it is labelled."""
 _OBJECT = "A solid"
 AZIMUTHS = ",".join(str(degrees) for degrees in range(0, 360, 30))
 
@@ -94,10 +87,9 @@ def views(
     Each camera says its view in the prompt and has the views that it does not see as weighted negatives. Writes one PNG
     with its settings inside; with the embedded model, the view that its judge reads stands under each picture.
     """
-    from negguide.cli.draw import describe, draw
     from negguide.cli.job import Job, choose_device, choose_dtype
     from negguide.models import TOYWORLD, TOYWORLD_DEFAULTS, check_model, revision
-    from negguide.pictures import file_name, grid, save_png, versions
+    from negguide.pictures import file_name, save_png, versions
     from negguide.views import find_preset, view_prompts, view_text
 
     model = check_model(model)
@@ -138,54 +130,12 @@ def views(
         width=width,
         offload=offload,
     )
-    rows = [[_as_drawn(camera, name) for camera in cameras] for name in names]
-    # cameras that differ in nothing, as those of a mirrored azimuth, have one picture
-    unique = list(
-        dict.fromkeys((camera, name) for row, name in zip(rows, names, strict=True) for camera in row)
-    )
-    pictures = draw(
-        [_job(base, prompt, camera, name) for camera, name in unique],
-        embeds=[_embeds(prompt, camera, model) for camera, _ in unique],
-    )
-    found = dict(zip(unique, pictures, strict=True))
-    by_row = [[found[camera, name] for camera in row] for row, name in zip(rows, names, strict=True)]
-
-    images = [[one.images[k] for one in row] for row in by_row for k in range(num_images)]
-    labels = [
-        ROWS[name] + (f", seed {one}" if num_images > 1 else "") for name in names for one in base.seeds
-    ]
-    readings = [_readings(row) for row in images] if model == TOYWORLD else []
-    settled = pictures[0].job
-    sheet = grid(
-        images,
-        row_labels=labels,
-        column_labels=[f"{angle:g}°" for angle in degrees],
-        title=f"“{prompt}” from all around",
-        footer=f"preset {chosen.name} · seed {', '.join(map(str, base.seeds))} · {describe(settled, methods=())}",
-        captions=readings,
-    )
-    settings = {
-        "command": "views",
-        "prompt": prompt,
-        "preset": chosen.name,
-        "azimuths": list(degrees),
-        "elevation": elevation,
-        "rows": [
-            {
-                "label": ROWS[name],
-                "cameras": [_record(prompt, c, d) for c, d in zip(cameras, row, strict=True)],
-            }
-            for name, row in zip(names, by_row, strict=True)
-        ],
-        "readings": readings,
-    }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    strip = draw_strip(base, prompt, chosen, degrees, elevation, names)
+    digest = hashlib.sha256(json.dumps(strip.settings, sort_keys=True).encode()).hexdigest()
     path = out / f"views-{file_name(prompt)}-{digest[:8]}.png"
-    save_png(sheet, path, {**settings, "revision": revision(model), "versions": versions()})
-    wanted = [camera.view for camera in cameras]
-    for label, reading in zip(labels, readings, strict=False):
-        right = sum(read == view for read, view in zip(reading, wanted, strict=True))
-        remark(f"{label}: the judge reads the view of the camera in {right} of {len(wanted)} pictures")
+    save_png(strip.sheet, path, {**strip.settings, "revision": revision(model), "versions": versions()})
+    for reading in strip.readings:
+        remark(reading)
     show(path)
 
 
@@ -247,52 +197,3 @@ def _check_pipeline(model: str, pipeline: str | None, cameras: Sequence[ViewProm
             check_mixes(family)
         except ValueError as error:
             raise ValueError(f"--preset: {error}; on the command line --preset toyworld") from error
-
-
-def _as_drawn(camera: ViewPrompt, method: str) -> ViewPrompt:
-    """The camera with what of its negatives counts in a row."""
-    if method == PLAIN or not camera.negatives:
-        return replace(camera, negatives=())
-    if method == CLASSIC:
-        heaviest, _ = max(camera.negatives, key=lambda negative: negative[1])
-        # a negative prompt has no weight
-        return replace(camera, negatives=((heaviest, 1.0),))
-    return camera
-
-
-def _job(base: Job, prompt: str, camera: ViewPrompt, method: str) -> Job:
-    from negguide.methods import PerpNeg
-    from negguide.views import view_negatives, view_text
-
-    job = replace(base, prompt=view_text(prompt, camera.view, model=base.model))
-    if not camera.negatives:
-        return job
-    if method == CLASSIC:
-        (view, _), *_ = camera.negatives
-        return replace(job, negative_prompt=view_text(prompt, view, model=base.model))
-    return replace(job, methods=(PerpNeg(*view_negatives(prompt, camera, model=base.model)),))
-
-
-def _embeds(prompt: str, camera: ViewPrompt, model: str) -> Embeds | None:
-    """What the camera's prompt is where it is no text; None where it is one."""
-    from negguide.views import mixed_embeds
-
-    if len(camera.positive) == 1:
-        return None
-    return lambda pipe: mixed_embeds(pipe, prompt, [camera], model=model)
-
-
-def _readings(images: Sequence[Image.Image]) -> list[str]:
-    """The view that the embedded judge reads in each image."""
-    from negguide.toyworld.models import load_judge
-
-    scenes = load_judge().read(images)
-    return [(scene.characters[0].view or "?") if scene.characters else "nobody" for scene in scenes]
-
-
-def _record(prompt: str, camera: ViewPrompt, drawn: Drawn) -> dict[str, Any]:
-    """How one picture was made: the job, and the mixed positive where its prompt is none."""
-    from negguide.views import view_text
-
-    positive = [[view_text(prompt, view, model=drawn.job.model), share] for view, share in camera.positive]
-    return {**drawn.job.to_dict(), **({"positive": positive} if len(positive) > 1 else {})}

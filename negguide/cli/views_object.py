@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from negguide.views.presets import Preset
     from negguide.views.solid import SolidFit
 
-ROUNDS = 30
+ROUNDS = 20
 NOISE = (1.0, 0.2)
 """Where on the noise schedule the first and the last round begin to denoise."""
 PREVIEW_EVERY = 5
@@ -39,19 +39,55 @@ def draw_object(
         ValueError: a prompt that the world does not know, or a path that does not end in .glb.
         ImportError: a package for meshes is missing.
     """
-    from negguide.models import TOYWORLD, load_pipeline, revision
-    from negguide.pictures import versions
-    from negguide.views.distillation import ScoreDistillation
-    from negguide.views.embedded import Stage
     from negguide.views.hull import check_packages, mesh, save_glb
-    from negguide.views.schedule import Schedule
-    from negguide.views.solid import Fit, SolidFit
 
     if path.suffix.lower() != ".glb":
         raise ValueError(f"--object {path}: the name must end in .glb, e.g. {path.with_suffix('.glb')}")
     # now, and not after the fit
     check_packages()
     check_file(path, "--object")
+    drawn = draw_turntable(
+        prompt, path, preset=preset, guidance_scale=guidance_scale, seed=seed, rounds=rounds
+    )
+    save_glb(mesh(*drawn.fit.outlines()), path)
+    drawn.state.unlink()
+    remark(drawn.reading)
+    show(path, drawn.turntable, drawn.sheet)
+
+
+@dataclass(frozen=True)
+class Turntable:
+    """A solid and its pictures.
+
+    Attributes:
+        fit: with all rounds done.
+        turntable, sheet: the files that were written, .gif and .png.
+        state: the file with which the run would have gone on; whoever is done deletes it.
+        reading: how often the judge reads the view of the camera.
+    """
+
+    fit: SolidFit
+    turntable: Path
+    sheet: Path
+    state: Path
+    reading: str
+
+
+def draw_turntable(
+    prompt: str, path: Path, *, preset: Preset, guidance_scale: float, seed: int, rounds: int = ROUNDS
+) -> Turntable:
+    """Fit a solid and write its pictures beside `path`: .gif and .png. It is resumed from `<path>.fit`.
+
+    Raises:
+        ValueError: a prompt that the world does not know, or the state of another run.
+    """
+    from negguide.models import TOYWORLD, load_pipeline, revision
+    from negguide.pictures import versions
+    from negguide.views.distillation import ScoreDistillation
+    from negguide.views.embedded import Stage
+    from negguide.views.schedule import Schedule
+    from negguide.views.solid import Fit, SolidFit
+
     stage, options = Stage(prompt, preset), Fit(seed=seed)
     settings = {
         "command": "views --object",
@@ -76,21 +112,19 @@ def draw_object(
         seed=seed,
     )
     fit = SolidFit(distill, stage.backdrop, options, straighten=stage.straighten())
-    kept = path.with_suffix(".fit")
-    _resume(fit, kept, settings)
+    turntable, sheet, state = (path.with_suffix(end) for end in (".gif", ".png", ".fit"))
+    _resume(fit, state, settings)
     with steps_bar(f"“{stage.prompt}” as a solid", rounds - fit.done) as advance:
         while fit.done < rounds:
             fit.round()
             advance()
-            _keep(fit, kept, settings)
+            _keep(fit, state, settings)
             if fit.done % PREVIEW_EVERY == 0:
-                _write_turntable(fit, path.with_suffix(".gif"))
-    _write_turntable(fit, path.with_suffix(".gif"))
-    right = _write_sheet(fit, stage, path.with_suffix(".png"), settings)
-    save_glb(mesh(*fit.outlines()), path)
-    kept.unlink()
-    remark(f"the judge reads the view of the camera in {right} of {SHOWN} pictures")
-    show(path, path.with_suffix(".gif"), path.with_suffix(".png"))
+                _write_turntable(fit, turntable)
+    _write_turntable(fit, turntable)
+    right = _write_sheet(fit, stage, sheet, settings)
+    reading = f"the judge reads the view of the camera in {right} of {SHOWN} pictures"
+    return Turntable(fit, turntable, sheet, state, reading)
 
 
 def _fingerprint(settings: dict[str, Any]) -> str:
@@ -119,13 +153,13 @@ def _resume(fit: SolidFit, path: Path, settings: dict[str, Any]) -> None:
     if fingerprint is None:
         raise ValueError(_not_ours(path))
     if fingerprint != _fingerprint(settings):
-        raise ValueError(f"{path} is of a run with other settings; delete it, or give --object another name")
+        raise ValueError(f"{path} is of a run with other settings; delete it, or give another name")
     fit.load_state_dict(state)
     remark(f"goes on at round {fit.done} of {fit.rounds}, from {path}")
 
 
 def _not_ours(path: Path) -> str:
-    return f"{path} is no state of such a run; delete it, or give --object another name"
+    return f"{path} is no state of such a run; delete it, or give another name"
 
 
 def _write_turntable(fit: SolidFit, path: Path) -> None:

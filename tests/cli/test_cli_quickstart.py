@@ -18,7 +18,16 @@ from negguide.models import TOYWORLD_DEFAULTS
 from negguide.pictures import read_settings
 from negguide.toyworld.language import parse
 
-NAMES = ["perp-neg.png", "perp-neg-fur.png", "perp-neg-view.png", "negtome.png", "negtome-reference.png"]
+NAMES = [
+    "perp-neg.png",
+    "perp-neg-fur.png",
+    "perp-neg-view.png",
+    "negtome.png",
+    "negtome-reference.png",
+    "views.png",
+    "bear.gif",
+]
+FILES = [*NAMES, "bear.png"]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +49,7 @@ def shown(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 @pytest.fixture
 def pictures(shown: tuple[Path, str]) -> dict[str, Any]:
     """The settings in each picture, by file name."""
-    return {path.name: read_settings(path) for path in shown[0].iterdir()}
+    return {path.name: read_settings(path) for path in shown[0].glob("*.png")}
 
 
 def test_perp_neg_stands_beside_plain_and_the_classic_negative_prompt(pictures: dict[str, Any]) -> None:
@@ -62,6 +71,27 @@ def test_negtome_is_shown_on_a_batch_and_with_the_trademark_as_reference(picture
     assert [image["size"] for image in pushed["methods"][0]["reference"]] == [[64, 64]] * 2
 
 
+def test_views_stand_beside_words_and_the_classic_negative_prompt(pictures: dict[str, Any]) -> None:
+    strip = pictures["views.png"]
+    assert [row["label"] for row in strip["rows"]] == ["plain", "negative prompt", "Perp-Neg"]
+    assert strip["azimuths"] == [float(degrees) for degrees in range(0, 360, 30)]
+    plain, classic, perp_neg = (row["cameras"][strip["azimuths"].index(180)] for row in strip["rows"])
+    assert {one["prompt"] for one in (plain, classic, perp_neg)} == {"a bear in back view"}
+    assert not plain["methods"] and not plain["negative_prompt"]
+    assert (
+        classic["negative_prompt"]
+        == perp_neg["methods"][0]["negatives"][0]["prompt"]
+        == "a bear in front view"
+    )
+
+
+def test_the_solid_turns(shown: tuple[Path, str], pictures: dict[str, Any]) -> None:
+    with Image.open(shown[0] / "bear.gif") as turntable:
+        assert turntable.n_frames > 12
+    assert pictures["bear.png"]["prompt"] == "a bear in a meadow"
+    assert len(pictures["bear.png"]["readings"]) == 12
+
+
 def test_it_says_where_the_pictures_are_and_what_to_look_at(shown: tuple[Path, str]) -> None:
     folder, printed = shown
     lines = printed.splitlines()
@@ -79,6 +109,7 @@ def test_its_prompts_are_captions_of_the_toy_world() -> None:
         quickstart.VIEW_NEGATIVE,
         quickstart.BATCH_PROMPT,
         quickstart.REFERENCE_PROMPT,
+        quickstart.AROUND_PROMPT,
     ):
         assert parse(text).characters or parse(text).explorer
 
@@ -92,7 +123,7 @@ def test_the_embedded_model_draws_the_quickstart_in_a_fresh_process(tmp_path: Pa
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(NAMES)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)
     with Image.open(tmp_path / "out" / "perp-neg.png") as image:
         assert image.width > 3 * 192
         assert np.asarray(image).std() > 30
