@@ -148,5 +148,7 @@ def _record(prompt: str, camera: ViewPrompt, drawn: Drawn) -> dict[str, Any]:
     """How one picture was made: the job, and the mixed positive where its prompt is none."""
     from negguide.views import view_text
 
-    positive = [[view_text(prompt, view, model=drawn.job.model), share] for view, share in camera.positive]
+    positive = [
+        [view_text(prompt, view, model=drawn.job.model), fraction] for view, fraction in camera.positive
+    ]
     return {**drawn.job.to_dict(), **({"positive": positive} if len(positive) > 1 else {})}

@@ -59,7 +59,9 @@ def threestudio_text(
         raise ValueError(
             f"threestudio has {THREESTUDIO_NEGATIVES} negatives a camera, and views has one with {most}"
         )
-    positives = [sum((share * embeddings[name] for name, share in v.positive), 0 * uncond) for v in views]
+    positives = [
+        sum((fraction * embeddings[name] for name, fraction in v.positive), 0 * uncond) for v in views
+    ]
     negatives, weights = [], []
     for view in views:
         empty = THREESTUDIO_NEGATIVES - len(view.negatives)

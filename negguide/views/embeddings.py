@@ -41,7 +41,7 @@ def check_mixes(family: Family) -> None:
 def mixed_embeds(
     pipe: Any, prompt: str, views: Sequence[ViewPrompt], *, model: str = ""
 ) -> dict[str, Tensor]:
-    """The prompt embeddings of each camera, mixed by the shares of its positive views.
+    """The prompt embeddings of each camera, mixed by the fractions of its positive views.
 
     Formula: sum_v share_v E(prompt with view v), with E by the pipeline's own text encoders.
 
@@ -72,6 +72,6 @@ def mixed_embeds(
                 f"interpolated positives mix embeddings of one size, and {family.name} gives {argument} of "
                 f"{' and '.join(str(list(shape)) for shape in sorted(shapes))}; use positive='nearest'"
             )
-        rows = [sum(share * encoded[name][path] for name, share in view.positive) for view in views]
+        rows = [sum(fraction * encoded[name][path] for name, fraction in view.positive) for view in views]
         mixed[argument] = torch.cat([torch.as_tensor(row) for row in rows])
     return mixed

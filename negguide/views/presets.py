@@ -20,8 +20,8 @@ class Preset:
 
     Args:
         name: for people and messages.
-        positive: "nearest": the word of the nearest view. "interpolated": the two neighbouring views, with shares that
-            are linear in the azimuth; what is mixed are the embeddings of the two prompts.
+        positive: "nearest": the word of the nearest view. "interpolated": the two neighbouring views, with fractions
+            that are linear in the azimuth; what is mixed are the embeddings of the two prompts.
         negatives: (view, curve) pairs; the curve says what the negative weighs at a turn of 0 to 180 degrees. ()
             = view words alone.
         front_within, back_within: with "nearest", how far from 0 and from 180 degrees the front and the back reach, in

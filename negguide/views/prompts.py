@@ -24,8 +24,8 @@ class ViewPrompt:
     """What holds at one camera.
 
     Attributes:
-        positive: (view, share) pairs, the shares above 0 and summing to 1: one view, or two whose prompt embeddings are
-            mixed.
+        positive: (view, fraction) pairs, the fractions above 0 and summing to 1: one view, or two whose prompt
+            embeddings are mixed.
         negatives: (view, weight) pairs with weights above 0; empty where no negative holds.
     """
 
@@ -34,7 +34,7 @@ class ViewPrompt:
 
     @property
     def view(self) -> View:
-        """The view with the largest share; of two equal ones the first."""
+        """The view with the largest fraction; of two equal ones the first."""
         return max(self.positive, key=lambda part: part[1])[0]
 
 
@@ -212,6 +212,6 @@ def _nearest(turn: float, preset: Preset) -> tuple[tuple[View, float], ...]:
 def _interpolated(turn: float) -> tuple[tuple[View, float], ...]:
     near: View = "front" if turn < 90 else "side"
     far: View = "side" if turn < 90 else "back"
-    share = (1 if turn < 90 else 2) - turn / 90
-    parts = ((near, share), (far, 1 - share))
+    fraction = (1 if turn < 90 else 2) - turn / 90
+    parts = ((near, fraction), (far, 1 - fraction))
     return tuple((view, part) for view, part in parts if part > 0)

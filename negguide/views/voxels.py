@@ -18,9 +18,9 @@ class Voxels(nn.Module):
     """A solid of `height` x `width` x `width` voxels, seen from any side around it.
 
     Formula: with density d_i = softplus(.) and colour k_i = sigmoid(.) of the voxels on a line of sight, counted from
-    the viewer on, and D_i = d_1 + ... + d_i, voxel i has the share exp(-D_(i-1)) - exp(-D_i), and the pixel is
-    sum_i share_i k_i + exp(-D) background. A view is the solid turned in the ground plane (bilinear) and seen along its
-    depth axis.
+    the viewer on, and D_i = d_1 + ... + d_i, voxel i has the weight exp(-D_(i-1)) - exp(-D_i), and the pixel is
+    sum_i weight_i k_i + exp(-D) background. A view is the solid turned in the ground plane (bilinear) and seen
+    along its depth axis.
 
     Attributes:
         density: [height, width, width], upright, depth, across.
@@ -72,9 +72,9 @@ class Voxels(nn.Module):
         )[0]
         density = turned[:, :1]
         through = density.cumsum(dim=2)
-        share = torch.exp(density - through) - torch.exp(-through)
-        color = (share * turned[:, 1:]).sum(dim=2).transpose(0, 1)
-        return color, share.sum(dim=2).transpose(0, 1)
+        weight = torch.exp(density - through) - torch.exp(-through)
+        color = (weight * turned[:, 1:]).sum(dim=2).transpose(0, 1)
+        return color, weight.sum(dim=2).transpose(0, 1)
 
 
 def on_background(color: Tensor, alpha: Tensor, background: Tensor, bottom: int) -> Tensor:

@@ -25,7 +25,7 @@ def encode(pipe: Any, text: str) -> torch.Tensor:
     return embeds
 
 
-def test_two_views_are_mixed_by_their_shares(pipe: Any) -> None:
+def test_two_views_are_mixed_by_their_fractions(pipe: Any) -> None:
     views = view_prompts([0, 60, 135])
     (name, embeds), *others = mixed_embeds(pipe, "a bear", views, model="toyworld").items()
     front, side, back = (encode(pipe, f"a bear in {view} view") for view in ("front", "side", "back"))

@@ -1,4 +1,4 @@
-"""View words, shares and weights at cameras: the published formulas, by hand."""
+"""View words, fractions and weights at cameras: the published formulas, by hand."""
 
 import math
 import re
@@ -30,7 +30,7 @@ def weights(azimuth: float, preset: Preset | str) -> dict[str, float]:
     return dict(view_prompts(azimuth, preset=preset).negatives)
 
 
-def shares(azimuth: float, preset: Preset | str = "threestudio") -> dict[str, float]:
+def fractions(azimuth: float, preset: Preset | str = "threestudio") -> dict[str, float]:
     return dict(view_prompts(azimuth, preset=preset).positive)
 
 
@@ -47,7 +47,7 @@ def shares(azimuth: float, preset: Preset | str = "threestudio") -> dict[str, fl
     ],
 )
 def test_threestudio_is_four_shifted_exponentials(azimuth: float, positive: dict, negative: dict) -> None:
-    assert shares(azimuth) == pytest.approx(positive)
+    assert fractions(azimuth) == pytest.approx(positive)
     assert weights(azimuth, "threestudio") == pytest.approx(negative, abs=1e-4)
 
 
@@ -65,13 +65,13 @@ def test_threestudio_is_four_shifted_exponentials(azimuth: float, positive: dict
 )
 def test_stable_dreamfusion_decays_with_steps_at_the_ends(azimuth: float, negative: dict) -> None:
     assert weights(azimuth, "stable-dreamfusion") == pytest.approx(negative)
-    assert shares(azimuth, "stable-dreamfusion") == shares(azimuth)
+    assert fractions(azimuth, "stable-dreamfusion") == fractions(azimuth)
 
 
 @pytest.mark.parametrize("azimuth", [0, 30, 90, 120, 180])
 def test_the_authors_command_weighs_both_views_alike_everywhere(azimuth: float) -> None:
     assert weights(azimuth, "paper") == {"front": 1.5, "side": 1.5}
-    assert shares(azimuth, "paper") == shares(azimuth)
+    assert fractions(azimuth, "paper") == fractions(azimuth)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_the_authors_command_weighs_both_views_alike_everywhere(azimuth: float) 
 def test_toyworld_has_the_nearest_word_and_the_front_as_a_ramp(
     azimuth: float, view: str, negative: dict
 ) -> None:
-    assert shares(azimuth, "toyworld") == {view: 1.0}
+    assert fractions(azimuth, "toyworld") == {view: 1.0}
     assert weights(azimuth, "toyworld") == pytest.approx(negative)
 
 
@@ -100,7 +100,7 @@ def test_mirrored_azimuths_and_full_turns_are_the_same(preset: str) -> None:
         at = view_prompts(azimuth, preset=preset)
         assert view_prompts(-azimuth, preset=preset) == at
         assert view_prompts(azimuth + 720, preset=preset) == at
-        assert sum(share for _, share in at.positive) == pytest.approx(1)
+        assert sum(fraction for _, fraction in at.positive) == pytest.approx(1)
         assert all(weight > 0 for _, weight in at.negatives)
 
 
@@ -113,7 +113,7 @@ def test_azimuths_wrap_above_minus_180() -> None:
 def test_shares_and_weights_do_not_jump(preset: str) -> None:
     turns = [step / 4 for step in range(721)]
     for before, after in pairwise(turns):
-        for part in (shares, weights):
+        for part in (fractions, weights):
             one, other = part(before, preset), part(after, preset)
             for view in set(one) | set(other):
                 assert abs(one.get(view, 0) - other.get(view, 0)) < 0.01
