@@ -62,8 +62,8 @@ def drawn(surface: Any, azimuth: float, backdrop: Image.Image, height: int, bott
     """A mesh from one side without perspective: its triangles from the farthest to the nearest."""
     angle = np.deg2rad(azimuth)
     x, y, z = np.asarray(surface.vertices).T
-    across = np.cos(angle) * x - np.sin(angle) * z
-    depth = np.sin(angle) * x + np.cos(angle) * z
+    across = np.cos(angle) * x + np.sin(angle) * z
+    depth = np.cos(angle) * z - np.sin(angle) * x
     size = backdrop.width * LARGER
     picture = backdrop.resize((size, size), Image.Resampling.NEAREST)
     canvas = ImageDraw.Draw(picture)
