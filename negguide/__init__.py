@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from negguide.integration.processors import remove_attention_processors as remove_attention_processors
     from negguide.integration.processors import remove_from_model as remove_from_model
     from negguide.methods import NAG as NAG
+    from negguide.methods import NASA as NASA
     from negguide.methods import ONG as ONG
     from negguide.methods import VSF as VSF
     from negguide.methods import Negative as Negative
@@ -45,6 +46,7 @@ _MODULES = {
     "GuideDenoiser": "negguide.integration.modular.blocks",
     "GuidedPipeline": "negguide.integration.pipelines",
     "NAG": "negguide.methods",
+    "NASA": "negguide.methods",
     "NegGuideStableDiffusionPipeline": "negguide.integration.pipelines",
     "NegToMe": "negguide.methods",
     "Negative": "negguide.methods",

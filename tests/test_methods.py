@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 import torch
 
-from negguide import NAG, ONG, VSF, Negative, NegToMe, PerpNeg, Timestep
+from negguide import NAG, NASA, ONG, VSF, Negative, NegToMe, PerpNeg, Timestep
 from negguide.methods import Load, Methods, TokenMethod, collect, fingerprint, method_from_dict
 
 NAN, INF = float("nan"), float("inf")
@@ -134,7 +134,7 @@ def test_reference_images_are_kept_as_a_tuple() -> None:
                 ValueError,
                 rf"weight of Negative\('hat'\) must be a number in {method.__name__}, got 'auto'",
             )
-            for method in (NAG, ONG, VSF)
+            for method in (NAG, NASA, ONG, VSF)
         ),
         (lambda: PerpNeg("hat", ""), ValueError, "prompt"),
         (lambda: NegToMe("cat.png"), ValueError, "reference .*'cat.png'.*PIL.Image.open"),
@@ -293,7 +293,7 @@ def test_save_and_load_carry_images_through_json() -> None:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        ({"method": "Magic"}, "method must be one of PerpNeg, NegToMe, NAG, ONG, VSF, got 'Magic'"),
+        ({"method": "Magic"}, "method must be one of PerpNeg, NegToMe, NAG, NASA, ONG, VSF, got 'Magic'"),
         ({}, "got None"),
         ({"method": "NegToMe", "strength": 3}, "NegToMe has no strength; its keys are .*alpha"),
         ({"method": "PerpNeg", "negatives": [{"prompt": "hat", "mode": 1}]}, "Negative has no mode"),
@@ -319,7 +319,7 @@ def test_collect_finds_one_of_each_in_any_order() -> None:
     assert collect([negtome, perp_neg]) == Methods(perp_neg, negtome, None)
     assert collect(perp_neg) == Methods(perp_neg, None, None)
     assert collect((negtome,)) == Methods(None, negtome, None)
-    for attention in (NAG("hat"), ONG("hat"), VSF("hat")):
+    for attention in (NAG("hat"), NASA("hat"), ONG("hat"), VSF("hat")):
         assert collect([attention, negtome, perp_neg]) == Methods(perp_neg, negtome, attention)
         assert list(collect([attention, perp_neg])) == [perp_neg, attention]
 

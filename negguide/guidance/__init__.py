@@ -1,6 +1,6 @@
 """Guidance as pure tensor functions: score space, token space, attention space. Imports torch only."""
 
-from negguide.guidance.attention import nag, ong, vsf
+from negguide.guidance.attention import nag, nasa, ong, vsf
 from negguide.guidance.automatic import automatic_weight, presence
 from negguide.guidance.matching import best_match
 from negguide.guidance.projection import perpendicular
@@ -25,6 +25,7 @@ __all__ = [
     "automatic_weight",
     "best_match",
     "nag",
+    "nasa",
     "negtome",
     "negtome_and_share",
     "negtome_match",

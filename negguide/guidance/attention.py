@@ -1,4 +1,4 @@
-"""Negatives in attention space, for few-step and guidance-distilled models: NAG, ONG, VSF."""
+"""Negatives in attention space, for few-step and guidance-distilled models: NAG, NASA, ONG, VSF."""
 
 import torch
 from torch import Tensor
@@ -49,6 +49,30 @@ def nag(positive: Tensor, negative: Tensor, scale: float, tau: float, alpha: flo
     return result.to(positive.dtype)
 
 
+def nasa(positive: Tensor, negatives: Tensor, scale: float) -> Tensor:
+    """Negative-away steer attention: subtract the negatives' attention outputs from the prompt's.
+
+    Formula, per token: z+ - scale sum_k z-_k. What prompt and negative have in common is subtracted too, so that the
+    output also gets shorter: by 1 - scale where they are the same.
+
+    Args:
+        positive: z+, [B, N, C], attention output for the prompt.
+        negatives: z-, [B, N, C] for one negative or [K, B, N, C] for K of them (K may be 0).
+        scale: strength; 0 returns z+.
+
+    Returns:
+        [B, N, C] in the dtype of `positive`; computed in float32 (float64 for float64).
+
+    Raises:
+        ValueError: a shape does not fit.
+        TypeError: an integer tensor.
+
+    Source: arXiv 2412.02687.
+    """
+    wanted, total = _with_total(positive, negatives)
+    return (wanted - scale * total).to(positive.dtype)
+
+
 def ong(positive: Tensor, negatives: Tensor, scale: float) -> Tensor:
     """Orthogonal negative guidance: remove from the prompt's attention output what only negatives contain.
 
@@ -71,6 +95,13 @@ def ong(positive: Tensor, negatives: Tensor, scale: float) -> Tensor:
 
     Source: arXiv 2605.29390.
     """
+    wanted, total = _with_total(positive, negatives)
+    unwanted = without_component(total, wanted, (-1,), norm_floor(positive.dtype))
+    return (wanted - scale * unwanted).to(positive.dtype)
+
+
+def _with_total(positive: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
+    """z+ and the sum of the negatives, both [B, N, C] and wide."""
     fits = negatives.shape == positive.shape or (
         negatives.ndim == 4 and negatives.shape[1:] == positive.shape
     )
@@ -81,9 +112,7 @@ def ong(positive: Tensor, negatives: Tensor, scale: float) -> Tensor:
         )
     dtype = reduction_dtype("positive", positive)
     total = negatives.to(dtype) if negatives.ndim == 3 else negatives.sum(dim=0, dtype=dtype)
-    wanted = positive.to(dtype)
-    unwanted = without_component(total, wanted, (-1,), norm_floor(positive.dtype))
-    return (wanted - scale * unwanted).to(positive.dtype)
+    return positive.to(dtype), total
 
 
 def vsf(

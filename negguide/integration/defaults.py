@@ -82,7 +82,7 @@ def defaults(pipe: Any) -> Defaults:
     """Which methods a pipeline can take, which to begin with, and with which values.
 
     Perp-Neg is for models with classifier-free guidance, where it costs a further prediction a negative; the methods in
-    attention space (NAG, ONG, VSF) act at guidance 1 as well, on few-step and guidance-distilled models; NegToMe is for
+    attention space (such as NAG) act at guidance 1 as well, on few-step and guidance-distilled models; NegToMe is for
     seeds that look alike, and for images to stay away from. Weights are 1 for all of them, as each method says. The
     embedded model has values of its own for NegToMe and the methods in attention space.
 

@@ -21,6 +21,7 @@ from negguide.methods.base import (
     negatives_of,
 )
 from negguide.methods.nag import NAG
+from negguide.methods.nasa import NASA
 from negguide.methods.negative import AUTO, Negative
 from negguide.methods.negtome import NegToMe
 from negguide.methods.ong import ONG
@@ -41,6 +42,7 @@ from negguide.methods.window import Edge, Timestep, Window
 __all__ = [
     "AUTO",
     "NAG",
+    "NASA",
     "ONG",
     "VSF",
     "AttentionMethod",

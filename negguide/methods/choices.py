@@ -16,7 +16,7 @@ def methods_in_words() -> dict[str, type[NegativesMethod]]:
 
 
 def names_in(space: Space) -> str:
-    """The methods of one space for a message, e.g. "NAG, ONG and VSF"."""
+    """The methods of one space for a message, e.g. "NAG, NASA, ONG and VSF"."""
     return listed(method.__name__ for method in registered_methods(space))
 
 

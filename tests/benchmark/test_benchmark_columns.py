@@ -18,7 +18,7 @@ def names(methods, kind):
 
 
 def test_by_default_all_that_suits_the_suite_is_compared():
-    assert names(None, "overlap") == ["plain", "negative-prompt", "perp-neg", "nag", "ong", "vsf"]
+    assert names(None, "overlap") == ["plain", "negative-prompt", "perp-neg", "nag", "nasa", "ong", "vsf"]
     assert names(None, "diversity") == ["plain", "negtome"]
     assert names(None, "reference") == ["plain", "negative-prompt", "negtome"]
 

@@ -83,8 +83,8 @@ def test_no_negatives_mean_no_method() -> None:
         (([], {}, "nag", None), "--method nag acts on --negative"),
         ((None, {}, "vsf", 2.0), "--scale acts on --negative"),
         ((["hat"], {"joint": True}, "nag", None), "--joint is of perp-neg"),
-        ((["hat"], {}, "perp-neg", 2.0), "--scale is of nag, ong and vsf"),
-        ((["hat"], {}, "magic", None), "--method must be one of perp-neg, nag, ong, vsf, got 'magic'"),
+        ((["hat"], {}, "perp-neg", 2.0), "--scale is of nag, nasa, ong and vsf"),
+        ((["hat"], {}, "magic", None), "--method must be one of perp-neg, nag, nasa, ong, vsf, got 'magic'"),
         ((["hat"], {}, "nag", 0.5), "scale must be finite and >= 1"),
     ],
 )

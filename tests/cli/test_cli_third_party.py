@@ -70,16 +70,16 @@ def test_its_methods_are_columns(run: Any, tiny_model: Path) -> None:
     [
         (
             ("generate", "--method", "magic"),
-            "must be one of perp-neg, whole, minus, nag, ong, vsf, got 'magic'",
+            "must be one of perp-neg, whole, minus, nag, nasa, ong, vsf, got 'magic'",
         ),
         (
             ("generate", "--method", "whole", "--joint"),
             "--joint is of perp-neg; with --method whole leave it",
         ),
-        (("generate", "--method", "whole", "--scale", 2), "--scale is of minus, nag, ong and vsf;"),
+        (("generate", "--method", "whole", "--scale", 2), "--scale is of minus, nag, nasa, ong and vsf;"),
         (
             ("generate", "--method", "whole", "--guidance-scale", 1),
-            "--method minus, nag, ong or vsf acts without",
+            "--method minus, nag, nasa, ong or vsf acts without",
         ),
         (("compare", "--methods", "whole+perp-neg"), "'whole+perp-neg' is no column"),
         (("compare", "--methods", "nag", "--refresh-every", 2), "add perp-neg or whole to --methods"),

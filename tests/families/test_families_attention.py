@@ -7,11 +7,12 @@ import pytest
 import torch
 from tiny_pipelines import NEGATIVES, OTHER, PROMPT, assert_same, differ
 
-from negguide import NAG, ONG, VSF, Negative
+from negguide import NAG, NASA, ONG, VSF, Negative
 
 Run = Callable[..., torch.Tensor]
 METHODS = {
     "NAG": lambda *negatives: NAG(*negatives, scale=3.0, alpha=0.7),
+    "NASA": lambda *negatives: NASA(*negatives),
     "ONG": lambda *negatives: ONG(*negatives),
     "VSF": lambda *negatives: VSF(*negatives, scale=1.0),
     "orthogonal VSF": lambda *negatives: VSF(*negatives, orthogonal=True),
@@ -34,11 +35,19 @@ def test_negatives_act_with_and_without_guidance(
     [
         NAG(*NEGATIVES, scale=1),
         NAG(*NEGATIVES, alpha=0),
+        NASA(*NEGATIVES, scale=0),
         ONG(*NEGATIVES, scale=0),
         VSF(Negative("hat", weight=0)),
         VSF(*NEGATIVES, scale=0, orthogonal=True),
     ],
-    ids=["NAG scale 1", "NAG alpha 0", "ONG scale 0", "VSF weight 0", "orthogonal VSF scale 0"],
+    ids=[
+        "NAG scale 1",
+        "NAG alpha 0",
+        "NASA scale 0",
+        "ONG scale 0",
+        "VSF weight 0",
+        "orthogonal VSF scale 0",
+    ],
 )
 def test_off_is_the_base(base: Any, pipe: Any, run: Run, unguided: dict[str, Any], method: Any) -> None:
     for arguments in ({}, unguided):

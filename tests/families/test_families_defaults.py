@@ -97,7 +97,10 @@ def test_it_prints_a_page_that_can_be_run(bases: list[Any]) -> None:
     assert "acts: 0-50% of the steps" in page and "num_images_per_prompt=4" in page
     assert "acts: t 1000-800" in page
     flux_2 = str(negguide.defaults(diffusers.Flux2Pipeline))
-    assert "perp-neg: FLUX.2 dev is guidance-distilled, so there is no second prediction; NAG, ONG" in flux_2
+    assert (
+        "perp-neg: FLUX.2 dev is guidance-distilled, so there is no second prediction; NAG, NASA, ONG"
+        in flux_2
+    )
 
 
 def test_a_method_that_a_pipeline_does_not_take_is_refused_with_the_reason() -> None:

@@ -10,7 +10,7 @@ from tiny_pipelines import NEGATIVES, assert_same, denoiser
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from negguide import NAG, ONG, VSF, Negative
+from negguide import NAG, NASA, ONG, VSF, Negative
 from negguide.integration.runtime.attention_patch import AttentionPatch
 
 Run = Callable[..., Tensor]
@@ -217,7 +217,7 @@ def test_every_attention_is_the_formula(
 
 
 @pytest.mark.families(*LAYOUTS)
-@pytest.mark.parametrize("make", [NAG, ONG])
+@pytest.mark.parametrize("make", [NAG, NASA, ONG])
 def test_two_negatives_of_half_the_weight_are_one(pipe: Any, run: Run, make: Any) -> None:
     halves = make(*[Negative(NEGATIVES[0], weight=0.5, mask=MASK)] * 2)
     assert_same(

@@ -1,4 +1,4 @@
-"""NAG, ONG and VSF against their formulas written out."""
+"""NAG, NASA, ONG and VSF against their formulas written out."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from negguide.guidance import nag, ong, vsf
+from negguide.guidance import nag, nasa, ong, vsf
 
 
 def features(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -52,6 +52,38 @@ def test_nag_returns_the_positive_for_scale_one_and_for_alpha_zero():
 def test_nag_of_a_zero_positive_is_zero():
     zero = torch.zeros(1, 2, 4)
     assert torch.equal(nag(zero, features(1, 2, 4), 5.0, 2.5, 0.5), zero)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_nasa_equals_its_formula_token_by_token(count):
+    positive, negatives = features(2, 3, 7), features(count, 2, 3, 7, seed=1)
+    result = nasa(positive, negatives, 0.7)
+    for b in range(2):
+        for i in range(3):
+            expected = [
+                p - 0.7 * sum(negatives[k, b, i, c].item() for k in range(count))
+                for c, p in enumerate(positive[b, i].tolist())
+            ]
+            torch.testing.assert_close(result[b, i], torch.tensor(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_nasa_also_subtracts_what_both_share_which_ong_keeps():
+    positive, negative = features(2, 3, 7), features(2, 3, 7, seed=1)
+    assert torch.equal(nasa(positive, negative, 0.0), positive)
+    assert torch.equal(nasa(positive, negative, 0.7), nasa(positive, negative[None], 0.7))
+    torch.testing.assert_close(nasa(positive, positive, 0.4), 0.6 * positive)
+    torch.testing.assert_close(ong(positive, positive, 0.4), positive)
+    half = nasa(positive.bfloat16(), negative.bfloat16(), 0.7)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), nasa(positive, negative, 0.7), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("function", [nasa, ong])
+def test_negatives_of_another_shape_are_refused(function):
+    with pytest.raises(ValueError, match=r"\[K, B, N, C\], got \(2, 3, 7\) and \(2, 4, 7\)"):
+        function(features(2, 3, 7), features(2, 4, 7), 1.0)
+    with pytest.raises(TypeError, match="positive"):
+        function(torch.ones(2, 3, 7, dtype=torch.int64), torch.ones(2, 3, 7, dtype=torch.int64), 1.0)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

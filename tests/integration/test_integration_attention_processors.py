@@ -215,8 +215,8 @@ def test_attention_that_cannot_be_taken_over_is_an_error_and_no_plain_image(
             ValueError,
             r"tokens, 32\].* got \[2, 12, 31\]",
         ),
-        (NegToMe(stop=1.0), {}, ValueError, "negative_embeds are of NAG, ONG, VSF"),
-        (PerpNeg("a hat"), {}, TypeError, "method must be one of NegToMe, NAG, ONG, VSF.*from_pipe"),
+        (NegToMe(stop=1.0), {}, ValueError, "negative_embeds are of NAG, NASA, ONG, VSF"),
+        (PerpNeg("a hat"), {}, TypeError, "method must be one of NegToMe, NAG, NASA, ONG, VSF.*from_pipe"),
         (
             NAG(*WINDOWS),
             {"num_inference_steps": 1},

@@ -97,7 +97,7 @@ class GuideDenoiser(ModularPipelineBlocks):
     classic pipeline where there is one.
 
     Args:
-        methods: at most one in attention space (`NAG`, `ONG`, `VSF`) and one in token space (`NegToMe`, without
+        methods: at most one in attention space (e.g. `NAG`) and one in token space (`NegToMe`, without
             reference images).
 
     Raises:
@@ -228,7 +228,7 @@ def with_negative_guidance(
         pipe: a modular pipeline that is supported; also of a distilled model and with guidance off, for methods in
             attention and token space.
         negative_guidance: a method, or a list of at most one each in score space (`PerpNeg`, or a `PerpNegGuidance`),
-            attention space (`NAG`, `ONG`, `VSF`) and token space (`NegToMe`, without reference images). It takes the
+            attention space (e.g. `NAG`) and token space (`NegToMe`, without reference images). It takes the
             place of what is there; where there is none in score space, a `PerpNegGuidance` of the pipeline stays.
 
     Returns:

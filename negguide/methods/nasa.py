@@ -1,0 +1,61 @@
+"""Negative-away steer attention: negatives subtracted in attention space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from negguide.guidance import nasa
+from negguide.methods.base import AttentionMethod
+from negguide.methods.negative import Negative
+from negguide.methods.registry import register_method
+from negguide.methods.validation import non_negative
+
+
+@register_method
+@dataclass(frozen=True, eq=False, init=False, repr=False)
+class NASA(AttentionMethod):
+    """Negative-away steer attention (arXiv 2412.02687): subtract the negatives' attention outputs.
+
+    With z+ and z_k the attention outputs for the prompt and for negative k, per token:
+    z+ - scale sum_k weight_k z_k.
+
+    It was published for one step, with the negatives in the attention of image over text. What a negative shares with
+    the prompt is subtracted too: `ONG` is the same without that part.
+
+    Args:
+        negatives: one or more `Negative` or plain strings.
+        scale: strength, >= 0; 0 is off.
+
+    Raises:
+        TypeError, ValueError: naming the argument, its value and what would be right.
+    """
+
+    key: ClassVar[str] = "nasa"
+    label: ClassVar[str] = "NASA"
+    summary: ClassVar[str] = (
+        "subtracts the negative's attention from the prompt's, with what both share; any number of negatives"
+    )
+    source: ClassVar[str] = "arXiv 2412.02687"
+
+    negatives: tuple[Negative, ...]
+    scale: float = 0.5
+
+    def __init__(
+        self,
+        *prompts: Negative | str,
+        scale: float = 0.5,
+        negatives: Sequence[Negative | str] | None = None,
+    ) -> None:
+        self._hold(prompts, negatives)
+        object.__setattr__(self, "scale", non_negative("scale", scale))
+
+    def combine(
+        self, positive: Tensor, negatives: Sequence[Tensor], strengths: Sequence[float | Tensor]
+    ) -> Tensor:
+        weighted = torch.stack([s * n for s, n in zip(strengths, negatives, strict=True)])
+        return nasa(positive, weighted, self.scale)
