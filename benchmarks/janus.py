@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -52,7 +52,7 @@ from negguide.views import (
     view_text,
 )
 from negguide.views.distillation import Loss
-from negguide.views.embedded import Stage, as_image
+from negguide.views.embedded import VIEWS_STOP, Stage, as_image
 from negguide.views.solid import TURNTABLE
 
 AZIMUTHS = tuple(range(0, 360, 30))
@@ -61,13 +61,29 @@ NO_WORDS, WORDS, CLASSIC = "no words", "words", "negative prompt"
 CURVES = tuple(f"Perp-Neg, {name}" for name in PRESETS)
 NEAREST = PRESETS[TOYWORLD]
 GUIDANCE_SCALE = TOYWORLD_DEFAULTS.guidance_scale
-SOLIDS: dict[Loss, tuple[Schedule, float]] = {
-    "denoise": (Schedule(20, 1.0, 0.2), GUIDANCE_SCALE),
-    "image": (Schedule(250, 1.0, 0.4), 2.0),
-    "sds": (Schedule(250, 1.0, 0.4), 2.0),
+
+
+class Settings(NamedTuple):
+    """How a loss makes solids.
+
+    Attributes:
+        schedule: its noise levels.
+        guidance_scale: of the predictions.
+        stop: where the negatives end, as in `view_negatives`.
+    """
+
+    schedule: Schedule
+    guidance_scale: float
+    stop: float
+
+
+SOLIDS: dict[Loss, Settings] = {
+    "denoise": Settings(Schedule(20, 1.0, 0.2), GUIDANCE_SCALE, VIEWS_STOP),
+    "image": Settings(Schedule(250, 1.0, 0.4), 2.0, 1.0),
+    "sds": Settings(Schedule(250, 1.0, 0.3), 7.5, 1.0),
 }
-"""Schedule and guidance scale of each loss that makes solids, found on seeds from 500,000 on. A gradient follows one
-estimate at a time, which a scale of 5 with a weight of 3 puts far beyond any drawing."""
+"""Found on seeds from 500,000 on. A gradient follows one estimate at a time, which a scale of 5 with a weight of 3 puts
+far beyond any drawing."""
 
 
 def preset_of(row: str) -> Preset:
@@ -129,7 +145,7 @@ def _prompt(fur: str, kind: str) -> str:
 
 def solid(pipe: Any, row: str, prompt: str, seed: int, loss: Loss) -> tuple[Stage, SolidFit]:
     preset = replace(preset_of(row), positive="nearest")
-    stage = Stage(prompt, preset)
+    stage, how = Stage(prompt, preset), SOLIDS[loss]
 
     def views(azimuths: Sequence[float], _: Sequence[float]) -> ViewPrompts:
         cameras = cameras_of(row, azimuths, preset)
@@ -141,17 +157,17 @@ def solid(pipe: Any, row: str, prompt: str, seed: int, loss: Loss) -> tuple[Stag
                 prompts, [[] for _ in cameras], [front if one.negatives else "" for one in cameras]
             )
         return ViewPrompts(
-            prompts, [view_negatives(stage.prompt, camera, model=TOYWORLD) for camera in cameras]
+            prompts,
+            [view_negatives(stage.prompt, camera, model=TOYWORLD, stop=how.stop) for camera in cameras],
         )
 
-    schedule, guidance_scale = SOLIDS[loss]
     distill = ScoreDistillation(
         pipe,
         stage.prompt,
-        schedule=schedule,
+        schedule=how.schedule,
         views=views,
         loss=loss,
-        guidance_scale=guidance_scale,
+        guidance_scale=how.guidance_scale,
         seed=seed,
     )
     fit = SolidFit(
@@ -231,13 +247,14 @@ def strips(args: argparse.Namespace, wanted: Sequence[str]) -> tuple[Path, dict[
 def solids(args: argparse.Namespace, wanted: Sequence[str]) -> tuple[Path, dict[str, dict[str, Rate]]]:
     """Seed by seed, so that a run that is stopped has every row and prompt alike."""
     pipe, judge = models()
-    schedule, guidance_scale = SOLIDS[args.loss]
+    how = SOLIDS[args.loss]
     settings = {
         "part": "solids",
         "loss": args.loss,
         "first_seed": FIRST_SEED,
-        "guidance_scale": guidance_scale,
-        "schedule": asdict(schedule),
+        "guidance_scale": how.guidance_scale,
+        "schedule": asdict(how.schedule),
+        "negatives_stop": how.stop,
     }
     path = args.out / f"janus-{args.loss}.json"
     rows = rows_so_far(path, settings)

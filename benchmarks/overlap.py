@@ -3,7 +3,7 @@
     python benchmarks/overlap.py                                   # the suite that settings are chosen on
     python benchmarks/overlap.py --suite heavy                     # others, by which nothing was chosen: suites.py
     python benchmarks/overlap.py --suite several --methods negative-prompt,perp-neg:3
-    python benchmarks/overlap.py --name few-steps --methods perp-neg,nag,ong,vsf --steps 6 --guidance-scale 1.5
+    python benchmarks/overlap.py --name few-steps --methods perp-neg,nag,nasa,ong,vsf --steps 6 --guidance-scale 1.5
 
 Pairs like "a bear wearing glasses" minus "black glasses". For every method and weight, `kept` is the share of images
 that still show everything the prompt asks for, `removed` the share in which the unwanted attribute is gone. Of several
@@ -35,7 +35,7 @@ from suites import SUITES, Case, Suite, by_count
 from torch import Tensor
 from tqdm import tqdm
 
-from negguide import NAG, VSF, Negative, PerpNeg
+from negguide import NAG, NASA, VSF, Negative, PerpNeg
 from negguide.methods.choices import methods_in_words, options_of
 from negguide.models import TOYWORLD_DEFAULTS
 from negguide.toyworld import Scene
@@ -55,6 +55,7 @@ SWEEPS: dict[str, tuple[float | str, ...]] = {
     PerpNeg.key: (1.0, 2.0, 3.0, 4.0),
     # its scale 1 is off
     NAG.key: (2.0, 3.0, 4.0),
+    NASA.key: (0.25, 0.5, 0.75, 1.0),
     VSF.key: (2.0, 3.0, 4.0),
 }
 OPTIONS = {

@@ -20,6 +20,9 @@ from negguide.views.prompts import view_negatives, view_prompts, view_text
 
 PLACE = "meadow"
 """Where a solid stands whose prompt says no place."""
+VIEWS_STOP = 0.5
+"""Where the negatives of a solid end: from noise level 0.5 on the view is settled, and what they still take away leaves
+bright spots where the face would be."""
 SIZE = 64
 """Pixels of the embedded model's pictures."""
 
@@ -53,13 +56,13 @@ class Stage:
         self._profiles = torch.stack([image_tensor(render(scene, SIZE)) for scene in self._drawn("side")])
 
     def views(self) -> Views:
-        """What each camera asks for."""
+        """What each camera asks for; negatives act above noise level 1 - `VIEWS_STOP`."""
 
         def at(azimuths: Sequence[float], elevations: Sequence[float]) -> ViewPrompts:
             cameras = view_prompts(azimuths, elevations, preset=self.preset)
             return ViewPrompts(
                 [view_text(self.prompt, camera.view, model=TOYWORLD) for camera in cameras],
-                [view_negatives(self.prompt, camera, model=TOYWORLD) for camera in cameras],
+                [view_negatives(self.prompt, camera, model=TOYWORLD, stop=VIEWS_STOP) for camera in cameras],
             )
 
         return at
