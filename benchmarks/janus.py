@@ -3,6 +3,7 @@
     python benchmarks/janus.py --part strip                  # one picture for each of 12 azimuths
     python benchmarks/janus.py --part solids --loss denoise  # voxels, as `negguide views --object` makes them
     python benchmarks/janus.py --part solids --loss image    # voxels by the gradient of a score distillation
+    python benchmarks/janus.py --part solids --loss image --guidance-scale 5
 
 Rows: `no words`, the prompt alone at every camera; `words`, the nearest view in the prompt; `negative prompt`, besides
 "KIND in front view" as the classic negative prompt where the embedded world's curve has it as a negative; and Perp-Neg
@@ -143,9 +144,9 @@ def _prompt(fur: str, kind: str) -> str:
     return " ".join(word for word in (article, fur, kind) if word)
 
 
-def solid(pipe: Any, row: str, prompt: str, seed: int, loss: Loss) -> tuple[Stage, SolidFit]:
+def solid(pipe: Any, row: str, prompt: str, seed: int, loss: Loss, how: Settings) -> tuple[Stage, SolidFit]:
     preset = replace(preset_of(row), positive="nearest")
-    stage, how = Stage(prompt, preset), SOLIDS[loss]
+    stage = Stage(prompt, preset)
 
     def views(azimuths: Sequence[float], _: Sequence[float]) -> ViewPrompts:
         cameras = cameras_of(row, azimuths, preset)
@@ -247,7 +248,9 @@ def strips(args: argparse.Namespace, wanted: Sequence[str]) -> tuple[Path, dict[
 def solids(args: argparse.Namespace, wanted: Sequence[str]) -> tuple[Path, dict[str, dict[str, Rate]]]:
     """Seed by seed, so that a run that is stopped has every row and prompt alike."""
     pipe, judge = models()
-    how = SOLIDS[args.loss]
+    how, stem = SOLIDS[args.loss], f"janus-{args.loss}"
+    if args.guidance_scale:
+        how, stem = how._replace(guidance_scale=args.guidance_scale), f"{stem}-{args.guidance_scale:g}"
     settings = {
         "part": "solids",
         "loss": args.loss,
@@ -256,22 +259,22 @@ def solids(args: argparse.Namespace, wanted: Sequence[str]) -> tuple[Path, dict[
         "schedule": asdict(how.schedule),
         "negatives_stop": how.stop,
     }
-    path = args.out / f"janus-{args.loss}.json"
+    path = args.out / f"{stem}.json"
     rows = rows_so_far(path, settings)
     done = {(row["name"], row["prompt"], row["seed"]) for row in rows}
     prompts = [_prompt(fur, kind) for fur in args.furs.split(",") for kind in KINDS]
     if args.kinds:
         prompts = [prompt for prompt in prompts if prompt.split()[-1] in args.kinds.split(",")]
     cells = [(name, prompt, i) for i in range(args.seeds) for prompt in prompts for name in wanted]
-    for name, prompt, i in tqdm(cells, desc=f"janus {args.loss}"):
+    for row_name, prompt, i in tqdm(cells, desc=f"janus {args.loss}"):
         seed = FIRST_SEED + 1000 * KINDS.index(prompt.split()[-1]) + i
-        if (name, prompt, seed) in done:
+        if (row_name, prompt, seed) in done:
             continue
-        stage, fit = solid(pipe, name, prompt, seed, args.loss)
-        file = f"{args.loss}-{name}-{prompt}-{i}.png".replace(" ", "-").replace(",", "")
+        stage, fit = solid(pipe, row_name, prompt, seed, args.loss, how)
+        file = f"{args.loss}-{row_name}-{prompt}-{i}.png".replace(" ", "-").replace(",", "")
         sheet = Path(args.sheets) / file if args.sheets else None
-        row = readings(judge, stage, fit, f"{prompt}, {name}, {args.loss}", sheet)
-        rows.append({"name": name, "prompt": prompt, "seed": seed, **row})
+        row = readings(judge, stage, fit, f"{prompt}, {row_name}, {args.loss}", sheet)
+        rows.append({"name": row_name, "prompt": prompt, "seed": seed, **row})
         write_json(path, settings, rows)
     return path, {
         name: figures([row for row in rows if row["name"] == name])
@@ -284,6 +287,7 @@ def main() -> None:
         "Faces at the back, in strips and in solids.",
         part="strip",
         loss="denoise",
+        guidance_scale=0.0,
         seeds=8,
         rows="",
         furs=",orange",
@@ -292,6 +296,8 @@ def main() -> None:
     )
     if args.part not in ("strip", "solids"):
         raise SystemExit(f"--part must be strip or solids, got {args.part!r}")
+    if args.guidance_scale and args.part == "strip":
+        raise SystemExit("--guidance-scale is that of solids; a strip has the model's own")
     if args.loss not in SOLIDS:
         raise SystemExit(f"--loss must be one of {', '.join(SOLIDS)}, got {args.loss!r}")
     for name, possible in (
