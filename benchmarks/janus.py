@@ -81,7 +81,7 @@ class Settings(NamedTuple):
 SOLIDS: dict[Loss, Settings] = {
     "denoise": Settings(Schedule(20, 1.0, 0.2), GUIDANCE_SCALE, VIEWS_STOP),
     "image": Settings(Schedule(250, 1.0, 0.4), 2.0, 1.0),
-    "sds": Settings(Schedule(250, 1.0, 0.3), 7.5, 1.0),
+    "sds": Settings(Schedule(250, 1.0, 0.2), 7.5, 1.0),
 }
 """Found on seeds from 500,000 on. A gradient follows one estimate at a time, which a scale of 5 with a weight of 3 puts
 far beyond any drawing."""
