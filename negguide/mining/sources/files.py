@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from negguide.image_files import read_image
 from negguide.mining.item import Source
 from negguide.mining.sources.source import (
     CAPTION_COLUMNS,
@@ -17,7 +18,6 @@ from negguide.mining.sources.source import (
     Ids,
     Input,
     captions_of,
-    open_image,
     text_of,
     with_captions,
 )
@@ -90,8 +90,8 @@ class ImageFolder(Input):
                 source = Source(
                     id=text_of(row.get("id")) or row["file_name"],
                     caption=captions[0],
-                    load=open_image(partial(Path, self.folder / row["file_name"])),
-                    mask=open_image(partial(Path, self.folder / mask), "L") if mask else None,
+                    load=partial(read_image, self.folder / row["file_name"], name=row["file_name"]),
+                    mask=partial(read_image, self.folder / mask, "L", name=mask) if mask else None,
                     licence=licence,
                 )
                 if row.get("id") is not None and len(captions) == 1:
@@ -137,7 +137,7 @@ class Table(Input):
                 yield Source(
                     id=number,
                     caption=text_of(row[caption]),
-                    load=open_image(partial(Path, self.path.parent / name)),
+                    load=partial(read_image, self.path.parent / name, name=name),
                     licence=next((text_of(row[k]) for k in LICENCE_COLUMNS if row.get(k)), self.licence),
                 )
 
@@ -199,6 +199,6 @@ class CocoCaptions(Input):
             yield Source(
                 id=number,
                 caption=text_of(note.get("caption")),
-                load=open_image(partial(Path, self.images / image["file_name"])),
+                load=partial(read_image, self.images / image["file_name"], name=image["file_name"]),
                 licence=licences.get(image.get("license"), self.licence),
             )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from negguide.image_files import UnreadableImageError, read_image
 from negguide.mining.item import Source
 from negguide.mining.sources.files import card_licence, first_of
 from negguide.mining.sources.source import (
@@ -70,7 +71,6 @@ class DataSet(Input):
             self.data = self.data.cast_column(name, datasets.Image(decode=False))
         folder_licence = card_licence(Path(spec)) if Path(spec).is_dir() else None
         self.licence = licence or self.data.info.license or folder_licence or None
-        self._decode = datasets.Image().decode_example
 
     @property
     def description(self) -> dict[str, Any]:
@@ -88,8 +88,8 @@ class DataSet(Input):
             source = Source(
                 id=name,
                 caption=captions[0],
-                load=self._opener(row, self.image, "RGB"),
-                mask=self._opener(row, self.mask, "L"),
+                load=self._opener(row, self.image, "RGB", number),
+                mask=self._opener(row, self.mask, "L", number),
                 licence=next((text_of(row[k]) for k in LICENCE_COLUMNS if row.get(k)), self.licence),
             )
             if len(captions) == 1:
@@ -97,14 +97,31 @@ class DataSet(Input):
             else:
                 yield from with_captions(source, captions, ids)
 
-    def _opener(self, row: Any, column: str | None, mode: str) -> Callable[[], Image.Image] | None:
+    def _opener(
+        self, row: Any, column: str | None, mode: str, number: int
+    ) -> Callable[[], Image.Image] | None:
         if column is None or row[column] is None:
             return None
-        return partial(_decoded, self._decode, row[column], mode)
+        name = f"{self.name}, split {self.split}, row {number}, column {column}"
+        return partial(_read, row[column], mode, name)
 
 
-def _decoded(decode: Callable[[Any], Image.Image], value: Any, mode: str) -> Image.Image:
-    return decode(value).convert(mode)
+def _read(value: Mapping[str, Any], mode: str, name: str) -> Image.Image:
+    """The image of a cell ``{"bytes", "path"}`` that ``datasets`` has not decoded; the path may be on the hub."""
+    content, path = value["bytes"], value["path"]
+    if content is None and not path:
+        raise UnreadableImageError(f"{name}: it has neither bytes nor a path")
+    if content is None and "://" in path:
+        from datasets.utils.file_utils import xopen
+
+        try:
+            with xopen(path, "rb") as file:
+                content = file.read()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise UnreadableImageError(f"{name}: {error}".partition("\n")[0][:300]) from error
+    return read_image(path if content is None else content, mode, name=name)
 
 
 def _open(datasets: Any, spec: str, split: str, config: str | None) -> Any:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from glob import glob
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from negguide.image_files import SUFFIXES, read_image
 from negguide.mining.item import Source
 from negguide.mining.sources.source import (
     CAPTION_COLUMNS,
@@ -21,12 +19,10 @@ from negguide.mining.sources.source import (
     Ids,
     Input,
     captions_of,
-    open_image,
     text_of,
     with_captions,
 )
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "bmp")
 TEXTS = ("txt", "caption", "text")
 
 
@@ -93,26 +89,27 @@ class Shards(Input):
         names = (self.caption,) if self.caption else CAPTION_COLUMNS
         if self.caption or said is None:
             said = next((notes[key] for key in names if notes.get(key) is not None), None)
-        image = next((sample[kind] for kind in IMAGES if kind in sample), None)
-        if image is None:
+        kind = next((kind for kind in SUFFIXES if kind in sample), None)
+        if kind is None:
             yield BadSource(name, "missing image")
             return
         captions = captions_of(said)
+        mask = sample.get("mask.png")
+
+        def member(ending: str) -> str:
+            return f"{name.partition('/')[0]}.tar: {sample['__key__']}.{ending}"
+
         source = Source(
             id=name,
             caption=captions[0],
-            load=_opener(image, "RGB"),
-            mask=_opener(sample["mask.png"], "L") if "mask.png" in sample else None,
+            load=partial(read_image, sample[kind], name=member(kind)),
+            mask=partial(read_image, mask, "L", name=member("mask.png")) if mask is not None else None,
             licence=next((text_of(notes[k]) for k in LICENCE_COLUMNS if notes.get(k)), self.licence),
         )
         if len(captions) == 1:
             yield source
         else:
             yield from with_captions(source, captions, ids)
-
-
-def _opener(content: bytes, mode: str) -> Callable[[], Image.Image]:
-    return open_image(partial(BytesIO, content), mode)
 
 
 def _matching(part: str) -> list[str]:

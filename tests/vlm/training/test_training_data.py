@@ -25,7 +25,7 @@ from negguide.vlm.data import (
 from negguide.vlm.models import load_model
 from negguide.vlm.reading import read_triplets
 from negguide.vlm.settings import LOSSES, Settings
-from negguide.vlm.suites.base import Retrieval
+from negguide.vlm.suites.base import ImageFiles, Retrieval
 from negguide.vlm.training_set import read_training_set
 from negguide.vlm.validation import held_out_suite
 
@@ -334,6 +334,29 @@ def test_an_image_that_does_not_decode_is_named(tmp_path: Path, mined: list[Trip
         open_picture(row.id, row.image)
     Image.new("L", (4, 4)).save(tmp_path / "cut.png")
     assert open_picture(row.id, row.image).mode == "RGB"
+
+
+def test_training_and_evaluation_see_images_as_they_are_shown(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (32, 48), "red").save(tmp_path / "a.png", exif=exif)
+    Image.new("RGBA", (48, 32), (0, 0, 0, 0)).save(tmp_path / "b.png")
+    (tmp_path / "a.txt").write_text("a thing")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(tmp_path / "a.png", "a.png")
+        tar.add(tmp_path / "a.txt", "a.txt")
+    (member,) = (row.image for row in read_triplets(str(tmp_path / "a.tar")))
+    rows = (FilePicture(tmp_path / "a.png"), FilePicture(tmp_path / "b.png"))
+    opened = [open_picture("x", picture) for picture in (*rows, member)]
+    opened += list(ImageFiles([tmp_path / "a.png", tmp_path / "b.png"]))
+    assert {image.size for image in opened} == {(48, 32)}
+    assert [image.getpixel((2, 2)) for image in opened] == [
+        (255, 0, 0),
+        (255, 255, 255),
+        (255, 0, 0),
+        (255, 0, 0),
+        (255, 255, 255),
+    ]
 
 
 @pytest.mark.parametrize("column", ["category", "prompt", "positive_captions", "negative_image"])
