@@ -180,7 +180,7 @@ def test_an_open_clip_table(images, kind):
         str(images / "blue.png"): ("a blue thing", BLUE),
         "red.png#2": ("a thing in red", RED),
     }
-    assert bad == {"gone.png": "missing image", "half.png": "broken row: 1 cells for 3 columns"}
+    assert bad == {"gone.png": "missing image", "half.png": "broken row: line 6 has 1 cells for 3 columns"}
     assert [row.licence for row in source if isinstance(row, Source)] == ["cc0-1.0", "mit", "mit"]
 
 

@@ -162,11 +162,52 @@ def test_what_is_no_set_is_refused_with_what_would_be(tmp_path: Path) -> None:
         ("b.jsonl", '{"caption": "a bear"}\n', "line 1: no image; its column is one of image_file_name"),
         ("c.jsonl", "[1]\n", "line 1: a row is a JSON object"),
         ("d.jsonl", '{"image": 3, "caption": "a bear"}\n', "an image is given by its file name, got 3"),
+        ("c.json", "[[1, 2]]", "c.json, row 0: a row is a JSON object, got list"),
+        ("a.tsv", "filepath\ttitle\nx.png\ta\tb\n", "a.tsv, line 2, has more cells than the header"),
         ("a.tar", "no tar", "is no uncompressed tar file"),
     ):
         (tmp_path / name).write_text(text)
         with pytest.raises(ValueError, match=message):
             read_triplets(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "tsv", "folder"])
+def test_images_are_looked_for_where_they_are_said_to_be(tmp_path: Path, kind: str) -> None:
+    row = {"image": "x.png", "caption": "a bear"}
+    (tmp_path / "set").mkdir()
+    path = tmp_path / "set" / ("metadata.jsonl" if kind == "folder" else f"set.{kind}")
+    text = {"json": json.dumps([row]), "tsv": "image\tcaption\nx.png\ta bear\n"}.get(kind, json.dumps(row))
+    path.write_text(text)
+    (read,) = read_triplets(str(path.parent if kind == "folder" else path), tmp_path / "pictures")
+    assert read.image.name == str(tmp_path / "pictures" / "x.png")
+
+
+def test_images_have_no_meaning_for_a_set_that_holds_its_own(triplet_set: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"images='.*' has no meaning for .*, which holds its images"):
+        read_triplets(str(triplet_set), tmp_path)
+
+
+def test_coco_captions_are_plain_pairs(tmp_path: Path) -> None:
+    (tmp_path / "val2017").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "val2017" / "1.png")
+    notes = [{"id": 7, "image_id": 1, "caption": "a bear"}, {"id": 8, "image_id": 1, "caption": "one bear"}]
+    (tmp_path / "captions_val2017.json").write_text(
+        json.dumps({"images": [{"id": 1, "file_name": "1.png"}], "annotations": notes})
+    )
+    rows = read_triplets(str(tmp_path / "captions_val2017.json"))
+    assert [(row.id, row.caption, row.negative_caption) for row in rows] == [
+        ("coco-7", "a bear", None),
+        ("coco-8", "one bear", None),
+    ]
+    # captions of one image are never on both sides of a split
+    assert {row.source for row in rows} == {str(tmp_path / "val2017" / "1.png")}
+    assert rows == read_triplets(str(tmp_path / "captions_val2017.json"), tmp_path / "val2017")
+    notes.append({"id": 9, "image_id": 2, "caption": "nothing"})
+    (tmp_path / "b.json").write_text(
+        json.dumps({"images": [{"id": 1, "file_name": "1.png"}], "annotations": notes})
+    )
+    with pytest.raises(ValueError, match=r"b\.json, annotation coco-9: no image has the id 2"):
+        read_triplets(str(tmp_path / "b.json"), tmp_path / "val2017")
 
 
 def checked(folder: Path, tiny_clip: Path, loss: str = "triplet") -> Checked:
