@@ -70,15 +70,16 @@ class TarPicture:
 
 @dataclass(frozen=True, eq=False)
 class TablePicture:
-    """A cell of a table of the datasets package, whose images are {"bytes", "path"}."""
+    """A cell of a table of the datasets package, whose images are {"bytes", "path"}; ``where`` names file and row."""
 
     table: Any
     row: int
     column: str
+    where: str
 
     @property
     def name(self) -> str:
-        return f"row {self.row}, column {self.column}"
+        return f"{self.where}, column {self.column}"
 
     @property
     def size(self) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from negguide.image_files import SUFFIXES
 from negguide.text_files import full_table_rows, json_lines, read_json
 from negguide.vlm.data import FilePicture, Picture, TablePicture, TarPicture, Triplet
 
@@ -24,7 +26,6 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "negative_caption": ("negative_caption", "negative_text", "negative_title", "negative"),
 }
 """What a column may be called; the first that a row has is taken."""
-_IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
 _RIGHT = (
     "a set of negguide mine, a folder with metadata.jsonl, parquet or tar files, a .parquet or .tar file, a SugarCrepe "
     "or COCO .json, a .jsonl, or an open_clip .tsv or .csv"
@@ -195,13 +196,23 @@ def _parquet(paths: Sequence[Path]) -> list[Triplet]:
     texts = table.remove_columns(pictures)
     filled = {column: table.data.column(column).is_valid().to_pylist() for column in pictures}
     rows = []
-    for i, row in enumerate(texts):
+    for i, (row, where) in enumerate(zip(texts, _places(paths), strict=True)):
         image, negative = (
-            TablePicture(table, i, column) if column is not None and filled[column][i] else None
+            TablePicture(table, i, column, where) if column is not None and filled[column][i] else None
             for column in (present["image"], present["negative_image"])
         )
-        rows.append(_triplet(row, image, negative, f"{files[0]}, row {i}"))
+        rows.append(_triplet(row, image, negative, where))
     return rows
+
+
+def _places(paths: Sequence[Path]) -> Iterator[str]:
+    """The file, as seen from where all of them are, and the number of each row, wherever the set lies."""
+    from pyarrow.parquet import read_metadata
+
+    top = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    for path in paths:
+        for row in range(read_metadata(path).num_rows):
+            yield f"{path.absolute().relative_to(top).as_posix()}, row {row}"
 
 
 def _tars(paths: Sequence[Path]) -> list[Triplet]:
@@ -222,20 +233,37 @@ def _tar(path: Path) -> Iterator[Triplet]:
                 content = tar.extractfile(member)
                 assert content is not None  # it is a file
                 kind, ending = suffix.lower().rpartition(".")[::2]
-                if ending in _IMAGE_SUFFIXES:
-                    place = "negative_image" if kind.startswith("negative") else "image"
+                # "0.mask.png" and the like are neither image nor negative
+                role = kind if kind in ("", "negative") else None
+                if ending in SUFFIXES and role is not None:
+                    place = "negative_image" if role else "image"
                     row[place] = TarPicture(path, member.name, member.offset_data, member.size)
-                elif ending == "txt":
-                    row["negative_caption" if kind.startswith("negative") else "caption"] = (
-                        content.read().decode()
-                    )
+                elif ending == "txt" and role is not None:
+                    row["negative_caption" if role else "caption"] = _text(content.read(), path, member.name)
                 elif ending == "json":
-                    told = json.load(content)
+                    told = _notes(content.read(), path, member.name)
                     row |= {k: v for k, v in told.items() if k not in ("image", "negative_image")}
-    except (tarfile.TarError, UnicodeDecodeError, ValueError) as error:
+    except (tarfile.TarError, EOFError) as error:
         raise ValueError(f"{path} is no uncompressed tar file of WebDataset: {error}") from error
     for key, row in rows.items():
         yield _triplet(row, row.get("image"), row.get("negative_image"), f"{path}, key {key}")
+
+
+def _text(content: bytes, path: Path, member: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: {member} is not UTF-8 ({error.reason} at byte {error.start})") from error
+
+
+def _notes(content: bytes, path: Path, member: str) -> Mapping[str, Any]:
+    try:
+        told = json.loads(_text(content, path, member))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: {member} is no JSON: {error}") from error
+    if not isinstance(told, Mapping):
+        raise ValueError(f"{path}: {member} must hold an object, got {type(told).__name__}")
+    return told
 
 
 def _triplet(row: Mapping[str, Any], image: Picture | None, negative: Picture | None, where: str) -> Triplet:

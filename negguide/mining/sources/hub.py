@@ -32,8 +32,9 @@ class DataSet(Input):
     ``licence`` or ``license``. A set without images gives sources with captions alone.
 
     Args:
-        spec: a folder written by ``save_to_disk``, a folder with parquet files, or a name on the hub, "owner/name".
-        split: which part of it.
+        spec: a folder written by ``save_to_disk``, a parquet file or a folder with such, or a name on the hub,
+            "owner/name".
+        split: which part of it; of a single file, what its rows are called.
         config: which of its configurations, where it has several.
         caption: the name of the caption's column; None finds it.
     """
@@ -50,9 +51,11 @@ class DataSet(Input):
             import datasets
         except ImportError as error:
             raise ImportError(f"{spec}: pip install datasets to read data sets") from error
-        self.name = Path(spec).name if Path(spec).is_dir() else spec
+        self.name = Path(spec).name if Path(spec).exists() else spec
         self.split = split
         self.data = _open(datasets, spec, split, config)
+        for column in _images_as_they_are(datasets, self.data.features or {}):
+            self.data = self.data.cast_column(column, datasets.Image())
         features = self.data.features
         self.columns = list(features or next(iter(self.data), {}))
         images = [name for name, kind in (features or {}).items() if isinstance(kind, datasets.Image)]
@@ -124,6 +127,17 @@ def _read(value: Mapping[str, Any], mode: str, name: str) -> Image.Image:
     return read_image(path if content is None else content, mode, name=name)
 
 
+def _images_as_they_are(datasets: Any, features: Mapping[str, Any]) -> list[str]:
+    """The columns ``image`` and ``mask`` that hold files without being declared as images, as other writers do."""
+    binary = (datasets.Value("binary"), datasets.Value("large_binary"))
+    return [
+        name
+        for name in ("image", "mask")
+        if features.get(name) in binary
+        or (isinstance(features.get(name), dict) and set(features[name]) == {"bytes", "path"})
+    ]
+
+
 def _open(datasets: Any, spec: str, split: str, config: str | None) -> Any:
     folder = Path(spec)
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
@@ -134,6 +148,8 @@ def _open(datasets: Any, spec: str, split: str, config: str | None) -> Any:
             data = data[split]
         return data
     try:
+        if folder.is_file():
+            return datasets.load_dataset("parquet", data_files={split: spec}, split=split, streaming=True)
         return datasets.load_dataset(spec, config, split=split, streaming=True)
     except Exception as error:
         # A set that is missing, unreachable or broken fails in many ways, with pages of text; the cause stays.

@@ -29,9 +29,9 @@ TEXTS = ("txt", "caption", "text")
 class Shards(Input):
     """WebDataset shards: files with a shared key, an image, and a caption in ``.txt`` or in a ``.json``.
 
-    A ``.json`` may hold ``caption`` or ``text``, and ``licence`` or ``license``; a ``.mask.png`` is the mask. The id
-    is the shard's name and the key, "00000/000000012". A shard that breaks off is a ``BadSource`` of its own; the
-    others are read.
+    A ``.json`` may hold ``caption`` or ``text``, and ``licence`` or ``license``; a ``.mask.png`` (or another image) is
+    the mask. The id is the shard's name and the key, "00000/000000012". A shard that breaks off is a ``BadSource`` of
+    its own; the others are read.
 
     Args:
         pattern: a folder, a glob ("data/*.tar") or a brace pattern ("data/{00000..00012}.tar").
@@ -91,10 +91,11 @@ class Shards(Input):
             said = next((notes[key] for key in names if notes.get(key) is not None), None)
         kind = next((kind for kind in SUFFIXES if kind in sample), None)
         if kind is None:
-            yield BadSource(name, "missing image")
+            others = ", ".join(key for key in sample if not key.startswith("__"))
+            yield BadSource(name, f"missing image: none among {others or 'nothing'}")
             return
         captions = captions_of(said)
-        mask = sample.get("mask.png")
+        mask = next((f"mask.{ending}" for ending in SUFFIXES if f"mask.{ending}" in sample), None)
 
         def member(ending: str) -> str:
             return f"{name.partition('/')[0]}.tar: {sample['__key__']}.{ending}"
@@ -103,7 +104,7 @@ class Shards(Input):
             id=name,
             caption=captions[0],
             load=partial(read_image, sample[kind], name=member(kind)),
-            mask=partial(read_image, mask, "L", name=member("mask.png")) if mask is not None else None,
+            mask=None if mask is None else partial(read_image, sample[mask], "L", name=member(mask)),
             licence=next((text_of(notes[k]) for k in LICENCE_COLUMNS if notes.get(k)), self.licence),
         )
         if len(captions) == 1:

@@ -5,6 +5,7 @@ import random
 
 import datasets
 import numpy as np
+import pyarrow.parquet
 import pytest
 import webdataset
 from PIL import Image
@@ -280,7 +281,7 @@ def test_webdataset_shards(shards):
     assert good["00000/000"][1] == RED
     assert bad.pop("00000/003").startswith("corrupt image: ")
     assert bad.pop("00001/001").startswith("broken caption: ")
-    assert bad == {"00000/002": "missing image", "00001/002": "empty caption"}
+    assert bad == {"00000/002": "missing image: none among txt", "00001/002": "empty caption"}
     rows = {row.id: row for row in source if isinstance(row, Source)}
     assert rows["00000/001"].licence == "mit"
     assert rows["00001/000"].mask().size == (12, 8)
@@ -532,3 +533,63 @@ def test_a_broken_image_is_named_whatever_it_is_stored_in(tmp_path, stored):
     where = {in_tar: "0.tar: sideways.png", in_parquet: f"{tmp_path.name}, split train, row 0, column image"}
     assert reason.startswith(f"corrupt image: {where.get(stored, 'sideways.png')}: ")
     assert str(tmp_path) not in reason
+
+
+@pytest.mark.parametrize("kind", ["tiff", "tif", "gif", "bmp", "webp"])
+def test_images_of_every_kind_in_a_shard(tmp_path, kind):
+    buffer = io.BytesIO()
+    picture(RED).save(
+        buffer,
+        "TIFF" if kind.startswith("tif") else kind.upper(),
+        **({"lossless": True} if kind == "webp" else {}),
+    )
+    mask = io.BytesIO()
+    Image.new("L", (12, 8), 255).save(mask, "GIF")
+    with webdataset.TarWriter(str(tmp_path / "a.tar")) as tar:
+        tar.write(
+            {"__key__": "0", kind: buffer.getvalue(), "txt": "a red thing", "mask.gif": mask.getvalue()}
+        )
+        tar.write({"__key__": "1", "heic": b"", "txt": "a thing"})
+    source = open_source(str(tmp_path / "a.tar"))
+    assert read(source) == ({"a/0": ("a red thing", RED)}, {"a/1": "missing image: none among heic, txt"})
+    assert next(iter(source)).mask().getpixel((0, 0)) == 255
+
+
+def test_a_single_parquet_file(data_set, tmp_path):
+    data_set.to_parquet(str(tmp_path / "one.parquet"))
+    source = open_source(str(tmp_path / "one.parquet"))
+    assert source.name == "one.parquet" and read(source)[0] == GOOD
+    # as other writers store images: nothing declares them
+    table = pyarrow.table(
+        {
+            "image": [
+                {"bytes": buffer, "path": "x"} for buffer in [data_set.data["image"][0]["bytes"].as_py()]
+            ],
+            "text": ["red"],
+        }
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "plain.parquet")
+    pyarrow.parquet.write_table(
+        pyarrow.table({"image": [table["image"][0]["bytes"].as_py()], "text": ["red"]}),
+        tmp_path / "raw.parquet",
+    )
+    for name in ("plain", "raw"):
+        assert read(open_source(str(tmp_path / f"{name}.parquet")))[0] == {"train-000000000": ("red", RED)}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_a_table_in_an_encoding_that_it_names(images, encoding):
+    (images / "t.tsv").write_bytes("filepath\ttitle\nred.png\ta \u201cred\u201d thing\n".encode(encoding))
+    assert read(open_source(str(images / "t.tsv")))[0] == {"red.png": ("a \u201cred\u201d thing", RED)}
+
+
+def test_a_table_in_another_encoding_is_refused_by_name(images):
+    (images / "t.csv").write_bytes("filepath,title\nred.png,a caf\xe9\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"t\.csv, line 2, is not UTF-8"):
+        open_source(str(images / "t.csv"))
+
+
+def test_a_lonely_quotation_mark_in_a_table_swallows_no_row(images):
+    (images / "t.tsv").write_text('filepath\ttitle\nred.png\t"a red thing\nblue.png\ta "blue" thing\n')
+    good, bad = read(open_source(str(images / "t.tsv")))
+    assert good == {"red.png": ('"a red thing', RED), "blue.png": ('a "blue" thing', BLUE)} and not bad

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -185,6 +186,61 @@ def test_images_are_looked_for_where_they_are_said_to_be(tmp_path: Path, kind: s
 def test_images_have_no_meaning_for_a_set_that_holds_its_own(triplet_set: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"images='.*' has no meaning for .*, which holds its images"):
         read_triplets(str(triplet_set), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["tiff", "gif", "bmp"])
+def test_a_tar_holds_images_of_every_kind_and_more_than_images(tmp_path: Path, kind: str) -> None:
+    members = {"0.txt": b"a bear", "0.prompt.txt": b"no caption", "0.json": b'{"category": "object"}'}
+    for name, color in ((f"0.{kind}", "red"), (f"0.negative.{kind}", "blue"), (f"0.mask.{kind}", "white")):
+        buffer = io.BytesIO()
+        Image.new("RGB", (4, 4), color).save(buffer, kind.upper())
+        members[name] = buffer.getvalue()
+    write_tar(tmp_path / "a.tar", members)
+    (row,) = read_triplets(str(tmp_path / "a.tar"))
+    assert (row.caption, row.category) == ("a bear", "object")
+    assert open_picture(row.id, row.image).getpixel((1, 1)) == (255, 0, 0)
+    assert row.negative_image and open_picture(row.id, row.negative_image).getpixel((1, 1))[2] > 250
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("0.txt", b"caf\xe9", "a.tar: 0.txt is not UTF-8"),
+        ("0.json", b"{", "a.tar: 0.json is no JSON"),
+        ("0.json", b"[1]", "a.tar: 0.json must hold an object, got list"),
+        ("0.mask.png", b"", "a.tar, key 0: no image"),
+    ],
+)
+def test_a_broken_member_of_a_tar_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    write_tar(tmp_path / "a.tar", {name: content})
+    with pytest.raises(ValueError, match=message):
+        read_triplets(str(tmp_path / "a.tar"))
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def test_a_broken_cell_is_named_by_its_file_and_row(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "PNG")
+    whole = {"bytes": buffer.getvalue(), "path": None}
+    for name, cells in (("a", [whole, whole]), ("b", [whole, {"bytes": b"broken", "path": None}])):
+        table = pyarrow.table({"image": cells, "caption": ["a bear", "two bears"]})
+        pyarrow.parquet.write_table(table, tmp_path / f"{name}.parquet")
+    rows = read_triplets(str(tmp_path))
+    assert [row.image.name for row in rows][1:3] == [
+        "a.parquet, row 1, column image",
+        "b.parquet, row 0, column image",
+    ]
+    with pytest.raises(
+        ValueError, match=r"the image b\.parquet, row 1, column image of item .* cannot be read"
+    ):
+        open_picture(rows[3].id, rows[3].image)
 
 
 def test_coco_captions_are_plain_pairs(tmp_path: Path) -> None:
