@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 SOURCE = (
     "What to train on: a set that `negguide mine` wrote, a folder with metadata.jsonl, parquet or tar files, a "
-    ".parquet or .tar file, a SugarCrepe .json, or an open_clip .tsv or .csv."
+    ".parquet or .tar file, a SugarCrepe or COCO .json, a .jsonl, or an open_clip .tsv or .csv."
 )
 LOSS = (
     "triplet, negclip, negimage, conclip, grouped, clip; with SigLIP also negsiglip and siglip. The last of each kind "
@@ -30,7 +30,7 @@ def finetune(
     ] = "toyworld",
     loss: Annotated[str, typer.Option(help=LOSS)] = "triplet",
     images: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Where the files that a JSON or TSV names are.")
+        str | None, typer.Option(metavar="FOLDER", help="Where the files that a JSON, TSV or CSV names are.")
     ] = None,
     suite: Annotated[list[str] | None, typer.Option("--suite", metavar="SUITE", help=SUITE)] = None,
     suite_limit: Annotated[

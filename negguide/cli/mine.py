@@ -279,6 +279,9 @@ def mine(
     )
     for line in verdicts:
         remark(line)
+    if not outcome.funnel.total("written"):
+        remark(_nothing_written(out, outcome.funnel))
+        raise typer.Exit(1)
     show(out)
 
 
@@ -318,6 +321,16 @@ def show_funnel(funnel: Funnel) -> None:
     for row in reasons:
         table.add_row(*row)
     screen.print(table)
+
+
+def _nothing_written(out: Path, funnel: Funnel) -> str:
+    """Why a set has no pairs, by what most were lost to."""
+    lost = [f"{reason} ({stage}, {number})" for stage, reason, number in funnel.reasons()[:3]]
+    return (
+        f"{out} holds no pair: of {funnel.sources['read']} pairs read, {funnel.sources['planned']} had an edit and "
+        f"none was kept; most were lost to: {'; '.join(lost)}. Each is in {out / 'rejects'}; give a new folder for "
+        "other settings"
+    )
 
 
 def _audited(out: Path, written: int) -> list[str]:

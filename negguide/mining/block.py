@@ -6,7 +6,7 @@ import hashlib
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from PIL import Image
@@ -20,7 +20,7 @@ from negguide.mining.render.paste import change_outside
 from negguide.mining.settings import Settings, seed_of
 from negguide.mining.shards import Mined
 from negguide.mining.sources import BadSource
-from negguide.mining.sources.source import caption_problem
+from negguide.mining.sources.source import caption_problem, opened
 from negguide.mining.verify.margins import PairJudge
 from negguide.mining.verify.questions import Asker, objection, questions
 
@@ -69,7 +69,7 @@ class Miner:
             problem = row.reason if isinstance(row, BadSource) else caption_problem(row.caption)
             image = None
             if isinstance(row, Source) and problem is None and row.load is not None:
-                image, problem = _opened(row.load)
+                image, problem = opened(row.load)
             if problem is not None or not isinstance(row, Source):
                 mined.funnel.sources["bad"] += 1
                 reject(mined, "input", problem or "", row.id)
@@ -346,14 +346,3 @@ def largest_count(counts: Counter[str], share: float) -> int:
         if most <= share * sum(min(n, most) for n in counts.values()) + 1e-9:
             return most
     return 0
-
-
-def _opened(load: Callable[[], Image.Image]) -> tuple[Image.Image | None, str | None]:
-    """The image, or what is wrong with it."""
-    try:
-        return load().convert("RGB"), None
-    except FileNotFoundError:
-        return None, "missing image"
-    # Pillow reports broken files with these, whatever the format
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return None, f"corrupt image: {error}".partition("\n")[0][:200]

@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
+from negguide.image_files import read_image
 from negguide.mining.item import Item
 
 CELL, GAP, MARGIN, TEXT = 160, 10, 20, 300
@@ -48,8 +49,7 @@ def contact_sheet(items: Sequence[tuple[Item, Path]], title: str, columns: int =
         y = top + place // columns * height
         draw.line([(left, y), (left + width - GAP, y)], _LINE)
         for side, name in enumerate((item.image_file_name, item.negative_image_file_name)):
-            with Image.open(folder / name) as image:
-                picture = _fit(image.convert("RGB"))
+            picture = _fit(read_image(folder / name))
             at = (left + side * (CELL + GAP), y + GAP)
             sheet.paste(picture, (at[0] + (CELL - picture.width) // 2, at[1] + (CELL - picture.height) // 2))
         _describe(draw, item, left + 2 * (CELL + GAP) + 4, y + GAP)

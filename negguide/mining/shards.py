@@ -60,7 +60,8 @@ class SetFolder:
         settings, made_by: of this run; ``made_by`` (versions) is stored and not compared.
 
     Raises:
-        ValueError: the folder holds a set that was made with other settings, or something else.
+        ValueError: the folder holds a set that was made with other settings, or something else. What a run has left
+            that wrote no shard, and that no process is at work on, is no set: it is thrown away.
     """
 
     def __init__(self, folder: Path | str, settings: Settings, made_by: Mapping[str, Any]) -> None:
@@ -69,6 +70,10 @@ class SetFolder:
         if not self.folder.exists() or not any(self.folder.iterdir()):
             self.data.mkdir(parents=True, exist_ok=True)
         path = self.folder / SET
+        if path.exists() and not _as_now(self.folder, settings) and self._abandoned():
+            path.unlink(missing_ok=True)
+            self.clean()
+            shutil.rmtree(self.folder / "rejects", ignore_errors=True)
         if not path.exists():
             others = [p.name for p in self.folder.iterdir() if p.name not in ("data",) and p.name[0] != "."]
             if others or shard_numbers(self.data):
@@ -86,6 +91,21 @@ class SetFolder:
                 "go on, or give a new folder"
             )
         self.data.mkdir(exist_ok=True)
+        self.settings = settings
+
+    def _abandoned(self) -> bool:
+        """Whether no shard is there and no process makes one."""
+        if shard_numbers(self.data) or (self.folder / FUNNEL).exists():
+            return False
+        locks = self.folder / ".locks"
+        for file in locks.iterdir() if locks.is_dir() else ():
+            lock = FileLock(file)
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                return False
+            lock.release()
+        return True
 
     def complete(self, number: int) -> bool:
         return (self.data / shard_name(number) / SHARD).is_file()
@@ -119,7 +139,12 @@ class SetFolder:
 
         Raises:
             OSError: the disk is full, or cannot be written; nothing half-written is left.
+            ValueError: another run has begun in the folder meanwhile, with other settings.
         """
+        if not _as_now(self.folder, self.settings):
+            raise ValueError(
+                f"--out {self.folder} was taken over by a run with other settings; give a new folder"
+            )
         name = shard_name(number)
         partial = self.data / f".{name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -187,6 +212,8 @@ def shard_name(number: int) -> str:
 
 def shard_numbers(data: Path) -> list[int]:
     """The complete shards in a folder ``data``."""
+    if not data.is_dir():
+        return []
     return sorted(
         int(path.name) for path in data.iterdir() if path.name.isdigit() and (path / SHARD).is_file()
     )
@@ -245,6 +272,14 @@ def _items(shard: Path) -> Iterator[tuple[Item, Path]]:
                 raise ValueError(
                     f"{shard / METADATA}, line {number}, is not a row of a set: {error}"
                 ) from error
+
+
+def _as_now(folder: Path, settings: Settings) -> bool:
+    """Whether the set in ``folder`` is made with these settings; not one that another version began."""
+    try:
+        return not settings.difference(read_settings(folder))
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
+
+from negguide.image_files import UnreadableImageError, read_image
 
 if TYPE_CHECKING:
     from negguide.vlm.models import VisionLanguageModel
@@ -69,15 +70,16 @@ class TarPicture:
 
 @dataclass(frozen=True, eq=False)
 class TablePicture:
-    """A cell of a table of the datasets package, whose images are {"bytes", "path"}."""
+    """A cell of a table of the datasets package, whose images are {"bytes", "path"}; ``where`` names file and row."""
 
     table: Any
     row: int
     column: str
+    where: str
 
     @property
     def name(self) -> str:
-        return f"row {self.row}, column {self.column}"
+        return f"{self.where}, column {self.column}"
 
     @property
     def size(self) -> int:
@@ -139,12 +141,12 @@ def open_picture(triplet_id: str, picture: Picture) -> Image.Image:
         UnreadableImage: it is missing or broken; the message names the row and the file.
     """
     try:
-        with Image.open(io.BytesIO(picture.read())) as image:
-            return image.convert("RGB")
-    # Pillow raises SyntaxError for some broken PNGs
-    except (OSError, ValueError, SyntaxError, TypeError) as error:
+        return read_image(picture.read(), name=picture.name)
+    except (OSError, TypeError, UnreadableImageError) as error:
+        # a file that is not there, a cell without bytes and path, or what does not decode
+        reason = str(error).removeprefix(f"{picture.name}: ")
         raise UnreadableImage(
-            f"the image {picture.name} of item {triplet_id!r} cannot be read: {error}; mend the file or take the "
+            f"the image {picture.name} of item {triplet_id!r} cannot be read: {reason}; mend the file or take the "
             f"row out of the set"
         ) from error
 

@@ -60,7 +60,8 @@ def evaluate(
         progress: called with the name of each part before it is asked.
 
     Raises:
-        ValueError: two suites of one name, or a text that the model's tokenizer cannot read.
+        ValueError: two suites of one name, a text that the model's tokenizer cannot read, or features that are not
+            finite: such a model scores nothing, and has no figures.
     """
     names = [suite.name for suite in suites]
     if len(set(names)) != len(names):
@@ -94,15 +95,21 @@ def evaluate(
 
 
 def pair_scores(model: VisionLanguageModel, part: Pairs, batch_size: int = 64) -> Tensor:
-    """Cosines [N, 2, 2] of each item's images (rows) and captions (columns)."""
-    images = model.encode_images(part.images, batch_size)
-    captions = _TextFeatures(model, [c for item in part.items for c in item.captions], batch_size)
+    """Cosines [N, 2, 2] of each item's images (rows) and captions (columns).
+
+    Raises:
+        ValueError: features are not finite.
+    """
+    images = _image_features(model, part, batch_size, "these pairs")
+    captions = _TextFeatures(
+        model, [c for item in part.items for c in item.captions], batch_size, "these pairs"
+    )
     return _pair_scores(images, captions, part)
 
 
 def _ask(model: VisionLanguageModel, name: str, part: Part, batch_size: int) -> list[Row]:
-    images = model.encode_images(part.images, batch_size)
-    texts = _TextFeatures(model, _texts(part), batch_size)
+    images = _image_features(model, part, batch_size, name)
+    texts = _TextFeatures(model, _texts(part), batch_size, name)
     match part:
         case Pairs():
             return _ask_pairs(name, part, images, texts)
@@ -114,12 +121,27 @@ def _ask(model: VisionLanguageModel, name: str, part: Part, batch_size: int) -> 
             return _ask_zero_shot(name, part, images, texts)
 
 
+def _image_features(model: VisionLanguageModel, part: Part, batch_size: int, suite: str) -> Tensor:
+    return _finite(model.encode_images(part.images, batch_size), model.name, suite, "images")
+
+
+def _finite(features: Tensor, model: str, suite: str, what: str) -> Tensor:
+    """The features [N, D], which must be numbers: comparisons with NaN would count as right or wrong by chance."""
+    broken = int((~features.isfinite()).any(dim=1).sum())
+    if broken:
+        raise ValueError(
+            f"model={model!r} gives features that are not finite (NaN or infinite) for {broken} of {len(features)} "
+            f"{what} of {suite}; its weights are broken, or its precision is too low"
+        )
+    return features
+
+
 class _TextFeatures:
     """Features of texts, each encoded once."""
 
-    def __init__(self, model: VisionLanguageModel, texts: Sequence[str], batch_size: int) -> None:
+    def __init__(self, model: VisionLanguageModel, texts: Sequence[str], batch_size: int, suite: str) -> None:
         distinct = list(dict.fromkeys(texts))
-        self.features = model.encode_texts(distinct, 4 * batch_size)
+        self.features = _finite(model.encode_texts(distinct, 4 * batch_size), model.name, suite, "texts")
         self.places = {text: place for place, text in enumerate(distinct)}
 
     def of(self, texts: Sequence[str]) -> Tensor:

@@ -81,7 +81,8 @@ def choice_correct(scores: Tensor, answer: Tensor) -> Tensor:
 def retrieved(scores: Tensor, relevant: Tensor, k: int) -> Tensor:
     """R@k: is something relevant among the first k of the gallery?
 
-    A wrong entry with the same score goes before a right one, so ties lose.
+    A wrong entry with the same score goes before a right one, so ties lose; so does one whose score is no number, and a
+    query with such a score of a right entry is wrong.
 
     Args:
         scores: [Q, G] of queries and gallery entries.
@@ -93,8 +94,9 @@ def retrieved(scores: Tensor, relevant: Tensor, k: int) -> Tensor:
     if not bool(relevant.any(dim=1).all()):
         raise ValueError("relevant has a query without anything relevant; it can never be answered")
     best = scores.masked_fill(~relevant, -torch.inf).amax(dim=1, keepdim=True)
-    before = ((scores >= best) & ~relevant).sum(dim=1)
-    return before < k
+    # not >=, which is false for NaN
+    before = (~(scores < best) & ~relevant).sum(dim=1)
+    return (before < k) & best[:, 0].isfinite()
 
 
 def hard_positives_correct(caption: Tensor, paraphrases: Tensor, negative: Tensor) -> Tensor:

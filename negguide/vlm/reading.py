@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import os
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from negguide.image_files import SUFFIXES
+from negguide.text_files import full_table_rows, json_lines, read_json
 from negguide.vlm.data import FilePicture, Picture, TablePicture, TarPicture, Triplet
 
 METADATA = "metadata.jsonl"
@@ -24,10 +26,9 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "negative_caption": ("negative_caption", "negative_text", "negative_title", "negative"),
 }
 """What a column may be called; the first that a row has is taken."""
-_IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
 _RIGHT = (
     "a set of negguide mine, a folder with metadata.jsonl, parquet or tar files, a .parquet or .tar file, a SugarCrepe "
-    ".json or an open_clip .tsv or .csv"
+    "or COCO .json, a .jsonl, or an open_clip .tsv or .csv"
 )
 
 
@@ -37,52 +38,65 @@ def read_triplets(name: str, images: Path | None = None) -> list[Triplet]:
     Args:
         name: a set of negguide mine, or what negguide export made of it; a folder that holds ``metadata.jsonl`` (in
             it or in its folders), ``*.parquet``, ``*.tar`` or ``*.tsv`` files; one such file; a SugarCrepe JSON
-            (``{"0": {"filename", "caption", "negative_caption"}}``); or a TSV or CSV with a header
-            (``filepath``, ``title``). Columns may be called as in `NAMES`, with ``source_id``, ``positive_captions``
-            and ``category`` beside them.
-        images: where the files that a JSON or a TSV names are; by default beside it, or for a JSON in ``images``
-            beside it where there is such a folder.
+            (``{"0": {"filename", "caption", "negative_caption"}}``); COCO captions (``images`` and ``annotations``);
+            or a TSV or CSV with a header (``filepath``, ``title``). Columns may be called as in `NAMES`, with
+            ``source_id``, ``positive_captions`` and ``category`` beside them.
+        images: where the files that a JSON, JSON Lines, TSV or CSV file names are; by default beside it, or for a
+            JSON in ``images`` beside it where there is such a folder.
 
     Raises:
-        ValueError: there is no such set, or a row lacks its image or caption, with the row.
+        ValueError: there is no such set, ``images`` is given for one that holds its images, or a row lacks its image
+            or caption, with the row.
     """
     path = Path(name).expanduser()
     if path.is_dir():
-        return _folder(path)
+        return _folder(path, images)
     if not path.is_file():
         raise ValueError(f"train_data={name!r} does not exist; give {_RIGHT}")
     match path.suffix.lower():
         case ".parquet":
+            _refuse(images, path)
             return _parquet([path])
         case ".tar":
+            _refuse(images, path)
             return _tars([path])
         case ".json":
-            beside = path.parent / "images"
-            return _json(path, images or (beside if beside.is_dir() else path.parent))
+            return _json(path, images)
         case ".tsv" | ".csv":
             return _separated(path, images or path.parent)
         case ".jsonl":
-            return _lines(path)
+            return _lines(path, images or path.parent)
     raise ValueError(f"train_data={name!r} is of no known kind; give {_RIGHT}")
 
 
-def _folder(folder: Path) -> list[Triplet]:
+def _refuse(images: Path | None, path: Path) -> None:
+    if images is not None:
+        raise ValueError(
+            f"images={str(images)!r} has no meaning for {path}, which holds its images or says where they are; leave "
+            "it out"
+        )
+
+
+def _folder(folder: Path, images: Path | None) -> list[Triplet]:
     if (folder / "data").is_dir() and (folder / "set.json").is_file():
+        _refuse(images, folder)
         return _mined(folder)
     found = {
         pattern: sorted(path for path in folder.rglob(pattern) if not _hidden(path, folder))
         for pattern in (METADATA, "*.parquet", "*.tar", "*.tsv")
     }
     if found[METADATA]:
-        return [triplet for path in found[METADATA] for triplet in _lines(path)]
+        return [triplet for path in found[METADATA] for triplet in _lines(path, images or path.parent)]
     if found["*.parquet"]:
+        _refuse(images, folder)
         return _parquet(found["*.parquet"])
     if found["*.tar"]:
+        _refuse(images, folder)
         return _tars(found["*.tar"])
     if found["*.tsv"]:
-        return [triplet for path in found["*.tsv"] for triplet in _separated(path, path.parent)]
+        return [triplet for path in found["*.tsv"] for triplet in _separated(path, images or path.parent)]
     if (folder / "images").is_dir() and (lists := sorted(folder.glob("*.json"))):
-        return [triplet for path in lists for triplet in _json(path, folder / "images")]
+        return [triplet for path in lists for triplet in _json(path, images or folder / "images")]
     raise ValueError(f"train_data={str(folder)!r} holds no set; give {_RIGHT}")
 
 
@@ -110,41 +124,47 @@ def _mined(folder: Path) -> list[Triplet]:
     ]
 
 
-def _lines(path: Path) -> list[Triplet]:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}, is no JSON: {error}") from error
-        rows.append(_from_files(row, path.parent, f"{path}, line {number}"))
-    return rows
+def _lines(path: Path, images: Path) -> list[Triplet]:
+    return [_from_files(row, images, f"{path}, line {number}") for number, row in json_lines(path)]
 
 
-def _json(path: Path, images: Path) -> list[Triplet]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+def _json(path: Path, images: Path | None) -> list[Triplet]:
+    content = read_json(path)
+    if isinstance(content, Mapping) and {"images", "annotations"} <= set(content):
+        return _coco(path, images)
     if not isinstance(content, Mapping | list):
         raise ValueError(
             f"{path} holds {type(content).__name__}; SugarCrepe's JSON is {{number: {{filename, ...}}}}"
         )
     pairs = content.items() if isinstance(content, Mapping) else enumerate(content)
-    return [_from_files({"id": key, **row}, images, f"{path}, row {key}") for key, row in pairs]
+    beside = path.parent / "images"
+    folder = images or (beside if beside.is_dir() else path.parent)
+    return [_from_files(row, folder, f"{path}, row {key}", str(key)) for key, row in pairs]
+
+
+def _coco(path: Path, images: Path | None) -> list[Triplet]:
+    """COCO captions: plain pairs, without negatives."""
+    from negguide.mining.sources.files import CocoCaptions
+
+    rows = []
+    for note in CocoCaptions(path, images=images).notes():
+        where = f"{path}, annotation {note.id}"
+        if note.image is None:
+            raise ValueError(f"{where}: no image has the id {note.image_id}")
+        row = {"id": note.id, "caption": note.caption}
+        rows.append(_triplet(row, FilePicture(note.image), None, where))
+    return rows
 
 
 def _separated(path: Path, images: Path) -> list[Triplet]:
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        return [_from_files(row, images, f"{path}, row {number}") for number, row in enumerate(reader, 1)]
+    return [_from_files(row, images, f"{path}, line {number}") for number, row in full_table_rows(path)]
 
 
-def _from_files(row: Any, folder: Path, where: str) -> Triplet:
+def _from_files(row: Any, folder: Path, where: str, key: str | None = None) -> Triplet:
     if not isinstance(row, Mapping):
-        raise ValueError(f"{where}: a row is a JSON object, got {row!r}")
+        raise ValueError(f"{where}: a row is a JSON object, got {type(row).__name__}")
+    if key is not None and row.get("id") is None:
+        row = {**row, "id": key}
     image = _value(row, "image")
     negative = _value(row, "negative_image")
     for value in (image, negative):
@@ -176,13 +196,23 @@ def _parquet(paths: Sequence[Path]) -> list[Triplet]:
     texts = table.remove_columns(pictures)
     filled = {column: table.data.column(column).is_valid().to_pylist() for column in pictures}
     rows = []
-    for i, row in enumerate(texts):
+    for i, (row, where) in enumerate(zip(texts, _places(paths), strict=True)):
         image, negative = (
-            TablePicture(table, i, column) if column is not None and filled[column][i] else None
+            TablePicture(table, i, column, where) if column is not None and filled[column][i] else None
             for column in (present["image"], present["negative_image"])
         )
-        rows.append(_triplet(row, image, negative, f"{files[0]}, row {i}"))
+        rows.append(_triplet(row, image, negative, where))
     return rows
+
+
+def _places(paths: Sequence[Path]) -> Iterator[str]:
+    """The file, as seen from where all of them are, and the number of each row, wherever the set lies."""
+    from pyarrow.parquet import read_metadata
+
+    top = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    for path in paths:
+        for row in range(read_metadata(path).num_rows):
+            yield f"{path.absolute().relative_to(top).as_posix()}, row {row}"
 
 
 def _tars(paths: Sequence[Path]) -> list[Triplet]:
@@ -203,20 +233,37 @@ def _tar(path: Path) -> Iterator[Triplet]:
                 content = tar.extractfile(member)
                 assert content is not None  # it is a file
                 kind, ending = suffix.lower().rpartition(".")[::2]
-                if ending in _IMAGE_SUFFIXES:
-                    place = "negative_image" if kind.startswith("negative") else "image"
+                # "0.mask.png" and the like are neither image nor negative
+                role = kind if kind in ("", "negative") else None
+                if ending in SUFFIXES and role is not None:
+                    place = "negative_image" if role else "image"
                     row[place] = TarPicture(path, member.name, member.offset_data, member.size)
-                elif ending == "txt":
-                    row["negative_caption" if kind.startswith("negative") else "caption"] = (
-                        content.read().decode()
-                    )
+                elif ending == "txt" and role is not None:
+                    row["negative_caption" if role else "caption"] = _text(content.read(), path, member.name)
                 elif ending == "json":
-                    told = json.load(content)
+                    told = _notes(content.read(), path, member.name)
                     row |= {k: v for k, v in told.items() if k not in ("image", "negative_image")}
-    except (tarfile.TarError, UnicodeDecodeError, ValueError) as error:
+    except (tarfile.TarError, EOFError) as error:
         raise ValueError(f"{path} is no uncompressed tar file of WebDataset: {error}") from error
     for key, row in rows.items():
         yield _triplet(row, row.get("image"), row.get("negative_image"), f"{path}, key {key}")
+
+
+def _text(content: bytes, path: Path, member: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: {member} is not UTF-8 ({error.reason} at byte {error.start})") from error
+
+
+def _notes(content: bytes, path: Path, member: str) -> Mapping[str, Any]:
+    try:
+        told = json.loads(_text(content, path, member))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: {member} is no JSON: {error}") from error
+    if not isinstance(told, Mapping):
+        raise ValueError(f"{path}: {member} must hold an object, got {type(told).__name__}")
+    return told
 
 
 def _triplet(row: Mapping[str, Any], image: Picture | None, negative: Picture | None, where: str) -> Triplet:

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from tqdm import tqdm
 
+from negguide.image_files import UnreadableImageError
 from negguide.mining.audit.duplicates import Duplicates, Reference, find_duplicates, read_reference
 from negguide.mining.audit.images import COMPARISONS, image_probes, vision_features
 from negguide.mining.audit.language_model import load_tokenizer, plausibilities
@@ -176,12 +177,13 @@ def audit(
         )
     return Audit(
         settings={
-            "set": str(path),
-            "images": None if images is None else str(images),
-            "against": [str(reference) for reference in against],
-            "tokenizer": tokenizer,
-            "language_model": language_model,
-            "features": features,
+            # a report is passed on: where things lie on this machine is not in it
+            "set": Path(path).resolve().name,
+            "images": None if images is None else Path(images).resolve().name,
+            "against": [reference.name for reference in references],
+            "tokenizer": _without_place(tokenizer),
+            "language_model": _without_place(language_model),
+            "features": _without_place(features),
             "image_sample": image_sample,
             "rebalance": balance,
             "rendered": rendered,
@@ -193,7 +195,9 @@ def audit(
         if chosen is None
         else (mined if chosen.kept == tuple(pairs) else findings(chosen.kept)),
         balance=chosen,
-        unreadable=unreadable,
+        unreadable={
+            _without_place(file, Path(path), Path(images or path)): why for file, why in unreadable.items()
+        },
         skipped=_skipped(pairs, tokenizer, language_model, features),
     )
 
@@ -212,17 +216,33 @@ def _verdicts(pairs: Sequence[Pair], probes: Sequence[Probe], by_family: bool = 
 
 def _look_at_all(
     pairs: Sequence[Pair], references: Sequence[Reference]
-) -> tuple[dict[Path, Look], dict[str, str]]:
+) -> tuple[dict[Path, Look], dict[Path, str]]:
     named = [path for pair in pairs for path in (pair.image, pair.negative_image, pair.control)]
     paths = dict.fromkeys(path for path in named if path is not None)
     paths |= dict.fromkeys(path for reference in references for path in reference.images)
-    looks, unreadable = {}, {}
+    looks: dict[Path, Look] = {}
+    unreadable: dict[Path, str] = {}
     for path in tqdm(paths, desc="looking at images", leave=False, disable=None):
         try:
             looks[path] = look_at(path)
+        except UnreadableImageError as error:
+            unreadable[path] = f"it cannot be decoded: {str(error).removeprefix(f'{path}: ')}"
         except OSError as error:
-            unreadable[str(path)] = error.strerror or "it cannot be decoded"
+            unreadable[path] = error.strerror or "it cannot be read"
     return looks, unreadable
+
+
+@overload
+def _without_place(value: Path, *roots: Path) -> str: ...
+@overload
+def _without_place(value: str | None, *roots: Path) -> str | None: ...
+def _without_place(value: Path | str | None, *roots: Path) -> str | None:
+    """A file as seen from the first of ``roots`` that holds it, or its name; what is no path on this machine stays."""
+    if value is None or (isinstance(value, str) and not Path(value).expanduser().exists()):
+        return value
+    place = Path(value).expanduser().resolve()
+    root = next((root.resolve() for root in roots if place.is_relative_to(root.resolve())), place.parent)
+    return place.relative_to(root).as_posix()
 
 
 def _sampled(pairs: Sequence[Pair], looks: Mapping[Path, Look], most: int) -> dict[Path, Look]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import PIL.Image
 
+from negguide.image_files import read_image
 from negguide.mining.audit.looks import Look
 from negguide.mining.audit.pairs import Pair
 from negguide.mining.audit.probes import Probe
@@ -79,7 +80,7 @@ def vision_features(
 
     Raises:
         ValueError: the model cannot be loaded or takes no images.
-        OSError: an image cannot be read.
+        OSError, UnreadableImageError: an image cannot be read.
     """
     import torch
 
@@ -87,10 +88,7 @@ def vision_features(
     result: dict[Path, np.ndarray] = {}
     for start in range(0, len(paths), batch_size):
         batch = paths[start : start + batch_size]
-        images = []
-        for path in batch:
-            with PIL.Image.open(path) as image:
-                images.append(image.convert("RGB"))
+        images = [read_image(path) for path in batch]
         with torch.inference_mode():
             vectors = embed(images).float().cpu().numpy()
         result.update(zip(batch, vectors.astype(np.float64), strict=True))

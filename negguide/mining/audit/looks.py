@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
+from negguide.image_files import read_image
+
 BLOCK = 8
 """Side of the blocks of JPEG."""
 CROP = 512
@@ -40,16 +42,13 @@ def look_at(path: Path) -> Look:
     """Open the image ``path`` once and keep what is needed.
 
     Raises:
-        OSError: it is missing or cannot be decoded.
+        OSError: it is missing.
+        UnreadableImageError: it cannot be decoded.
     """
     content = path.read_bytes()
-    try:
-        with PIL.Image.open(io.BytesIO(content)) as opened:
-            kind = opened.format or ""
-            image = opened.convert("RGB")
-    except (SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        # Pillow reports some broken files by these; to the caller they are all images that cannot be read
-        raise OSError(f"{path} cannot be decoded: {error}") from error
+    image = read_image(content, name=str(path))
+    with PIL.Image.open(io.BytesIO(content)) as header:
+        kind = header.format or ""
     middle = _middle(image)
     pixels = np.asarray(middle, dtype=np.float64)
     grey = pixels @ (0.299, 0.587, 0.114)

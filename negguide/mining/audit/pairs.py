@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from negguide.mining.shards import METADATA, read_set
+from negguide.text_files import full_table_rows, json_lines, read_json
 
 POSITIVE_COLUMNS = ("caption", "true_caption")
 NEGATIVE_COLUMNS = ("negative_caption", "false_caption")
@@ -130,7 +129,7 @@ def _read(path: Path, images: Path | None) -> Iterator[Pair]:
     elif found := sorted(path.rglob(METADATA)):
         for file in found:
             prefix = file.parent.relative_to(path).as_posix()
-            for number, row in enumerate(_json_lines(file), 1):
+            for number, row in json_lines(file):
                 name = f"{prefix}/{number}" if prefix != "." else str(number)
                 yield _pair(row, name, "all", file.parent, f"{file}, line {number}")
     elif found := sorted(path.glob("*.json")):
@@ -142,33 +141,20 @@ def _read(path: Path, images: Path | None) -> Iterator[Pair]:
 
 def _read_file(path: Path, images: Path | None) -> Iterator[Pair]:
     rows: Any
+    named: Iterable[tuple[Any, Any]]
     if path.suffix == ".json":
-        try:
-            rows = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from error
+        rows = read_json(path)
         if not isinstance(rows, dict | list):
             raise ValueError(f"{path} must hold an object or a list of rows, got {type(rows).__name__}")
         named = rows.items() if isinstance(rows, dict) else enumerate(rows)
     elif path.suffix == ".jsonl":
-        named = enumerate(_json_lines(path), 1)
+        named = json_lines(path)
     elif path.suffix in (".csv", ".tsv"):
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
-        named = enumerate(rows, 1)
+        named = ((number, row) for number, (_, row) in enumerate(full_table_rows(path), 1))
     else:
         raise ValueError(f"{path} is no set that can be read; use {_READABLE}")
     for name, row in named:
         yield _pair(row, f"{path.stem}/{name}", path.stem, images, f"{path}, row {name}")
-
-
-def _json_lines(path: Path) -> Iterator[Any]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}, is not JSON: {error}") from error
 
 
 def _pair(row: Any, name: str, category: str, images: Path | None, where: str) -> Pair:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ class FillMask:
 
     Only words of the same part of speech and number are proposed, each with the article that it needs. Of a word
     that the lexicon does not know, the part of speech must be beyond doubt.
+
+    A caption that is longer than the model takes has no edits, and is counted in ``failures``.
 
     Args:
         model: a name on the hub, a folder, or a loaded ``(model, tokenizer)``.
@@ -77,6 +80,7 @@ class FillMask:
                 "model: its tokenizer has no mask token; use a masked model, like BERT or RoBERTa"
             )
         self._model.eval()
+        self.failures: Counter[str] = Counter()
 
     @property
     def description(self) -> dict[str, Any]:
@@ -170,6 +174,10 @@ class FillMask:
 
         mask = self._tokenizer.mask_token
         texts = [caption[: t.span[0]] + mask + caption[t.span[1] :] for t in targets]
+        longest = max(len(ids) for ids in self._tokenizer(texts, verbose=False)["input_ids"])
+        if longest > _most_tokens(self._model, self._tokenizer):
+            self.failures["the caption is too long for the masked model"] += 1
+            return [[] for _ in targets]
         inputs = self._tokenizer(texts, return_tensors="pt", padding=True).to(self._model.device)
         places = inputs["input_ids"] == self._tokenizer.mask_token_id
         with torch.no_grad():
@@ -218,6 +226,18 @@ class FillMask:
             and noun.form == "count"
             and (singular(guess) != guess) == noun.plural
         )
+
+
+def _most_tokens(model: Any, tokenizer: Any) -> float:
+    """How many tokens the model takes; inf where it says no number."""
+    config = model.config
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None:
+        return float(tokenizer.model_max_length)
+    # RoBERTa and its like count positions from the one after the padding's
+    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return min(float(tokenizer.model_max_length), positions - (0 if padding is None else padding + 1))
 
 
 def _agrees(caption: str, target: Target, guess: str) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from negguide.image_files import read_image
 from negguide.mining.render.job import Job, Painter
 
 
@@ -48,7 +49,7 @@ class Memory:
     def _batch(self, jobs: Sequence[Job]) -> list[Image.Image]:
         kept = self.folder / _digest(jobs)
         if kept.is_dir():
-            return [_opened(kept / f"{place}.png") for place in range(len(jobs))]
+            return [read_image(kept / f"{place}.png") for place in range(len(jobs))]
         images = self.painter(jobs)
         try:
             _keep(kept, images)
@@ -84,8 +85,3 @@ def _keep(folder: Path, images: Sequence[Image.Image]) -> None:
             stream.flush()
             os.fsync(stream.fileno())
     aside.rename(folder)
-
-
-def _opened(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")

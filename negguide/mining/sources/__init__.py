@@ -14,8 +14,8 @@ __all__ = ["BadSource", "Input", "caption_problem", "open_source"]
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _RIGHT = (
-    "toyworld:N, a folder (with metadata.jsonl, of save_to_disk, with .tar or .parquet files), a .tsv, .csv or COCO "
-    ".json file, a glob or brace pattern of .tar files, or a data set on the hub (owner/name)"
+    "toyworld:N, a folder (with metadata.jsonl, of save_to_disk, with .tar or .parquet files), a .parquet, .tsv, .csv "
+    "or COCO .json file, a glob or brace pattern of .tar files, or a data set on the hub (owner/name)"
 )
 
 
@@ -27,7 +27,7 @@ def open_source(spec: str, **options: Any) -> Input:
 
             - ``toyworld:N``: N scenes of the toy world (options ``seed``, ``size``);
             - an imagefolder, or its ``metadata.jsonl`` (``caption``, ``licence``);
-            - a folder written by ``save_to_disk``, a folder with parquet files, or a name on the hub like
+            - a folder written by ``save_to_disk``, a parquet file or a folder with such, or a name on the hub like
               "owner/name" (``split``, ``config``, ``caption``, ``licence``);
             - WebDataset shards: a folder, a glob or a brace pattern (``caption``, ``licence``);
             - an open_clip table, .tsv or .csv (``caption``, ``licence``);
@@ -73,11 +73,16 @@ def _kind(spec: str) -> tuple[str, Callable[..., Input]]:
     if path.is_file():
         from negguide.mining.sources.files import CocoCaptions, ImageFolder, Table
 
-        if path.suffix in (".tsv", ".csv"):
+        suffix = path.suffix.lower()
+        if suffix == ".parquet":
+            from negguide.mining.sources.hub import DataSet
+
+            return "a data set on disk", partial(DataSet, str(path))
+        if suffix in (".tsv", ".csv"):
             return "a table", partial(Table, path)
-        if path.suffix == ".json":
+        if suffix == ".json":
             return "COCO captions", partial(_coco, CocoCaptions, path)
-        if path.suffix == ".jsonl":
+        if suffix == ".jsonl":
             return "an imagefolder", partial(ImageFolder, path)
         raise ValueError(f"{spec!r} is no input that is known; use {_RIGHT}")
     if _HUB_NAME.fullmatch(spec) and not path.suffix:

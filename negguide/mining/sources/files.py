@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from negguide.image_files import read_image
 from negguide.mining.item import Source
 from negguide.mining.sources.source import (
     CAPTION_COLUMNS,
@@ -17,10 +17,10 @@ from negguide.mining.sources.source import (
     Ids,
     Input,
     captions_of,
-    open_image,
     text_of,
     with_captions,
 )
+from negguide.text_files import json_lines, read_json, table_columns, table_rows
 
 METADATA = "metadata.jsonl"
 
@@ -73,31 +73,24 @@ class ImageFolder(Input):
     def rows(self) -> Iterator[Source | BadSource]:
         ids = Ids()
         names = (self.caption,) if self.caption else CAPTION_COLUMNS
-        with self.metadata.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                where = f"{self.metadata}, line {number},"
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise ValueError(f"{where} is no JSON: {error}") from error
-                if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-                    raise ValueError(f"{where} has no file_name")
-                captions = captions_of(row[first_of(names, row, where, "caption")])
-                licence = next((text_of(row[k]) for k in LICENCE_COLUMNS if row.get(k)), self.licence)
-                mask = row.get("mask_file_name")
-                source = Source(
-                    id=text_of(row.get("id")) or row["file_name"],
-                    caption=captions[0],
-                    load=open_image(partial(Path, self.folder / row["file_name"])),
-                    mask=open_image(partial(Path, self.folder / mask), "L") if mask else None,
-                    licence=licence,
-                )
-                if row.get("id") is not None and len(captions) == 1:
-                    yield source
-                else:
-                    yield from with_captions(source, captions, ids)
+        for number, row in json_lines(self.metadata):
+            where = f"{self.metadata}, line {number},"
+            if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+                raise ValueError(f"{where} has no file_name")
+            captions = captions_of(row[first_of(names, row, where, "caption")])
+            licence = next((text_of(row[k]) for k in LICENCE_COLUMNS if row.get(k)), self.licence)
+            mask = row.get("mask_file_name")
+            source = Source(
+                id=text_of(row.get("id")) or row["file_name"],
+                caption=captions[0],
+                load=partial(read_image, self.folder / row["file_name"], name=row["file_name"]),
+                mask=partial(read_image, self.folder / mask, "L", name=mask) if mask else None,
+                licence=licence,
+            )
+            if row.get("id") is not None and len(captions) == 1:
+                yield source
+            else:
+                yield from with_captions(source, captions, ids)
 
 
 class Table(Input):
@@ -119,27 +112,45 @@ class Table(Input):
 
     def rows(self) -> Iterator[Source | BadSource]:
         ids = Ids()
-        with self.path.open(encoding="utf-8-sig", newline="") as file:
-            # pandas writes quotes around cells with tabs, commas or quotes; csv reads them back.
-            reader = csv.DictReader(file, delimiter="," if self.path.suffix == ".csv" else "\t")
-            columns = reader.fieldnames or ()
-            image = first_of(("filepath", "file_name", "image"), columns, str(self.path), "image")
-            names = (self.caption,) if self.caption else ("title", *CAPTION_COLUMNS)
-            caption = first_of(names, columns, str(self.path), "caption")
-            for row in reader:
-                name = text_of(row[image])
-                given = text_of(row.get("id"))
-                number = given or ids(name or "no-file")
-                if not name or row[caption] is None or None in row:
-                    cells = sum(value is not None for value in row.values())
-                    yield BadSource(number, f"broken row: {cells} cells for {len(columns)} columns")
-                    continue
-                yield Source(
-                    id=number,
-                    caption=text_of(row[caption]),
-                    load=open_image(partial(Path, self.path.parent / name)),
-                    licence=next((text_of(row[k]) for k in LICENCE_COLUMNS if row.get(k)), self.licence),
+        columns = table_columns(self.path)
+        image = first_of(("filepath", "file_name", "image"), columns, str(self.path), "image")
+        names = (self.caption,) if self.caption else ("title", *CAPTION_COLUMNS)
+        caption = first_of(names, columns, str(self.path), "caption")
+        for line, row in table_rows(self.path):
+            name = text_of(row[image])
+            given = text_of(row.get("id"))
+            number = given or ids(name or "no-file")
+            if not name or row[caption] is None or None in row:
+                cells = sum(value is not None for column, value in row.items() if column is not None)
+                cells += len(row.get(None, ()))
+                yield BadSource(
+                    number, f"broken row: line {line} has {cells} cells for {len(columns)} columns"
                 )
+                continue
+            yield Source(
+                id=number,
+                caption=text_of(row[caption]),
+                load=partial(read_image, self.path.parent / name, name=name),
+                licence=next((text_of(row[k]) for k in LICENCE_COLUMNS if row.get(k)), self.licence),
+            )
+
+
+@dataclass(frozen=True)
+class CocoNote:
+    """A caption of COCO.
+
+    Attributes:
+        id: "coco-" and the annotation's.
+        image_id: of its image.
+        image: the file; None where no image has this id.
+        caption, licence: as the JSON has them.
+    """
+
+    id: str
+    image_id: Any
+    image: Path | None
+    caption: str
+    licence: str | None
 
 
 class CocoCaptions(Input):
@@ -163,10 +174,7 @@ class CocoCaptions(Input):
             raise ValueError(f"images={str(images)!r} is no folder; give the one with the images of {path}")
 
     def _read(self) -> dict[str, Any]:
-        try:
-            data = json.loads(self.path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{self.path} is no JSON: {error}") from error
+        data = read_json(self.path)
         if not isinstance(data, dict) or not {"images", "annotations"} <= set(data):
             raise ValueError(f"{self.path} holds no COCO captions: it needs 'images' and 'annotations'")
         for name, needed in (("images", {"id", "file_name"}), ("annotations", {"id", "image_id"})):
@@ -187,18 +195,24 @@ class CocoCaptions(Input):
         )
 
     def rows(self) -> Iterator[Source | BadSource]:
+        for note in self.notes():
+            if note.image is None:
+                yield BadSource(note.id, f"missing image: no image has the id {note.image_id}")
+                continue
+            load = partial(read_image, note.image, name=note.image.name)
+            yield Source(note.id, note.caption, load, licence=note.licence)
+
+    def notes(self) -> Iterator[CocoNote]:
+        """The annotations in their order, images unopened."""
         data = self._read()
         images = {image["id"]: image for image in data["images"]}
         licences = {one["id"]: one.get("name") for one in data.get("licenses", ())}
         for note in data["annotations"]:
-            number = f"coco-{note['id']}"
             image = images.get(note["image_id"])
-            if image is None:
-                yield BadSource(number, f"missing image: no image has the id {note['image_id']}")
-                continue
-            yield Source(
-                id=number,
+            yield CocoNote(
+                id=f"coco-{note['id']}",
+                image_id=note["image_id"],
+                image=None if image is None else self.images / image["file_name"],
                 caption=text_of(note.get("caption")),
-                load=open_image(partial(Path, self.images / image["file_name"])),
-                licence=licences.get(image.get("license"), self.licence),
+                licence=self.licence if image is None else licences.get(image.get("license"), self.licence),
             )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from negguide.image_files import UnreadableImageError, read_image
 from negguide.mining.item import Source
 from negguide.mining.sources.files import card_licence, first_of
 from negguide.mining.sources.source import (
@@ -31,8 +32,9 @@ class DataSet(Input):
     ``licence`` or ``license``. A set without images gives sources with captions alone.
 
     Args:
-        spec: a folder written by ``save_to_disk``, a folder with parquet files, or a name on the hub, "owner/name".
-        split: which part of it.
+        spec: a folder written by ``save_to_disk``, a parquet file or a folder with such, or a name on the hub,
+            "owner/name".
+        split: which part of it; of a single file, what its rows are called.
         config: which of its configurations, where it has several.
         caption: the name of the caption's column; None finds it.
     """
@@ -49,9 +51,11 @@ class DataSet(Input):
             import datasets
         except ImportError as error:
             raise ImportError(f"{spec}: pip install datasets to read data sets") from error
-        self.name = Path(spec).name if Path(spec).is_dir() else spec
+        self.name = Path(spec).name if Path(spec).exists() else spec
         self.split = split
         self.data = _open(datasets, spec, split, config)
+        for column in _images_as_they_are(datasets, self.data.features or {}):
+            self.data = self.data.cast_column(column, datasets.Image())
         features = self.data.features
         self.columns = list(features or next(iter(self.data), {}))
         images = [name for name, kind in (features or {}).items() if isinstance(kind, datasets.Image)]
@@ -70,7 +74,6 @@ class DataSet(Input):
             self.data = self.data.cast_column(name, datasets.Image(decode=False))
         folder_licence = card_licence(Path(spec)) if Path(spec).is_dir() else None
         self.licence = licence or self.data.info.license or folder_licence or None
-        self._decode = datasets.Image().decode_example
 
     @property
     def description(self) -> dict[str, Any]:
@@ -88,8 +91,8 @@ class DataSet(Input):
             source = Source(
                 id=name,
                 caption=captions[0],
-                load=self._opener(row, self.image, "RGB"),
-                mask=self._opener(row, self.mask, "L"),
+                load=self._opener(row, self.image, "RGB", number),
+                mask=self._opener(row, self.mask, "L", number),
                 licence=next((text_of(row[k]) for k in LICENCE_COLUMNS if row.get(k)), self.licence),
             )
             if len(captions) == 1:
@@ -97,14 +100,42 @@ class DataSet(Input):
             else:
                 yield from with_captions(source, captions, ids)
 
-    def _opener(self, row: Any, column: str | None, mode: str) -> Callable[[], Image.Image] | None:
+    def _opener(
+        self, row: Any, column: str | None, mode: str, number: int
+    ) -> Callable[[], Image.Image] | None:
         if column is None or row[column] is None:
             return None
-        return partial(_decoded, self._decode, row[column], mode)
+        name = f"{self.name}, split {self.split}, row {number}, column {column}"
+        return partial(_read, row[column], mode, name)
 
 
-def _decoded(decode: Callable[[Any], Image.Image], value: Any, mode: str) -> Image.Image:
-    return decode(value).convert(mode)
+def _read(value: Mapping[str, Any], mode: str, name: str) -> Image.Image:
+    """The image of a cell ``{"bytes", "path"}`` that ``datasets`` has not decoded; the path may be on the hub."""
+    content, path = value["bytes"], value["path"]
+    if content is None and not path:
+        raise UnreadableImageError(f"{name}: it has neither bytes nor a path")
+    if content is None and "://" in path:
+        from datasets.utils.file_utils import xopen
+
+        try:
+            with xopen(path, "rb") as file:
+                content = file.read()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise UnreadableImageError(f"{name}: {error}".partition("\n")[0][:300]) from error
+    return read_image(path if content is None else content, mode, name=name)
+
+
+def _images_as_they_are(datasets: Any, features: Mapping[str, Any]) -> list[str]:
+    """The columns ``image`` and ``mask`` that hold files without being declared as images, as other writers do."""
+    binary = (datasets.Value("binary"), datasets.Value("large_binary"))
+    return [
+        name
+        for name in ("image", "mask")
+        if features.get(name) in binary
+        or (isinstance(features.get(name), dict) and set(features[name]) == {"bytes", "path"})
+    ]
 
 
 def _open(datasets: Any, spec: str, split: str, config: str | None) -> Any:
@@ -117,6 +148,8 @@ def _open(datasets: Any, spec: str, split: str, config: str | None) -> Any:
             data = data[split]
         return data
     try:
+        if folder.is_file():
+            return datasets.load_dataset("parquet", data_files={split: spec}, split=split, streaming=True)
         return datasets.load_dataset(spec, config, split=split, streaming=True)
     except Exception as error:
         # A set that is missing, unreachable or broken fails in many ways, with pages of text; the cause stays.

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from glob import glob
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from negguide.image_files import SUFFIXES, read_image
 from negguide.mining.item import Source
 from negguide.mining.sources.source import (
     CAPTION_COLUMNS,
@@ -21,21 +19,19 @@ from negguide.mining.sources.source import (
     Ids,
     Input,
     captions_of,
-    open_image,
     text_of,
     with_captions,
 )
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "bmp")
 TEXTS = ("txt", "caption", "text")
 
 
 class Shards(Input):
     """WebDataset shards: files with a shared key, an image, and a caption in ``.txt`` or in a ``.json``.
 
-    A ``.json`` may hold ``caption`` or ``text``, and ``licence`` or ``license``; a ``.mask.png`` is the mask. The id
-    is the shard's name and the key, "00000/000000012". A shard that breaks off is a ``BadSource`` of its own; the
-    others are read.
+    A ``.json`` may hold ``caption`` or ``text``, and ``licence`` or ``license``; a ``.mask.png`` (or another image) is
+    the mask. The id is the shard's name and the key, "00000/000000012". A shard that breaks off is a ``BadSource`` of
+    its own; the others are read.
 
     Args:
         pattern: a folder, a glob ("data/*.tar") or a brace pattern ("data/{00000..00012}.tar").
@@ -93,26 +89,28 @@ class Shards(Input):
         names = (self.caption,) if self.caption else CAPTION_COLUMNS
         if self.caption or said is None:
             said = next((notes[key] for key in names if notes.get(key) is not None), None)
-        image = next((sample[kind] for kind in IMAGES if kind in sample), None)
-        if image is None:
-            yield BadSource(name, "missing image")
+        kind = next((kind for kind in SUFFIXES if kind in sample), None)
+        if kind is None:
+            others = ", ".join(key for key in sample if not key.startswith("__"))
+            yield BadSource(name, f"missing image: none among {others or 'nothing'}")
             return
         captions = captions_of(said)
+        mask = next((f"mask.{ending}" for ending in SUFFIXES if f"mask.{ending}" in sample), None)
+
+        def member(ending: str) -> str:
+            return f"{name.partition('/')[0]}.tar: {sample['__key__']}.{ending}"
+
         source = Source(
             id=name,
             caption=captions[0],
-            load=_opener(image, "RGB"),
-            mask=_opener(sample["mask.png"], "L") if "mask.png" in sample else None,
+            load=partial(read_image, sample[kind], name=member(kind)),
+            mask=None if mask is None else partial(read_image, sample[mask], "L", name=member(mask)),
             licence=next((text_of(notes[k]) for k in LICENCE_COLUMNS if notes.get(k)), self.licence),
         )
         if len(captions) == 1:
             yield source
         else:
             yield from with_captions(source, captions, ids)
-
-
-def _opener(content: bytes, mode: str) -> Callable[[], Image.Image]:
-    return open_image(partial(BytesIO, content), mode)
 
 
 def _matching(part: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from negguide.image_files import UnreadableImageError
 from negguide.mining.item import Source
 
 LICENCE_COLUMNS = ("licence", "license")
@@ -129,16 +130,6 @@ def caption_problem(caption: str) -> str | None:
     return None
 
 
-def open_image(opened: Callable[[], Any], mode: str = "RGB") -> Callable[[], Image.Image]:
-    """A loader that decodes an image whole and gives it in ``mode``; ``opened`` is a path's or a buffer's opener."""
-
-    def load() -> Image.Image:
-        with Image.open(opened()) as image:
-            return image.convert(mode)
-
-    return load
-
-
 def text_of(value: Any) -> str:
     """A cell of a table as text; a missing one is empty."""
     return "" if value is None else str(value).strip()
@@ -157,17 +148,24 @@ def with_captions(source: Source, captions: list[str], ids: Ids) -> Iterator[Sou
         yield replace(source, id=ids(source.id), caption=caption)
 
 
+def opened(load: Callable[[], Image.Image], what: str = "image") -> tuple[Image.Image | None, str | None]:
+    """The image that a loader of a ``Source`` gives, or what is wrong with it."""
+    try:
+        return load(), None
+    except FileNotFoundError:
+        return None, f"missing {what}"
+    except UnreadableImageError as error:
+        return None, f"corrupt {what}: {error}"
+
+
 def _image_problem(source: Source) -> str | None:
     sizes = []
     for what, load in (("image", source.load), ("mask", source.mask)):
         if load is not None:
-            try:
-                sizes.append(load().size)
-            except FileNotFoundError:
-                return f"missing {what}"
-            # Pillow reports broken files with these, whatever the format.
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                return f"corrupt {what}: {error}".partition("\n")[0][:200]
+            image, problem = opened(load, what)
+            if image is None:
+                return problem
+            sizes.append(image.size)
     if len(set(sizes)) > 1:
         return (
             f"mask of another size: {sizes[1][0]}x{sizes[1][1]} for an image of {sizes[0][0]}x{sizes[0][1]}"

@@ -20,7 +20,7 @@ class ClipJudge:
     """CLIP or SigLIP through transformers; "clip:toyworld" is the embedded CLIP.
 
     Score: of CLIP (1 + cosine) / 2; of SigLIP, which is trained to tell pairs from non-pairs, its own probability
-    sigmoid(scale cosine + bias).
+    sigmoid(scale cosine + bias). NaN for a caption with words that the tokenizer does not know.
 
     Raises:
         ValueError: when the model cannot be loaded, or is neither.
@@ -35,12 +35,13 @@ class ClipJudge:
 
     @torch.no_grad()
     def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> Tensor:
-        parts = []
-        for start in range(0, len(images), self.batch_size):
-            chosen = slice(start, start + self.batch_size)
+        scores = torch.full((len(images),), float("nan"))
+        places = self._readable(captions)
+        for start in range(0, len(places), self.batch_size):
+            chosen = places[start : start + self.batch_size]
             inputs = self.processor(
-                images=[image.convert("RGB") for image in images[chosen]],
-                text=list(captions[chosen]),
+                images=[images[place].convert("RGB") for place in chosen],
+                text=[captions[place] for place in chosen],
                 # SigLIP was trained on texts of full length
                 padding="max_length" if "siglip" in self.net.config.model_type else True,
                 truncation=True,
@@ -48,14 +49,32 @@ class ClipJudge:
             ).to(self.device)
             output = self.net(**inputs)
             if "siglip" in self.net.config.model_type:
-                parts.append(output.logits_per_image.diagonal().sigmoid())
+                found = output.logits_per_image.diagonal().sigmoid()
             else:
                 pixels, words = (
                     torch.nn.functional.normalize(vectors.float(), dim=-1)
                     for vectors in (output.image_embeds, output.text_embeds)
                 )
-                parts.append((1 + (pixels * words).sum(dim=-1)) / 2)
-        return torch.cat(parts).float().cpu()
+                found = (1 + (pixels * words).sum(dim=-1)) / 2
+            scores[chosen] = found.float().cpu()
+        return scores
+
+    def _readable(self, captions: Sequence[str]) -> list[int]:
+        """The places of the captions whose words the tokenizer knows; that of the toy world knows no others."""
+
+        def known(texts: list[str]) -> bool:
+            try:
+                self.processor.tokenizer(texts)
+            except Exception as error:
+                # the tokenizers package raises nothing narrower
+                if type(error) is not Exception:
+                    raise
+                return False
+            return True
+
+        if known(list(captions)):
+            return list(range(len(captions)))
+        return [place for place, caption in enumerate(captions) if known([caption])]
 
 
 class ItmJudge:

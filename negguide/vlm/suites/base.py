@@ -9,6 +9,8 @@ from typing import overload
 
 from PIL import Image
 
+from negguide.image_files import read_image
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -159,11 +161,7 @@ class ImageFiles(Sequence[Image.Image]):
     def __getitem__(self, index: int | slice) -> Image.Image | list[Image.Image]:
         if isinstance(index, slice):
             return [self[i] for i in range(len(self))[index]]
-        try:
-            with Image.open(self.paths[index]) as file:
-                image = file.convert("RGB")
-        except OSError as error:
-            raise ValueError(f"{self.paths[index]} cannot be read as an image: {error}") from error
+        image = read_image(self.paths[index])
         return image if self.boxes is None else image.crop(self.boxes[index])
 
 

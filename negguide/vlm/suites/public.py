@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ast
-import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from negguide.text_files import full_table_rows, json_lines, read_json
 from negguide.vlm.suites.base import (
     Choice,
     Choices,
@@ -41,7 +40,7 @@ def winoground(path: Path, images: Path | None = None, limit: int | None = None)
     """
     folder = path if (path / "examples.jsonl").is_file() or not (path / "data").is_dir() else path / "data"
     file = _existing(folder / "examples.jsonl", "Winoground")
-    rows = _json_lines(file)
+    rows = [row for _, row in json_lines(file)]
     _need(rows, ("image_0", "image_1", "caption_0", "caption_1"), file)
     categories = [str(row.get("collapsed_tag") or row.get("tag") or "pair") for row in rows]
     kept = first_of_each(categories, limit)
@@ -70,7 +69,7 @@ def sugarcrepe(path: Path, images: Path | None = None, limit: int | None = None)
         )
     entries: list[tuple[str, Mapping[str, Any]]] = []
     for file in files:
-        content = _json(file)
+        content = read_json(file)
         rows = list(content.values()) if isinstance(content, dict) else content
         _need(rows, ("filename", "caption", "negative_caption"), file)
         entries += [(file.stem, row) for row in rows[:limit]]
@@ -101,7 +100,7 @@ def aro(path: Path, images: Path | None = None, limit: int | None = None) -> Sui
     for name in (*ARO_BOXES, *ARO_ORDER):
         file = path / f"{name}.json"
         if file.is_file():
-            cases = _json(file)
+            cases = read_json(file)
             read = _aro_order if name in ARO_ORDER else _aro_boxes
             parts[name] = read(file, cases, images, limit)
     if not parts:
@@ -159,8 +158,7 @@ def negbench(path: Path, images: Path | None = None, limit: int | None = None) -
         raise ValueError(f"{path} holds no CSV file of NegBench")
     parts: dict[str, Part] = {}
     for file in files:
-        with file.open(encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
+        rows = [row for _, row in full_table_rows(file)]
         columns = set(rows[0]) if rows else set()
         if {"image_path", "correct_answer", "caption_0", "caption_1"} <= columns:
             parts[file.stem] = _negbench_choices(file, rows, images, limit)
@@ -225,24 +223,6 @@ def _existing(file: Path, what: str) -> Path:
     if not file.is_file():
         raise ValueError(f"there is no {file}; give the folder that {what} was unpacked to")
     return file
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
-
-
-def _json_lines(file: Path) -> list[Any]:
-    rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise ValueError(f"{file}, line {number}, is not JSON: {error}") from error
-    return rows
 
 
 def _need(rows: Any, names: Sequence[str], file: Path) -> None:

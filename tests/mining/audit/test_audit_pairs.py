@@ -76,7 +76,7 @@ def test_an_imagefolder_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is not JSON"),
+        ("{", "is no JSON"),
         ("3", "must hold an object or a list of rows, got int"),
         ("[3]", "row 0: a row must be an object with captions, got int"),
         ("[]", "holds no pair"),

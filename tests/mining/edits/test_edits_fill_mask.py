@@ -1,4 +1,5 @@
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,9 +8,16 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 from negguide.mining.edits import make_planner, plan
+from negguide.mining.edits.fill_mask import _most_tokens
 from negguide.mining.item import CATEGORIES
 from negguide.toyworld.language import parse, vocabulary
 
@@ -136,3 +144,33 @@ def test_models_that_cannot_fill_a_mask_are_refused(tiny_bert, tmp_path):
         make_planner("fill-mask", model=tmp_path)
     with pytest.raises(ValueError, match="top_k=0 must be a whole number"):
         make_planner("fill-mask", model=tiny_bert, top_k=0)
+
+
+def test_a_caption_that_is_too_long_for_the_model_is_counted(tiny_bert):
+    planner = make_planner("fill-mask", model=tiny_bert, top_k=10_000, tagger="lexicon")
+    long = "a dog on a sofa " + "and a dog " * 30
+    assert planner.propose(long, ["object"], random.Random(0)) == []
+    assert planner.failures == {"the caption is too long for the masked model": 1}
+    assert planner.propose("a dog on a sofa", ["object"], random.Random(0))
+    assert planner.failures.total() == 1
+
+
+def test_roberta_counts_positions_from_the_one_after_the_paddings():
+    model = RobertaForMaskedLM(
+        RobertaConfig(
+            vocab_size=8,
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=10,
+            pad_token_id=1,
+        )
+    )
+    most = _most_tokens(model, SimpleNamespace(model_max_length=10**30))
+    assert most == 8
+    ids = torch.full((1, 8), 5)
+    assert model(input_ids=ids).logits.shape == (1, 8, 8)
+    with pytest.raises((IndexError, RuntimeError)):
+        model(input_ids=torch.full((1, 9), 5))
+    assert _most_tokens(model, SimpleNamespace(model_max_length=5)) == 5

@@ -3,7 +3,6 @@
 As a program it makes a set, slowly enough to be killed: `python mining_fakes.py OUT [seconds for each call]`.
 """
 
-import io
 import random
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 from PIL import Image
 
+from negguide.image_files import read_image
 from negguide.mining.block import Miner
 from negguide.mining.edits import make_planner
 from negguide.mining.item import Source
@@ -123,7 +123,7 @@ def sources(count: int, **changes: Any) -> list[Source]:
 
 
 def corrupt() -> Image.Image:
-    return Image.open(io.BytesIO(b"\x89PNG\r\n\x1a\nnothing"))
+    return read_image(b"\x89PNG\r\n\x1a\nnothing", name="broken.png")
 
 
 def shuffled(rows: Sequence[Any], seed: int = 0) -> list[Any]:

@@ -19,7 +19,7 @@ from negguide.mining.block import largest_count
 from negguide.mining.item import Source
 from negguide.mining.render.regions import ColumnRegion
 from negguide.mining.run import place_among_processes, run
-from negguide.mining.shards import read_set, read_settings
+from negguide.mining.shards import Mined, SetFolder, read_set, read_settings
 from negguide.mining.sources import BadSource
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.language import parse
@@ -183,6 +183,34 @@ def test_a_folder_with_other_settings_is_refused_and_left_alone(whole, tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"holds other files \(notes.txt\) and no set"):
         fakes.mine(tmp_path)
+
+
+def test_a_run_that_wrote_no_shard_does_not_block_its_folder(whole, tmp_path):
+    class Breaks(fakes.Artist):
+        def __call__(self, jobs):
+            if len(self.jobs) >= 4:
+                raise ValueError("the model is broken")
+            return super().__call__(jobs)
+
+    folder = tmp_path / "set"
+    with pytest.raises(ValueError, match="the model is broken"):
+        fakes.mine(folder, artist=Breaks(), steps=3)
+    assert (folder / "set.json").exists() and any((folder / ".painted").iterdir())
+    fakes.mine(folder)
+    # nothing of the first run is in it
+    assert fakes.files_of(folder) == fakes.files_of(whole[0])
+
+
+def test_a_run_at_work_keeps_its_folder(tmp_path):
+    first = SetFolder(tmp_path / "set", fakes.settings(), {})
+    with first.claim(0) as free:
+        assert free
+        with pytest.raises(ValueError, match="made with other settings"):
+            SetFolder(tmp_path / "set", fakes.settings(retries=5), {})
+    # it has begun, and is at no shard: what it makes now would be of other settings than the folder's
+    SetFolder(tmp_path / "set", fakes.settings(retries=5), {})
+    with pytest.raises(ValueError, match="was taken over by a run with other settings"):
+        first.write(0, Mined(), "")
 
 
 def test_an_input_that_has_changed_is_refused(tmp_path):

@@ -86,6 +86,11 @@ def test_the_embedded_clip_judges_pairs():
     assert ((scores >= 0) & (scores <= 1)).all()
     assert scores[0, 0] > scores[0, 1] and scores[1, 1] > scores[1, 0]
     assert (judge.name, judge.margins) == ("clip:toyworld", Margins())
+    # words that it does not know are no reason to end
+    mixed = judge.score([bear] * 3, [captions[0], "a lorry on a motorway", captions[1]])
+    assert mixed.isnan().tolist() == [False, True, False]
+    assert torch.allclose(mixed[[0, 2]], scores[0], atol=1e-4)
+    assert judge.score([bear], ["a lorry"]).isnan().all()
     # a batch of one is the same pair
     judge.batch_size = 1
     assert torch.allclose(judge.score([bear, bear, cat, cat], captions * 2).reshape(2, 2), scores, atol=1e-4)

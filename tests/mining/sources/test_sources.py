@@ -1,8 +1,11 @@
 import csv
+import io
 import json
 import random
 
 import datasets
+import numpy as np
+import pyarrow.parquet
 import pytest
 import webdataset
 from PIL import Image
@@ -91,8 +94,8 @@ def test_an_imagefolder_with_everything_that_can_be_wrong(images):
         "blue.png": ("a blue thing", BLUE),
         "blue.png#2": ("a thing in blue", BLUE),
     }
-    assert bad["cut.jpg"].startswith("corrupt image: ")
-    assert bad["text.png"].startswith("corrupt image: cannot identify image file")
+    assert bad["cut.jpg"].startswith("corrupt image: cut.jpg: image file is truncated")
+    assert bad["text.png"] == "corrupt image: text.png: cannot identify image file"
     del bad["cut.jpg"], bad["text.png"]
     assert bad == {
         "gone.png": "missing image",
@@ -178,7 +181,7 @@ def test_an_open_clip_table(images, kind):
         str(images / "blue.png"): ("a blue thing", BLUE),
         "red.png#2": ("a thing in red", RED),
     }
-    assert bad == {"gone.png": "missing image", "half.png": "broken row: 1 cells for 3 columns"}
+    assert bad == {"gone.png": "missing image", "half.png": "broken row: line 6 has 1 cells for 3 columns"}
     assert [row.licence for row in source if isinstance(row, Source)] == ["cc0-1.0", "mit", "mit"]
 
 
@@ -278,7 +281,7 @@ def test_webdataset_shards(shards):
     assert good["00000/000"][1] == RED
     assert bad.pop("00000/003").startswith("corrupt image: ")
     assert bad.pop("00001/001").startswith("broken caption: ")
-    assert bad == {"00000/002": "missing image", "00001/002": "empty caption"}
+    assert bad == {"00000/002": "missing image: none among txt", "00001/002": "empty caption"}
     rows = {row.id: row for row in source if isinstance(row, Source)}
     assert rows["00000/001"].licence == "mit"
     assert rows["00001/000"].mask().size == (12, 8)
@@ -448,3 +451,145 @@ def test_files_and_folders_that_are_no_input_are_refused(tmp_path):
         open_source(str(tmp_path / "notes.txt"))
     with pytest.raises(ValueError, match=r"is no input: it holds no metadata\.jsonl"):
         open_source(str(tmp_path))
+
+
+TURNED = [0x0112, 6]
+"""EXIF: the stored pixels are to be turned by 90 degrees clockwise."""
+
+
+def awkward():
+    """A sideways photograph, a 16-bit image and a transparent one, as files: {name: (content, size, pixel)}."""
+    sideways = Image.new("RGB", (32, 48), RED)
+    exif = Image.Exif()
+    exif[TURNED[0]] = TURNED[1]
+    grey = Image.fromarray(np.full((8, 8), 128 * 257, dtype=np.uint16))
+    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    files = {}
+    for name, image, size, pixel, options in (
+        ("sideways.png", sideways, (48, 32), RED, {"exif": exif}),
+        ("deep.png", grey, (8, 8), (128, 128, 128), {}),
+        ("clear.png", clear, (8, 8), (255, 255, 255), {}),
+    ):
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", **options)
+        files[name] = (buffer.getvalue(), size, pixel)
+    return files
+
+
+def in_folder(files, folder):
+    for name, (content, *_) in files.items():
+        (folder / name).write_bytes(content)
+    write_rows(folder / "metadata.jsonl", [{"file_name": name, "caption": "a thing"} for name in files])
+    return folder
+
+
+def in_table(files, folder):
+    in_folder(files, folder)
+    (folder / "t.tsv").write_text(
+        "".join(f"{a}\t{b}\n" for a, b in [("filepath", "title")] + [(n, "a thing") for n in files])
+    )
+    return folder / "t.tsv"
+
+
+def in_coco(files, folder):
+    in_folder(files, folder)
+    notes = {
+        "images": [{"id": i, "file_name": name} for i, name in enumerate(files)],
+        "annotations": [{"id": i, "image_id": i, "caption": "a thing"} for i in range(len(files))],
+    }
+    (folder / "c.json").write_text(json.dumps(notes))
+    return folder / "c.json"
+
+
+def in_tar(files, folder):
+    with webdataset.TarWriter(str(folder / "0.tar")) as tar:
+        for name, (content, *_) in files.items():
+            tar.write({"__key__": name.partition(".")[0], "png": content, "txt": "a thing"})
+    return folder / "0.tar"
+
+
+def in_parquet(files, folder):
+    features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
+    cells = [{"bytes": content, "path": None} for content, *_ in files.values()]
+    data = datasets.Dataset.from_dict(
+        {"image": cells, "caption": ["a thing"] * len(cells)}, features=features
+    )
+    data.to_parquet(str(folder / "a.parquet"))
+    return folder
+
+
+@pytest.mark.parametrize("stored", [in_folder, in_table, in_coco, in_tar, in_parquet])
+def test_every_reader_gives_images_as_they_are_shown(tmp_path, stored):
+    files = awkward()
+    rows = list(open_source(str(stored(files, tmp_path))))
+    assert [row.load().size for row in rows] == [size for _, size, _ in files.values()]
+    assert [row.load().getpixel((4, 4)) for row in rows] == [pixel for *_, pixel in files.values()]
+
+
+@pytest.mark.parametrize("stored", [in_folder, in_table, in_coco, in_tar, in_parquet])
+def test_a_broken_image_is_named_whatever_it_is_stored_in(tmp_path, stored):
+    name, (content, *_) = next(iter(awkward().items()))
+    ((_, reason),) = read(open_source(str(stored({name: (content[:60],)}, tmp_path))))[1].items()
+    where = {in_tar: "0.tar: sideways.png", in_parquet: f"{tmp_path.name}, split train, row 0, column image"}
+    assert reason.startswith(f"corrupt image: {where.get(stored, 'sideways.png')}: ")
+    assert str(tmp_path) not in reason
+
+
+@pytest.mark.parametrize("kind", ["tiff", "tif", "gif", "bmp", "webp"])
+def test_images_of_every_kind_in_a_shard(tmp_path, kind):
+    buffer = io.BytesIO()
+    picture(RED).save(
+        buffer,
+        "TIFF" if kind.startswith("tif") else kind.upper(),
+        **({"lossless": True} if kind == "webp" else {}),
+    )
+    mask = io.BytesIO()
+    Image.new("L", (12, 8), 255).save(mask, "GIF")
+    with webdataset.TarWriter(str(tmp_path / "a.tar")) as tar:
+        tar.write(
+            {"__key__": "0", kind: buffer.getvalue(), "txt": "a red thing", "mask.gif": mask.getvalue()}
+        )
+        tar.write({"__key__": "1", "heic": b"", "txt": "a thing"})
+    source = open_source(str(tmp_path / "a.tar"))
+    assert read(source) == ({"a/0": ("a red thing", RED)}, {"a/1": "missing image: none among heic, txt"})
+    assert next(iter(source)).mask().getpixel((0, 0)) == 255
+
+
+def test_a_single_parquet_file(data_set, tmp_path):
+    data_set.to_parquet(str(tmp_path / "one.parquet"))
+    source = open_source(str(tmp_path / "one.parquet"))
+    assert source.name == "one.parquet" and read(source)[0] == GOOD
+    # as other writers store images: nothing declares them
+    table = pyarrow.table(
+        {
+            "image": [
+                {"bytes": buffer, "path": "x"} for buffer in [data_set.data["image"][0]["bytes"].as_py()]
+            ],
+            "text": ["red"],
+        }
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "plain.parquet")
+    pyarrow.parquet.write_table(
+        pyarrow.table({"image": [table["image"][0]["bytes"].as_py()], "text": ["red"]}),
+        tmp_path / "raw.parquet",
+    )
+    for name in ("plain", "raw"):
+        assert read(open_source(str(tmp_path / f"{name}.parquet")))[0] == {"train-000000000": ("red", RED)}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_a_table_in_an_encoding_that_it_names(images, encoding):
+    (images / "t.tsv").write_bytes("filepath\ttitle\nred.png\ta \u201cred\u201d thing\n".encode(encoding))
+    assert read(open_source(str(images / "t.tsv")))[0] == {"red.png": ("a \u201cred\u201d thing", RED)}
+
+
+def test_a_table_in_another_encoding_is_refused_by_name(images):
+    (images / "t.csv").write_bytes("filepath,title\nred.png,a caf\xe9\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"t\.csv, line 2, is not UTF-8"):
+        open_source(str(images / "t.csv"))
+
+
+def test_a_lonely_quotation_mark_in_a_table_swallows_no_row(images):
+    (images / "t.tsv").write_text('filepath\ttitle\nred.png\t"a red thing\nblue.png\ta "blue" thing\n')
+    good, bad = read(open_source(str(images / "t.tsv")))
+    assert good == {"red.png": ('"a red thing', RED), "blue.png": ('a "blue" thing', BLUE)} and not bad

@@ -130,6 +130,26 @@ def test_texts_that_are_cut_are_counted_and_said():
     assert results.remarks == ("c/part: 1 of 2 texts are longer than 5 tokens; their end was cut off",)
 
 
+@pytest.mark.parametrize("broken", ["image", "text"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", ["pairs", "choices", "retrieval", "zero-shot"])
+def test_a_model_without_finite_scores_has_no_figures(kind, value, broken):
+    model = Known(
+        {1: [1, value if broken == "image" else 0], 2: [0, 1]},
+        {"a": [1, value if broken == "text" else 0], "b": [0, 1]},
+    )
+    images = shades(1, 2)
+    part = {
+        "pairs": Pairs(images, (Pair((0, 1), ("a", "b"), "x"),)),
+        "choices": Choices(images, (Choice(0, ("a", "b"), 0, "x"),)),
+        "retrieval": Retrieval(images, ("a", "b"), (0, 1)),
+        "zero-shot": ZeroShot(images, (0, 1), (("a",), ("b",))),
+    }[kind]
+    message = rf"model='known' gives features that are not finite .* for 1 of 2 {broken}s of s/part"
+    with pytest.raises(ValueError, match=message):
+        evaluate(model, [Suite("s", "1", {"part": part})])
+
+
 def test_two_suites_of_one_name_are_refused():
     suite = Suite("c", "1", {})
     with pytest.raises(ValueError, match=r"suites \['c', 'c'\] have a name twice"):

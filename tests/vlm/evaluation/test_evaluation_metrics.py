@@ -148,3 +148,18 @@ def test_wrong_shapes_and_nothing_to_count_are_refused():
     for empty in (lambda: share([]), lambda: mean([]), lambda: macro(torch.zeros(0, dtype=torch.bool), [])):
         with pytest.raises(ValueError, match="is empty"):
             empty()
+
+
+def test_what_is_no_number_is_wrong_in_every_metric():
+    nan, inf = float("nan"), float("inf")
+    for value in (nan, inf):
+        every = torch.full((4, 4), value)
+        assert not retrieved(every, torch.eye(4, dtype=torch.bool), 1).any()
+        assert not choice_correct(every, torch.zeros(4, dtype=torch.long)).any()
+        assert not group_correct(torch.full((3, 2, 2), value)).any()
+        assert not hard_positives_correct(every[0], every, every[0]).any()
+    # one of a gallery, right or wrong, and a query with nothing but right entries
+    relevant = torch.tensor([[True, False], [True, False], [True, True]])
+    scores = torch.tensor([[nan, 0.1], [0.9, nan], [nan, nan]])
+    assert retrieved(scores, relevant, 1).tolist() == [False, False, False]
+    assert retrieved(scores, relevant, 5).tolist() == [False, True, False]

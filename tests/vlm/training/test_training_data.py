@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -25,7 +26,7 @@ from negguide.vlm.data import (
 from negguide.vlm.models import load_model
 from negguide.vlm.reading import read_triplets
 from negguide.vlm.settings import LOSSES, Settings
-from negguide.vlm.suites.base import Retrieval
+from negguide.vlm.suites.base import ImageFiles, Retrieval
 from negguide.vlm.training_set import read_training_set
 from negguide.vlm.validation import held_out_suite
 
@@ -162,11 +163,107 @@ def test_what_is_no_set_is_refused_with_what_would_be(tmp_path: Path) -> None:
         ("b.jsonl", '{"caption": "a bear"}\n', "line 1: no image; its column is one of image_file_name"),
         ("c.jsonl", "[1]\n", "line 1: a row is a JSON object"),
         ("d.jsonl", '{"image": 3, "caption": "a bear"}\n', "an image is given by its file name, got 3"),
+        ("c.json", "[[1, 2]]", "c.json, row 0: a row is a JSON object, got list"),
+        ("a.tsv", "filepath\ttitle\nx.png\ta\tb\n", "a.tsv, line 2, has more cells than the header"),
         ("a.tar", "no tar", "is no uncompressed tar file"),
     ):
         (tmp_path / name).write_text(text)
         with pytest.raises(ValueError, match=message):
             read_triplets(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "tsv", "folder"])
+def test_images_are_looked_for_where_they_are_said_to_be(tmp_path: Path, kind: str) -> None:
+    row = {"image": "x.png", "caption": "a bear"}
+    (tmp_path / "set").mkdir()
+    path = tmp_path / "set" / ("metadata.jsonl" if kind == "folder" else f"set.{kind}")
+    text = {"json": json.dumps([row]), "tsv": "image\tcaption\nx.png\ta bear\n"}.get(kind, json.dumps(row))
+    path.write_text(text)
+    (read,) = read_triplets(str(path.parent if kind == "folder" else path), tmp_path / "pictures")
+    assert read.image.name == str(tmp_path / "pictures" / "x.png")
+
+
+def test_images_have_no_meaning_for_a_set_that_holds_its_own(triplet_set: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"images='.*' has no meaning for .*, which holds its images"):
+        read_triplets(str(triplet_set), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["tiff", "gif", "bmp"])
+def test_a_tar_holds_images_of_every_kind_and_more_than_images(tmp_path: Path, kind: str) -> None:
+    members = {"0.txt": b"a bear", "0.prompt.txt": b"no caption", "0.json": b'{"category": "object"}'}
+    for name, color in ((f"0.{kind}", "red"), (f"0.negative.{kind}", "blue"), (f"0.mask.{kind}", "white")):
+        buffer = io.BytesIO()
+        Image.new("RGB", (4, 4), color).save(buffer, kind.upper())
+        members[name] = buffer.getvalue()
+    write_tar(tmp_path / "a.tar", members)
+    (row,) = read_triplets(str(tmp_path / "a.tar"))
+    assert (row.caption, row.category) == ("a bear", "object")
+    assert open_picture(row.id, row.image).getpixel((1, 1)) == (255, 0, 0)
+    assert row.negative_image and open_picture(row.id, row.negative_image).getpixel((1, 1))[2] > 250
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("0.txt", b"caf\xe9", "a.tar: 0.txt is not UTF-8"),
+        ("0.json", b"{", "a.tar: 0.json is no JSON"),
+        ("0.json", b"[1]", "a.tar: 0.json must hold an object, got list"),
+        ("0.mask.png", b"", "a.tar, key 0: no image"),
+    ],
+)
+def test_a_broken_member_of_a_tar_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    write_tar(tmp_path / "a.tar", {name: content})
+    with pytest.raises(ValueError, match=message):
+        read_triplets(str(tmp_path / "a.tar"))
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def test_a_broken_cell_is_named_by_its_file_and_row(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "PNG")
+    whole = {"bytes": buffer.getvalue(), "path": None}
+    for name, cells in (("a", [whole, whole]), ("b", [whole, {"bytes": b"broken", "path": None}])):
+        table = pyarrow.table({"image": cells, "caption": ["a bear", "two bears"]})
+        pyarrow.parquet.write_table(table, tmp_path / f"{name}.parquet")
+    rows = read_triplets(str(tmp_path))
+    assert [row.image.name for row in rows][1:3] == [
+        "a.parquet, row 1, column image",
+        "b.parquet, row 0, column image",
+    ]
+    with pytest.raises(
+        ValueError, match=r"the image b\.parquet, row 1, column image of item .* cannot be read"
+    ):
+        open_picture(rows[3].id, rows[3].image)
+
+
+def test_coco_captions_are_plain_pairs(tmp_path: Path) -> None:
+    (tmp_path / "val2017").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "val2017" / "1.png")
+    notes = [{"id": 7, "image_id": 1, "caption": "a bear"}, {"id": 8, "image_id": 1, "caption": "one bear"}]
+    (tmp_path / "captions_val2017.json").write_text(
+        json.dumps({"images": [{"id": 1, "file_name": "1.png"}], "annotations": notes})
+    )
+    rows = read_triplets(str(tmp_path / "captions_val2017.json"))
+    assert [(row.id, row.caption, row.negative_caption) for row in rows] == [
+        ("coco-7", "a bear", None),
+        ("coco-8", "one bear", None),
+    ]
+    # captions of one image are never on both sides of a split
+    assert {row.source for row in rows} == {str(tmp_path / "val2017" / "1.png")}
+    assert rows == read_triplets(str(tmp_path / "captions_val2017.json"), tmp_path / "val2017")
+    notes.append({"id": 9, "image_id": 2, "caption": "nothing"})
+    (tmp_path / "b.json").write_text(
+        json.dumps({"images": [{"id": 1, "file_name": "1.png"}], "annotations": notes})
+    )
+    with pytest.raises(ValueError, match=r"b\.json, annotation coco-9: no image has the id 2"):
+        read_triplets(str(tmp_path / "b.json"), tmp_path / "val2017")
 
 
 def checked(folder: Path, tiny_clip: Path, loss: str = "triplet") -> Checked:
@@ -334,6 +431,29 @@ def test_an_image_that_does_not_decode_is_named(tmp_path: Path, mined: list[Trip
         open_picture(row.id, row.image)
     Image.new("L", (4, 4)).save(tmp_path / "cut.png")
     assert open_picture(row.id, row.image).mode == "RGB"
+
+
+def test_training_and_evaluation_see_images_as_they_are_shown(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (32, 48), "red").save(tmp_path / "a.png", exif=exif)
+    Image.new("RGBA", (48, 32), (0, 0, 0, 0)).save(tmp_path / "b.png")
+    (tmp_path / "a.txt").write_text("a thing")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(tmp_path / "a.png", "a.png")
+        tar.add(tmp_path / "a.txt", "a.txt")
+    (member,) = (row.image for row in read_triplets(str(tmp_path / "a.tar")))
+    rows = (FilePicture(tmp_path / "a.png"), FilePicture(tmp_path / "b.png"))
+    opened = [open_picture("x", picture) for picture in (*rows, member)]
+    opened += list(ImageFiles([tmp_path / "a.png", tmp_path / "b.png"]))
+    assert {image.size for image in opened} == {(48, 32)}
+    assert [image.getpixel((2, 2)) for image in opened] == [
+        (255, 0, 0),
+        (255, 255, 255),
+        (255, 0, 0),
+        (255, 0, 0),
+        (255, 255, 255),
+    ]
 
 
 @pytest.mark.parametrize("column", ["category", "prompt", "positive_captions", "negative_image"])
