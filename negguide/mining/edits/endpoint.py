@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -17,6 +18,7 @@ START_TIMEOUT = 10.0
 """Seconds in which an endpoint must answer at the start."""
 LONGEST_PAUSE = 60.0
 """Seconds between two tries at most, whatever ``Retry-After`` says."""
+_RESUMABLE = "Nothing that was answered is lost: the same command goes on from there"
 
 
 class EndpointChat:
@@ -169,9 +171,7 @@ class EndpointChat:
             if not self._ended.wait(seconds):
                 return
         self._ended.set()
-        raise ConnectionError(
-            f"base_url={self.base_url!r}: {said}. Nothing that was answered is lost; the same command goes on from there"
-        ) from failed
+        raise ConnectionError(f"base_url={self.base_url!r}: {said}. {_RESUMABLE}") from failed
 
     def _learn(self, with_schema: bool, refusal: str | None) -> None:
         with self._lock:
@@ -180,8 +180,8 @@ class EndpointChat:
             elif refusal is not None and self._takes_schema is None:
                 self._takes_schema = False
                 self.say(
-                    f"{self.base_url} does not take a JSON schema (response_format): {refusal}; it is asked without from "
-                    "now on"
+                    f"{self.base_url} does not take a JSON schema (response_format): {refusal}; from now on it is "
+                    "asked without"
                 )
 
     def _check(self) -> None:
@@ -210,10 +210,7 @@ class EndpointChat:
             return ValueError(
                 f"base_url={self.base_url!r} does not know model={self.model!r}, or has no chat/completions ({said})"
             )
-        return ValueError(
-            f"base_url={self.base_url!r} refuses a request: {said}. Nothing that was answered is lost; the same command "
-            "goes on from there"
-        )
+        return ValueError(f"base_url={self.base_url!r} refuses a request: {said}. {_RESUMABLE}")
 
     def _credentials(self) -> dict[str, Any]:
         key = os.environ.get(self.key_variable)
@@ -253,10 +250,8 @@ def retry_after(header: str | None, now: float) -> float:
 def server_words(text: str) -> str:
     """What a server says is wrong, on one line of 300 characters at most, out of the usual forms of an error's body."""
     said: Any = text
-    try:
+    with contextlib.suppress(ValueError, RecursionError):
         said = json.loads(text)
-    except (ValueError, RecursionError):
-        pass
     for name in ("error", "message", "detail"):
         if isinstance(said, dict) and said.get(name):
             said = said[name]

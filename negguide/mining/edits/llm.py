@@ -102,6 +102,10 @@ class LanguageModel:
         self._failures = _Failures()
         self._tagger: Tagger | None = None if world else make_tagger(tagger, spacy_model)
         self._chat: Chat
+        if base_url is None and concurrency > 1:
+            raise ValueError(
+                f"concurrency={concurrency} is for an endpoint; a model that runs here answers one by one"
+            )
         if base_url is None:
             self._chat = LocalChat(model, **chat)
         elif isinstance(model, str):
@@ -208,8 +212,8 @@ def to_edit(caption: str, proposal: dict[str, str], categories: Sequence[str], m
     """One proposal of a model as an edit of ``caption``.
 
     Raises:
-        ValueError: with the reason: "fields missing", "wrong category", "words not found", "words found twice", "unchanged",
-            "nothing left", "no picture".
+        ValueError: with the reason: "fields missing", "wrong category", "words not found", "words found twice",
+            "unchanged", "nothing left", "no picture".
     """
     if not all(name in proposal for name in REQUIRED):
         raise ValueError("fields missing")
