@@ -85,8 +85,11 @@ class EndpointChat:
         self.say = say
         self._openai = _openai()
         # retries are made here: the package's own do not wait for a Retry-After of more than a minute, and do not tell
+        key = os.environ.get(key_variable)
+        # the package wants a key; without one, no header is sent
+        self._headers = {} if key else {"Authorization": self._openai.Omit()}
         self._client = self._openai.OpenAI(
-            base_url=self.base_url, max_retries=0, timeout=timeout, **self._credentials()
+            base_url=self.base_url, api_key=key or "none", max_retries=0, timeout=timeout
         )
         self._limit_name = "max_tokens"
         # None until the server has taken it or not
@@ -146,7 +149,8 @@ class EndpointChat:
             named = {"name": "edits", "strict": True, "schema": schema}
             body["response_format"] = {"type": "json_schema", "json_schema": named}
         try:
-            response = self._client.chat.completions.with_raw_response.create(**body).http_response
+            completions = self._client.chat.completions.with_raw_response
+            response = completions.create(**body, extra_headers=self._headers).http_response
         except self._openai.APITimeoutError as error:
             raise _Failed(f"no answer in {self.timeout:g} s") from error
         except self._openai.APIConnectionError as error:
@@ -186,7 +190,9 @@ class EndpointChat:
 
     def _check(self) -> None:
         try:
-            self._client.with_options(timeout=START_TIMEOUT).models.with_raw_response.list()
+            self._client.with_options(timeout=START_TIMEOUT).models.with_raw_response.list(
+                extra_headers=self._headers
+            )
         except self._openai.APIConnectionError as error:
             raise ConnectionError(
                 f"base_url={self.base_url!r} does not answer: {error.__cause__ or error}; is the server running?"
@@ -211,13 +217,6 @@ class EndpointChat:
                 f"base_url={self.base_url!r} does not know model={self.model!r}, or has no chat/completions ({said})"
             )
         return ValueError(f"base_url={self.base_url!r} refuses a request: {said}. {_RESUMABLE}")
-
-    def _credentials(self) -> dict[str, Any]:
-        key = os.environ.get(self.key_variable)
-        if key:
-            return {"api_key": key}
-        # the package wants one; no header is sent
-        return {"api_key": "none", "default_headers": {"Authorization": self._openai.Omit()}}
 
 
 class _Failed(Exception):
