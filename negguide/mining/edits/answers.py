@@ -12,7 +12,7 @@ OPTIONAL = ("draw", "avoid")
 """Fields of negatives alone; an answer may leave them out or give null."""
 
 _THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?(</\1>|\Z)", re.DOTALL | re.IGNORECASE)
-_THOUGHT_END = re.compile(r".*</(?:think|thinking|reasoning)>", re.DOTALL | re.IGNORECASE)
+_THOUGHT_END = re.compile(r"</(?:think|thinking|reasoning)>", re.IGNORECASE)
 # an object or a list of objects begins like this; brackets in prose seldom do
 _BEGIN = re.compile(r"\{(?=\s*[\"}])|\[(?=\s*[{\]])")
 
@@ -43,7 +43,7 @@ def schema(categories: Sequence[str]) -> dict[str, Any]:
 
 def without_thoughts(answer: str) -> str:
     """``answer`` without what a model thinks aloud (``<think>...</think>``), also where the opening tag is missing."""
-    return _THOUGHT_END.sub("", _THOUGHT.sub("", answer)).strip()
+    return _THOUGHT_END.split(_THOUGHT.sub("", answer))[-1].strip()
 
 
 def parse_answer(answer: str) -> list[dict[str, str]]:
