@@ -13,6 +13,8 @@ OPTIONAL = ("draw", "avoid")
 
 _THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?(</\1>|\Z)", re.DOTALL | re.IGNORECASE)
 _THOUGHT_END = re.compile(r"</(?:think|thinking|reasoning)>", re.IGNORECASE)
+# places where JSON may begin; a failure costs time that grows with the text
+_MOST_TRIES = 1000
 # an object or a list of objects begins like this; brackets in prose seldom do
 _BEGIN = re.compile(r"\{(?=\s*[\"}])|\[(?=\s*[{\]])")
 
@@ -68,8 +70,9 @@ def parse_answer(answer: str) -> list[dict[str, str]]:
 def _values(text: str) -> Iterator[Any]:
     """Every JSON object and list of objects in ``text`` that is in no other, in order."""
     decoder = json.JSONDecoder()
-    at = 0
-    while begin := _BEGIN.search(text, at):
+    at = tries = 0
+    while (begin := _BEGIN.search(text, at)) and tries < _MOST_TRIES:
+        tries += 1
         try:
             value, at = decoder.raw_decode(text, begin.start())
         except RecursionError:
