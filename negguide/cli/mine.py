@@ -72,6 +72,24 @@ def mine(
         str | None,
         typer.Option(metavar="URL", help="OpenAI-compatible, for --backend llm.", rich_help_panel=_PLAN),
     ] = None,
+    llm_max_tokens: Annotated[
+        int | None, typer.Option(help="Of an answer, its thoughts included (4096).", rich_help_panel=_PLAN)
+    ] = None,
+    llm_temperature: Annotated[
+        float | None, typer.Option(help="0 = the likeliest words always (0).", rich_help_panel=_PLAN)
+    ] = None,
+    llm_timeout: Annotated[
+        float | None, typer.Option(help="Seconds to wait for an answer (120).", rich_help_panel=_PLAN)
+    ] = None,
+    llm_concurrency: Annotated[
+        int | None, typer.Option(help="Requests at once (1).", rich_help_panel=_PLAN)
+    ] = None,
+    llm_max_failures: Annotated[
+        int | None,
+        typer.Option(
+            help="Of one request in a row; then the run ends, to go on later (8).", rich_help_panel=_PLAN
+        ),
+    ] = None,
     views: Annotated[
         bool,
         typer.Option(
@@ -220,6 +238,11 @@ def mine(
                     ("model", backend_model),
                     ("base_url", endpoint),
                     ("views", views or None),
+                    ("max_tokens", llm_max_tokens),
+                    ("temperature", llm_temperature),
+                    ("timeout", llm_timeout),
+                    ("concurrency", llm_concurrency),
+                    ("max_failures", llm_max_failures),
                 )
                 if value is not None
             },
@@ -230,6 +253,7 @@ def mine(
             guidance_scale=guidance_scale,
             diversify=diversify,
             absolute_margin=absolute_margin,
+            say=remark,
             categories=CATEGORIES if categories is None else tuple(categories.replace(" ", "").split(",")),
             per_item=per_item,
             mode=mode,

@@ -7,12 +7,13 @@ import math
 import random
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from negguide.mining.edits import Planner, plan, plan_positives
-from negguide.mining.edits.planner import normalised
+from negguide.mining.edits import Planner, Rejected, plan, plan_positives
+from negguide.mining.edits.planner import Asking, normalised
 from negguide.mining.item import Edit, Source
 from negguide.mining.pair import Pair, add_item, as_item, item_id, reject, reject_pair
 from negguide.mining.render.job import Job, NoRegion, Painter, Region
@@ -63,7 +64,7 @@ class Miner:
         return mined
 
     def _planned(self, rows: Sequence[Source | BadSource], mined: Mined) -> list[Pair]:
-        pairs: list[Pair] = []
+        usable: list[tuple[Source, Image.Image | None]] = []
         for row in rows:
             mined.funnel.sources["read"] += 1
             problem = row.reason if isinstance(row, BadSource) else caption_problem(row.caption)
@@ -73,21 +74,43 @@ class Miner:
             if problem is not None or not isinstance(row, Source):
                 mined.funnel.sources["bad"] += 1
                 reject(mined, "input", problem or "", row.id)
-                continue
-            edits, positives = self._edits(row, mined)
-            if not edits:
+            else:
+                usable.append((row, image))
+        pairs: list[Pair] = []
+        for (row, image), plans in zip(usable, self._plans([row for row, _ in usable]), strict=True):
+            for refused in plans.rejected:
+                reject(mined, "planned", refused.reason, row.id, edit=refused.edit)
+            mined.funnel.failures.update(plans.failures)
+            for reason, times in sorted(plans.failures.items()):
+                # no reject: the caption may have its edits all the same
+                mined.rejects.append(
+                    {"stage": "planner", "reason": reason, "source_id": row.id, "times": times}
+                )
+            if not plans.edits:
                 reject(mined, "planned", "no edit for this caption", row.id, caption=row.caption)
                 continue
             mined.funnel.sources["planned"] += 1
-            for edit in edits:
+            for edit in plans.edits:
                 mined.funnel.count("planned", edit.category)
-                pairs.append(Pair(row, edit, item_id(row, edit), positives, original=image))
+                pairs.append(Pair(row, edit, item_id(row, edit), plans.positives, original=image))
         return pairs
 
-    def _edits(self, row: Source, mined: Mined) -> tuple[list[Edit], tuple[str, ...]]:
-        """The edits of a caption and its paraphrases; what the planner's model failed at is noted with the row's id."""
+    def _plans(self, rows: Sequence[Source]) -> list[_Plans]:
+        """What is planned for each caption, the same whether one is planned after the other or several at once.
+
+        Raises:
+            ConnectionError, ValueError: the planner's server fails. Captions that were not begun are not planned then.
+        """
+        if not isinstance(self.planner, Asking) or self.planner.concurrency == 1:
+            return [self._plan(row) for row in rows]
+        with ThreadPoolExecutor(self.planner.concurrency) as threads:
+            return list(threads.map(self._plan, rows))
+
+    def _plan(self, row: Source) -> _Plans:
+        """The edits of a caption and its paraphrases, and what the planner's model failed at."""
         rng = random.Random(seed_of(self.settings.seed, row.id, "plan"))
-        before = Counter(getattr(self.planner, "failures", {}))
+        asking = self.planner if isinstance(self.planner, Asking) else None
+        before = Counter(asking.failures if asking else {})
         edits, rejected = plan(
             row.caption,
             self.planner,
@@ -95,18 +118,11 @@ class Miner:
             per_item=self.settings.per_item,
             rng=rng,
         )
-        for refused in rejected:
-            reject(mined, "planned", refused.reason, row.id, edit=refused.edit)
         positives: tuple[str, ...] = ()
         if edits and self.settings.positives:
             found, _ = plan_positives(row.caption, self.planner, count=self.settings.positives, rng=rng)
             positives = tuple(edit.caption for edit in found)
-        failures = Counter(getattr(self.planner, "failures", {})) - before
-        mined.funnel.failures.update(failures)
-        for reason, times in sorted(failures.items()):
-            # no reject: the caption may have its edits all the same
-            mined.rejects.append({"stage": "planner", "reason": reason, "source_id": row.id, "times": times})
-        return edits, positives
+        return _Plans(edits, rejected, positives, Counter(asking.failures if asking else {}) - before)
 
     def _with_originals(self, pairs: list[Pair], mined: Mined) -> list[Pair]:
         """The pairs whose original image fits its caption better than the negative one; drawn where there is none."""
@@ -331,6 +347,16 @@ class Miner:
 
     def _scores(self, images: Sequence[Image.Image], captions: Sequence[str]) -> list[float]:
         return [round(float(score), 6) for score in self.judge.score(images, captions)] if images else []
+
+
+@dataclass(frozen=True)
+class _Plans:
+    """What was planned for one caption, and what was refused or failed."""
+
+    edits: list[Edit]
+    rejected: list[Rejected]
+    positives: tuple[str, ...]
+    failures: Counter[str]
 
 
 def largest_count(counts: Counter[str], share: float) -> int:

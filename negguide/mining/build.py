@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ def build(
     guidance_scale: float | None,
     diversify: bool,
     absolute_margin: float | None,
+    say: Callable[[str], None] = warnings.warn,
     **options: Any,
 ) -> Built:
     """Open the input and load the models; ``options`` are fields of ``Settings``.
@@ -46,6 +48,7 @@ def build(
     Args:
         judge: None = "toyworld" for the toy world; other inputs have no default.
         guidance_scale, absolute_margin: None = what suits the model, and the judge.
+        say: is told what the server of a planner does not take, and when it is waited for.
 
     Raises:
         TypeError, ValueError: an option is wrong, or something cannot be loaded.
@@ -75,7 +78,7 @@ def build(
         raise ValueError(
             f"--views is for captions of the embedded world; those of --data {source.name} are not"
         )
-    planner = make_planner(backend, world=source.world, **_for_planner(backend, planner_options, device))
+    planner = make_planner(backend, world=source.world, **_for_planner(backend, planner_options, device, say))
 
     from negguide.methods import NegToMe
     from negguide.mining.render.pipeline import PipelinePainter
@@ -128,12 +131,27 @@ def build(
     return Built(source, settings, miner, versions())
 
 
-_PLANNER_FLAGS = {"model": "--backend-model", "base_url": "--endpoint", "views": "--views"}
-_PLANNERS_WITH = {"model": ("fill-mask", "llm"), "base_url": ("llm",), "views": ("rules",)}
+_PLANNER_FLAGS = {
+    "model": "--backend-model",
+    "base_url": "--endpoint",
+    "views": "--views",
+    "max_tokens": "--llm-max-tokens",
+    "temperature": "--llm-temperature",
+    "timeout": "--llm-timeout",
+    "concurrency": "--llm-concurrency",
+    "max_failures": "--llm-max-failures",
+}
+_PLANNERS_WITH = dict.fromkeys(_PLANNER_FLAGS, ("llm",)) | {
+    "model": ("fill-mask", "llm"),
+    "views": ("rules",),
+}
+_OF_ENDPOINTS = ("timeout", "concurrency", "max_failures")
 
 
-def _for_planner(backend: str, options: Mapping[str, Any], device: str) -> dict[str, Any]:
-    """The planner's options, checked in the words of the command, and where its model runs."""
+def _for_planner(
+    backend: str, options: Mapping[str, Any], device: str, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """The planner's options, checked in the words of the command, and where its model runs or whom it tells."""
     for name, value in options.items():
         if backend not in _PLANNERS_WITH[name]:
             given = _PLANNER_FLAGS[name] if value is True else f"{_PLANNER_FLAGS[name]} {value!r}"
@@ -141,6 +159,8 @@ def _for_planner(backend: str, options: Mapping[str, Any], device: str) -> dict[
                 f"{given} has no meaning for --backend {backend}; it is for "
                 f"{' and '.join(_PLANNERS_WITH[name])}"
             )
+        if name in _OF_ENDPOINTS and "base_url" not in options:
+            raise ValueError(f"{_PLANNER_FLAGS[name]} {value!r} has no meaning without --endpoint")
     if backend not in _PLANNERS_WITH["model"]:
         return dict(options)
     if "model" not in options:
@@ -148,7 +168,7 @@ def _for_planner(backend: str, options: Mapping[str, Any], device: str) -> dict[
             f"--backend {backend} needs a model: name one with --backend-model (a folder or a hub id; with --endpoint, "
             "what the server calls it)"
         )
-    return dict(options) if "base_url" in options else {**options, "device": device}
+    return {**options, "say": say} if "base_url" in options else {**options, "device": device}
 
 
 def _dtype(name: str, device: str) -> Any:

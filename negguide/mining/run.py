@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from negguide.mining.block import Miner
+from negguide.mining.edits.planner import Asking
 from negguide.mining.funnel import Funnel
 from negguide.mining.item import Source
 from negguide.mining.render.memory import Memory
@@ -19,6 +20,8 @@ from negguide.mining.shards import FUNNEL, SetFolder, part_digest, write_json
 from negguide.mining.sources import BadSource
 
 Row = Source | BadSource
+ANSWERS = "answers.jsonl"
+"""What a model that plans has answered for a shard, kept beside what was painted for it."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ def run(
     """Make a set, or go on with it.
 
     Any number of processes may do so at once, on the same folder: each takes a shard that nobody has. Kill any of them
-    at any moment; what it was making is made by another, or by the next run, from the batches that it has painted.
+    at any moment; what it was making is made by another, or by the next run, from the batches that it has painted and
+    from what a model has answered.
 
     Args:
         out: the folder of the set.
@@ -67,7 +71,7 @@ def run(
 
     Raises:
         ValueError: the folder was made with other settings or from another input; or what a model refuses.
-        OSError: the disk is full; what is complete stays.
+        OSError: the disk is full, or a server fails; what is complete stays.
     """
     folder = SetFolder(out, settings, made_by)
     made = 0
@@ -84,8 +88,12 @@ def run(
                 with folder.claim(number) as free:
                     if free:
                         begun(number, len(rows))
-                        painter = Memory(miner.painter, folder.memory(number), painted)
-                        folder.write(number, replace(miner, painter=painter)(rows), part_digest(rows))
+                        kept = folder.memory(number)
+                        painter, planner = Memory(miner.painter, kept, painted), miner.planner
+                        if isinstance(planner, Asking):
+                            planner = planner.remembering(kept / ANSWERS)
+                        mined = replace(miner, painter=painter, planner=planner)(rows)
+                        folder.write(number, mined, part_digest(rows))
                         made += 1
             if not folder.complete(number):
                 missing += 1

@@ -5,7 +5,7 @@ DIR/data/00000/metadata.jsonl    one row an item; file names are relative to it
 DIR/data/00000/images/*.png
 DIR/data/00000/shard.json        the shard's counts, and which part of the input it was made from
 DIR/data/.00001.partial/         a shard on its way; whoever makes it again throws it away first
-DIR/.painted/00001/              what was painted for it so far, kept until it is complete
+DIR/.painted/00001/              what was painted and answered for it so far, kept until it is complete
 DIR/rejects/00000.jsonl          what was lost, one line each, with stage and reason
 DIR/funnel.json                  the counts of all shards, there when the set is complete
 """
@@ -173,7 +173,7 @@ class SetFolder:
             ) from error
 
     def memory(self, number: int) -> Path:
-        """Where what is painted for a shard is kept until it is complete."""
+        """Where what is painted and answered for a shard is kept until it is complete."""
         return self.folder / ".painted" / shard_name(number)
 
     def check_part(self, number: int, part: str) -> None:

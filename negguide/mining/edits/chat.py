@@ -1,20 +1,21 @@
-"""Chat models that answer messages: one that runs here, or one behind an OpenAI-compatible endpoint."""
+"""Chat models that answer messages: one that runs here, and the memory of what one has answered."""
 
 from __future__ import annotations
 
-import os
-import time
-from collections import Counter
+import hashlib
+import json
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 Messages = list[dict[str, str]]
-START_TIMEOUT = 10.0
-"""Seconds in which an endpoint must answer at the start."""
+MAX_TOKENS = 4096
+"""Of one answer; models that think before they answer need thousands."""
 
 
 class NoAnswer(Exception):
-    """A model gave no answer; ``reason`` is short and stable ("timeout", "HTTP 500")."""
+    """A model has answered, and with nothing; ``reason`` is short and stable ("empty answer")."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -22,14 +23,25 @@ class NoAnswer(Exception):
 
 
 class Chat(Protocol):
-    """Answers a conversation; every failed try is counted in ``failures`` by its reason."""
-
-    failures: Counter[str]
+    """Answers a conversation."""
 
     @property
-    def description(self) -> dict[str, Any]: ...
+    def description(self) -> dict[str, Any]:
+        """What its answers depend on besides the messages and the seed, as JSON."""
+        ...
 
-    def answer(self, messages: Messages, seed: int) -> str: ...
+    def answer(self, messages: Messages, seed: int, schema: Mapping[str, Any]) -> str:
+        """The model's words.
+
+        Args:
+            messages: the conversation so far.
+            seed: of what is random in the answer, where the model samples.
+            schema: JSON schema that the answer should follow; models are held to it where that is possible.
+
+        Raises:
+            NoAnswer: the model has answered with nothing.
+        """
+        ...
 
 
 class LocalChat:
@@ -50,10 +62,9 @@ class LocalChat:
         *,
         revision: str | None = None,
         device: str = "cpu",
-        max_tokens: int = 1024,
+        max_tokens: int = MAX_TOKENS,
         temperature: float = 0.0,
     ) -> None:
-        self.failures: Counter[str] = Counter()
         self._model, self._tokenizer = (
             model if isinstance(model, tuple) else _load(str(model), revision, device)
         )
@@ -76,7 +87,7 @@ class LocalChat:
             "temperature": self.temperature,
         }
 
-    def answer(self, messages: Messages, seed: int) -> str:
+    def answer(self, messages: Messages, seed: int, schema: Mapping[str, Any]) -> str:
         import torch
 
         inputs = self._tokenizer.apply_chat_template(
@@ -98,142 +109,60 @@ class LocalChat:
         )
 
 
-class EndpointChat:
-    """A chat model behind an OpenAI-compatible endpoint (``POST base_url/chat/completions``).
+class RememberedChat:
+    """A chat that writes every answer to a file as it comes, and asks nothing that is answered there.
 
-    A busy or broken server (HTTP 429 and 5xx), a timeout and a lost connection are tried again, with twice the pause
-    each time.
+    What a run that broke off was told costs neither time nor money again.
 
     Args:
-        base_url: like "http://localhost:8000/v1".
-        model: the name that the endpoint knows.
-        key_variable: the environment variable that holds the key; without such a variable no key is sent.
-        timeout: seconds to wait for an answer.
-        retries: how many more tries after the first.
-        pause: seconds before the first of them.
+        chat: what answers.
+        file: JSON lines; made when the first answer comes. One process writes it at a time, from several threads.
 
     Raises:
-        ConnectionError: the endpoint does not answer: at the start, or later after all tries. Nothing is lost then;
-            the same command goes on where it was.
-        ValueError: the endpoint refuses the key, or does not know the model.
+        OSError: the disk is full, or cannot be written.
     """
 
-    def __init__(
-        self,
-        base_url: str,
-        model: str,
-        *,
-        key_variable: str = "OPENAI_API_KEY",
-        timeout: float = 120.0,
-        retries: int = 3,
-        pause: float = 1.0,
-        max_tokens: int = 1024,
-        temperature: float = 0.0,
-    ) -> None:
-        if not base_url.startswith(("http://", "https://")):
-            raise ValueError(f"base_url={base_url!r} is no address; use one like http://localhost:8000/v1")
-        self.failures: Counter[str] = Counter()
-        self.base_url = base_url.rstrip("/")
-        self.model = model
-        self.key_variable = key_variable
-        self.timeout = timeout
-        self.retries = retries
-        self.pause = pause
-        self.max_tokens = max_tokens
-        self.temperature = temperature
-        self._check()
+    def __init__(self, chat: Chat, file: Path) -> None:
+        self._chat, self._file = chat, file
+        self._lock = threading.Lock()
+        self._answers = _answers(file)
 
     @property
     def description(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "base_url": self.base_url,
-            "max_tokens": self.max_tokens,
-            "temperature": self.temperature,
-        }
+        return self._chat.description
 
-    def answer(self, messages: Messages, seed: int) -> str:
-        requests = _requests()
-        body: dict[str, Any] = {
-            "model": self.model,
-            "messages": messages,
-            "temperature": self.temperature,
-            "max_tokens": self.max_tokens,
-            "seed": seed,
-        }
-        reason, lost = "", None
-        for attempt in range(self.retries + 1):
-            if attempt:
-                time.sleep(self.pause * 2 ** (attempt - 1))
+    def answer(self, messages: Messages, seed: int, schema: Mapping[str, Any]) -> str:
+        key = hashlib.sha256(json.dumps([messages, seed]).encode()).hexdigest()[:32]
+        with self._lock:
+            known = self._answers.get(key)
+        if known is None:
             try:
-                response = requests.post(
-                    f"{self.base_url}/chat/completions",
-                    json=body,
-                    headers=self._headers(),
-                    timeout=self.timeout,
-                )
-            except requests.Timeout:
-                reason, lost = "timeout", None
-            except requests.ConnectionError as error:
-                reason, lost = "no connection", error
-            else:
-                if response.status_code == 200:
-                    return self._content(response)
-                self._refused(response)
-                reason, lost = f"HTTP {response.status_code}", None
-            self.failures[reason] += 1
-            if reason.startswith("HTTP 4") and reason != "HTTP 429":
-                break  # asking the same again gives the same
-        if lost is not None:
-            raise ConnectionError(f"base_url={self.base_url!r} does not answer any more: {lost}") from lost
-        raise NoAnswer(reason)
+                known = {"answer": self._chat.answer(messages, seed, schema)}
+            except NoAnswer as error:
+                known = {"none": error.reason}
+            self._write(key, known)
+        if "none" in known:
+            raise NoAnswer(known["none"])
+        return known["answer"]
 
-    def _content(self, response: Any) -> str:
+    def _write(self, key: str, said: dict[str, str]) -> None:
+        with self._lock:
+            self._answers[key] = said
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with self._file.open("a", encoding="utf-8") as lines:
+                # a line that a kill has torn gets an end of its own
+                lines.write(f"\n{json.dumps({'key': key, **said})}\n")
+
+
+def _answers(file: Path) -> dict[str, dict[str, str]]:
+    found = {}
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else ():
         try:
-            content = response.json()["choices"][0]["message"]["content"]
-        except (ValueError, KeyError, IndexError, TypeError):
-            content = None
-        if not isinstance(content, str):
-            self.failures["no chat completion"] += 1
-            raise NoAnswer("no chat completion")
-        return content
-
-    def _check(self) -> None:
-        requests = _requests()
-        try:
-            response = requests.get(f"{self.base_url}/models", headers=self._headers(), timeout=START_TIMEOUT)
-        except requests.RequestException as error:
-            raise ConnectionError(
-                f"base_url={self.base_url!r} does not answer: {error}; is the server running?"
-            ) from error
-        if response.status_code in (401, 403):
-            self._refused(response)
-
-    def _refused(self, response: Any) -> None:
-        """Stop at once when no caption will ever be answered."""
-        if response.status_code in (401, 403):
-            there = "refused" if os.environ.get(self.key_variable) else "missing"
-            raise ValueError(
-                f"base_url={self.base_url!r} wants a key, and the one in the environment variable "
-                f"{self.key_variable} is {there}"
-            )
-        if response.status_code == 404:
-            raise ValueError(
-                f"base_url={self.base_url!r} does not know model={self.model!r}, or has no chat/completions: "
-                f"{response.text[:200]}"
-            )
-
-    def _headers(self) -> dict[str, str]:
-        key = os.environ.get(self.key_variable)
-        return {"Authorization": f"Bearer {key}"} if key else {}
-
-
-def _requests() -> Any:
-    try:
-        import requests
-    except ImportError as error:
-        raise ImportError("an endpoint needs the package requests: pip install requests") from error
-    return requests
+            said = json.loads(line)
+            found[said.pop("key")] = said
+        except ValueError:  # torn, or the empty line before each
+            continue
+    return found
 
 
 def _load(model: str, revision: str | None, device: str) -> tuple[Any, Any]:

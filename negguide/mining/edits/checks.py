@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from functools import lru_cache
 
-from negguide.mining.edits.lexicon import lexicon, singular
+from negguide.mining.edits.lexicon import lexicon, parts_of_speech, singular
 from negguide.mining.edits.planner import normalised, words
 from negguide.mining.edits.rewordings import rewordings
-from negguide.mining.edits.tagging import Tagger
+from negguide.mining.edits.tagging import DETERMINERS, FINITE, FUNCTION, Tagger, Token, split
 from negguide.mining.item import Edit
 
 NEGATIONS = frozenset(("no", "not", "without", "never", "nobody", "nothing", "none"))
 ARTICLES = frozenset(("a", "an", "the"))
+ACRONYM = 3
+"""Letters of a word that may stand in capitals ("TV", "BMX")."""
+# signs that belong to programs, mark-up and tables
+_FOREIGN = re.compile(r"[^\w\s,.'’\"“”&/()!?:%°-]|_|--")
 
 
 def english_objection(caption: str, edit: Edit, tagger: Tagger) -> str | None:
     """Why ``edit`` is not what it says it is, or None.
 
+    "no word of English": what is new is shouted, or holds signs or words that captions do not have.
+
     For negatives: "paraphrase" (the same in other words, or in another order that means the same), "synonym",
-    "hypernym" (a broader word, true of the same picture), "hyponym" (a narrower one, that may be true), "words
-    changed" (a swap with other words). For positives: "changed meaning", when things, their attributes or their
-    numbers are others.
+    "hypernym" (a broader word or fewer words, true of the same picture), "hyponym" (a narrower word or more words,
+    that may be true), "not known to exclude" (an attribute and another that may hold of one thing, or that the lexicon
+    does not know), "several changes" (more than one thing is another), "words changed" (a swap with other words). For
+    positives: "changed meaning", when things, their attributes or their numbers are others.
     """
+    if not _english(caption, edit.after):
+        return "no word of English"
     before, after = _canonical(caption), _canonical(edit.caption)
     if edit.meaning == "positive":
         return None if _content(before) == _content(after) else "changed meaning"
@@ -32,16 +45,105 @@ def english_objection(caption: str, edit: Edit, tagger: Tagger) -> str | None:
     if edit.category == "swap":
         same = Counter(normalised(caption).split()) == Counter(normalised(edit.caption).split())
         return None if same else "words changed"
+    if changes(caption, edit.caption) > 1:
+        return "several changes"
     return _too_close(edit) if edit.category in ("object", "attribute", "relation") else None
 
 
+def changes(before: str, after: str) -> int:
+    """In how many ways a caption was changed at least; articles, and words that agree with another, do not count.
+
+    Where words stand in the place of others, as many have changed as both sides have nouns (compounds are one), verbs,
+    adjectives, numbers and places that the other side has not; words that are only put in, or left out, are one change.
+    """
+    old, new = _tokens(before), _tokens(after)
+    matcher = SequenceMatcher(None, [t.word for t in old], [t.word for t in new], autojunk=False)
+    found = 0
+    for _, start, end, new_start, new_end in (op for op in matcher.get_opcodes() if op[0] != "equal"):
+        there, here = old[start:end], new[new_start:new_end]
+        if all(token.word in DETERMINERS | FINITE for token in (*there, *here)):
+            continue
+        units, others = Counter(_units(there)), Counter(_units(here))
+        if units and units == others:
+            continue  # "dog" and "dogs"
+        found += max(1, min((units - others).total(), (others - units).total()))
+    return found
+
+
+@lru_cache(maxsize=256)  # all edits of a caption are compared with it, one after the other
+def _tokens(text: str) -> tuple[Token, ...]:
+    return tuple(split(text))
+
+
+def _units(tokens: Sequence[Token]) -> list[str]:
+    """The words that mean something, in the singular; nouns of several words are one."""
+    units: list[str] = []
+    kind_before = ""
+    for token in tokens:
+        kind = _kind(token)
+        if kind == "noun" and kind_before == "noun":
+            units[-1] = _single(token.word)
+        elif kind:
+            units.append(_single(token.word))
+        kind_before = kind
+    return units
+
+
+def _kind(token: Token) -> str:
+    if token.kind == "relation" or lexicon().adjective(token.word):
+        return "other"
+    if token.word in FUNCTION:
+        return ""
+    if token.word in lexicon().numbers or token.word.isdigit() or parts_of_speech(token.word) == ("VERB",):
+        return "other"
+    return "noun"
+
+
+def _english(caption: str, after: str) -> bool:
+    """Whether ``after`` is written as captions are, in words that are known or stand in the caption already."""
+    if _FOREIGN.search(after):
+        return False
+    said = set(normalised(caption).split())
+    units = lexicon().units
+    new = [token.text for token in _tokens(after) if token.word not in said and token.word not in units]
+    shouted = [word for word in new if word.isupper() and len(word) > 1]
+    if not caption.isupper() and (len(shouted) > 1 or any(len(word) > ACRONYM for word in shouted)):
+        return False
+    return all(_known(word) for word in new)
+
+
+def _known(word: str) -> bool:
+    if word.isupper() and len(word) <= ACRONYM:
+        return True
+    parts = re.split(r"['’-]", word.lower())
+    return all(_known_part(part) for part in parts if len(part) > 1 or not parts[0])
+
+
+def _known_part(word: str) -> bool:
+    book = lexicon()
+    if word.isdigit() or word in FUNCTION | NEGATIONS or word in book.numbers:
+        return True
+    if book.noun(word) or book.adjective(word) or any(word in group for group in book.same):
+        return True
+    # who does a thing ("skateboarder"), and plurals of such
+    stems = {word, *(word.removesuffix(end) for end in ("s", "er", "ers", "y"))}
+    return any(parts_of_speech(stem) for stem in stems)
+
+
 def _too_close(edit: Edit) -> str | None:
-    """How the words that changed may both be true, when the lexicon knows it."""
+    """How what was said and what is said may both be true, as far as the lexicon knows."""
+    if edit.category != "relation" and not (normalised(edit.before) and normalised(edit.after)):
+        return "hypernym" if normalised(edit.before) else "hyponym"
     old = [word for word in _content_words(edit.before) if word not in _content_words(edit.after)]
     new = [word for word in _content_words(edit.after) if word not in _content_words(edit.before)]
     if len(old) != 1 or len(new) != 1:
         return None
-    return lexicon().related(old[0], new[0])
+    book = lexicon()
+    close = book.related(old[0], new[0])
+    known = book.adjective(old[0]) or book.adjective(new[0])
+    if close is None and edit.category == "attribute" and known and not book.exclude(old[0], new[0]):
+        return "not known to exclude"
+    return close
 
 
 def _content_words(text: str) -> list[str]:

@@ -144,6 +144,15 @@ class Lexicon:
         same_side = any(one in side and two in side for sides in self.opposites for side in sides)
         return "synonym" if same_side else None
 
+    def exclude(self, one: str, two: str) -> bool:
+        """Whether two adjectives cannot both be true of one thing: two of a list, or opposites."""
+        if self.related_adjectives(one, two):
+            return False
+        listed = any(one in group["words"] and two in group["words"] for group in self.adjectives.values())
+        return listed or any(
+            (one in left and two in right) or (one in right and two in left) for left, right in self.opposites
+        )
+
     def opposite_relations(self, words: str) -> list[str]:
         """Phrases that say the opposite of a spatial phrase."""
         found: list[str] = []

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import random
 import re
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from negguide.mining.edits.chat import Chat, EndpointChat, LocalChat, NoAnswer
+from negguide.mining.edits.answers import REQUIRED, parse_answer, schema, without_thoughts
+from negguide.mining.edits.chat import Chat, LocalChat, NoAnswer, RememberedChat
 from negguide.mining.edits.checks import english_objection
+from negguide.mining.edits.endpoint import EndpointChat
 from negguide.mining.edits.english import make_tagger
 from negguide.mining.edits.planner import check_categories, naming, normalised, smallest
 from negguide.mining.edits.tagging import Tagger
@@ -42,12 +45,17 @@ POSITIVE_SYSTEM = """You reword captions of pictures. You answer with one JSON o
 other words that mean exactly the same: the same things, colours, numbers and places."""
 
 
+class _Failures(threading.local):
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+
 class LanguageModel:
     """Edits that a chat model thinks of.
 
     Each answer must be JSON of one schema. One that is not is sent back with what is wrong, at most ``attempts``
-    times; single edits that name unknown categories or words that are not in the caption are left out. Every failure
-    is counted in ``failures`` by its reason.
+    times; single edits that name unknown categories or words that are not in the caption are left out. What the model
+    gets wrong is counted in ``failures`` by its reason; a server that fails is not the model's, and raises.
 
     Args:
         model: for a model that runs here, its name on the hub, a folder, or a loaded ``(model, tokenizer)``; for an
@@ -57,8 +65,9 @@ class LanguageModel:
         per_category: how many edits of each category are asked for.
         attempts: how often a model is asked for one caption at most.
         tagger, spacy_model: what checks edits of everyday English, see ``make_tagger``.
+        concurrency: captions that are planned at once by whoever asks; an endpoint's answers do not depend on it.
         chat: of ``LocalChat`` (revision, device, max_tokens, temperature) or ``EndpointChat`` (key_variable, timeout,
-            retries, pause, max_tokens, temperature).
+            max_failures, pause, max_tokens, temperature, say).
 
     Raises:
         ValueError, ConnectionError: the model cannot be loaded, or its endpoint does not answer.
@@ -74,18 +83,29 @@ class LanguageModel:
         world: bool = False,
         per_category: int = 2,
         attempts: int = 3,
+        concurrency: int = 1,
         tagger: str = "auto",
         spacy_model: str | None = None,
         **chat: Any,
     ) -> None:
-        for name, value in (("per_category", per_category), ("attempts", attempts)):
+        for name, value in (
+            ("per_category", per_category),
+            ("attempts", attempts),
+            ("concurrency", concurrency),
+        ):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}={value!r} must be a whole number of 1 or more")
         self.world = world
         self.per_category = per_category
         self.attempts = attempts
+        self.concurrency = concurrency
+        self._failures = _Failures()
         self._tagger: Tagger | None = None if world else make_tagger(tagger, spacy_model)
         self._chat: Chat
+        if base_url is None and concurrency > 1:
+            raise ValueError(
+                f"concurrency={concurrency} is for an endpoint; a model that runs here answers one by one"
+            )
         if base_url is None:
             self._chat = LocalChat(model, **chat)
         elif isinstance(model, str):
@@ -95,8 +115,8 @@ class LanguageModel:
 
     @property
     def failures(self) -> Counter[str]:
-        """How often what went wrong so far."""
-        return self._chat.failures
+        """How often the model got what wrong so far, when this thread asked."""
+        return self._failures.counts
 
     @property
     def description(self) -> dict[str, Any]:
@@ -109,11 +129,17 @@ class LanguageModel:
             "tagger": None if self._tagger is None else self._tagger.name,
         }
 
+    def remembering(self, file: Path) -> LanguageModel:
+        """The same planner, which asks nothing that is answered in ``file``, and writes there what it is told."""
+        planner = copy.copy(self)
+        planner._chat = RememberedChat(self._chat, file)
+        return planner
+
     def propose(self, caption: str, categories: Sequence[str], rng: random.Random) -> list[Edit]:
         """What the model thinks of, in random order; none when all its answers were malformed.
 
         Raises:
-            ConnectionError: the endpoint has stopped answering.
+            ConnectionError, ValueError: the endpoint fails, or refuses the request.
         """
         wanted = check_categories(categories)
         asked = "\n".join(f"- {name}: {MEANINGS[name]}" for name in wanted)
@@ -143,27 +169,30 @@ class LanguageModel:
         rng: random.Random,
     ) -> list[Edit]:
         messages = [{"role": "system", "content": system}, {"role": "user", "content": task}]
+        asked = messages
         for _ in range(self.attempts):
             try:
-                answer = self._chat.answer(messages, rng.getrandbits(31))
-            except NoAnswer:  # counted by the chat, which has tried again already
-                break
+                answer = self._chat.answer(asked, rng.getrandbits(31), schema(categories))
+            except NoAnswer as error:
+                self.failures[error.reason] += 1
+                asked = messages
+                continue
             try:
                 proposals = parse_answer(answer)
             except ValueError as error:
                 self.failures[str(error)] += 1
-                messages = [
-                    *messages[:2],
-                    {"role": "assistant", "content": answer},
+                asked = [
+                    *messages,
+                    {"role": "assistant", "content": without_thoughts(answer)},
                     {
                         "role": "user",
                         "content": f"That was wrong ({error}). Answer with the JSON object alone.",
                     },
                 ]
-                continue
-            edits = self._edits(caption, proposals, categories, meaning)
-            rng.shuffle(edits)
-            return edits
+            else:
+                edits = self._edits(caption, proposals, categories, meaning)
+                rng.shuffle(edits)
+                return edits
         self.failures["gave up"] += 1
         return []
 
@@ -179,40 +208,16 @@ class LanguageModel:
         return edits
 
 
-def parse_answer(answer: str) -> list[dict[str, str]]:
-    """The proposals in a model's answer, checked against the schema; a code fence around it is taken off.
-
-    Raises:
-        ValueError: "not JSON", or "wrong schema: " and where.
-    """
-    text = answer.strip()
-    fenced = re.fullmatch(r"```(?:json)?\s*\n(.*)\n\s*```", text, re.DOTALL)
-    try:
-        data = json.loads(fenced[1] if fenced else text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError("not JSON") from error
-    if not isinstance(data, dict) or set(data) != {"edits"} or not isinstance(data["edits"], list):
-        raise ValueError('wrong schema: not {"edits": [...]}')
-    required, optional = {"category", "before", "after"}, {"draw", "avoid"}
-    for proposal in data["edits"]:
-        if not isinstance(proposal, dict):
-            raise ValueError("wrong schema: an edit is no object")
-        if not required <= set(proposal) <= required | optional:
-            raise ValueError("wrong schema: an edit has other fields")
-        if not all(isinstance(value, str) for value in proposal.values()):
-            raise ValueError("wrong schema: a field is no string")
-    proposals: list[dict[str, str]] = data["edits"]
-    return proposals
-
-
 def to_edit(caption: str, proposal: dict[str, str], categories: Sequence[str], meaning: Meaning) -> Edit:
     """One proposal of a model as an edit of ``caption``.
 
     Raises:
-        ValueError: with the reason: "wrong category", "words not found", "words found twice", "unchanged",
-            "nothing left", "no picture".
+        ValueError: with the reason: "fields missing", "wrong category", "words not found", "words found twice",
+            "unchanged", "nothing left", "no picture".
     """
-    category, before, after = proposal["category"], proposal["before"], proposal["after"]
+    if not all(name in proposal for name in REQUIRED):
+        raise ValueError("fields missing")
+    category, before, after = (proposal[name] for name in REQUIRED)
     if category not in categories:
         raise ValueError("wrong category")
     places = list(re.finditer(rf"(?<!\w){re.escape(before)}(?!\w)", caption)) if before.strip() else []

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from negguide.mining.item import CATEGORIES, Edit, Meaning
 
@@ -36,6 +38,25 @@ class Planner(Protocol):
 
     def objection(self, caption: str, edit: Edit) -> str | None:
         """Why ``edit`` is not what it says it is, as one short stable phrase, or None when it is fine."""
+        ...
+
+
+@runtime_checkable
+class Asking(Planner, Protocol):
+    """A planner that asks a model for every caption, which is slow or costs money.
+
+    Attributes:
+        concurrency: captions to plan at once, in as many threads.
+        failures: what the model got wrong so far when this thread asked, by reason.
+    """
+
+    concurrency: int
+
+    @property
+    def failures(self) -> Counter[str]: ...
+
+    def remembering(self, file: Path) -> Asking:
+        """The same planner, which asks nothing that is answered in ``file``, and writes there what it is told."""
         ...
 
 

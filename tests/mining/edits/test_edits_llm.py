@@ -1,15 +1,11 @@
 import json
 import random
-import socket
-import sys
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
 
 from negguide.mining.edits import make_planner, plan, plan_positives
+from negguide.mining.edits.answers import parse_answer, schema
 from negguide.mining.item import CATEGORIES
 
 TEXT = "a dog on a red sofa"
@@ -22,73 +18,8 @@ def answer(*edits):
 GOOD = {"category": "object", "before": "a dog on", "after": "an owl on", "avoid": "dog"}
 
 
-class Endpoint:
-    """An OpenAI-compatible server on this machine that gives the answers it was told to, one after the other."""
-
-    def __init__(self):
-        self.replies = []
-        self.requests = []
-        self.key = None
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                self.reply(200 if self.allowed() else 401, {"data": [{"id": "talker"}]})
-
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                endpoint.requests.append((self.path, body))
-                said = endpoint.replies.pop(0)
-                if not self.allowed():
-                    self.reply(401, {})
-                elif isinstance(said, float):
-                    time.sleep(said)
-                    self.reply(200, {})
-                elif isinstance(said, int):
-                    self.reply(said, {"error": "as told"})
-                elif isinstance(said, dict):
-                    self.reply(200, said)
-                else:
-                    self.reply(200, {"choices": [{"message": {"role": "assistant", "content": said}}]})
-
-            def allowed(self):
-                return endpoint.key in (None, (self.headers["Authorization"] or "").removeprefix("Bearer "))
-
-            def reply(self, status, body):
-                content = json.dumps(body).encode()
-                try:
-                    self.send_response(status)
-                    self.send_header("Content-Length", str(len(content)))
-                    self.end_headers()
-                    self.wfile.write(content)
-                except BrokenPipeError:  # the other side did not wait
-                    pass
-
-            def log_message(self, *arguments):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
-        threading.Thread(
-            target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
-        ).start()
-
-    def stop(self):
-        self.server.shutdown()
-        self.server.server_close()
-
-
-@pytest.fixture
-def endpoint(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    server = Endpoint()
-    yield server
-    server.stop()
-
-
 def planner_at(endpoint, **options):
-    options = {"tagger": "lexicon", "pause": 0.01, "timeout": 5.0} | options
+    options = {"tagger": "lexicon", "pause": 0.01, "timeout": 5.0, "say": lambda text: None} | options
     return make_planner("llm", base_url=endpoint.url, model="talker", **options)
 
 
@@ -137,6 +68,8 @@ def test_what_the_model_gets_wrong_is_left_out_and_counted(endpoint):
         {"category": "object", "before": "do", "after": "ra"},
         {"category": "object", "before": "dog", "after": "dog"},
         {"category": "object", "before": TEXT, "after": " "},
+        {"category": "object", "before": "dog"},
+        "a cat",
     )
     endpoint.replies = [fence + "\n```"]
     edits = planner.propose(TEXT, ["object"], random.Random(0))
@@ -147,6 +80,7 @@ def test_what_the_model_gets_wrong_is_left_out_and_counted(endpoint):
         "words found twice": 1,
         "unchanged": 1,
         "nothing left": 1,
+        "fields missing": 2,
     }
     endpoint.replies = [answer({"category": "negation", "before": "on", "after": "without"})]
     assert planner.propose(TEXT, ["negation"], random.Random(0)) == []
@@ -154,17 +88,57 @@ def test_what_the_model_gets_wrong_is_left_out_and_counted(endpoint):
 
 
 @pytest.mark.parametrize(
+    "said",
+    [
+        answer(GOOD),
+        "```json\n" + answer(GOOD) + "\n```",
+        "Sure! Here you are:\n" + answer(GOOD) + "\nThat is all {really}.",
+        "<think>\nPerhaps " + answer(GOOD | {"after": "a fox on"}) + "?\nNo.</think>\n\n" + answer(GOOD),
+        # the template has opened the tag already
+        "Perhaps [] or so.</think>" + answer(GOOD),
+        json.dumps([GOOD]),
+        json.dumps(GOOD),
+        json.dumps({"Edits": [{name.upper(): value for name, value in GOOD.items()}]}),
+        answer(GOOD | {"category": " Object", "why": "so", "n": 3, "draw": None, "more": ["x"]}),
+        'Like {"edits": []}, with an edit: ' + answer(GOOD),
+    ],
+)
+def test_answers_are_read_however_they_are_wrapped(endpoint, said):
+    planner = planner_at(endpoint)
+    endpoint.replies = [said]
+    edits = planner.propose(TEXT, ["object"], random.Random(0))
+    assert [(edit.caption, edit.avoid) for edit in edits] == [("an owl on a red sofa", "dog")]
+    assert not planner.failures and len(endpoint.requests) == 1
+
+
+def test_null_is_an_empty_text_and_a_number_its_digits():
+    (edit,) = parse_answer('{"edits": [{"category": "remove", "before": "a", "after": null, "avoid": null}]}')
+    assert edit == {"category": "remove", "before": "a", "after": "", "avoid": ""}
+    assert parse_answer('{"edits": [{"category": "count", "before": "2", "after": 3}]}')[0]["after"] == "3"
+    assert parse_answer('{"edits": null}') == parse_answer('{"edits": []}') == []
+
+
+def test_a_schema_is_one_that_strict_servers_take():
+    said = schema(("object", "count"))
+    edit = said["properties"]["edits"]["items"]
+    assert edit["properties"]["category"]["enum"] == ["object", "count"]
+    for part in (said, edit):
+        assert part["additionalProperties"] is False and part["required"] == list(part["properties"])
+    assert set(schema(("paraphrase",))["properties"]["edits"]["items"]["properties"]) == {
+        "category",
+        "before",
+        "after",
+    }
+
+
+@pytest.mark.parametrize(
     ("malformed", "reason"),
     [
         ("Sure! Here you are.", "not JSON"),
-        (answer(GOOD) + " That is all.", "not JSON"),
-        ("[" * 100_000, "not JSON"),
-        ("[]", 'wrong schema: not {"edits": [...]}'),
-        ('{"edits": [], "note": 1}', 'wrong schema: not {"edits": [...]}'),
-        ('{"edits": ["a cat"]}', "wrong schema: an edit is no object"),
-        (answer({"category": "object", "before": "dog"}), "wrong schema: an edit has other fields"),
-        (answer(GOOD | {"why": "so"}), "wrong schema: an edit has other fields"),
-        (answer(GOOD | {"after": 3}), "wrong schema: a field is no string"),
+        (answer(GOOD)[:-3], "not JSON"),
+        ("[{" * 100_000, "not JSON"),
+        ('{"category": "object"}', 'wrong schema: not {"edits": [...]}'),
+        ('{"edits": "none"}', 'wrong schema: not {"edits": [...]}'),
     ],
 )
 def test_a_malformed_answer_is_sent_back_and_counted(endpoint, malformed, reason):
@@ -185,80 +159,6 @@ def test_a_model_that_never_gets_it_right_is_given_up(endpoint):
     assert len(endpoint.replies) == 1
 
 
-def test_a_server_in_trouble_is_asked_again_with_pauses(endpoint):
-    planner = planner_at(endpoint, pause=0.05)
-    endpoint.replies = [503, 429, answer(GOOD)]
-    begin = time.monotonic()
-    assert len(planner.propose(TEXT, ["object"], random.Random(0))) == 1
-    assert time.monotonic() - begin >= 0.05 + 0.1
-    assert planner.failures == {"HTTP 503": 1, "HTTP 429": 1}
-
-
-@pytest.mark.parametrize(
-    ("replies", "failures"),
-    [
-        ([500, 500, 500], {"HTTP 500": 3, "gave up": 1}),
-        ([400], {"HTTP 400": 1, "gave up": 1}),
-        ([{"choices": []}], {"no chat completion": 1, "gave up": 1}),
-        ([0.6, 0.6, 0.6], {"timeout": 3, "gave up": 1}),
-    ],
-)
-def test_a_caption_without_an_answer_is_counted_and_the_next_one_goes_on(endpoint, replies, failures):
-    planner = planner_at(endpoint, retries=2, timeout=0.3)
-    endpoint.replies = [*replies, answer(GOOD)]
-    assert planner.propose(TEXT, ["object"], random.Random(0)) == []
-    assert planner.failures == failures
-    planner._chat.timeout = 5.0
-    assert len(planner.propose(TEXT, ["object"], random.Random(0))) == 1
-
-
-def test_an_endpoint_that_is_not_there_is_refused_at_the_start():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.raises(ConnectionError, match=rf"base_url='http://127.0.0.1:{port}/v1' does not answer"):
-        make_planner("llm", base_url=f"http://127.0.0.1:{port}/v1", model="talker", tagger="lexicon")
-    with pytest.raises(ValueError, match=r"base_url='127\.0\.0\.1' is no address"):
-        make_planner("llm", base_url="127.0.0.1", model="talker", tagger="lexicon")
-
-
-def test_an_endpoint_that_goes_away_stops_the_run(endpoint):
-    planner = planner_at(endpoint, retries=1)
-    endpoint.stop()
-    with pytest.raises(ConnectionError, match="does not answer any more"):
-        planner.propose(TEXT, ["object"], random.Random(0))
-    assert planner.failures == {"no connection": 2}
-
-
-def test_the_key_comes_from_the_environment_and_is_not_stored(endpoint, monkeypatch):
-    endpoint.key = "sesame"
-    with pytest.raises(
-        ValueError, match="wants a key, and the one in the environment variable MY_KEY is missing"
-    ):
-        planner_at(endpoint, key_variable="MY_KEY")
-    monkeypatch.setenv("MY_KEY", "wrong")
-    with pytest.raises(ValueError, match="MY_KEY is refused"):
-        planner_at(endpoint, key_variable="MY_KEY")
-    monkeypatch.setenv("MY_KEY", "sesame")
-    planner = planner_at(endpoint, key_variable="MY_KEY")
-    endpoint.replies = [answer(GOOD)]
-    assert len(planner.propose(TEXT, ["object"], random.Random(0))) == 1
-    assert "sesame" not in json.dumps(planner.description)
-
-
-def test_a_missing_package_is_named(endpoint, monkeypatch):
-    monkeypatch.setitem(sys.modules, "requests", None)
-    with pytest.raises(ImportError, match="needs the package requests: pip install requests"):
-        planner_at(endpoint)
-
-
-def test_a_model_that_the_endpoint_does_not_know_is_an_error(endpoint):
-    planner = planner_at(endpoint)
-    endpoint.replies = [404]
-    with pytest.raises(ValueError, match="does not know model='talker'"):
-        planner.propose(TEXT, ["object"], random.Random(0))
-
-
 def test_what_the_model_proposes_is_checked_like_everything_else(endpoint):
     planner = planner_at(endpoint)
     endpoint.replies = [
@@ -266,11 +166,22 @@ def test_what_the_model_proposes_is_checked_like_everything_else(endpoint):
             GOOD,
             {"category": "object", "before": "sofa", "after": "couch"},
             {"category": "object", "before": "dog", "after": "animal"},
+            {"category": "object", "before": "dog", "after": "DROP TABLE"},
+            {"category": "object", "before": TEXT, "after": "a cat under a blue table"},
+            {"category": "attribute", "before": "red", "after": "crimson"},
         )
     ]
-    chosen, rejected = plan(TEXT, planner, categories=["object"], per_item=9, rng=random.Random(0))
+    chosen, rejected = plan(
+        TEXT, planner, categories=["object", "attribute"], per_item=9, rng=random.Random(0)
+    )
     assert [edit.caption for edit in chosen] == ["an owl on a red sofa"]
-    assert {r.reason for r in rejected} == {"paraphrase", "hypernym"}
+    assert sorted(r.reason for r in rejected) == [
+        "hypernym",
+        "no word of English",
+        "paraphrase",
+        "several changes",
+        "synonym",
+    ]
     reworded = [
         {"category": "paraphrase", "before": "on a red sofa", "after": "lying on a red couch"},
         {"category": "paraphrase", "before": "red", "after": "blue"},
@@ -341,7 +252,7 @@ def test_a_local_model_is_loaded_from_a_folder_and_seeded(tiny_chat, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     planner = make_planner("llm", model=tmp_path, world=True, max_tokens=6, temperature=1.0)
     messages = [{"role": "user", "content": "a bear"}]
-    said = [planner._chat.answer(messages, seed) for seed in (1, 1, 2)]
+    said = [planner._chat.answer(messages, seed, {}) for seed in (1, 1, 2)]
     assert said[0] == said[1] != said[2]
     assert planner.description["model"] == str(tmp_path)
 
@@ -357,5 +268,7 @@ def test_models_that_cannot_chat_are_refused(tiny_chat, tmp_path):
         make_planner("llm", model=tiny_chat, base_url="http://localhost:1", world=True)
     with pytest.raises(TypeError, match=r"backend='llm' with world=True: .*'color'"):
         make_planner("llm", model=tiny_chat, world=True, color=1)
+    with pytest.raises(ValueError, match="concurrency=2 is for an endpoint"):
+        make_planner("llm", model=tiny_chat, world=True, concurrency=2)
     with pytest.raises(ValueError, match="attempts=0 must be a whole number of 1 or more"):
         make_planner("llm", model=tiny_chat, world=True, attempts=0)

@@ -1,9 +1,11 @@
 """What happens to the captions and the originals of one shard."""
 
+import threading
 from collections import Counter
 from dataclasses import replace
 
 import mining_fakes as fakes
+import pytest
 
 from negguide.mining.edits.toyworld import ToyworldRules
 
@@ -11,9 +13,18 @@ from negguide.mining.edits.toyworld import ToyworldRules
 class Stumbling(ToyworldRules):
     """The rules, as a model that gives a malformed answer to every caption about a bear."""
 
-    def __init__(self):
+    def __init__(self, concurrency=1):
         super().__init__()
-        self.failures = Counter()
+        self.concurrency = concurrency
+        self.held = threading.local()
+
+    @property
+    def failures(self):
+        # as those of a chat model, of the thread that asks
+        return self.held.__dict__.setdefault("failures", Counter())
+
+    def remembering(self, file):
+        return self
 
     def propose(self, caption, categories, rng):
         if "bear" not in caption:
@@ -22,11 +33,12 @@ class Stumbling(ToyworldRules):
         return []
 
 
-def test_what_a_planners_model_fails_at_is_counted_and_reported_with_the_id():
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_what_a_planners_model_fails_at_is_counted_and_reported_with_the_id(concurrency):
     rows = fakes.sources(12)
     bears = [row.id for row in rows if "bear" in row.caption]
     assert 0 < len(bears) < len(rows)
-    miner = replace(fakes.miner(fakes.settings()), planner=Stumbling())
+    miner = replace(fakes.miner(fakes.settings()), planner=Stumbling(concurrency))
     made = miner(rows)
     assert made.funnel.failures == {"not JSON": 2 * len(bears)}
     failed = [row for row in made.rejects if row["stage"] == "planner"]

@@ -135,6 +135,11 @@ def test_wrong_options_are_one_clean_message(command, tmp_path):
         (("--backend", "llm"), "--backend llm needs a model: name one with --backend-model"),
         (("--backend-model", "a/b"), "--backend-model 'a/b' has no meaning for --backend rules"),
         (("--backend", "fill-mask", "--endpoint", "http://x"), "--endpoint 'http://x' has no meaning"),
+        (("--llm-max-tokens", 9), "--llm-max-tokens 9 has no meaning for --backend rules; it is for llm"),
+        (
+            ("--backend", "llm", "--backend-model", "m", "--llm-concurrency", 2),
+            "--llm-concurrency 2 has no meaning without --endpoint",
+        ),
         (
             ("--backend", "fill-mask", "--views"),
             "--views has no meaning for --backend fill-mask; it is for rules",
