@@ -79,7 +79,7 @@ class Settings(NamedTuple):
 
 
 SOLIDS: dict[Loss, Settings] = {
-    "denoise": Settings(Schedule(20, 1.0, 0.2), GUIDANCE_SCALE, VIEWS_STOP),
+    "denoise": Settings(Schedule(26, 1.0, 0.2), GUIDANCE_SCALE, VIEWS_STOP),
     "image": Settings(Schedule(250, 1.0, 0.4), 2.0, 1.0),
     "sds": Settings(Schedule(250, 1.0, 0.2), 7.5, 1.0),
 }

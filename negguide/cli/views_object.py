@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from negguide.views.presets import Preset
     from negguide.views.solid import SolidFit
 
-ROUNDS = 20
+ROUNDS = 26
 NOISE = (1.0, 0.2)
 """Where on the noise schedule the first and the last round begin to denoise."""
 PREVIEW_EVERY = 5

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from planted import soft, write_set
 
+from negguide.image_files import UnreadableImageError
 from negguide.mining.audit.images import image_probes, vision_features
 from negguide.mining.audit.looks import Look, look_at
 from negguide.mining.audit.pairs import Pair, read_pairs
@@ -84,12 +85,13 @@ def test_images_of_any_size_give_vectors_of_one_length(tmp_path: Path, size: tup
     assert all(np.isfinite(v).all() for v in look.statistics.values())
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\x89PNG\r\n\x1a\n and then nothing", b"words"])
-def test_images_that_cannot_be_read_are_os_errors(tmp_path: Path, content: bytes | None) -> None:
-    if content is not None:
-        (tmp_path / "x.png").write_bytes(content)
-    with pytest.raises(OSError):
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n and then nothing", b"words"])
+def test_images_that_cannot_be_read_are_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(UnreadableImageError, match=r"x\.png: cannot identify"):
         look_at(tmp_path / "x.png")
+    with pytest.raises(FileNotFoundError, match=r"y\.png"):
+        look_at(tmp_path / "y.png")
 
 
 def test_features_of_the_judge_and_of_a_clip(rendered_set: Path) -> None:

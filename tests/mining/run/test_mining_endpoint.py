@@ -160,6 +160,7 @@ def test_the_command_ends_with_the_servers_words_and_goes_on_later(command, endp
     assert code == 2 and "HTTP 500: 500 as told (1 failures in a row)" in output
     endpoint.answer = by_the_rules
     code, output = command(*options, "--llm-concurrency", 2)
-    assert code == 0, output
+    # of a random model nothing may be kept, which the exit status tells
+    assert code == (1 if "set holds no pair" in output else 0), output
     funnel = json.loads((tmp_path / "set" / "funnel.json").read_text())
     assert funnel["sources"] == {"planned": 4, "read": 4}
