@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers import FluxPipeline
 from safetensors.torch import load_file
 
 from negguide.toyworld.models import TEXT_TO_IMAGE
-from negguide.toyworld.train import flow, recipe, record
+from negguide.toyworld.train import flow, recipe
 from negguide.toyworld.train.flow import (
     TEXT_LENGTHS,
     TokenReader,
@@ -26,40 +26,7 @@ from negguide.toyworld.train.loop import Settings, result
 from negguide.toyworld.train.recipe import PARTS, frozen_parts, run, run_part
 from negguide.toyworld.words import MAX_TOKENS
 
-
-def tiny_transformer():
-    return FluxTransformer2DModel(
-        patch_size=1,
-        in_channels=32,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=192,
-        pooled_projection_dim=192,
-        axes_dims_rope=(2, 2, 4),
-    )
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    for module in (flow, recipe):
-        monkeypatch.setattr(module, "new_transformer", tiny_transformer)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A folder in which the part was trained for two steps with a tiny transformer."""
-    out = tmp_path_factory.mktemp("flow")
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (flow, recipe):
-            patch.setattr(module, "new_transformer", tiny_transformer)
-        patch.setattr(recipe, "SAMPLE_EVERY_SECONDS", 0.0)
-        patch.setattr(record, "STEPS", 1)
-        patch.setattr(record, "SAMPLES", ("a bear",))
-        run("flow-text-encoder", out, steps=2, batch_size=4)
-        run("flow", out, steps=2, batch_size=4)
-    return out
+pytestmark = pytest.mark.usefixtures("tiny_transformer")
 
 
 def settings(**changes):

@@ -79,8 +79,11 @@ def new_t5_encoder(tokenizer: PreTrainedTokenizerFast) -> T5EncoderModel:
     )
 
 
-def new_transformer() -> FluxTransformer2DModel:
-    """Two double and four single blocks, 9 million parameters, on 64 packed latents of 2x2x8."""
+def new_transformer(guidance: bool = False) -> FluxTransformer2DModel:
+    """Two double and four single blocks, 9 million parameters, on 64 packed latents of 2x2x8.
+
+    With ``guidance``, the guidance scale is one of its inputs.
+    """
     return FluxTransformer2DModel(
         patch_size=1,
         in_channels=4 * LATENT_CHANNELS,
@@ -90,7 +93,7 @@ def new_transformer() -> FluxTransformer2DModel:
         num_attention_heads=8,
         joint_attention_dim=TEXT_WIDTH,
         pooled_projection_dim=TEXT_WIDTH,
-        guidance_embeds=False,
+        guidance_embeds=guidance,
         axes_dims_rope=(8, 12, 12),
     )
 
@@ -104,6 +107,13 @@ def packed(latents: Tensor) -> Tensor:
     """Latents [B, C, H, W] as the transformer takes them, [B, H/2 * W/2, 4C]."""
     tokens: Tensor = FluxPipeline._pack_latents(latents, *latents.shape)
     return tokens
+
+
+def unpacked(tokens: Tensor, size: int = LATENT_SIZE) -> Tensor:
+    """The inverse of `packed`: [B, size/2 * size/2, 4C] to [B, C, size, size]."""
+    # the pipeline counts in pixels, eight for a latent
+    latents: Tensor = FluxPipeline._unpack_latents(tokens, 8 * size, 8 * size, 8)
+    return latents
 
 
 def places(size: int = LATENT_SIZE) -> Tensor:
@@ -188,7 +198,7 @@ def train_t5_encoder(folder: Path, settings: Settings) -> T5EncoderModel:
         return {"ids": text_tokens(tokenizer, captions, rng), "labels": labels}
 
     def loss(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        with torch.autocast(device.type, torch.bfloat16, enabled=_half_is_fast(device)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=half_is_fast(device)):
             hidden = model(input_ids=batch["ids"]).last_hidden_state
         return reader.loss(hidden.float(), batch["labels"])
 
@@ -234,7 +244,7 @@ def train_flow(
 
     def loss(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         x = centred(batch["images"])
-        with torch.autocast(device.type, torch.bfloat16, enabled=_half_is_fast(device)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=half_is_fast(device)):
             with torch.no_grad():
                 latents = vae.encode(x).latents.float()
                 latents = (latents - vae.config.shift_factor) * vae.config.scaling_factor
@@ -262,7 +272,7 @@ def train_flow(
     return transformer
 
 
-def _half_is_fast(device: torch.device) -> bool:
+def half_is_fast(device: torch.device) -> bool:
     # A CPU without instructions for bfloat16 takes many times as long with it as with float32.
     return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 

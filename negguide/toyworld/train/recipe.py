@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderTiny, FluxPipeline, StableDiffusionPipeline
+from diffusers import AutoencoderTiny, FluxPipeline, FluxTransformer2DModel, StableDiffusionPipeline
 from transformers import CLIPTextModel, T5EncoderModel
 
 from negguide.toyworld.models import TEXT_TO_IMAGE, save_clip, save_pipeline
 from negguide.toyworld.train.autoencoder import new_autoencoder, train_autoencoder
 from negguide.toyworld.train.clip import train_clip
+from negguide.toyworld.train.distill import TURBO_GUIDANCE, TURBO_STEPS, train_distilled, train_turbo
 from negguide.toyworld.train.flow import (
     new_t5_encoder,
     new_t5_tokenizer,
@@ -30,7 +31,7 @@ from negguide.toyworld.train.flow import (
 )
 from negguide.toyworld.train.judge import train_judge
 from negguide.toyworld.train.loop import Settings, result
-from negguide.toyworld.train.record import draw_curves, draw_samples, note_training, write_card
+from negguide.toyworld.train.record import SEEDS, draw_curves, draw_samples, note_training, write_card
 from negguide.toyworld.train.text_to_image import (
     new_scheduler,
     new_text_encoder,
@@ -48,6 +49,8 @@ RECIPES = {
     "judge": Settings(steps=2000, batch_size=64, lr=2e-3, decay=0.4, ema=0.998),
     "flow-text-encoder": Settings(steps=600, batch_size=128, lr=1e-3, decay=0.3),
     "flow": Settings(steps=20_000, batch_size=64, lr=1e-3, warmup=200, decay=0.5, ema=0.999),
+    "flow-distilled": Settings(steps=4000, batch_size=64, lr=3e-4, warmup=100, decay=0.5, ema=0.998),
+    "flow-turbo": Settings(steps=2000, batch_size=32, lr=3e-4, warmup=100, decay=0.5, ema=0.998),
 }
 """How to train each model, in the order in which they need each other: minutes on a large GPU, days on two cores.
 
@@ -61,12 +64,14 @@ PARTS = {
     "clip": ("clip",),
     "judge": ("judge",),
     "flow": ("flow-text-encoder", "flow"),
+    "distill": ("flow-distilled",),
+    "turbo": ("flow-turbo",),
     "all": tuple(RECIPES),
 }
 """What `negguide toyworld train --part` can name, and the models of ``RECIPES`` that it trains."""
 
 SAMPLE_EVERY_SECONDS = 600.0
-"""How far apart the sample grids of ``flow`` are."""
+"""How far apart the sample grids of the flow-matching models are."""
 
 
 def run(name: str, out: Path, **changes: Any) -> None:
@@ -114,7 +119,11 @@ def run_part(part: str, out: Path, changes: Mapping[str, Any], **machine: Any) -
         run(name, out, **(changes if name == names[-1] else {}), **machine)
 
 
-_NEEDS = {"text-to-image": ("autoencoder",)}
+_NEEDS = {
+    "text-to-image": ("autoencoder",),
+    "flow-distilled": ("flow",),
+    "flow-turbo": ("flow", "flow-distilled"),
+}
 
 
 def _autoencoder(out: Path, settings: Settings) -> None:
@@ -132,9 +141,8 @@ def _text_to_image(out: Path, settings: Settings) -> None:
     def sample(step: int) -> None:
         pipe = StableDiffusionPipeline.from_pretrained(export_text_to_image(out), dtype=torch.float32)
         path = out / "text-to-image" / "samples" / f"{step:06}.png"
-        draw_samples(
-            pipe.to(settings.device), path, f"after {step:,} steps of {settings.batch_size} pictures"
-        )
+        title = f"after {step:,} steps of {settings.batch_size} pictures"
+        draw_samples(pipe.to(settings.device), path, title, steps=12, guidance_scale=4.0)
 
     train_unet(out / "text-to-image", settings, vae, text_encoder, sample)
 
@@ -163,19 +171,51 @@ def _flow_text_encoder(out: Path, settings: Settings) -> None:
 
 
 def _flow(out: Path, settings: Settings) -> None:
-    frozen = frozen_parts(out)
+    def training(sample: Callable[[int], None]) -> None:
+        text_encoder_2 = trained_t5_encoder(out / "flow-text-encoder")
+        train_flow(out / "flow", settings, *frozen_parts(out), text_encoder_2, sample)
+
+    _with_grids(out, "flow", settings, training, steps=12, true_cfg_scale=4.0, negative_prompt=[""] * SEEDS)
+
+
+def _flow_distilled(out: Path, settings: Settings) -> None:
+    def training(sample: Callable[[int], None]) -> None:
+        text_encoder_2 = trained_t5_encoder(out / "flow")
+        base = trained_transformer(out / "flow")
+        train_distilled(out / "flow-distilled", settings, *frozen_parts(out), text_encoder_2, base, sample)
+
+    _with_grids(out, "flow-distilled", settings, training, steps=12, guidance_scale=TURBO_GUIDANCE)
+
+
+def _flow_turbo(out: Path, settings: Settings) -> None:
+    def training(sample: Callable[[int], None]) -> None:
+        text_encoder_2 = trained_t5_encoder(out / "flow")
+        distilled = trained_transformer(out / "flow-distilled")
+        train_turbo(out / "flow-turbo", settings, *frozen_parts(out), text_encoder_2, distilled, sample)
+
+    _with_grids(out, "flow-turbo", settings, training, steps=TURBO_STEPS)
+
+
+def _with_grids(
+    out: Path,
+    name: str,
+    settings: Settings,
+    training: Callable[[Callable[[int], None]], None],
+    **arguments: Any,
+) -> None:
+    """Run the ``training`` of a flow-matching model, which draws as it goes; ``arguments`` are of `draw_samples`."""
     drawn = time.monotonic()
 
     def draw(step: int) -> None:
-        pipe = FluxPipeline.from_pretrained(export_flow(out), dtype=torch.float32).to(settings.device)
+        pipe = FluxPipeline.from_pretrained(export_flow(out, name), dtype=torch.float32).to(settings.device)
         draw_samples(
             pipe,
-            out / "flow" / "samples" / f"{step:06}.png",
+            out / name / "samples" / f"{step:06}.png",
             f"after {step:,} steps of {settings.batch_size} pictures",
             height=64,
             width=64,
             max_sequence_length=MAX_TOKENS,
-            true_cfg_scale=4.0,
+            **arguments,
         )
 
     def sample(step: int) -> None:
@@ -185,19 +225,25 @@ def _flow(out: Path, settings: Settings) -> None:
             draw(step)
             drawn = time.monotonic()
 
-    text_encoder_2 = trained_t5_encoder(out / "flow-text-encoder")
-    train_flow(out / "flow", settings, *frozen, text_encoder_2, sample)
-    lines = (out / "flow" / "log.jsonl").read_text().splitlines()
+    training(sample)
+    lines = (out / name / "log.jsonl").read_text().splitlines()
     draw(json.loads(lines[-1])["step"] + 1)
 
 
-def export_flow(out: Path) -> Path:
-    """Write what ``flow`` has learned so far as a pipeline; its folder is returned."""
-    transformer = new_transformer()
-    transformer.load_state_dict(result(out / "flow", "transformer"))
-    folder = out / "weights" / "flow"
-    save_flow_pipeline(folder, *frozen_parts(out), trained_t5_encoder(out / "flow"), transformer)
+def export_flow(out: Path, name: str = "flow") -> Path:
+    """Write what a flow-matching model has learned so far as a pipeline; its folder is returned."""
+    folder = out / "weights" / name
+    text_encoder_2 = trained_t5_encoder(out / "flow")
+    save_flow_pipeline(folder, *frozen_parts(out), text_encoder_2, trained_transformer(out / name))
     return folder
+
+
+def trained_transformer(folder: Path) -> FluxTransformer2DModel:
+    """The flow-matching transformer that was trained in ``folder``, with a guidance embedding where it has one."""
+    state = result(folder, "transformer")
+    model = new_transformer(guidance=any(".guidance_embedder." in key for key in state))
+    model.load_state_dict(state)
+    return model.eval()
 
 
 def frozen_parts(out: Path) -> tuple[AutoencoderTiny, CLIPTextModel]:
@@ -242,4 +288,6 @@ _TRAINERS: dict[str, Callable[[Path, Settings], None]] = {
     "judge": _judge,
     "flow-text-encoder": _flow_text_encoder,
     "flow": _flow,
+    "flow-distilled": _flow_distilled,
+    "flow-turbo": _flow_turbo,
 }

@@ -25,22 +25,19 @@ SAMPLES = (
     "three orange dogs on a beach",
 )
 """Prompts of the sample grids: from what is learned first to what is learned last."""
-STEPS = 12
 SEEDS = 3
 
 
-def draw_samples(pipe: DiffusionPipeline, path: Path, title: str, **arguments: object) -> None:
+def draw_samples(pipe: DiffusionPipeline, path: Path, title: str, *, steps: int, **arguments: object) -> None:
     """A grid of ``SAMPLES``, the same seeds each time, so that the grids of a training can be laid side by side.
 
-    ``arguments`` of the pipeline are those that a `FluxPipeline` needs; a `StableDiffusionPipeline` needs none.
+    ``arguments`` are further ones of the pipeline's call, each of whose batches is one prompt ``SEEDS`` times.
     """
     pipe.set_progress_bar_config(disable=True)
     rows = [
         pipe(
             [prompt] * SEEDS,
-            num_inference_steps=STEPS,
-            guidance_scale=4.0,
-            negative_prompt=[""] * SEEDS,
+            num_inference_steps=steps,
             generator=[torch.Generator().manual_seed(seed) for seed in range(SEEDS)],
             **arguments,
         ).images
@@ -48,7 +45,7 @@ def draw_samples(pipe: DiffusionPipeline, path: Path, title: str, **arguments: o
     ]
     rows = [[image.resize((128, 128), 0) for image in row] for row in rows]
     sheet = grid(rows, row_labels=SAMPLES, title=title)
-    save_png(sheet, path, {"prompts": list(SAMPLES), "steps": STEPS, "versions": versions()})
+    save_png(sheet, path, {"prompts": list(SAMPLES), "steps": steps, "versions": versions()})
 
 
 def draw_curves(out: Path, names: Sequence[str]) -> Path:
@@ -123,7 +120,8 @@ _CARD = """# The embedded models of negguide's toy world
 
 `text-to-image` is a `StableDiffusionPipeline` (AutoencoderTiny, UNet2DConditionModel, CLIPTextModel) for 64x64
 pictures, `flow` a flow-matching transformer for the same pictures as a `FluxPipeline` (FluxTransformer2DModel and a T5
-encoder of its own; autoencoder and CLIPTextModel of `text-to-image`), `clip` a `CLIPModel` with its processor, `judge`
+encoder of its own; autoencoder and CLIPTextModel of `text-to-image`), `flow-distilled` the same with guidance inside,
+one evaluation a step, `flow-turbo` the same in four steps, `clip` a `CLIPModel` with its processor, `judge`
 a classifier that reads a scene back from a picture. All were trained on nothing but pictures that
 `negguide.toyworld.render` draws and captions that `negguide.toyworld.language` writes, from random weights; no other
 data took part. Licence: Apache-2.0, as the package.
