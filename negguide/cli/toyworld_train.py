@@ -21,10 +21,10 @@ def train(
     part: Annotated[
         str,
         typer.Option(
-            help="autoencoder, diffusion (a text encoder that reads, then the UNet with it), clip, judge, flow (another "
-            "text encoder, then the flow-matching transformer with it), distill (guidance into one evaluation), turbo "
-            "(four steps), or all of them in this order. diffusion needs an autoencoder trained in the same folder, "
-            "distill flow, and turbo distill."
+            help="autoencoder, diffusion (a text encoder that reads, then the UNet with it), clip, judge, flow "
+            "(another text encoder, then the flow-matching transformer with it), distill (guidance into one "
+            "evaluation), turbo (four steps), or all of them in this order. diffusion needs an autoencoder trained in "
+            "the same folder, distill flow, and turbo distill."
         ),
     ] = "all",
     out: Annotated[
@@ -53,7 +53,8 @@ def train(
     """Train the embedded models from nothing, or go on where an earlier run stopped.
 
     It may be killed at any time: a checkpoint is written every two minutes, and the same command goes on from it.
-    --minutes, --steps and --batch-size need one --part; with --part diffusion and flow they are not those of the text encoder.
+    --minutes, --steps and --batch-size need one --part; with --part diffusion or flow they are not those of
+    the text encoder.
     """
     import torch
     from safetensors import SafetensorError

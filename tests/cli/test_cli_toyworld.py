@@ -111,7 +111,10 @@ def test_parse_shows_what_is_said_and_what_is_open(run: Any) -> None:
         (("train", "--device", "cuda:99"), "--device must be auto or one of"),
         (("evaluate", "--weights", "nosuch"), "--weights nosuch has no folder 'judge'; train it first"),
         (("parse", "bear and cat"), "the kind is said twice"),
-        (("train", "--part", "upscaler"), "use one of autoencoder, diffusion, clip, judge, flow, all"),
+        (
+            ("train", "--part", "upscaler"),
+            "use one of autoencoder, diffusion, clip, judge, flow, distill, turbo, all",
+        ),
         (("train", "--minutes", 1), "minutes: these need --part with one part, got --part all"),
         (("train", "--part", "judge", "--minutes", 1, "--steps", 5), "both say when to stop"),
         (("train", "--part", "judge", "--minutes", 0), "minutes=0.0 must be above 0"),
