@@ -157,6 +157,27 @@ def joined(texts: Sequence[str]) -> str:
     return caption
 
 
+def places_of_words(text: str) -> list[int | None]:
+    """For each word of a caption, the place from the left of the character that it speaks of.
+
+    Of several equal characters it is the first; None for the words between two characters and for those of a place.
+
+    Raises:
+        ValueError: as `parse`.
+    """
+    scene = parse(text)
+    words = _words(text)
+    said = next((len(place.split()) for place in PLACES.values() if " ".join(words).endswith(place)), 0)
+    places: list[int | None] = [0] * (len(words) - said) + [None] * said
+    if scene.relation is not None:
+        at = next(i for i in range(len(words)) if words[i : i + 4] == ["to", "the", scene.relation, "of"])
+        first = 0 if scene.relation == "left" else 1
+        places[:at] = [first] * at
+        places[at : at + 4] = [None] * 4
+        places[at + 4 : len(words) - said] = [1 - first] * (len(words) - said - at - 4)
+    return places
+
+
 def in_view(text: str, view: str) -> str:
     """The caption with "in `view` view" behind the character, in the words of ``text``.
 

@@ -207,14 +207,45 @@ def test_a_word_outside_the_vocabulary_is_an_error_for_the_t5_tokenizer():
 def test_reading_is_perfect_when_the_logits_name_every_field():
     reader = TokenReader()
     labels = torch.zeros(2, len(reader.rows), dtype=torch.int64)
-    for layer in (reader.whole, reader.slot):
+    of_words = torch.tensor([[0, 0, 0, -1, 0, -1, -1]] * 2)
+    for layer in (reader.whole, reader.slot, reader.word):
         torch.nn.init.zeros_(layer.weight)
         sizes = reader.sizes if layer is reader.whole else [reader.sizes[i] for i in reader.of_slot[0]]
+        sizes = [3, *sizes] if layer is reader.word else sizes
         layer.bias.data = torch.cat([50.0 * (torch.arange(size) == 0) for size in sizes])
-    terms = reader.loss(torch.randn(2, 7, 192), labels)
-    assert {name: round(term.item(), 6) for name, term in terms.items()} == {"whole": 0.0, "slots": 0.0}
-    wrong = reader.loss(torch.randn(2, 7, 192), labels + 1)
+    terms = reader.loss(torch.randn(2, 7, 192), labels, of_words)
+    assert {name: round(term.item(), 6) for name, term in terms.items()} == dict.fromkeys(terms, 0.0)
+    wrong = reader.loss(torch.randn(2, 7, 192), labels + 1, of_words + (of_words >= 0).int())
     assert all(term.item() == pytest.approx(50.0, rel=1e-4) for term in wrong.values())
+
+
+def test_each_word_is_read_as_part_of_its_character():
+    reader = TokenReader()
+    text = "a bear to the right of a white cat wearing a red hat at night"
+    made = reader.labels([text, ""], 32)
+    words = text.split()
+    assert made["of_words"][0].tolist() == [1, 1, *[-1] * 4, *[0] * 7, *[-1] * 19]
+    assert made["of_words"][1].tolist() == [-1] * 32
+    # a word's answer: the place, and the fields of the character there
+    hidden = torch.randn(2, 32, 192)
+    torch.nn.init.zeros_(reader.word.weight)
+    cat = dict(kind="cat", fur="white", view=None, hat="red", glasses=None, scarf=None)
+    bear = dict(kind="bear", fur=None, view=None, hat=None, glasses=None, scarf=None)
+
+    def told(place, character):
+        rows = [reader.rows[i] for i in reader.of_slot[0]]
+        answers = [
+            torch.eye(3)[place],
+            *(torch.eye(len(r.options))[r.options.index(character[r.name])] for r in rows),
+        ]
+        reader.word.bias.data = 50.0 * torch.cat(answers)
+        alone = made["of_words"].masked_fill(made["of_words"] != place, -1)
+        return reader.loss(hidden, made["labels"], alone)["words"].item()
+
+    assert told(0, cat) == pytest.approx(0.0, abs=1e-6)
+    assert told(1, bear) == pytest.approx(0.0, abs=1e-6)
+    assert told(0, bear) > 10
+    assert words[6:13] == ["a", "white", "cat", "wearing", "a", "red", "hat"]
 
 
 def test_the_transformer_is_small_enough_to_ship():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from negguide.toyworld.language import caption, joined, parse, training_caption, vocabulary
+from negguide.toyworld.language import caption, joined, parse, places_of_words, training_caption, vocabulary
 from negguide.toyworld.measure import agreement
 from negguide.toyworld.scene import (
     ABSENT,
@@ -246,3 +246,29 @@ def test_drawing_and_parsing_need_no_torch():
     code += "print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        ("", []),
+        ("at night", [None, None]),
+        ("black glasses", [0, 0]),
+        ("two white bears in a room", [0, 0, 0, None, None, None]),
+        ("a cat to the left of a dog", [0, 0, None, None, None, None, 1, 1]),
+        ("A gray cat, to the right of a bunny in the snow.", [1, 1, 1, *[None] * 4, 0, 0, *[None] * 3]),
+    ],
+)
+def test_each_word_belongs_to_a_character_or_to_none(text, places):
+    assert places_of_words(text) == places
+
+
+def test_words_between_two_characters_part_them_in_every_training_caption():
+    rng = random.Random(3)
+    for scene in (sample_scene(rng) for _ in range(300)):
+        text = training_caption(scene, rng)
+        places = places_of_words(text)
+        assert len(places) == len(text.split())
+        for place in {place for place in places if place is not None}:
+            own = " ".join(word for word, at in zip(text.split(), places, strict=True) if at == place)
+            assert parse(own).characters[0] == parse(text).left_to_right[place]
