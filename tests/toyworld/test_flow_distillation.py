@@ -216,5 +216,5 @@ def test_the_scales_hold_the_one_that_the_few_step_model_imitates():
 
 @pytest.mark.parametrize("name", ["flow-distilled", "flow-turbo"])
 def test_a_student_needs_its_teacher_first(tmp_path, name):
-    with pytest.raises(ValueError, match="train 'flow' first"):
+    with pytest.raises(ValueError, match="train 'flow-text-encoder' first"):
         run(name, tmp_path, steps=1)

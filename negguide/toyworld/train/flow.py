@@ -37,8 +37,6 @@ NO_POOLED = 0.4
 its tokens, where attention methods reach it (each text encoder is dropped by itself in arXiv 2403.03206 too)."""
 UNIFORM_TIMES = 0.2
 """Share of the times drawn uniformly: logit-normal ones hardly meet pure noise, where every sampling starts."""
-READING = 0.1
-"""Weight of the loss of reading, which goes on while the transformer learns to draw."""
 TEXT_LENGTHS = {32: 0.75, MAX_TOKENS: 0.19, 128: 0.06}
 """To how many tokens the text of a batch is padded, and how often; longer captions take the next length that holds
 them. FLUX attends to padding, so a model that saw one length only would draw worse at another. Few lengths, because
@@ -244,19 +242,17 @@ def train_flow(
     text_encoder_2: T5EncoderModel,
     sample: Callable[[int], None] | None = None,
 ) -> FluxTransformer2DModel:
-    """Train transformer and T5 encoder together to predict noise - picture (arXiv 2209.03003, 2210.02747).
+    """Train a transformer to predict noise - picture (arXiv 2209.03003, 2210.02747); all else stays as it is.
 
-    Places of detail count more (`detail_weights`). ``vae`` and ``text_encoder`` are frozen; the T5 encoder goes on
-    reading meanwhile, with weight ``READING``.
+    Places of detail count more (`detail_weights`).
     """
     torch.manual_seed(settings.seed)
     device = torch.device(settings.device)
     clip_tokenizer, t5_tokenizer = new_tokenizer(), new_t5_tokenizer()
     transformer = new_transformer().to(device)
-    text_encoder_2.to(device).train()
-    reader = TokenReader().to(device)
     vae.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
     text_encoder.to(device).eval().requires_grad_(False)
+    text_encoder_2.to(device).eval().requires_grad_(False)
     predict = torch.compile(transformer, dynamic=False) if settings.compile else transformer
     image_ids = places().to(device)
 
@@ -266,12 +262,7 @@ def train_flow(
         pooled = ["" if rng.random() < NO_POOLED else caption for caption in captions]
         images = pixels(scenes, rng)
         ids = text_tokens(t5_tokenizer, captions, rng)
-        return {
-            "images": images,
-            "ids": ids,
-            "pooled_ids": token_ids(clip_tokenizer, pooled),
-            **reader.labels(captions, ids.shape[1]),
-        }
+        return {"images": images, "ids": ids, "pooled_ids": token_ids(clip_tokenizer, pooled)}
 
     def loss(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         x = centred(batch["images"])
@@ -280,7 +271,7 @@ def train_flow(
                 latents = vae.encode(x).latents.float()
                 latents = (latents - vae.config.shift_factor) * vae.config.scaling_factor
                 pooled = text_encoder(input_ids=batch["pooled_ids"]).pooler_output
-            text = text_encoder_2(input_ids=batch["ids"]).last_hidden_state
+                text = text_encoder_2(input_ids=batch["ids"]).last_hidden_state
             noise = torch.randn(latents.shape, generator=generator, device=device)
             t = flow_times(len(latents), generator, device)
             sigma = t.view(-1, 1, 1, 1)
@@ -294,12 +285,9 @@ def train_flow(
                 return_dict=False,
             )[0].float()
         weights = packed(detail_weights(x, 4).expand_as(latents))
-        error = (prediction - packed(noise - latents)).square() * weights
-        reading = reader.loss(text.float(), batch["labels"], batch["of_words"])
-        return {"loss": error.mean(), "reading": READING * torch.stack(list(reading.values())).sum()}
+        return {"loss": ((prediction - packed(noise - latents)).square() * weights).mean()}
 
-    modules = {"transformer": transformer, "text_encoder_2": text_encoder_2, "head": reader}
-    train(modules, make_batch, loss, settings, folder, name="flow", sample=sample)
+    train({"transformer": transformer}, make_batch, loss, settings, folder, name="flow", sample=sample)
     return transformer
 
 

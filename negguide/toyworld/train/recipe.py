@@ -47,7 +47,7 @@ RECIPES = {
     "text-to-image": Settings(steps=3600, batch_size=512, lr=1e-3, warmup=200, decay=0.3, ema=0.999),
     "clip": Settings(steps=2000, batch_size=128, lr=1e-3, decay=0.3),
     "judge": Settings(steps=2000, batch_size=64, lr=2e-3, decay=0.4, ema=0.998),
-    "flow-text-encoder": Settings(steps=600, batch_size=128, lr=1e-3, decay=0.3),
+    "flow-text-encoder": Settings(steps=4000, batch_size=256, lr=1e-3, decay=0.5),
     "flow": Settings(steps=20_000, batch_size=64, lr=1e-3, warmup=200, decay=0.5, ema=0.999),
     "flow-distilled": Settings(steps=4000, batch_size=64, lr=3e-4, warmup=100, decay=0.5, ema=0.998),
     "flow-turbo": Settings(steps=2000, batch_size=32, lr=3e-4, warmup=100, decay=0.5, ema=0.998),
@@ -172,7 +172,7 @@ def _flow_text_encoder(out: Path, settings: Settings) -> None:
 
 def _flow(out: Path, settings: Settings) -> None:
     def training(sample: Callable[[int], None]) -> None:
-        text_encoder_2 = trained_t5_encoder(out / "flow-text-encoder")
+        text_encoder_2 = trained_t5_encoder(out)
         train_flow(out / "flow", settings, *frozen_parts(out), text_encoder_2, sample)
 
     _with_grids(out, "flow", settings, training, steps=12, true_cfg_scale=4.0, negative_prompt=[""] * SEEDS)
@@ -180,7 +180,7 @@ def _flow(out: Path, settings: Settings) -> None:
 
 def _flow_distilled(out: Path, settings: Settings) -> None:
     def training(sample: Callable[[int], None]) -> None:
-        text_encoder_2 = trained_t5_encoder(out / "flow")
+        text_encoder_2 = trained_t5_encoder(out)
         base = trained_transformer(out / "flow")
         train_distilled(out / "flow-distilled", settings, *frozen_parts(out), text_encoder_2, base, sample)
 
@@ -189,7 +189,7 @@ def _flow_distilled(out: Path, settings: Settings) -> None:
 
 def _flow_turbo(out: Path, settings: Settings) -> None:
     def training(sample: Callable[[int], None]) -> None:
-        text_encoder_2 = trained_t5_encoder(out / "flow")
+        text_encoder_2 = trained_t5_encoder(out)
         distilled = trained_transformer(out / "flow-distilled")
         train_turbo(out / "flow-turbo", settings, *frozen_parts(out), text_encoder_2, distilled, sample)
 
@@ -233,7 +233,7 @@ def _with_grids(
 def export_flow(out: Path, name: str = "flow") -> Path:
     """Write what a flow-matching model has learned so far as a pipeline; its folder is returned."""
     folder = out / "weights" / name
-    text_encoder_2 = trained_t5_encoder(out / "flow")
+    text_encoder_2 = trained_t5_encoder(out)
     save_flow_pipeline(folder, *frozen_parts(out), text_encoder_2, trained_transformer(out / name))
     return folder
 
@@ -259,10 +259,10 @@ def frozen_parts(out: Path) -> tuple[AutoencoderTiny, CLIPTextModel]:
     return vae.eval(), text_encoder.eval()
 
 
-def trained_t5_encoder(folder: Path) -> T5EncoderModel:
-    """The T5 encoder that was trained in ``folder``, alone or together with the transformer."""
+def trained_t5_encoder(out: Path) -> T5EncoderModel:
+    """The T5 encoder that was trained in ``out``, for all flow-matching models."""
     model = new_t5_encoder(new_t5_tokenizer())
-    model.load_state_dict(result(folder, "text_encoder_2"))
+    model.load_state_dict(result(out / "flow-text-encoder", "text_encoder_2"))
     return model.eval()
 
 
