@@ -14,7 +14,7 @@ from negguide.demo.as_python import code
 from negguide.demo.backend import Drawn, Run
 from negguide.demo.measures import agree, features, fur_entropy, pairwise_distance
 from negguide.demo.studio import Studio
-from negguide.demo.words import pushed_sentence, said_on_the_page
+from negguide.demo.words import as_markdown, pushed_sentence, said_on_the_page
 
 EXAMPLES = {
     "a bear": ("a bear",),
@@ -110,7 +110,11 @@ class Diversity:
             n = len(before.images)
             entropies = (f"{fur_entropy(drawn.images):.0%}" for drawn in (before, after))
             counts = (f"{agree(drawn.images, prompt)} of {n}" for drawn in (before, after))
-            rows = [("entropy of the fur colours", *entropies), *rows, (f"still *{prompt}*", *counts)]
+            rows = [
+                ("entropy of the fur colours", *entropies),
+                *rows,
+                (f"still *{as_markdown(prompt)}*", *counts),
+            ]
         lines = ["| what the judge sees | Plain | NegToMe |", "|---|---|---|"]
         return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
 

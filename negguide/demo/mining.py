@@ -30,6 +30,8 @@ from negguide.toyworld import caption as caption_of
 from negguide.toyworld import parse, render, sample_scene
 from negguide.toyworld.scene import is_complete
 
+_SET_ID = re.compile(r"call-\w{1,40}")
+"""What `Outputs.new` calls its folders; the name comes back from the visitor."""
 EXAMPLES = {
     "a brown bear wearing a red hat": "a brown bear in front view wearing a red hat in a meadow",
     "a white cat wearing black glasses": "a white cat in front view wearing black glasses in the snow",
@@ -152,9 +154,8 @@ class Mining:
         with said_on_the_page():
             if not set_id:
                 raise ValueError("There is no set yet; make hard negatives first.")
-            folder = self.studio.outputs.folder / set_id / SET
-            # the name comes from the visitor
-            if not re.fullmatch(r"call-\w+", set_id) or not folder.is_dir():
+            folder = self.studio.outputs.folder / set_id / SET if _SET_ID.fullmatch(set_id) else None
+            if folder is None or not folder.is_dir():
                 raise ValueError(
                     "This set is not there any more; sets are deleted after an hour. Make it again."
                 )

@@ -16,7 +16,7 @@ from negguide.demo.backend import Backend, Drawn, Run, first_and_rest, joined
 from negguide.demo.how import CLASSIC, PLAIN, left_out, method_labels, scales, with_method
 from negguide.demo.measures import agree
 from negguide.demo.studio import Studio
-from negguide.demo.words import said_on_the_page, what_happened
+from negguide.demo.words import as_markdown, said_on_the_page, what_happened
 from negguide.methods import AUTO
 from negguide.methods.choices import methods_in_words
 
@@ -223,7 +223,7 @@ class Negatives:
         for text, label in ((prompt, "all of"), *((name, "still") for name in names)):
             counts = (agree(drawn[key].images, text) for key in columns)
             cells = "".join(f" {count} of {len(drawn[PLAIN].images)} |" for count in counts)
-            lines.append(f"| {label} *{text}* |{cells}")
+            lines.append(f"| {label} *{as_markdown(text)}* |{cells}")
         return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from negguide.demo.backend import Run
+from negguide.demo.words import as_markdown
 from negguide.mining.edits import Planner
 from negguide.mining.item import Edit, Item
 from negguide.mining.settings import Settings
@@ -129,4 +130,7 @@ def marked(edit: Edit) -> str:
     head, tail = edit.caption[: edit.start], edit.caption[edit.start + len(edit.after) :]
     text, sign = (edit.after, "**") if edit.after.strip() else (edit.before, "~~")
     inner = text.strip()
-    return f"{head}{text.replace(inner, f'{sign}{inner}{sign}')}{tail}" if inner else edit.caption
+    if not inner:
+        return as_markdown(edit.caption)
+    before, after = text.split(inner, 1)
+    return f"{as_markdown(head)}{before}{sign}{as_markdown(inner)}{sign}{after}{as_markdown(tail)}"

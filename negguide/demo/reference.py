@@ -238,7 +238,8 @@ def build(studio: Studio) -> parts.Tab:
                 visible="hidden" if toy else True,
             )
             refuse_broken(picture)
-            bound(picture, 4 * studio.limits.max_queue)
+            limits = studio.limits
+            bound(picture, 4 * limits.max_queue, 16 * limits.max_upload_mb << 20)
             alpha = gr.Slider(0, 20, suited["alpha"], step=0.1, label="How strongly (alpha)", buttons=[])
             with gr.Accordion("What is pushed, and when", open=False):
                 threshold = gr.Slider(

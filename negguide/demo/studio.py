@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from negguide.version import __version__
 
 SHOWN = 384
 """Smaller pictures are enlarged by a whole factor to at least so many pixels before they are shown."""
+MAX_SHOWN = 1 << 22
+"""Pixels of a picture that was enlarged."""
 MAX_SEED = 2**31 - 1
 
 Draw = Callable[[Run, str], Drawn]
@@ -167,8 +170,8 @@ class Studio:
 
 
 def enlarged(image: Image.Image) -> Image.Image:
-    """The picture as large as a page wants it."""
-    factor = -(-SHOWN // min(image.size))
+    """The picture as large as a page wants it, of at most `MAX_SHOWN` pixels where it was smaller."""
+    factor = min(-(-SHOWN // min(image.size)), math.isqrt(MAX_SHOWN // (image.width * image.height)))
     if factor <= 1:
         return image
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)

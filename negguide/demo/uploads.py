@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import HTTPException
@@ -16,69 +18,127 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """What is read; Pillow knows many more, and some of those start other programs."""
 MAX_LAYERS = 4
 """Layers of a painted picture; the page makes one."""
+MAX_PAINTED = 3 * MAX_PIXELS
+"""Pixels of a picture, of what is painted on it, and of both together, which a page sends too."""
+MAX_ASPECT = 4
+"""The longer side of a picture over the shorter one."""
+WAITING_SECONDS = 600.0
+"""How long a painted picture waits for the call that names it."""
 
 
 def opened(file: str | bytes) -> Image.Image:
     """An uploaded picture, by its path or as the bytes of its file, turned as the camera says.
 
     Raises:
-        ValueError: when it is none, or has too many pixels.
+        ValueError: when it is none, has too many pixels, or is too long for its breadth.
     """
-    try:
-        with Image.open(file if isinstance(file, str) else io.BytesIO(file), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"The picture has {image.width}x{image.height} pixels; that is too many.")
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError):
-        raise ValueError(f"This file is no picture that can be read; {', '.join(FORMATS)} can be.") from None
+    with _readable(), _open(file) as image:
+        _check_size(*image.size)
+        return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def refuse_broken(component: Any) -> None:
-    """Have an image component check every file that it is given, before Gradio fails on it."""
+    """Have an image component check all that one call gives it, by the heads of the files, before it decodes any."""
     preprocess = component.preprocess
 
     def checked(payload: Any) -> Any:
         with said_on_the_page():
-            for file in _files(component, payload):
-                opened(file)
-        return preprocess(payload)
+            _check_call(component, payload)
+            # Gradio decodes what it hands on; a component that hands on a path leaves that to `opened`
+            with _readable():
+                return preprocess(payload)
 
     # of this one component: a subclass would have Gradio write a .pyi file beside this one
     component.preprocess = checked
 
 
-def _files(component: Any, payload: Any) -> Iterator[str | bytes]:
-    """All files of what an image or an image editor was given."""
+def _check_call(component: Any, payload: Any) -> None:
+    """Refuse a picture that is too large, more layers than a page makes, and files that are too large together."""
+    files, layers = _files(component, payload)
+    if layers > MAX_LAYERS:
+        raise ValueError(f"The picture has {layers} layers; at most {MAX_LAYERS} are read.")
+    total = 0
+    for file in files:
+        with _readable(), _open(file) as image:
+            _check_size(*image.size)
+            total += image.width * image.height
+    if total > MAX_PAINTED:
+        raise ValueError(
+            f"The picture and what is painted on it have {total:,} pixels; {MAX_PAINTED:,} are read."
+        )
+
+
+def _open(file: str | bytes) -> Image.Image:
+    return Image.open(file if isinstance(file, str) else io.BytesIO(file), formats=FORMATS)
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"The picture has {width}x{height} pixels; that is too many.")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ValueError(
+            f"The picture has {width}x{height} pixels; its longer side may be {MAX_ASPECT} times its shorter one."
+        )
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SyntaxError, Image.DecompressionBombError):
+        raise ValueError(f"This file is no picture that can be read; {', '.join(FORMATS)} can be.") from None
+
+
+def _files(component: Any, payload: Any) -> tuple[list[str | bytes], int]:
+    """All files of what an image or an image editor was given, and how many layers these are."""
+    layers: list[Any] = []
     if not hasattr(payload, "layers"):
         parts = [payload]
     else:
         # a page sends what was painted ahead of the call, which then only names it
         sent = payload if payload.id is None else component.blob_storage.get(payload.id)
-        parts = [] if sent is None else [sent.background, sent.composite, *(sent.layers or ())]
-    for part in parts:
-        if isinstance(part, bytes):
-            yield part
-        elif part is not None and part.path:
-            yield part.path
+        layers = [] if sent is None else list(sent.layers or ())
+        parts = [] if sent is None else [sent.background, sent.composite, *layers]
+    files = [part if isinstance(part, bytes) else part.path for part in parts if part is not None]
+    return [file for file in files if file], len(layers)
 
 
 class Waiting(dict[str, Any]):
-    """What pages have painted and not yet asked for: the newest `most`, since nobody may ever ask for it."""
+    """What pages have painted and not yet asked for, the oldest of which goes first, since nobody may ever ask for it.
 
-    def __init__(self, most: int) -> None:
+    Args:
+        most: pictures.
+        most_bytes: of all their files.
+        keep_seconds: how long one waits; it is looked at when the next one comes.
+    """
+
+    def __init__(self, most: int, most_bytes: int, keep_seconds: float) -> None:
         super().__init__()
         self.most = most
+        self.most_bytes = most_bytes
+        self.keep_seconds = keep_seconds
+        self._since: dict[str, float] = {}
 
     def __setitem__(self, key: str, value: Any) -> None:
+        now = time.monotonic()
         self.pop(key, None)
         super().__setitem__(key, value)
-        while len(self) > self.most:
+        self._since = {key: self._since.get(key, now) for key in self}
+        while len(self) > 1 and (
+            len(self) > self.most
+            or sum(map(_bytes_of, self.values())) > self.most_bytes
+            or now - self._since[next(iter(self))] > self.keep_seconds
+        ):
             del self[next(iter(self))]
 
 
-def bound(editor: Any, most: int) -> None:
-    """Keep what an image editor holds in memory small: `most` painted pictures of `MAX_LAYERS` layers each."""
-    editor.blob_storage = Waiting(most)
+def _bytes_of(sent: Any) -> int:
+    return sum(len(part) for part in (sent.background, sent.composite, *sent.layers) if part is not None)
+
+
+def bound(editor: Any, most: int, most_bytes: int) -> None:
+    """Keep what an image editor holds in memory small: `most` painted pictures, of so many bytes in all."""
+    editor.blob_storage = Waiting(most, most_bytes, WAITING_SECONDS)
     accept = editor.accept_blobs
 
     def accept_blobs(data: Any) -> None:

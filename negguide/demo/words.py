@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import html
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -51,6 +52,11 @@ def complaint(text: str) -> str | None:
     return None
 
 
+def as_markdown(words: str) -> str:
+    """A visitor's words for a page of Markdown, where they stand as they were written: no link, picture or HTML."""
+    return re.sub(r"[\\`*_\[\]<>&~|!]|:(?=//)", lambda sign: f"&#{ord(sign[0])};", words)
+
+
 def _listed(words: Sequence[str]) -> str:
     return ", ".join(f"“{word}”" for word in dict.fromkeys(words))
 
@@ -77,6 +83,7 @@ def what_happened(method: Method | None, trace: Trace | None, negatives: Sequenc
         trace: of its run.
         negatives: in words.
     """
+    negatives = [as_markdown(negative) for negative in negatives]
     if not negatives:
         return "Nothing was left out: both sides show the same."
     if method is None or trace is None:
@@ -104,7 +111,7 @@ def _overlap(method: ScoreMethod, trace: Trace) -> str:
         return _never_acted(method.label)
     name = max(acted, key=lambda each: acted[each])
     cosine, kept = acted[name], _mean(trace.kept[:, trace.negatives.index(name)])
-    start = f"“{name}” overlaps the prompt by {cosine:.2f}"
+    start = f"“{as_markdown(name)}” overlaps the prompt by {cosine:.2f}"
     if cosine < 0.2:
         return f"{start}, hardly at all: a classic negative prompt would do much the same here."
     return (

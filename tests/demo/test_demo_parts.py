@@ -1,6 +1,8 @@
 """What the demo is built from, without a server."""
 
+import html
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -8,14 +10,17 @@ from pathlib import Path
 import gradio as gr
 import pytest
 import torch
+from markdown_it import MarkdownIt
 
 from negguide import NAG, Negative, NegToMe, PerpNeg
 from negguide.demo.backend import Backend, Run, first_and_rest, joined
 from negguide.demo.limits import MAX_TEXT, Limits, text, whole
 from negguide.demo.outputs import Outputs
+from negguide.demo.pairs import marked
 from negguide.demo.stopping import Stopped, Stops
-from negguide.demo.words import complaint, said_on_the_page, what_happened
+from negguide.demo.words import as_markdown, complaint, said_on_the_page, what_happened
 from negguide.integration.diagnostics.trace import Trace
+from negguide.mining.item import Edit
 
 
 def test_a_limit_that_is_no_whole_number_or_too_small_is_refused() -> None:
@@ -157,3 +162,33 @@ def test_what_a_pipeline_cannot_take_is_said(backend: Backend) -> None:
         )
     with pytest.raises(ValueError, match="at least 2 images"):
         backend.draw(Run("a bear", 2, 5.0, (0,), methods=(NegToMe(),)), lambda: None, threading.Event())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "![t](//h/p)",
+        "<img src=//h/p>",
+        "[a](http://h)",
+        "http://h/p",
+        "**bold** | cell",
+        "`code` ~~gone~~ a_b_c",
+    ],
+)
+def test_what_a_visitor_writes_stays_words_in_markdown(words: str) -> None:
+    shown = (
+        MarkdownIt("commonmark", {"html": True})
+        .enable(["table", "strikethrough"])
+        .render(f"a *{as_markdown(words)}* b")
+    )
+    assert not re.search("<(?!/?(p|em)>)", shown)
+    assert html.unescape(re.sub("<[^>]*>", "", shown)).strip() == f"a {words} b"
+    assert as_markdown("a bear wearing a red hat, in the snow.") == "a bear wearing a red hat, in the snow."
+
+
+def test_words_are_escaped_wherever_a_page_shows_them() -> None:
+    picture = "![t](//h/p)"
+    edit = Edit.replacing(f"{picture} a cat {picture}", 14, 17, "dog", category="object", backend="rules")
+    assert picture not in marked(edit)
+    assert "**dog**" in marked(edit)
+    assert picture not in what_happened(None, None, [picture])

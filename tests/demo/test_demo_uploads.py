@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -14,7 +15,8 @@ from PIL import Image
 
 from negguide.demo import Limits
 from negguide.demo.server import Server
-from negguide.demo.uploads import opened
+from negguide.demo.studio import MAX_SHOWN, enlarged
+from negguide.demo.uploads import Waiting, opened
 
 
 def test_uploads_that_are_too_large_are_refused(server: Server) -> None:
@@ -71,6 +73,80 @@ def test_a_picture_with_too_many_pixels_is_refused_in_every_place(
     assert _send(server, painter, "one", "background", bomb.read_bytes()) == 200
     with pytest.raises(ValueError, match="9000x9000 pixels"), _shown_messages():
         painter.preprocess(painter.data_model(id="one", background=None, layers=[], composite=None))
+
+
+@pytest.mark.parametrize("size", [(4000, 1), (1, 4000), (16384, 1), (900, 200)])
+def test_a_picture_that_is_a_line_is_refused_in_every_place(
+    client: Client, editor: dict[str, Any], tmp_path: Path, size: tuple[int, int]
+) -> None:
+    # shown as large as a page wants it, a file of a hundred bytes would fill gigabytes
+    line = tmp_path / "line.png"
+    Image.new("RGB", size).save(line)
+    said = f"{size[0]}x{size[1]} pixels; its longer side may be 4 times its shorter one"
+    with pytest.raises(AppError, match=said):
+        client.predict(image=handle_file(str(line)), api_name="/hard_negatives")
+    with pytest.raises(AppError, match=said):
+        client.predict(
+            character="upload", picture=editor | {"background": handle_file(str(line))}, api_name="/keep_away"
+        )
+
+
+def test_a_picture_that_is_enlarged_stays_below_a_bound() -> None:
+    for size in ((1, 1), (4, 1), (383, 1532), (64, 64)):
+        shown = enlarged(Image.new("RGB", size))
+        assert shown.width * shown.height <= MAX_SHOWN
+        assert min(shown.size) >= min(384, 384 * min(size) / max(size) * 4)
+    large = Image.new("RGB", (3000, 2000))
+    assert enlarged(large) is large
+
+
+def test_layers_are_counted_and_measured_before_any_is_decoded(
+    client: Client, editor: dict[str, Any], picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = handle_file(str(picture))
+    with pytest.raises(AppError, match="has 24 layers; at most 4 are read"):
+        client.predict(character="upload", picture=editor | {"layers": [layer] * 24}, api_name="/keep_away")
+    large = tmp_path / "large.png"
+    Image.new("1", (4096, 4096)).save(large)
+    monkeypatch.setattr(Image.Image, "convert", None)
+    monkeypatch.setattr(Image.Image, "load", None)
+    four = [handle_file(str(large))] * 4
+    with pytest.raises(AppError, match=r"67,.* pixels; 50,331,648 are read"):
+        client.predict(character="upload", picture=editor | {"layers": four}, api_name="/keep_away")
+
+
+def test_a_refused_file_is_no_page_in_the_log(
+    client: Client, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 50)
+    capfd.readouterr()
+    with pytest.raises(AppError, match="no picture that can be read"):
+        client.predict(image=handle_file(str(broken)), api_name="/hard_negatives")
+    written = "".join(capfd.readouterr())
+    assert "Traceback" not in written
+    assert len(written.splitlines()) <= 1
+
+
+def test_painted_pictures_that_wait_are_bounded_in_bytes_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("negguide.demo.uploads.time.monotonic", lambda: now[0])
+
+    def sent(size: int) -> SimpleNamespace:
+        return SimpleNamespace(background=b"x" * size, composite=None, layers=[None, b"y" * size])
+
+    waiting = Waiting(most=100, most_bytes=1000, keep_seconds=600)
+    for number in range(4):
+        waiting[f"visit-{number}"] = sent(200)
+    assert list(waiting) == ["visit-2", "visit-3"]
+    # one alone is bounded by what an upload may weigh
+    waiting["large"] = sent(5000)
+    assert list(waiting) == ["large"]
+    waiting = Waiting(most=100, most_bytes=1000, keep_seconds=600)
+    for minute in (0, 5, 11):
+        now[0] = 60.0 * minute
+        waiting[f"minute-{minute}"] = sent(10)
+    assert list(waiting) == ["minute-5", "minute-11"]
 
 
 def test_pictures_that_are_sent_and_never_asked_for_do_not_pile_up(
