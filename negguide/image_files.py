@@ -12,6 +12,9 @@ import PIL.ImageOps
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 """Of the files in an archive that are images."""
+_KEPT = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
+"""Formats that every reader of image-caption sets opens, with the suffix by which they know them."""
+_ORIENTATION = 0x0112
 
 # What Pillow raises for broken files, whatever the format.
 _BROKEN = (
@@ -75,6 +78,32 @@ def shown(image: PIL.Image.Image, mode: str = "RGB") -> PIL.Image.Image:
         ground = PIL.Image.new("RGBA", image.size, "black" if mode == "L" else "white")
         image = PIL.Image.alpha_composite(ground, image)
     return image.convert(mode)
+
+
+def stored_form(content: bytes, name: str) -> tuple[bytes, str]:
+    """The bytes in which an image is stored in a set, and their suffix.
+
+    They are those that it came in, where every reader shows the same image: a JPEG, PNG or WebP with 8 bits a channel,
+    one frame, no transparency and no EXIF orientation. Others become a PNG of what `read_image` shows.
+
+    Args:
+        content: of the image's file.
+        name: what messages call it.
+
+    Raises:
+        UnreadableImageError: as `read_image`; the pixels of what stays as it is are not decoded.
+    """
+    try:
+        with PIL.Image.open(io.BytesIO(content)) as image:
+            plain = image.mode in ("RGB", "L", "P", "1") and not image.has_transparency_data
+            upright = image.getexif().get(_ORIENTATION, 1) == 1
+            if plain and upright and image.format in _KEPT and getattr(image, "n_frames", 1) == 1:
+                return content, _KEPT[image.format]
+    except _BROKEN as error:
+        raise UnreadableImageError(f"{name}: {_reason(error)}") from error
+    shown_again = io.BytesIO()
+    read_image(content, name=name).save(shown_again, "PNG")
+    return shown_again.getvalue(), ".png"
 
 
 def _in_8_bits(image: PIL.Image.Image, format: str | None) -> PIL.Image.Image:

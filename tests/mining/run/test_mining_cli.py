@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from negguide.cli.errors import CleanErrors
 from negguide.cli.mine import mine
-from negguide.mining.build import Built
+from negguide.mining.build_text import Built
 from negguide.mining.shards import read_set, read_settings
 from negguide.mining.sources import open_source
 from negguide.toyworld.models import CLIP
