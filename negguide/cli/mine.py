@@ -233,7 +233,8 @@ def mine(
         device = "cpu" if backend == "rules" else _device(device, local)
     else:
         device, dtype = _where(device, dtype, model, local)
-    quiet_libraries()
+    if not text_only or backend != "rules":
+        quiet_libraries()
     chosen = None if categories is None else tuple(categories.replace(" ", "").split(","))
     planning: dict[str, Any] = {
         "data": data,
@@ -318,11 +319,12 @@ def mine(
         return
     from negguide.mining.card import write_card
 
+    seconds = time.monotonic() - began
     written = outcome.funnel.total("written")
     verdicts = audited(out, written)
     write_card(out)
     show_funnel(outcome.funnel, text_only)
-    remark(speed(outcome.funnel, painted.total(), time.monotonic() - began, device, text_only))
+    remark(speed(outcome.funnel, painted.total(), seconds, device, text_only))
     for line in verdicts:
         remark(line)
     if not written:

@@ -73,10 +73,10 @@ def triplet_of(item: Item, place: Path) -> Triplet | str:
         item: of a set; pairs of the categories add, remove and negation make triplets.
         place: the folder of its row.
     """
-    if item.category not in ("add", "remove", "negation"):
-        return "nothing is added, removed or denied"
     if not item.scores:
         return "no image was made"
+    if item.category not in ("add", "remove", "negation"):
+        return "nothing is added, removed or denied"
     removed = _named(item.after) if item.category == "add" else str(item.methods[0].get("avoid", ""))
     if not removed:
         return "what is added or removed has no name"
@@ -90,6 +90,8 @@ def triplet_of(item: Item, place: Path) -> Triplet | str:
     said, denied = item.caption, item.prompt or item.negative_caption
     if item.category == "add":
         original, edited, said, denied = edited, original, item.negative_caption, item.caption
+    if removed.lower() in denied.lower():
+        return "the caption without it names another such thing"
     instruction = INSTRUCTIONS[seed_of(item.id, "instruction") % len(INSTRUCTIONS)].format(removed)
     return Triplet(original, instruction, edited, said, denied, removed, item.id)
 
