@@ -221,7 +221,10 @@ def mine(
     With --text-only the planned captions are the set, and whatever is painted or judged has no meaning.
     """
     began = time.monotonic()
-    check_folder(out)
+    finished = all((out / name).is_file() for name in ("set.json", "funnel.json", "README.md"))
+    if not finished:
+        # what is finished can be looked at again on a disk that takes no files
+        check_folder(out)
     from negguide.cli.errors import quiet_libraries
     from negguide.mining.item import CATEGORIES
     from negguide.mining.run import place_among_processes, run
@@ -321,8 +324,10 @@ def mine(
 
     seconds = time.monotonic() - began
     written = outcome.funnel.total("written")
-    verdicts = audited(out, written)
-    write_card(out)
+    verdicts: list[str] = []
+    if not finished or outcome.made:
+        verdicts = audited(out, written)
+        write_card(out)
     show_funnel(outcome.funnel, text_only)
     remark(speed(outcome.funnel, painted.total(), seconds, device, text_only))
     for line in verdicts:

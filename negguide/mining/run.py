@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from negguide.mining.funnel import Funnel
 from negguide.mining.item import Source
 from negguide.mining.settings import Settings
-from negguide.mining.shards import FUNNEL, Mined, SetFolder, part_digest, write_json
+from negguide.mining.shards import Mined, SetFolder, part_digest
 from negguide.mining.sources import BadSource
 
 Row = Source | BadSource
@@ -111,8 +111,7 @@ def run(
         missing = go_through(lambda number: True)
     funnel = folder.funnel()
     if not missing:
-        write_json(folder.folder / FUNNEL, funnel.to_dict())
-        folder.clean()
+        folder.finish(funnel)
     return Outcome(funnel, made, missing)
 
 

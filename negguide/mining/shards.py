@@ -206,6 +206,18 @@ class SetFolder:
             for n in shard_numbers(self.data)
         )
 
+    def finish(self, funnel: Funnel) -> None:
+        """Write the counts of the whole set, and take away what only the making needed; a finished set stays as it is.
+
+        Raises:
+            OSError: the disk is full, or cannot be written.
+        """
+        path = self.folder / FUNNEL
+        counts = funnel.to_dict()
+        if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != counts:
+            write_json(path, counts)
+        self.clean()
+
     def clean(self) -> None:
         """Take away what only the making needed; call it when every shard is complete."""
         for partial in self.data.glob(".*.partial"):

@@ -146,7 +146,7 @@ def test_every_input_gives_negative_captions_and_its_images_as_they_are(kind: st
     assert len(stored) == (0 if kind in ("tsv", "jsonl", "coco") else 3)
 
 
-def test_no_library_of_models_is_imported(tmp_path: Path) -> None:
+def test_no_image_model_and_no_judge_is_imported(tmp_path: Path) -> None:
     data = in_tsv(tmp_path / "data")
     code = (
         "import sys; from pathlib import Path\n"
@@ -154,7 +154,8 @@ def test_no_library_of_models_is_imported(tmp_path: Path) -> None:
         "built = build_text(data=sys.argv[1], data_options={}, backend='rules', planner_options={}, out=Path('set'), "
         "device='cpu', categories=None)\n"
         "run('set', built.settings, built.source, built.miner, made_by={})\n"
-        "print([name for name in ('torch', 'diffusers', 'transformers') if name in sys.modules])"
+        "print([name for name in ('diffusers', 'transformers', 'negguide.mining.verify.judge', "
+        "'negguide.mining.render.pipeline') if name in sys.modules])"
     )
     command = [sys.executable, "-c", code, data]
     assert subprocess.check_output(command, cwd=tmp_path, text=True).strip() == "[]"
