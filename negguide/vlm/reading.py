@@ -194,6 +194,8 @@ def _parquet(paths: Sequence[Path]) -> list[Triplet]:
         raise ValueError(
             "parquet files are read by the package datasets; install it with pip install datasets"
         ) from error
+    from pyarrow.parquet import read_metadata
+
     files = [str(path) for path in paths]
     table = datasets.load_dataset("parquet", data_files=files, split="train")
     present = {kind: next((c for c in NAMES[kind] if c in table.column_names), None) for kind in NAMES}
@@ -205,9 +207,12 @@ def _parquet(paths: Sequence[Path]) -> list[Triplet]:
     texts = table.remove_columns(pictures)
     filled = {column: table.data.column(column).is_valid().to_pylist() for column in pictures}
     rows = []
-    for i, (row, where) in enumerate(zip(texts, row_places(paths), strict=True)):
+    folders = (path.parent for path in paths for _ in range(read_metadata(path).num_rows))
+    for i, (row, where, folder) in enumerate(zip(texts, row_places(paths), folders, strict=True)):
         image, negative = (
-            TablePicture(table, i, column, where) if column is not None and filled[column][i] else None
+            TablePicture(table, i, column, where, folder)
+            if column is not None and filled[column][i]
+            else None
             for column in (present["image"], present["negative_image"])
         )
         rows.append(_triplet(row, image, negative, where))
