@@ -1,7 +1,7 @@
 """How many captions a second `negguide mine --text-only` takes on one core, with the rules.
 
 A whole run is timed: a table of captions read, edits and paraphrases planned, shards written to the disk. What it takes
-of one core (CPU seconds) does not depend on what else the machine does; the seconds of the clock do. The first captions,
+of a core (CPU seconds) depends little on what else the machine does; the seconds of the clock do. The first captions,
 with which the lexicon is loaded, are not in it. The captions are those of a file, one a line:
 
     python benchmarks/text_only.py --captions captions.txt
