@@ -12,6 +12,9 @@ import PIL.ImageOps
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 """Of the files in an archive that are images."""
+_KEPT = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
+"""Formats that every reader of image-caption sets opens, with the suffix by which they know them."""
+_ORIENTATION, _BITS_PER_SAMPLE = 0x0112, 0x0102
 
 # What Pillow raises for broken files, whatever the format.
 _BROKEN = (
@@ -35,7 +38,7 @@ def read_image(source: Path | str | bytes, mode: str = "RGB", *, name: str | Non
     """Decode an image whole, as a viewer shows it.
 
     - The orientation in the EXIF data is applied (`PIL.ImageOps.exif_transpose`).
-    - 16 bits a channel become 8: ``round(255 v / 65535)``.
+    - 16 bits a channel become 8: ``round(255 v / 65535)``; of a TIFF with 12 bits ``round(255 v / 4095)``.
     - Transparency (a channel, a colour, or an entry of the palette) is laid on white; that of a mask (``mode="L"``) on
       black: what is transparent is not marked.
     - CMYK, greyscale, palettes and 1 bit are converted as Pillow does; of several frames the first is taken.
@@ -69,7 +72,7 @@ def shown(image: PIL.Image.Image, mode: str = "RGB") -> PIL.Image.Image:
         ValueError: its values have no agreed white.
     """
     # a turned image no longer knows its format
-    image = _in_8_bits(PIL.ImageOps.exif_transpose(image), image.format)
+    image = _in_8_bits(PIL.ImageOps.exif_transpose(image), image.format, _white(image))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         ground = PIL.Image.new("RGBA", image.size, "black" if mode == "L" else "white")
@@ -77,7 +80,40 @@ def shown(image: PIL.Image.Image, mode: str = "RGB") -> PIL.Image.Image:
     return image.convert(mode)
 
 
-def _in_8_bits(image: PIL.Image.Image, format: str | None) -> PIL.Image.Image:
+def stored_form(content: bytes, name: str) -> tuple[bytes, str]:
+    """The bytes in which an image is stored in a set, and their suffix.
+
+    They are those that it came in, where every reader shows the same image: a JPEG, PNG or WebP with 8 bits a channel,
+    one frame, no transparency and no EXIF orientation. Others become a PNG of what `read_image` shows.
+
+    Args:
+        content: of the image's file.
+        name: what messages call it.
+
+    Raises:
+        UnreadableImageError: as `read_image`; the pixels of what stays as it is are not decoded.
+    """
+    try:
+        with PIL.Image.open(io.BytesIO(content)) as image:
+            plain = image.mode in ("RGB", "L", "P", "1") and not image.has_transparency_data
+            upright = image.getexif().get(_ORIENTATION, 1) == 1
+            if plain and upright and image.format in _KEPT and getattr(image, "n_frames", 1) == 1:
+                return content, _KEPT[image.format]
+    except _BROKEN as error:
+        raise UnreadableImageError(f"{name}: {_reason(error)}") from error
+    shown_again = io.BytesIO()
+    read_image(content, name=name).save(shown_again, "PNG")
+    return shown_again.getvalue(), ".png"
+
+
+def _white(image: PIL.Image.Image) -> int:
+    """The largest value of a channel of 16 bits; a TIFF of 10, 12 or 14 bits a channel uses no more of them."""
+    tags = getattr(image, "tag_v2", None) or {}
+    bits = tags.get(_BITS_PER_SAMPLE, (16,))
+    return (1 << min(int(bits[0] if isinstance(bits, tuple) else bits), 16)) - 1
+
+
+def _in_8_bits(image: PIL.Image.Image, format: str | None, white: int) -> PIL.Image.Image:
     """Pillow cuts values above 255 off when it converts these modes."""
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return image
@@ -88,7 +124,7 @@ def _in_8_bits(image: PIL.Image.Image, format: str | None) -> PIL.Image.Image:
             "it with 8 or 16 bits a channel"
         )
     values = np.asarray(image).astype(np.int64)
-    grey = PIL.Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    grey = PIL.Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8))
     clear = image.info.get("transparency")
     if isinstance(clear, int):
         grey.putalpha(PIL.Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))

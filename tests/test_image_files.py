@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from negguide.image_files import UnreadableImageError, read_image
+from negguide.image_files import UnreadableImageError, read_image, stored_form
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -50,6 +51,44 @@ def test_16_bits_become_8(kind: str) -> None:
     image = read_image(encoded(Image.fromarray(values), kind))
     assert np.asarray(image)[0].tolist() == [[v] * 3 for v in (0, 1, 128, 255)]
     assert read_image(encoded(Image.fromarray(values), kind), "L").tobytes() == bytes([0, 1, 128, 255])
+
+
+def test_a_tiff_of_12_bits_is_not_dark() -> None:
+    # by hand, as Pillow writes none: two rows of two pixels, 12 bits each, packed
+    pixels = bytes([0xFF, 0xF8, 0x00, 0x00, 0x00, 0x00])
+    entries = ((256, 3, 2), (257, 3, 2), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1))
+    entries = (*entries, (278, 3, 2), (279, 4, len(pixels)))
+    directory = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    start = 8 + len(pixels)
+    content = (
+        b"II*\0" + struct.pack("<I", start) + pixels + struct.pack("<H", len(entries)) + directory + b"\0" * 4
+    )
+    image = read_image(content, "L")
+    assert image.size == (2, 2) and list(image.tobytes()) == [255, 128, 0, 0]
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("JPEG", ".jpg"), ("PNG", ".png"), ("WEBP", ".webp")])
+def test_what_every_reader_shows_alike_is_stored_as_it_came(kind: str, suffix: str) -> None:
+    content = encoded(Image.new("RGB", (6, 4), "red"), kind)
+    assert stored_form(content, "a") == (content, suffix)
+
+
+def test_what_readers_show_differently_is_stored_as_it_looks() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(Image.new("RGB", (6, 4), "red"), "JPEG", exif=exif)
+    clear = encoded(Image.new("RGBA", (6, 4), (0, 0, 0, 0)))
+    deep = encoded(Image.fromarray(np.full((4, 6), 65535, np.uint16)))
+    moving = encoded(
+        Image.new("RGB", (6, 4)), "WEBP", save_all=True, append_images=[Image.new("RGB", (6, 4), "red")]
+    )
+    for content in (turned, clear, deep, moving, encoded(Image.new("RGB", (6, 4)), "TIFF")):
+        stored, suffix = stored_form(content, "a")
+        assert suffix == ".png" and stored != content
+        with Image.open(io.BytesIO(stored)) as image:
+            assert image.convert("RGB").tobytes() == read_image(content).tobytes()
+    with pytest.raises(UnreadableImageError, match=r"^a: cannot identify image file"):
+        stored_form(b"text", "a")
 
 
 @pytest.mark.parametrize("values", [np.ones((2, 2), np.float32), np.ones((2, 2), np.int32)])

@@ -13,9 +13,10 @@ from torch import Tensor
 from negguide.benchmark.columns import PLAIN
 from negguide.benchmark.generation import digest
 from negguide.benchmark.judges import Judge, Verdict
-from negguide.benchmark.runner import Bar, Drawn, Run, Task, no_bar, open_image
+from negguide.benchmark.runner import Bar, Drawn, Run, Task, no_bar
 from negguide.benchmark.similarity import Similarity
 from negguide.benchmark.suites import DIVERSITY, REFERENCE, Check
+from negguide.image_files import read_image
 from negguide.pictures import file_name, read_settings, save_json
 
 AT_ONCE = 16
@@ -54,7 +55,7 @@ def ask(run: Run, drawn: Drawn, judge: Judge, bar: Bar = no_bar) -> dict[tuple[s
             chosen = asked[start : start + AT_ONCE]
             keys = [digest({"image": sha256, "check": vars(check)}) for _, sha256, check in chosen]
             if not set(keys) <= set(known):
-                images = [open_image(run.out / image) for image, _, _ in chosen]
+                images = [read_image(run.out / image) for image, _, _ in chosen]
                 verdicts = judge.verdicts(images, [check for _, _, check in chosen])
                 for key, verdict in zip(keys, verdicts, strict=True):
                     known.setdefault(key, vars(verdict))
@@ -102,7 +103,7 @@ def _features(paths: Sequence[Path], similarity: Similarity, bar: Bar) -> dict[P
     with bar("comparing images", len(distinct)) as advance:
         for start in range(0, len(distinct), AT_ONCE):
             chosen = distinct[start : start + AT_ONCE]
-            rows = similarity.features([open_image(path) for path in chosen])
+            rows = similarity.features([read_image(path) for path in chosen])
             for path, row in zip(chosen, rows, strict=True):
                 found[path] = row
                 advance()

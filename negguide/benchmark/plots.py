@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from negguide.benchmark.columns import PLAIN, Column
 from negguide.benchmark.figures import KEPT, REMOVED, SHARES, SIMILARITY, Line
-from negguide.benchmark.runner import open_image
 from negguide.benchmark.suites import DIVERSITY, OVERLAP, REFERENCE, Item
+from negguide.image_files import read_image
 from negguide.pictures import MIN_CELL, grid
 from negguide.toyworld.measure import Rate
 
@@ -133,7 +133,7 @@ def contact_sheet(report: Report) -> Image.Image:
     if run.suite.kind == REFERENCE:
         heads = ["reference", *heads]
         rows = [
-            [_with_bar(open_image(run.reference_paths(item)[0]), ()), *row]
+            [_with_bar(read_image(run.reference_paths(item)[0]), ()), *row]
             for item, row in zip(chosen, rows, strict=True)
         ]
     about = report.about
@@ -152,7 +152,7 @@ def _cell(report: Report, line: Line, item: Item, wide: bool) -> Image.Image:
         return _with_bar(Image.new("RGB", (MIN_CELL, MIN_CELL), "#eaeef2"), [("not possible", _OPEN)])
     if not wide:
         return _shown(report, seen[0])
-    images = [_fit(open_image(report.run.out / row.task.image(row.seed))) for row in seen[:4]]
+    images = [_fit(read_image(report.run.out / row.task.image(row.seed))) for row in seen[:4]]
     width, height = images[0].size
     # four images of a prompt as a block
     together = Image.new("RGB", (2 * width + 4, 2 * height + 4), "white")
@@ -174,7 +174,7 @@ def _shown(report: Report, row: Seen) -> Image.Image:
         said.append((text, color))
     if report.run.suite.kind == REFERENCE and row.similarity is not None:
         said.append((f"{row.similarity:.2f}", _OPEN))
-    return _with_bar(open_image(report.run.out / row.task.image(row.seed)), said)
+    return _with_bar(read_image(report.run.out / row.task.image(row.seed)), said)
 
 
 def _with_bar(image: Image.Image, said: Sequence[tuple[str, tuple[int, int, int]]]) -> Image.Image:

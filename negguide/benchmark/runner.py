@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from negguide.benchmark.columns import CLASSIC, PLAIN, Column
 from negguide.benchmark.generation import (
@@ -31,6 +31,7 @@ from negguide.benchmark.generation import (
     digest,
 )
 from negguide.benchmark.suites import DIVERSITY, OVERLAP, REFERENCE, Item, Suite
+from negguide.image_files import read_image
 from negguide.models import revision
 from negguide.pictures import read_settings, save_json, save_png
 
@@ -157,7 +158,7 @@ class Run:
         """What the images of an item stay away from; empty in suites of another kind."""
         if self.suite.kind != REFERENCE:
             return []
-        return [open_image(path) for path in self.reference_paths(item)]
+        return [read_image(path) for path in self.reference_paths(item)]
 
     def reference_paths(self, item: Item) -> tuple[Path, ...]:
         """The item's files, or the plain image that was drawn for it."""
@@ -326,16 +327,3 @@ def _draw(run: Run, task: Task, generator: Generator, drawn: Drawn, warm: set[st
     warm.add(name)
     save_json(record, run.out / task.record)
     drawn.done[name][task] = record
-
-
-def open_image(path: Path) -> Image.Image:
-    """The image in a file, upright.
-
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is no readable image: {error}") from error

@@ -12,6 +12,7 @@ from negguide.cli import (
     compare,
     demo,
     evaluate,
+    evaluate_editing,
     export,
     finetune,
     generate,
@@ -65,6 +66,7 @@ app.command()(audit.audit)
 app.command()(export.export)
 app.command()(finetune.finetune)
 app.command()(evaluate.evaluate)
+app.command(name="evaluate-editing")(evaluate_editing.evaluate_editing)
 app.command()(benchmark.benchmark)
 app.command()(models.models)
 app.command()(methods.methods)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
+from negguide.image_files import UnreadableImageError, read_image
 from negguide.pictures import file_name, write_file
-
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 class Attachments:
@@ -79,12 +77,9 @@ class Attachments:
         if stored["mode"] not in ("RGB", "L"):
             raise ValueError(f"{source}: mode must be RGB or L, got {stored['mode']!r}")
         try:
-            with Image.open(io.BytesIO(content)) as file:
-                image = ImageOps.exif_transpose(file).convert(stored["mode"])
-        except _UNREADABLE as error:
-            raise ValueError(
-                f"{source}: is no image that Pillow can read; use e.g. a PNG or a JPEG"
-            ) from error
+            image = read_image(content, stored["mode"], name=source)
+        except UnreadableImageError as error:
+            raise ValueError(f"{error}; use e.g. a PNG or a JPEG") from error
         self._files[stored["file"]] = content
         self._opened.append((image, stored))
         return image

@@ -15,7 +15,8 @@ def export(
     format: Annotated[
         str,
         typer.Option(
-            help="imagefolder, webdataset, parquet, sentence-transformers, open-clip, or sugarcrepe."
+            help="imagefolder, webdataset, parquet, sentence-transformers, open-clip, sugarcrepe; or editing triplets, "
+            "as instructpix2pix (parquet) or instructpix2pix-folder."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The new folder.")],
@@ -25,11 +26,14 @@ def export(
             "--rebalanced", help="Only what `negguide audit --rebalance` kept, in the roles it chose."
         ),
     ] = False,
+    shard_size: Annotated[
+        int | None, typer.Option(help="Items a tar, parquet file or folder, where there are several (1000).")
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Put it in place of a folder that is there already.")
     ] = False,
 ) -> None:
-    """Write SET for datasets, webdataset, sentence-transformers, open_clip or SugarCrepe's evaluation.
+    """Write SET for datasets, webdataset, sentence-transformers, open_clip, SugarCrepe or InstructPix2Pix.
 
     The folder appears when it is complete; an export that was stopped is simply run again.
     """
@@ -38,8 +42,19 @@ def export(
         from negguide.mining.formats import write_export
 
         with waiting("exporting"):
-            count = write_export(folder, out, format, rebalanced=rebalanced, overwrite=overwrite)
+            remarks: list[str] = []
+            count = write_export(
+                folder,
+                out,
+                format,
+                rebalanced=rebalanced,
+                overwrite=overwrite,
+                shard_size=shard_size,
+                say=remarks.append,
+            )
     except ImportError as error:
         raise ValueError(str(error)) from error
     remark(f"{count} items")
+    for text in remarks:
+        remark(text)
     show(out)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,24 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from negguide.cli import options
+from negguide.cli.mine_report import audited, nothing_written, show_funnel, speed
 from negguide.cli.output import check_folder, console, remark, show, waiting
 
 if TYPE_CHECKING:
-    from negguide.mining.build import Built
-    from negguide.mining.funnel import Funnel
+    from negguide.mining.build_text import Built
 
 TOYWORLD_STEPS = 12
-AUDITED = 10_000
-"""Sets of more pairs are not audited at once: near-duplicates are looked for among all images."""
 _IN, _PLAN, _PAINT, _CHECK, _RUN = "Input", "Plan", "Paint", "Check", "Run"
 
 
 def mine(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the set goes; run again to go on.")],
     data: Annotated[
         str,
@@ -101,6 +96,17 @@ def mine(
     positives: Annotated[
         int, typer.Option(help="Paraphrases of each caption at most.", rich_help_panel=_PLAN)
     ] = 1,
+    text_only: Annotated[
+        bool,
+        typer.Option(
+            "--text-only",
+            help="Negative captions of an existing set: no image is made, no model looks at one.",
+        ),
+    ] = False,
+    columns: Annotated[
+        bool,
+        typer.Option("--columns", help="Also write the input with the negatives as columns: OUT/columns."),
+    ] = False,
     model: options.ModelOption = "toyworld",
     mode: Annotated[
         str,
@@ -198,84 +204,107 @@ def mine(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.", rich_help_panel=_RUN)] = 0,
     shard_size: Annotated[
-        int, typer.Option(help="Pairs of the input that make a shard.", rich_help_panel=_RUN)
-    ] = 64,
+        int | None,
+        typer.Option(
+            help="Pairs of the input that make a shard (64; of text alone 1000).", rich_help_panel=_RUN
+        ),
+    ] = None,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
 ) -> None:
-    """Make a set of hard negatives in --out, or go on with it.
+    """Make a set of hard negatives in --out, or go on with it. They are generated, not retrieved.
 
     Plans edits of each caption, paints them, keeps what the judge finds right in all four cells, and writes an
     imagefolder with a card, a contact sheet and an audit. It can be killed at any time; the same command goes on, also
     in several processes at once (accelerate launch -m negguide mine ...).
+
+    With --text-only the planned captions are the set, and whatever is painted or judged has no meaning.
     """
     began = time.monotonic()
-    check_folder(out)
+    finished = all((out / name).is_file() for name in ("set.json", "funnel.json", "README.md"))
+    if not finished:
+        # what is finished can be looked at again on a disk that takes no files
+        check_folder(out)
     from negguide.cli.errors import quiet_libraries
     from negguide.mining.item import CATEGORIES
     from negguide.mining.run import place_among_processes, run
-    from negguide.models import TOYWORLD
 
     rank, world, local = place_among_processes()
-    device, dtype = _where(device, dtype, model, local)
-    quiet_libraries()
-    from negguide.mining.build import build
+    if text_only:
+        _refuse_images(context)
+        # rules run on no device, and need no library that could say which there are
+        device = "cpu" if backend == "rules" else _device(device, local)
+    else:
+        device, dtype = _where(device, dtype, model, local)
+    if not text_only or backend != "rules":
+        quiet_libraries()
+    chosen = None if categories is None else tuple(categories.replace(" ", "").split(","))
+    planning: dict[str, Any] = {
+        "data": data,
+        "data_options": {
+            "split": split,
+            "config": config,
+            "caption": caption_column,
+            "images": images,
+            "licence": licence,
+        },
+        "backend": backend,
+        "planner_options": {
+            name: value
+            for name, value in (
+                ("model", backend_model),
+                ("base_url", endpoint),
+                ("views", views or None),
+                ("max_tokens", llm_max_tokens),
+                ("temperature", llm_temperature),
+                ("timeout", llm_timeout),
+                ("concurrency", llm_concurrency),
+                ("max_failures", llm_max_failures),
+            )
+            if value is not None
+        },
+        "device": device,
+        "say": remark,
+        "per_item": per_item,
+        "positives": positives,
+        "max_category_share": max_category_share,
+        "seed": seed,
+        "limit": limit,
+        "shard_size": (TEXT_SHARD if text_only else IMAGE_SHARD) if shard_size is None else shard_size,
+    }
+    with waiting("reading the input" if text_only else "loading the models"), _packages():
+        if text_only:
+            from negguide.mining.build_text import build_text
 
-    with waiting("loading the models"), _packages():
-        built = build(
-            data=data,
-            data_options={
-                "split": split,
-                "config": config,
-                "caption": caption_column,
-                "images": images,
-                "licence": licence,
-            },
-            backend=backend,
-            planner_options={
-                name: value
-                for name, value in (
-                    ("model", backend_model),
-                    ("base_url", endpoint),
-                    ("views", views or None),
-                    ("max_tokens", llm_max_tokens),
-                    ("temperature", llm_temperature),
-                    ("timeout", llm_timeout),
-                    ("concurrency", llm_concurrency),
-                    ("max_failures", llm_max_failures),
-                )
-                if value is not None
-            },
-            model=model,
-            judge=judge,
-            device=device,
-            dtype=dtype,
-            guidance_scale=guidance_scale,
-            diversify=diversify,
-            absolute_margin=absolute_margin,
-            say=remark,
-            categories=CATEGORIES if categories is None else tuple(categories.replace(" ", "").split(",")),
-            per_item=per_item,
-            mode=mode,
-            method=method,
-            steps=(TOYWORLD_STEPS if model == TOYWORLD else 25) if steps is None else steps,
-            batch_size=batch_size,
-            strength=strength,
-            weight=weight,
-            retries=retries,
-            vqa=vqa,
-            region=region,
-            max_outside_change=max_outside_change,
-            controls=controls,
-            positives=positives,
-            max_category_share=max_category_share,
-            relative_margin=relative_margin,
-            max_score=max_score,
-            seed=seed,
-            limit=limit,
-            shard_size=shard_size,
-            train_model=train_model,
-        )
+            built = build_text(**planning, out=out, categories=chosen)
+        else:
+            from negguide.mining.build import build
+            from negguide.models import TOYWORLD
+
+            built = build(
+                **planning,
+                categories=CATEGORIES if chosen is None else chosen,
+                model=model,
+                judge=judge,
+                dtype=dtype,
+                guidance_scale=guidance_scale,
+                diversify=diversify,
+                absolute_margin=absolute_margin,
+                mode=mode,
+                method=method,
+                steps=(TOYWORLD_STEPS if model == TOYWORLD else 25) if steps is None else steps,
+                batch_size=batch_size,
+                strength=strength,
+                weight=weight,
+                retries=retries,
+                vqa=vqa,
+                region=region,
+                max_outside_change=max_outside_change,
+                controls=controls,
+                relative_margin=relative_margin,
+                max_score=max_score,
+                train_model=train_model,
+            )
     with _progress(built, limit) as (done, on_painted, painted):
         outcome = run(
             out,
@@ -293,102 +322,69 @@ def mine(
         return
     from negguide.mining.card import write_card
 
-    verdicts = _audited(out, outcome.funnel.total("written"))
-    write_card(out)
-    show_funnel(outcome.funnel)
     seconds = time.monotonic() - began
-    remark(
-        f"{painted.total()} images painted in {seconds:.0f} s ({painted.total() / seconds:.2f} a second), "
-        f"{_peak_memory(device)}"
-    )
+    written = outcome.funnel.total("written")
+    verdicts: list[str] = []
+    if not finished or outcome.made:
+        verdicts = audited(out, written)
+        write_card(out)
+    show_funnel(outcome.funnel, text_only)
+    remark(speed(outcome.funnel, painted.total(), seconds, device, text_only))
     for line in verdicts:
         remark(line)
-    if not outcome.funnel.total("written"):
-        remark(_nothing_written(out, outcome.funnel))
+    if not written:
+        remark(nothing_written(out, outcome.funnel))
         raise typer.Exit(1)
-    show(out)
+    show(out, *([_columns(out, built)] if columns else []))
 
 
-# as narrow as a terminal of 80 columns
-_LOOK: dict[str, Any] = {
-    "title_justify": "left",
-    "box": SIMPLE_HEAD,
-    "collapse_padding": True,
-    "pad_edge": False,
-    "show_edge": False,
-}
+IMAGE_SHARD, TEXT_SHARD = 64, 1000
+"""Pairs of the input that make a shard, unless the user says otherwise."""
 
 
-def show_funnel(funnel: Funnel) -> None:
-    """The funnel, and why things were lost, on stderr."""
-    from negguide.mining.funnel import STAGES
+def _refuse_images(context: typer.Context) -> None:
+    """Options about images and judges have no meaning for a set of text alone.
 
-    screen = console(stderr=True)
-    read, bad = funnel.sources["read"], funnel.sources["bad"]
-    table = Table(title=f"{read} pairs read, {bad} bad", **_LOOK)
-    table.add_column("category")
-    for stage in STAGES:
-        table.add_column(stage, justify="right")
-    *rows, total = funnel.rows()
-    for row in rows:
-        table.add_row(*row)
-    table.add_section()
-    table.add_row(*total)
-    screen.print(table)
-    reasons = funnel.reasons()
-    if not reasons:
-        return
-    table = Table(title="Lost, and why", **_LOOK)
-    for heading in ("stage", "reason"):
-        table.add_column(heading)
-    table.add_column("number", justify="right")
-    for row in reasons:
-        table.add_row(*row)
-    screen.print(table)
+    Raises:
+        ValueError: one was given.
+    """
+    from negguide.mining.settings import OF_IMAGES
+
+    for name in OF_IMAGES:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            value = context.params[name]
+            said = "" if isinstance(value, bool) else f" {value}"
+            raise ValueError(
+                f"--{name.replace('_', '-')}{said} has no meaning with --text-only, which makes and judges no image; "
+                "leave it out"
+            )
 
 
-def _nothing_written(out: Path, funnel: Funnel) -> str:
-    """Why a set has no pairs, by what most were lost to."""
-    lost = [f"{reason} ({stage}, {number})" for stage, reason, number in funnel.reasons()[:3]]
-    return (
-        f"{out} holds no pair: of {funnel.sources['read']} pairs read, {funnel.sources['planned']} had an edit and "
-        f"none was kept; most were lost to: {'; '.join(lost)}. Each is in {out / 'rejects'}; give a new folder for "
-        "other settings"
-    )
+def _columns(out: Path, built: Built) -> Path:
+    """Write the input with the negatives as further columns; gives the file, or the folder of several."""
+    from negguide.mining.formats.columns import write_columns
+
+    with waiting("adding the columns"):
+        return write_columns(out, built.source, out / "columns")
 
 
-def _audited(out: Path, written: int) -> list[str]:
-    """What an audit of the set finds, for its card; nothing where the set is too small or too large, or was audited."""
-    try:
-        from negguide.mining import audit as auditing
-    except ImportError as error:
-        # all that mining itself needs is there
-        return [f"not audited: {error}"]
-    from negguide.mining.card import AUDIT
+def _device(device: str, local: int) -> str:
+    import torch
 
-    done = out / AUDIT / "audit.json"
-    if written > AUDITED or (
-        done.is_file() and json.loads(done.read_text(encoding="utf-8"))["mined"]["pairs"] == written
-    ):
-        return []
-    # a set without items has no pairs to be read
-    if not written or not auditing.large_enough(auditing.read_pairs(out)):
-        return ["not audited: too few pairs to be judged"]
-    with waiting("auditing"):
-        found = auditing.audit(out)
-        auditing.write_report(found, out / AUDIT)
-    return auditing.verdict_lines(found)
+    from negguide.cli.job import choose_device
+
+    chosen = choose_device(device)
+    return f"cuda:{local % torch.cuda.device_count()}" if chosen == "cuda" else chosen
 
 
 def _where(device: str, dtype: str, model: str, local: int) -> tuple[str, str]:
     import torch
 
-    from negguide.cli.job import choose_device, choose_dtype
+    from negguide.cli.job import choose_dtype
     from negguide.models import TOYWORLD
 
-    chosen = choose_device(device)
-    if chosen == "cuda":
-        chosen = f"cuda:{local % torch.cuda.device_count()}"
+    chosen = _device(device, local)
     if dtype == "auto" and chosen == "cpu" and model == TOYWORLD and torch.cpu._is_avx512_bf16_supported():
         # as the model was trained, and twice as fast where the processor has it
         return chosen, "bfloat16"
@@ -416,7 +412,9 @@ def _progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("pairs, {task.fields[painted]} images painted"),
+        TextColumn(
+            "captions" if built.settings.text_only else "pairs, {task.fields[painted]} images painted"
+        ),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console(stderr=True), transient=True) as progress:
@@ -428,14 +426,3 @@ def _progress(
             progress.update(task, painted=painted.total())
 
         yield partial(progress.advance, task), on_painted, painted
-
-
-def _peak_memory(device: str) -> str:
-    if device.startswith("cuda"):
-        import torch
-
-        return f"at most {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB of the GPU's memory"
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return f"at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20:.0f} MiB of memory"

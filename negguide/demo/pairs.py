@@ -109,9 +109,9 @@ def pack(whole: Path, folder: Path, keep: Collection[str]) -> Path:
         raise ValueError("No pair is kept; choose at least one.")
     images: dict[str, Image.Image] = {}
     for item, place in chosen:
-        for name in (item.image_file_name, item.negative_image_file_name):
-            with Image.open(place / name) as image:
-                images[name] = image.copy()
+        for file in item.files(place).values():
+            with Image.open(file) as image:
+                images[file.relative_to(place).as_posix()] = image.copy()
     part = folder / SET
     mined = Mined(items=[item for item, _ in chosen], images=images)
     written = SetFolder(part, read_settings(whole), versions())

@@ -1,1 +1,1 @@
-"""Hard-negative sets: plan edits of captions, render them, verify the pairs, audit the set, write it."""
+"""Hard negatives, generated and not retrieved: edits of captions are planned, rendered, verified, audited and written."""

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import random
-from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from PIL import Image
 
-from negguide.mining.edits import Planner, Rejected, plan, plan_positives
-from negguide.mining.edits.planner import Asking, normalised
-from negguide.mining.item import Edit, Source
-from negguide.mining.pair import Pair, add_item, as_item, item_id, reject, reject_pair
+from negguide.mining.edits import Planner
+from negguide.mining.item import Source
+from negguide.mining.pair import Pair, add_pair, reject, reject_pair
+from negguide.mining.planning import balanced, deduplicated, plan_rows, remembering
 from negguide.mining.render.job import Job, NoRegion, Painter, Region
+from negguide.mining.render.memory import Memory
 from negguide.mining.render.paste import change_outside
 from negguide.mining.settings import Settings, seed_of
 from negguide.mining.shards import Mined
 from negguide.mining.sources import BadSource
-from negguide.mining.sources.source import caption_problem, opened
 from negguide.mining.verify.margins import PairJudge
 from negguide.mining.verify.questions import Asker, objection, questions
 
@@ -49,80 +46,27 @@ class Miner:
     asker: Asker | None = None
     licence: str | None = None
 
+    def keeping(self, folder: Path, painted: Callable[[int], None]) -> Miner:
+        """The same miner, which makes nothing that is in ``folder`` already, and keeps there what it makes.
+
+        ``painted`` is told the number of images of each batch.
+        """
+        painter = Memory(self.painter, folder, painted)
+        return replace(self, painter=painter, planner=remembering(self.planner, folder))
+
     def __call__(self, rows: Sequence[Source | BadSource]) -> Mined:
         mined = Mined()
-        pairs = self._planned(rows, mined)
+        pairs = plan_rows(rows, self.settings, self.planner, mined)
         pairs = self._with_originals(pairs, mined)
         pairs = self._with_masks(pairs, mined)
         kept = self._with_negatives(pairs, mined)
-        kept = self._deduplicated(kept, mined)
-        kept = self._balanced(kept, mined)
+        kept = deduplicated(kept, mined)
+        kept = balanced(kept, self.settings, mined)
         self._draw_controls(kept, mined)
         for pair in kept:
             mined.funnel.count("written", pair.edit.category)
-            add_item(pair, as_item(pair, self.settings, self.judge.name, self.licence), mined)
+            add_pair(pair, self.settings, self.judge.name, self.licence, mined)
         return mined
-
-    def _planned(self, rows: Sequence[Source | BadSource], mined: Mined) -> list[Pair]:
-        usable: list[tuple[Source, Image.Image | None]] = []
-        for row in rows:
-            mined.funnel.sources["read"] += 1
-            problem = row.reason if isinstance(row, BadSource) else caption_problem(row.caption)
-            image = None
-            if isinstance(row, Source) and problem is None and row.load is not None:
-                image, problem = opened(row.load)
-            if problem is not None or not isinstance(row, Source):
-                mined.funnel.sources["bad"] += 1
-                reject(mined, "input", problem or "", row.id)
-            else:
-                usable.append((row, image))
-        pairs: list[Pair] = []
-        for (row, image), plans in zip(usable, self._plans([row for row, _ in usable]), strict=True):
-            for refused in plans.rejected:
-                reject(mined, "planned", refused.reason, row.id, edit=refused.edit)
-            mined.funnel.failures.update(plans.failures)
-            for reason, times in sorted(plans.failures.items()):
-                # no reject: the caption may have its edits all the same
-                mined.rejects.append(
-                    {"stage": "planner", "reason": reason, "source_id": row.id, "times": times}
-                )
-            if not plans.edits:
-                reject(mined, "planned", "no edit for this caption", row.id, caption=row.caption)
-                continue
-            mined.funnel.sources["planned"] += 1
-            for edit in plans.edits:
-                mined.funnel.count("planned", edit.category)
-                pairs.append(Pair(row, edit, item_id(row, edit), plans.positives, original=image))
-        return pairs
-
-    def _plans(self, rows: Sequence[Source]) -> list[_Plans]:
-        """What is planned for each caption, the same whether one is planned after the other or several at once.
-
-        Raises:
-            ConnectionError, ValueError: the planner's server fails. Captions that were not begun are not planned then.
-        """
-        if not isinstance(self.planner, Asking) or self.planner.concurrency == 1:
-            return [self._plan(row) for row in rows]
-        with ThreadPoolExecutor(self.planner.concurrency) as threads:
-            return list(threads.map(self._plan, rows))
-
-    def _plan(self, row: Source) -> _Plans:
-        """The edits of a caption and its paraphrases, and what the planner's model failed at."""
-        rng = random.Random(seed_of(self.settings.seed, row.id, "plan"))
-        asking = self.planner if isinstance(self.planner, Asking) else None
-        before = Counter(asking.failures if asking else {})
-        edits, rejected = plan(
-            row.caption,
-            self.planner,
-            categories=self.settings.categories,
-            per_item=self.settings.per_item,
-            rng=rng,
-        )
-        positives: tuple[str, ...] = ()
-        if edits and self.settings.positives:
-            found, _ = plan_positives(row.caption, self.planner, count=self.settings.positives, rng=rng)
-            positives = tuple(edit.caption for edit in found)
-        return _Plans(edits, rejected, positives, Counter(asking.failures if asking else {}) - before)
 
     def _with_originals(self, pairs: list[Pair], mined: Mined) -> list[Pair]:
         """The pairs whose original image fits its caption better than the negative one; drawn where there is none."""
@@ -263,50 +207,6 @@ class Miner:
             for pair in fine:
                 pair.reason = objection(pair.edit, [next(answers) for _ in questions(pair.edit)]) or ""
 
-    def _deduplicated(self, pairs: list[Pair], mined: Mined) -> list[Pair]:
-        """Each pair of captions, and each negative image, once."""
-        captions: set[tuple[str, str]] = set()
-        pixels: set[bytes] = set()
-        kept = []
-        for pair in pairs:
-            assert pair.negative is not None
-            said = (normalised(pair.source.caption), normalised(pair.edit.caption))
-            seen = hashlib.sha256(pair.negative.tobytes()).digest()
-            pair.reason = (
-                "the same two captions are in the shard"
-                if said in captions
-                else "the same negative image is in the shard"
-                if seen in pixels
-                else ""
-            )
-            if pair.reason:
-                reject_pair(mined, "deduplicated", pair)
-                continue
-            captions.add(said)
-            pixels.add(seen)
-            mined.funnel.count("deduplicated", pair.edit.category)
-            kept.append(pair)
-        return kept
-
-    def _balanced(self, pairs: list[Pair], mined: Mined) -> list[Pair]:
-        """So many of each category that none has more than its share; those that go are chosen by their ids' hash."""
-        most = largest_count(Counter(pair.edit.category for pair in pairs), self.settings.max_category_share)
-        chosen: set[str] = set()
-        left: Counter[str] = Counter()
-        for pair in sorted(pairs, key=lambda pair: seed_of(self.settings.seed, pair.id, "balance")):
-            if left[pair.edit.category] < most:
-                left[pair.edit.category] += 1
-                chosen.add(pair.id)
-        for pair in pairs:
-            if pair.id in chosen:
-                mined.funnel.count("balanced", pair.edit.category)
-            else:
-                pair.reason = (
-                    f"more than {self.settings.max_category_share:.0%} of the shard are {pair.edit.category}"
-                )
-                reject_pair(mined, "balanced", pair)
-        return [pair for pair in pairs if pair.id in chosen]
-
     def _draw_controls(self, pairs: Sequence[Pair], mined: Mined) -> None:
         """Paint the original caption for a share of the items, from the noise of their negative image.
 
@@ -326,7 +226,7 @@ class Miner:
                 open_ = []
                 for place, (pair, image) in enumerate(zip(batch, images, strict=True)):
                     if self.settings.margins.hold(said[place], said[place + len(batch)]):
-                        pair.control = image
+                        pair.control, pair.control_same_noise = image, attempt == 0
                         mined.funnel.controls += 1
                     else:
                         open_.append(pair)
@@ -347,28 +247,3 @@ class Miner:
 
     def _scores(self, images: Sequence[Image.Image], captions: Sequence[str]) -> list[float]:
         return [round(float(score), 6) for score in self.judge.score(images, captions)] if images else []
-
-
-@dataclass(frozen=True)
-class _Plans:
-    """What was planned for one caption, and what was refused or failed."""
-
-    edits: list[Edit]
-    rejected: list[Rejected]
-    positives: tuple[str, ...]
-    failures: Counter[str]
-
-
-def largest_count(counts: Counter[str], share: float) -> int:
-    """How many of each category may stay so that none has more than ``share`` of what stays.
-
-    Of n categories one has at least 1/n: a smaller share counts as that.
-    """
-    if not counts:
-        return 0
-    share = max(share, 1 / len(counts))
-    for most in range(max(counts.values()), 0, -1):
-        # the tolerance is for shares like 1/3
-        if most <= share * sum(min(n, most) for n in counts.values()) + 1e-9:
-            return most
-    return 0

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from negguide.mining.block import Miner
-from negguide.mining.edits import make_planner
+from negguide.mining.build_text import Built, planner_of
 from negguide.mining.render.regions import make_region
 from negguide.mining.settings import Settings
 from negguide.mining.sources import open_source
 from negguide.mining.verify.judge import TOYWORLD, check_independent, load_judge
 from negguide.mining.verify.questions import VqaAsker
-
-
-@dataclass(frozen=True)
-class Built:
-    """The input, the settings and the parts of a set that is to be made."""
-
-    source: Any
-    settings: Settings
-    miner: Miner
-    made_by: dict[str, Any]
 
 
 def build(
@@ -74,11 +64,7 @@ def build(
             "--diversify pushes the images of one caption apart, and with --per-item 1 each has but one; use "
             "--per-item 2 or more, or leave --diversify out"
         )
-    if "views" in planner_options and not source.world:
-        raise ValueError(
-            f"--views is for captions of the embedded world; those of --data {source.name} are not"
-        )
-    planner = make_planner(backend, world=source.world, **_for_planner(backend, planner_options, device, say))
+    planner = planner_of(source, backend, planner_options, device, say)
 
     from negguide.methods import NegToMe
     from negguide.mining.render.pipeline import PipelinePainter
@@ -129,46 +115,6 @@ def build(
     asker = None if settings.vqa is None else VqaAsker(settings.vqa, device)
     miner = Miner(settings, planner, painter, loaded, region, asker, licence=source.licence)
     return Built(source, settings, miner, versions())
-
-
-_PLANNER_FLAGS = {
-    "model": "--backend-model",
-    "base_url": "--endpoint",
-    "views": "--views",
-    "max_tokens": "--llm-max-tokens",
-    "temperature": "--llm-temperature",
-    "timeout": "--llm-timeout",
-    "concurrency": "--llm-concurrency",
-    "max_failures": "--llm-max-failures",
-}
-_PLANNERS_WITH = dict.fromkeys(_PLANNER_FLAGS, ("llm",)) | {
-    "model": ("fill-mask", "llm"),
-    "views": ("rules",),
-}
-_OF_ENDPOINTS = ("timeout", "concurrency", "max_failures")
-
-
-def _for_planner(
-    backend: str, options: Mapping[str, Any], device: str, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """The planner's options, checked in the words of the command, and where its model runs or whom it tells."""
-    for name, value in options.items():
-        if backend not in _PLANNERS_WITH[name]:
-            given = _PLANNER_FLAGS[name] if value is True else f"{_PLANNER_FLAGS[name]} {value!r}"
-            raise ValueError(
-                f"{given} has no meaning for --backend {backend}; it is for "
-                f"{' and '.join(_PLANNERS_WITH[name])}"
-            )
-        if name in _OF_ENDPOINTS and "base_url" not in options:
-            raise ValueError(f"{_PLANNER_FLAGS[name]} {value!r} has no meaning without --endpoint")
-    if backend not in _PLANNERS_WITH["model"]:
-        return dict(options)
-    if "model" not in options:
-        raise ValueError(
-            f"--backend {backend} needs a model: name one with --backend-model (a folder or a hub id; with --endpoint, "
-            "what the server calls it)"
-        )
-    return {**options, "say": say} if "base_url" in options else {**options, "device": device}
 
 
 def _dtype(name: str, device: str) -> Any:

@@ -12,6 +12,7 @@ from negguide.mining.contact_sheet import contact_sheet
 from negguide.mining.funnel import STAGES, Funnel
 from negguide.mining.item import Item
 from negguide.mining.shards import FUNNEL, SET, read_set, read_settings
+from negguide.mining.text_only import STAGES as TEXT_STAGES
 from negguide.pictures import write_file
 
 EXAMPLES, SHOWN = 8, 24
@@ -38,8 +39,10 @@ def write_card(folder: Path | str) -> None:
         raise ValueError(f"{folder} holds no complete set: {error.filename} cannot be read") from error
     made_by = json.loads((folder / SET).read_text(encoding="utf-8"))["made_by"]
     written = funnel.total("written")
+    stages = TEXT_STAGES if settings.text_only else STAGES
     shown = _spread(folder, SHOWN)
-    if shown:
+    drawn = bool(shown) and not settings.text_only
+    if drawn:
         title = f"{written} hard negatives from {settings.data['name']}"
         picture = io.BytesIO()
         contact_sheet(shown, title).save(picture, "PNG")
@@ -47,31 +50,53 @@ def write_card(folder: Path | str) -> None:
     parts = [
         _head(folder, written),
         f"# Hard negatives from {settings.data['name']}",
-        f"{written} pairs of images and captions. In each, the negative caption says one thing that the original image "
-        "does not show, and the negative image shows what the negative caption says. A judge found every image "
-        "closer to its own caption than to the other one, and every caption closer to its own image.",
-        f"![Some of the pairs]({SHEET})" if shown else "",
+        f"{written} {_TEXT_ALONE if settings.text_only else _PAIRS}",
+        f"![Some of the pairs]({SHEET})" if drawn else "",
         "## Rows",
-        'Each shard in `data/` is an imagefolder; `datasets.load_dataset("imagefolder", data_dir=...)` reads all of '
-        "them. `image`, `negative_image`, and where it was painted `control_image` (the original caption, painted by "
-        "the same model, so that painted does not mean negative) go with `caption`, `negative_caption` and "
-        "`positive_captions` (other words, same meaning). `scores` are the judge's of (image, caption), (image, "
-        "negative caption), (negative image, caption) and (negative image, negative caption).",
+        _TEXT_ROWS if settings.text_only else _ROWS,
         _table(["category", "caption", "negative caption"], _examples(shown)),
         "## Funnel",
-        f"{funnel.sources['read']} pairs read, {funnel.sources['bad']} of them bad, {funnel.images} images painted, "
-        f"{funnel.controls} controls.",
-        _table(["category", *STAGES], funnel.rows()),
+        f"{funnel.sources['read']} pairs read, {funnel.sources['bad']} of them bad"
+        + ("." if settings.text_only else f", {funnel.images} images painted, {funnel.controls} controls."),
+        _table(["category", *stages], funnel.rows(stages)),
         _table(["lost at", "reason", "number"], funnel.reasons()) if funnel.reasons() else "",
         "## Audit",
         *_audited(folder),
         "## How it was made",
         _table(["", ""], _made(settings.to_dict(), made_by)),
         "## Licence",
-        f"Originals and captions: {_licence(folder, settings.data.get('licence'))}. Negative images were painted by "
-        f"{settings.model}, whose licence may say what they can be used for.",
+        f"Originals and captions: {_licence(folder, settings.data.get('licence'))}."
+        + (
+            ""
+            if settings.text_only
+            else f" Negative images were painted by {settings.model}, {_MODELS_LICENCE}"
+        ),
     ]
     write_file(folder / CARD, ("\n\n".join(part for part in parts if part) + "\n").encode())
+
+
+_PAIRS = (
+    "pairs of images and captions. In each, the negative caption says one thing that the original image does not show, "
+    "and the negative image shows what the negative caption says. A judge found every image closer to its own caption "
+    "than to the other one, and every caption closer to its own image."
+)
+_ROWS = (
+    'Each shard in `data/` is an imagefolder; `datasets.load_dataset("imagefolder", data_dir=...)` reads all of them. '
+    "`image`, `negative_image`, and where it was painted `control_image` (the original caption, painted by the same "
+    "model, so that painted does not mean negative) go with `caption`, `negative_caption` and `positive_captions` "
+    "(other words, same meaning). `scores` are the judge's of (image, caption), (image, negative caption), (negative "
+    "image, caption) and (negative image, negative caption)."
+)
+_TEXT_ALONE = (
+    "captions, each with a negative that says one thing else. No image was looked at, so some negatives may be true of "
+    "their image all the same."
+)
+_TEXT_ROWS = (
+    "Each shard in `data/` has a `metadata.jsonl`; `image_file_name` is relative to it, and may name a file of the "
+    "input, which is not in the set: `negguide export` makes a set that holds its images. `negative_caption` goes with "
+    "`caption`, `positive_captions` are other words with the same meaning, and `before` was replaced by `after`."
+)
+_MODELS_LICENCE = "whose licence may say what they can be used for."
 
 
 def _head(folder: Path, written: int) -> str:

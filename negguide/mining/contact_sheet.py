@@ -48,8 +48,9 @@ def contact_sheet(items: Sequence[tuple[Item, Path]], title: str, columns: int =
         left = MARGIN + place % columns * (width + GAP)
         y = top + place // columns * height
         draw.line([(left, y), (left + width - GAP, y)], _LINE)
-        for side, name in enumerate((item.image_file_name, item.negative_image_file_name)):
-            picture = _fit(read_image(folder / name))
+        files = item.files(folder)
+        for side, role in enumerate(("image", "negative_image")):
+            picture = _fit(read_image(files[role]))
             at = (left + side * (CELL + GAP), y + GAP)
             sheet.paste(picture, (at[0] + (CELL - picture.width) // 2, at[1] + (CELL - picture.height) // 2))
         _describe(draw, item, left + 2 * (CELL + GAP) + 4, y + GAP)

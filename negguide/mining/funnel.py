@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,10 +95,10 @@ class Funnel:
             failures=Counter(data["failures"]),
         )
 
-    def rows(self) -> list[list[str]]:
-        """The table by category, a row of totals at its end: category and one number a stage."""
-        table = [[name, *(str(self.stages[stage][name]) for stage in STAGES)] for name in self.categories]
-        return [*table, ["all", *(str(self.total(stage)) for stage in STAGES)]]
+    def rows(self, stages: Sequence[str] = STAGES) -> list[list[str]]:
+        """The table by category, a row of totals at its end: category and one number for each of ``stages``."""
+        table = [[name, *(str(self.stages[stage][name]) for stage in stages)] for name in self.categories]
+        return [*table, ["all", *(str(self.total(stage)) for stage in stages)]]
 
     def reasons(self) -> list[list[str]]:
         """Why something was lost, most frequent first: stage, reason, number."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
@@ -12,7 +13,27 @@ from PIL import Image
 CATEGORIES = ("object", "attribute", "count", "relation", "swap", "add", "remove", "negation")
 """What an edit changes. ``negation`` keeps a thing out by words ("without a hat"); its picture lacks the thing."""
 
+TEXT_CATEGORIES = tuple(name for name in CATEGORIES if name != "remove")
+"""Those whose caption is false of the image whatever else it shows; one that says less is true of the same image."""
+
 Meaning = Literal["negative", "positive"]
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image as the input stores it, undecoded.
+
+    Attributes:
+        read: gives its bytes; raises FileNotFoundError where there is no such file.
+        path: of its file; None where it lies in an archive or a table.
+    """
+
+    read: Callable[[], bytes]
+    path: Path | None = None
+
+    @classmethod
+    def of_file(cls, path: Path) -> StoredImage:
+        return cls(path.read_bytes, path)
 
 
 @dataclass(frozen=True)
@@ -25,6 +46,7 @@ class Source:
         load: opens the image (RGB) when it is needed; ``None`` where the input has captions only.
         mask: opens the mask of the phrase to be edited (L, white where pixels may change), where the input has one.
         licence: of the image and its caption, as far as the input says.
+        stored: the image's file; ``None`` where ``load`` draws the image.
     """
 
     id: str
@@ -32,6 +54,7 @@ class Source:
     load: Callable[[], Image.Image] | None = None
     mask: Callable[[], Image.Image] | None = None
     licence: str | None = None
+    stored: StoredImage | None = None
 
 
 @dataclass(frozen=True)
@@ -111,12 +134,15 @@ class Item:
 
     The four ``scores`` are those of (image, caption), (image, negative caption), (negative image, caption) and
     (negative image, negative caption), by ``judge``. File names are relative to the folder of the row.
+
+    In a set of text alone there are no scores, and what made and judged images is None; ``image_file_name`` is a file
+    of the input, one beside the row, or None where the input has captions alone.
     """
 
     id: str
     source_id: str
-    image_file_name: str
-    negative_image_file_name: str
+    image_file_name: str | None
+    negative_image_file_name: str | None
     caption: str
     negative_caption: str
     category: str
@@ -125,18 +151,31 @@ class Item:
     before: str
     after: str
     backend: str
-    scores: tuple[float, float, float, float]
-    judge: str
-    prompt: str
-    model: str
+    scores: tuple[float, ...]
+    judge: str | None
+    prompt: str | None
+    model: str | None
     revision: str | None
     methods: list[dict[str, Any]]
-    seed: int
+    seed: int | None
     tries: int
     positive_captions: tuple[str, ...] = ()
     control_image_file_name: str | None = None
     licence: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def files(self, folder: Path) -> dict[str, Path]:
+        """The image files by role, "image", "negative_image" and "control_image", as far as there are any.
+
+        Args:
+            folder: that of the row.
+        """
+        names = {
+            "image": self.image_file_name,
+            "negative_image": self.negative_image_file_name,
+            "control_image": self.control_image_file_name,
+        }
+        return {role: folder / name for role, name in names.items() if name is not None}
 
     def row(self) -> dict[str, Any]:
         """As JSON; ``from_row`` reads it back."""

@@ -9,8 +9,9 @@ from typing import Any
 
 from PIL import Image
 
+from negguide.image_files import stored_form
 from negguide.mining.item import Edit, Item, Source
-from negguide.mining.settings import Settings
+from negguide.mining.settings import Settings, without_place
 from negguide.mining.shards import Mined
 
 _METHOD_NAMES = {"perp-neg": "PerpNeg", "negative-prompt": "negative prompt", "plain": "plain"}
@@ -26,6 +27,7 @@ class Pair:
         mask: where the negative image may change.
         scores: of the four cells, NaN until they are known.
         outside_change: mean change outside the mask.
+        control_same_noise: the control was painted from the noise of the negative image.
         seed, weight, tries: of the last try.
         reason: what is wrong with it; empty = nothing.
     """
@@ -41,6 +43,7 @@ class Pair:
     control: Image.Image | None = None
     scores: list[float] = field(default_factory=lambda: [math.nan] * 4)
     outside_change: float = 0.0
+    control_same_noise: bool = False
     seed: int = 0
     weight: float = 0.0
     tries: int = 0
@@ -53,19 +56,22 @@ def item_id(source: Source, edit: Edit) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def as_item(pair: Pair, settings: Settings, judge: str, licence: str | None) -> Item:
-    """The row of a pair; its file names are relative to the shard."""
+def add_pair(pair: Pair, settings: Settings, judge: str, licence: str | None, mined: Mined) -> None:
+    """Add the item of a pair and its images to the shard; file names are relative to it."""
     # one shape for all rows of all shards, as readers infer columns from some of them
     methods: list[dict[str, Any]] = [
         {"method": _METHOD_NAMES[settings.method], "avoid": pair.edit.avoid, "weight": float(pair.weight)}
     ]
     if settings.diversify is not None:
         methods.append({"method": "NegToMe", "avoid": "", "weight": float(settings.diversify["alpha"])})
-    source = hashlib.sha256(pair.source.id.encode()).hexdigest()[:16]
-    return Item(
+    if pair.source.stored is not None:
+        image = store_original(pair.source, mined)
+    else:
+        image = f"images/{hashlib.sha256(pair.source.id.encode()).hexdigest()[:16]}.png"
+    item = Item(
         id=pair.id,
         source_id=pair.source.id,
-        image_file_name=f"images/{source}.png",
+        image_file_name=image,
         negative_image_file_name=f"images/{pair.id}-negative.png",
         caption=pair.source.caption,
         negative_caption=pair.edit.caption,
@@ -75,10 +81,10 @@ def as_item(pair: Pair, settings: Settings, judge: str, licence: str | None) -> 
         before=pair.edit.before,
         after=pair.edit.after,
         backend=pair.edit.backend,
-        scores=(pair.scores[0], pair.scores[1], pair.scores[2], pair.scores[3]),
-        judge=judge,
+        scores=tuple(pair.scores),
+        judge=without_place(judge),
         prompt=pair.edit.prompt,
-        model=settings.model,
+        model=None if settings.model is None else without_place(settings.model),
         revision=settings.revision,
         methods=methods,
         seed=pair.seed,
@@ -90,18 +96,33 @@ def as_item(pair: Pair, settings: Settings, judge: str, licence: str | None) -> 
             "mode": settings.mode,
             "original": "input" if pair.original_seed is None else "painted",
             "outside_change": float(pair.outside_change),
+            "control_same_noise": pair.control_same_noise,
         },
     )
-
-
-def add_item(pair: Pair, item: Item, mined: Mined) -> None:
     images = {
-        item.image_file_name: pair.original,
+        item.image_file_name: None if pair.source.stored else pair.original,
         item.negative_image_file_name: pair.negative,
         item.control_image_file_name: pair.control,
     }
     mined.items.append(item)
     mined.images |= {name: image for name, image in images.items() if name is not None and image is not None}
+
+
+def store_original(row: Source, mined: Mined) -> str:
+    """Store an image of the input in the shard, once however many rows show it; gives its file name there.
+
+    Args:
+        row: with ``stored``.
+        mined: of the shard.
+
+    Raises:
+        FileNotFoundError, UnreadableImageError: it is not there, or no image.
+    """
+    assert row.stored is not None
+    content, suffix = stored_form(row.stored.read(), row.id)
+    file = f"images/{hashlib.sha256(content).hexdigest()[:16]}{suffix}"
+    mined.files[file] = content
+    return file
 
 
 def reject_pair(mined: Mined, stage: str, pair: Pair) -> None:

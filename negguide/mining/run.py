@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from negguide.mining.block import Miner
-from negguide.mining.edits.planner import Asking
 from negguide.mining.funnel import Funnel
 from negguide.mining.item import Source
-from negguide.mining.render.memory import Memory
 from negguide.mining.settings import Settings
-from negguide.mining.shards import FUNNEL, SetFolder, part_digest, write_json
+from negguide.mining.shards import Mined, SetFolder, part_digest
 from negguide.mining.sources import BadSource
 
 Row = Source | BadSource
-ANSWERS = "answers.jsonl"
-"""What a model that plans has answered for a shard, kept beside what was painted for it."""
+
+
+class ShardMiner(Protocol):
+    """Makes a shard's items: `negguide.mining.block.Miner`, or `negguide.mining.text_only.TextMiner`."""
+
+    def keeping(self, folder: Path, painted: Callable[[int], None]) -> ShardMiner:
+        """The same miner, which goes on from what an earlier run has left in ``folder``."""
+        ...
+
+    def __call__(self, rows: Sequence[Row]) -> Mined: ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ def run(
     out: Path | str,
     settings: Settings,
     source: Any,
-    miner: Miner,
+    miner: ShardMiner,
     *,
     made_by: dict[str, Any],
     rank: int = 0,
@@ -88,11 +93,7 @@ def run(
                 with folder.claim(number) as free:
                     if free:
                         begun(number, len(rows))
-                        kept = folder.memory(number)
-                        painter, planner = Memory(miner.painter, kept, painted), miner.planner
-                        if isinstance(planner, Asking):
-                            planner = planner.remembering(kept / ANSWERS)
-                        mined = replace(miner, painter=painter, planner=planner)(rows)
+                        mined = miner.keeping(folder.memory(number), painted)(rows)
                         folder.write(number, mined, part_digest(rows))
                         made += 1
             if not folder.complete(number):
@@ -110,8 +111,7 @@ def run(
         missing = go_through(lambda number: True)
     funnel = folder.funnel()
     if not missing:
-        write_json(folder.folder / FUNNEL, funnel.to_dict())
-        folder.clean()
+        folder.finish(funnel)
     return Outcome(funnel, made, missing)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, get_args
 
 from negguide.mining.item import CATEGORIES
@@ -14,11 +15,40 @@ from negguide.mining.verify.margins import Margins
 
 FORMAT_VERSION = 1
 """Of the layout on disk."""
+OF_IMAGES = (
+    *(
+        "model",
+        "revision",
+        "dtype",
+        "mode",
+        "method",
+        "steps",
+        "guidance_scale",
+        "batch_size",
+        "strength",
+        "weight",
+    ),
+    *(
+        "retries",
+        "diversify",
+        "judge",
+        "judge_revision",
+        "absolute_margin",
+        "relative_margin",
+        "max_score",
+        "vqa",
+    ),
+    *("region", "max_outside_change", "controls", "train_model"),
+)
+"""The settings without a meaning in a set of text alone."""
+_NAMES_OF_MODELS = ("model", "judge", "vqa", "region", "train_model")
 
 
 @dataclass(frozen=True)
 class Settings:
     """The settings of a set. The items are a function of the input, of these and of nothing else.
+
+    A set of text alone has neither ``model`` nor ``judge``, and no other setting of `OF_IMAGES`.
 
     Attributes:
         data: the input, and what it says about itself (``Input.description``).
@@ -48,8 +78,8 @@ class Settings:
 
     data: Mapping[str, Any]
     planner: Mapping[str, Any]
-    model: str
-    judge: str
+    model: str | None
+    judge: str | None
     judge_revision: str | None = None
     categories: tuple[str, ...] = CATEGORIES
     per_item: int = 1
@@ -103,6 +133,11 @@ class Settings:
             )
 
     @property
+    def text_only(self) -> bool:
+        """Whether no image is made or judged."""
+        return self.model is None
+
+    @property
     def margins(self) -> Margins:
         return Margins(self.absolute_margin, self.relative_margin, self.max_score)
 
@@ -112,8 +147,14 @@ class Settings:
             raise ValueError(f"--{name.replace('_', '-')} must be a whole number >= {least}, got {value!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON; ``from_dict`` reads it back."""
+        """As JSON; ``from_dict`` reads it back. Models in folders are told by the folder's name, for nothing in a set
+        says where on a machine it was made."""
         data: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        if self.text_only:
+            data = {name: value for name, value in data.items() if name not in OF_IMAGES}
+        for place, name in [(data, name) for name in _NAMES_OF_MODELS] + [(data["planner"], "model")]:
+            if place.get(name) is not None:
+                place[name] = without_place(place[name])
         return data
 
     @classmethod
@@ -124,19 +165,33 @@ class Settings:
             ValueError: for keys that are missing or not known.
         """
         names = {f.name for f in fields(cls)}
-        if set(data) != names:
-            odd = sorted(set(data) ^ names)
+        values = dict(data)
+        if not set(values) & set(OF_IMAGES):
+            values |= {"model": None, "judge": None}
+            names -= set(OF_IMAGES) - {"model", "judge"}
+        if set(values) != names:
+            odd = sorted(set(values) ^ names)
             raise ValueError(f"the settings of the set are of another version: {', '.join(odd)}")
-        return cls(**{**data, "categories": tuple(data["categories"])})
+        return cls(**{**values, "categories": tuple(values["categories"])})
 
     def difference(self, other: Settings) -> list[str]:
         """What differs, as "name: mine, not theirs"."""
         mine, theirs = self.to_dict(), other.to_dict()
+        if self.text_only != other.text_only:
+            return [f"text only: {other.text_only} there, {self.text_only} now"]
         return [
             f"{name}: {theirs[name]!r} there, {mine[name]!r} now"
             for name in mine
             if mine[name] != theirs[name]
         ]
+
+
+def without_place(model: str) -> str:
+    """A model's name without where its folder lies: "clip:/models/b32" becomes "clip:b32"; hub ids stay."""
+    kind, colon, name = model.rpartition(":")
+    if not Path(name).expanduser().is_dir() and not Path(name).is_absolute():
+        return model
+    return kind + colon + Path(name).expanduser().resolve().name
 
 
 def seed_of(*parts: object) -> int:

@@ -2,7 +2,7 @@
 
 DIR/set.json                     the settings, and by what the set was made
 DIR/data/00000/metadata.jsonl    one row an item; file names are relative to it
-DIR/data/00000/images/*.png
+DIR/data/00000/images/           made images as PNG, those of the input in the format that they came in
 DIR/data/00000/shard.json        the shard's counts, and which part of the input it was made from
 DIR/data/.00001.partial/         a shard on its way; whoever makes it again throws it away first
 DIR/.painted/00001/              what was painted and answered for it so far, kept until it is complete
@@ -42,12 +42,14 @@ class Mined:
     Attributes:
         items: with file names that are keys of ``images``.
         images: {file name relative to the shard: image}.
+        files: {file name relative to the shard: content}, of images that are stored as they came.
         rejects: one dict each, with at least "stage", "reason" and "source_id".
         funnel: the counts.
     """
 
     items: list[Item] = field(default_factory=list)
     images: dict[str, Image.Image] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
     rejects: list[dict[str, Any]] = field(default_factory=list)
     funnel: Funnel = field(default_factory=Funnel)
 
@@ -156,6 +158,12 @@ class SetFolder:
                 with path.open("wb") as stream:
                     image.save(stream, "PNG")
                     _sync(stream)
+            for file, content in mined.files.items():
+                path = partial / file
+                path.parent.mkdir(exist_ok=True)
+                with path.open("wb") as stream:
+                    stream.write(content)
+                    _sync(stream)
             _write(partial / METADATA, _lines(item.row() for item in mined.items))
             record = {"sources": part, "items": len(mined.items), "funnel": mined.funnel.to_dict()}
             _write(partial / SHARD, json.dumps(record, indent=1) + "\n")
@@ -197,6 +205,18 @@ class SetFolder:
             )
             for n in shard_numbers(self.data)
         )
+
+    def finish(self, funnel: Funnel) -> None:
+        """Write the counts of the whole set, and take away what only the making needed; a finished set stays as it is.
+
+        Raises:
+            OSError: the disk is full, or cannot be written.
+        """
+        path = self.folder / FUNNEL
+        counts = funnel.to_dict()
+        if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != counts:
+            write_json(path, counts)
+        self.clean()
 
     def clean(self) -> None:
         """Take away what only the making needed; call it when every shard is complete."""

@@ -70,12 +70,18 @@ class TarPicture:
 
 @dataclass(frozen=True, eq=False)
 class TablePicture:
-    """A cell of a table of the datasets package, whose images are {"bytes", "path"}; ``where`` names file and row."""
+    """A cell of a table of the datasets package, whose images are {"bytes", "path"}.
+
+    Attributes:
+        where: names file and row.
+        folder: that relative paths count from.
+    """
 
     table: Any
     row: int
     column: str
     where: str
+    folder: Path = Path()
 
     @property
     def name(self) -> str:
@@ -90,12 +96,12 @@ class TablePicture:
             return size
         path = cell["path"].as_py()
         # what is not there is found when it is opened, with the row that it is of
-        return Path(path).stat().st_size if path and Path(path).is_file() else 0
+        return (self.folder / path).stat().st_size if path and (self.folder / path).is_file() else 0
 
     def read(self) -> bytes:
         cell = self.table[self.row][self.column]
         data: bytes | None = cell["bytes"]
-        return Path(cell["path"]).read_bytes() if data is None else data
+        return (self.folder / cell["path"]).read_bytes() if data is None else data
 
 
 @dataclass(frozen=True)

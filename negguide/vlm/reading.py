@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from negguide.image_files import SUFFIXES
+from negguide.mining.sources.hub import row_places
 from negguide.text_files import full_table_rows, json_lines, read_json
 from negguide.vlm.data import FilePicture, Picture, TablePicture, TarPicture, Triplet
 
@@ -108,20 +108,29 @@ def _hidden(path: Path, folder: Path) -> bool:
 def _mined(folder: Path) -> list[Triplet]:
     from negguide.mining.shards import read_set
 
-    return [
-        Triplet(
-            id=item.id,
-            source=item.source_id,
-            image=FilePicture(shard / item.image_file_name),
-            caption=item.caption,
-            negative_caption=item.negative_caption,
-            negative_image=FilePicture(shard / item.negative_image_file_name),
-            positive_captions=tuple(item.positive_captions),
-            category=item.category,
-            prompt=item.prompt,
+    rows = []
+    for item, shard in read_set(folder):
+        files = item.files(shard)
+        if "image" not in files:
+            raise ValueError(
+                f"{folder} holds captions alone (item {item.id}), and training needs images; mine it from an input "
+                "with images"
+            )
+        negative = files.get("negative_image")
+        rows.append(
+            Triplet(
+                id=item.id,
+                source=item.source_id,
+                image=FilePicture(files["image"]),
+                caption=item.caption,
+                negative_caption=item.negative_caption,
+                negative_image=None if negative is None else FilePicture(negative),
+                positive_captions=tuple(item.positive_captions),
+                category=item.category,
+                prompt=item.prompt or "",
+            )
         )
-        for item, shard in read_set(folder)
-    ]
+    return rows
 
 
 def _lines(path: Path, images: Path) -> list[Triplet]:
@@ -185,6 +194,8 @@ def _parquet(paths: Sequence[Path]) -> list[Triplet]:
         raise ValueError(
             "parquet files are read by the package datasets; install it with pip install datasets"
         ) from error
+    from pyarrow.parquet import read_metadata
+
     files = [str(path) for path in paths]
     table = datasets.load_dataset("parquet", data_files=files, split="train")
     present = {kind: next((c for c in NAMES[kind] if c in table.column_names), None) for kind in NAMES}
@@ -196,23 +207,16 @@ def _parquet(paths: Sequence[Path]) -> list[Triplet]:
     texts = table.remove_columns(pictures)
     filled = {column: table.data.column(column).is_valid().to_pylist() for column in pictures}
     rows = []
-    for i, (row, where) in enumerate(zip(texts, _places(paths), strict=True)):
+    folders = (path.parent for path in paths for _ in range(read_metadata(path).num_rows))
+    for i, (row, where, folder) in enumerate(zip(texts, row_places(paths), folders, strict=True)):
         image, negative = (
-            TablePicture(table, i, column, where) if column is not None and filled[column][i] else None
+            TablePicture(table, i, column, where, folder)
+            if column is not None and filled[column][i]
+            else None
             for column in (present["image"], present["negative_image"])
         )
         rows.append(_triplet(row, image, negative, where))
     return rows
-
-
-def _places(paths: Sequence[Path]) -> Iterator[str]:
-    """The file, as seen from where all of them are, and the number of each row, wherever the set lies."""
-    from pyarrow.parquet import read_metadata
-
-    top = Path(os.path.commonpath([path.absolute().parent for path in paths]))
-    for path in paths:
-        for row in range(read_metadata(path).num_rows):
-            yield f"{path.absolute().relative_to(top).as_posix()}, row {row}"
 
 
 def _tars(paths: Sequence[Path]) -> list[Triplet]:
@@ -277,6 +281,9 @@ def _triplet(row: Mapping[str, Any], image: Picture | None, negative: Picture | 
     assert image is not None
     negative_caption = _value(row, "negative_caption")
     positives = row.get("positive_captions") or ()
+    if isinstance(positives, str) and positives.startswith("["):
+        # in a cell of a text table, as `negguide mine --columns` writes it
+        positives = _list(positives, where)
     return Triplet(
         id=where if row.get("id") is None else str(row["id"]),
         source=str(row.get("source_id") or image.name),
@@ -285,9 +292,17 @@ def _triplet(row: Mapping[str, Any], image: Picture | None, negative: Picture | 
         negative_caption=negative_caption or None,
         negative_image=negative,
         positive_captions=(positives,) if isinstance(positives, str) else tuple(positives),
-        category=str(row.get("category") or ""),
+        category=str(row.get("category") or row.get("negative_category") or ""),
         prompt=str(row.get("prompt") or ""),
     )
+
+
+def _list(text: str, where: str) -> list[str]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: positive_captions is no JSON list: {error}") from error
+    return [str(caption) for caption in found]
 
 
 def _value(row: Mapping[str, Any], kind: str) -> Any:

@@ -265,7 +265,7 @@ def test_toyworld_is_the_default_model_with_defaults_of_its_own(run: Any) -> Non
         (("a bear", "--negtome", "--num-images", 2, "--blocks", "("), "blocks must be a regular expression"),
         (("a bear", "--reference", "nosuch.png"), "--reference nosuch.png: cannot be read: No such file"),
         (("a bear", "--reference", "."), "--reference .: cannot be read: Is a directory"),
-        (("a bear", "--reference", __file__), "is no image that Pillow can read"),
+        (("a bear", "--reference", __file__), "cannot identify image file; use e.g. a PNG or a JPEG"),
         (
             ("a bear", "--negtome", "--num-images", 2, "--mask", "nosuch.png"),
             "--mask nosuch.png: cannot be read",

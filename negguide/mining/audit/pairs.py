@@ -115,16 +115,16 @@ def _read(path: Path, images: Path | None) -> Iterator[Pair]:
         yield from _read_file(path, images)
     elif is_mined(path):
         for item, folder in read_set(path):
-            control = item.control_image_file_name
+            files = item.files(folder)
             yield Pair(
                 id=item.id,
                 source=item.source_id,
                 caption=item.caption,
                 negative_caption=item.negative_caption,
                 category=item.category,
-                image=folder / item.image_file_name,
-                negative_image=folder / item.negative_image_file_name,
-                control=None if control is None else folder / control,
+                image=files.get("image"),
+                negative_image=files.get("negative_image"),
+                control=files.get("control_image"),
             )
     elif found := sorted(path.rglob(METADATA)):
         for file in found:

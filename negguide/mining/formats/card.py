@@ -15,6 +15,7 @@ _DATA_FILES = {
     "webdataset": "*.tar",
     "parquet": "data/*.parquet",
     "sentence-transformers": "data/*.parquet",
+    "instructpix2pix": "data/*.parquet",
 }
 _READ = {
     "imagefolder": 'datasets.load_dataset("imagefolder", data_dir="THIS FOLDER/data", split="train")',
@@ -22,7 +23,10 @@ _READ = {
     "parquet": 'datasets.load_dataset("THIS FOLDER", split="train")',
     "sentence-transformers": 'datasets.load_dataset("THIS FOLDER", split="train")  # anchor, positive, negative',
     "open-clip": "python -m open_clip_train.main --dataset-type csv --train-data THIS_FOLDER/pairs.tsv ...",
-    "sugarcrepe": "{filename, caption, negative_caption} a number, one file a category; files are in images",
+    "sugarcrepe": "python main_eval.py --data_root THIS_FOLDER --coco_image_root THIS_FOLDER/images ...\n"
+    "negguide evaluate --suite sugarcrepe:THIS_FOLDER ...",
+    "instructpix2pix": 'datasets.load_dataset("THIS FOLDER", split="train")',
+    "instructpix2pix-folder": 'datasets.load_dataset("imagefolder", data_dir="THIS FOLDER", split="train")',
 }
 
 
@@ -31,19 +35,23 @@ class Summary:
     """What a card says about items; counted while they pass."""
 
     items: int = 0
+    what: str = "pairs of an image and a caption with a hard negative of each"
     seen: dict[str, Counter[str]] = field(default_factory=dict)
 
     def counting(self, items: Iterable[tuple[Item, Path]]) -> Iterator[tuple[Item, Path]]:
         for item, place in items:
             self.items += 1
+            if item.negative_image_file_name is None:
+                self.what = "captions with a hard negative caption of each"
             for name, value in (
                 ("category", item.category),
-                ("model", f"{item.model} (revision {item.revision or 'unknown'})"),
+                ("model", item.model and f"{item.model} (revision {item.revision or 'unknown'})"),
                 ("judge", item.judge),
                 ("licence of the inputs", item.licence or "unknown"),
                 ("roles", "exchanged" if item.extra.get("exchanged") else "as mined"),
             ):
-                self.seen.setdefault(name, Counter())[value] += 1
+                if value is not None:
+                    self.seen.setdefault(name, Counter())[value] += 1
             yield item, place
 
 
@@ -56,7 +64,7 @@ def card(summary: Summary, name: str, format: str, rebalanced: bool) -> str:
     lines = [
         f"# {name}, as {format}",
         "",
-        f"{summary.items} pairs of an image and a caption with a hard negative of each"
+        f"{summary.items} {summary.what}"
         + (", rebalanced" if rebalanced else "")
         + f". Exported by negguide {__version__}.",
         "",

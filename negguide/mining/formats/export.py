@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from negguide.mining.audit.roles import read_rebalanced
-from negguide.mining.formats import folders, lists, parquet, tar
+from negguide.mining.formats import editing, folders, lists, parquet, tar
 from negguide.mining.formats.card import Summary, card
 from negguide.mining.item import Item
 from negguide.mining.shards import read_set
 
-Writer = Callable[[Iterable[tuple[Item, Path]], Path, Path], None]
+Writer = Callable[[Iterable[tuple[Item, Path]], folders.Target], None]
 
 FORMATS: Mapping[str, Writer] = {
     "imagefolder": folders.write_imagefolder,
@@ -20,12 +21,23 @@ FORMATS: Mapping[str, Writer] = {
     "sentence-transformers": parquet.write_tuples,
     "open-clip": lists.write_open_clip,
     "sugarcrepe": lists.write_sugarcrepe,
+    "instructpix2pix": editing.write_editing_parquet,
+    "instructpix2pix-folder": editing.write_editing_folder,
 }
-"""What writes items (with the folders of their images) into a folder, which will be at the second path when whole."""
+"""What writes items, with the folders of their images."""
+SHARDED = ("imagefolder", "webdataset", "parquet", "sentence-transformers", "instructpix2pix")
+"""The formats that have several files, of ``shard_size`` items each."""
 
 
 def write_export(
-    folder: Path | str, out: Path | str, format: str, *, rebalanced: bool = False, overwrite: bool = False
+    folder: Path | str,
+    out: Path | str,
+    format: str,
+    *,
+    rebalanced: bool = False,
+    overwrite: bool = False,
+    shard_size: int | None = None,
+    say: Callable[[str], None] = warnings.warn,
 ) -> int:
     """Write the set in ``folder`` into the new folder ``out``; gives the number of items.
 
@@ -40,10 +52,14 @@ def write_export(
       so each caption is a positive as often as a negative.
     - ``open-clip``: ``pairs.tsv`` with ``filepath`` (absolute) and ``title``; two rows an item: image and caption,
       negative image and negative caption.
-    - ``sugarcrepe``: for each category a JSON ``{"0": {filename, caption, negative_caption}}``; file names are
-      relative to ``images``.
+    - ``sugarcrepe``: its seven files ``{"0": {filename, caption, negative_caption}}``, see `write_sugarcrepe`; file
+      names are relative to ``images``.
+    - ``instructpix2pix``, ``instructpix2pix-folder``: editing triplets, as parquet files or as a folder with
+      ``metadata.jsonl``; see `negguide.mining.formats.editing`.
 
-    Images keep their bytes and suffix in all of them.
+    Of a set of text alone there are no negative images, and one row an item. Images keep their bytes and suffix in all
+    of them. An image of several items is stored once in a folder of images (once a shard in an imagefolder); a row of a
+    tar or parquet file holds its own, as these formats have it.
 
     Args:
         folder: a set that negguide mined.
@@ -51,21 +67,30 @@ def write_export(
         format: one of ``FORMATS``.
         rebalanced: only the items that `negguide audit --rebalance` kept, in their roles.
         overwrite: put the export in place of the folder ``out``, once it is complete.
+        shard_size: items a shard or file (rows, of the tables), of the formats in ``SHARDED``; None = 1000.
+        say: is told what a reader of the export must know.
 
     Raises:
-        ValueError: an argument is wrong, or there is no set, or no item in it.
+        ValueError: an argument is wrong, or there is no set, or no item in it that the format can hold.
         ImportError: a format needs a package that is not installed.
         OSError: an image is missing, or the disk is full.
     """
     if format not in FORMATS:
         raise ValueError(f"format={format!r} is not known; use one of {', '.join(FORMATS)}")
+    if shard_size is not None and format not in SHARDED:
+        raise ValueError(
+            f"shard_size={shard_size} has no meaning for format={format!r}; it is for {', '.join(SHARDED)}"
+        )
+    if shard_size is not None and shard_size < 1:
+        raise ValueError(f"shard_size={shard_size} must be a whole number >= 1")
     folder, out = Path(folder), Path(out).absolute()
     if out == folder.absolute() or out in folder.absolute().parents:
         raise ValueError(f"out={str(out)!r} holds the set itself; give another folder")
     summary = Summary()
     items = read_rebalanced(folder) if rebalanced else read_set(folder)
     with folders.whole_folder(out, overwrite) as partial:
-        FORMATS[format](summary.counting(items), partial, out)
+        target = folders.Target(partial, out, shard_size or folders.SHARD, say)
+        FORMATS[format](summary.counting(items), target)
         if not summary.items:
             raise ValueError(f"{folder} holds no item" + (" that rebalancing kept" if rebalanced else ""))
         text = card(summary, folder.absolute().name, format, rebalanced)

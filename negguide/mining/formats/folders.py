@@ -5,17 +5,35 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from negguide.mining.item import Item
 from negguide.mining.shards import METADATA
 
 SHARD = 1000
-"""Items a shard, or a file, of the formats that have several."""
+"""Items a shard, or a file, of the formats that have several, unless the user says otherwise."""
 SUFFIXES = {"image": "", "negative_image": "-negative", "control_image": "-control"}
 """Of the names of an item's images, by role."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where an export is written, and how.
+
+    Attributes:
+        folder: to write into.
+        out: where that folder will be when it is complete.
+        shard_size: items a shard, or a file, of the formats that have several.
+        say: is told what a reader of the export must know.
+    """
+
+    folder: Path
+    out: Path
+    shard_size: int
+    say: Callable[[str], None]
 
 
 @contextmanager
@@ -45,32 +63,35 @@ def whole_folder(path: Path, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def images_of(item: Item, place: Path) -> dict[str, Path]:
-    """The image files of an item by role: "image", "negative_image", and "control_image" where there is one."""
-    names = {
-        "image": item.image_file_name,
-        "negative_image": item.negative_image_file_name,
-        "control_image": item.control_image_file_name,
-    }
-    return {role: place / name for role, name in names.items() if name is not None}
+class Copies:
+    """Images copied into a folder, each file once however many rows name it.
+
+    Args:
+        folder: made when it is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._names: dict[Path, str] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, source: Path, name: str) -> str:
+        """Copy ``source`` as ``name`` with its own suffix, unless it is there; gives the file's name there."""
+        if source not in self._names:
+            self._names[source] = name + source.suffix.lower()
+            shutil.copyfile(source, self.folder / self._names[source])
+        return self._names[source]
 
 
-def copy_image(source: Path, folder: Path, name: str) -> str:
-    """Copy an image into ``folder`` as ``name`` with its own suffix; gives the file's name there."""
-    file = name + source.suffix.lower()
-    shutil.copyfile(source, folder / file)
-    return file
-
-
-def write_imagefolder(items: Iterable[tuple[Item, Path]], folder: Path, out: Path) -> None:
+def write_imagefolder(items: Iterable[tuple[Item, Path]], target: Target) -> None:
     """``data/00000/metadata.jsonl`` with its images under ``images``."""
     for number, (item, place) in enumerate(items):
-        shard = folder / "data" / f"{number // SHARD:05d}"
-        if number % SHARD == 0:
-            (shard / "images").mkdir(parents=True)
+        shard = target.folder / "data" / f"{number // target.shard_size:05d}"
+        if number % target.shard_size == 0:
+            copies = Copies(shard / "images")
         row = item.row()
-        for role, source in images_of(item, place).items():
+        for role, source in item.files(place).items():
             name = f"{number:09d}{SUFFIXES[role]}"
-            row[f"{role}_file_name"] = f"images/{copy_image(source, shard / 'images', name)}"
+            row[f"{role}_file_name"] = f"images/{copies.add(source, name)}"
         with (shard / METADATA).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from negguide.mining.formats.folders import SHARD, images_of
+from negguide.mining.formats.folders import Target
 from negguide.mining.item import Item
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ _ROWS = 100
 """Rows of a row group: what a reader holds in memory at once."""
 
 
-def write_parquet(items: Iterable[tuple[Item, Path]], folder: Path, out: Path) -> None:
+def write_parquet(items: Iterable[tuple[Item, Path]], target: Target) -> None:
     """All columns of the items, their images first; ``methods`` and ``extra`` differ from item to item: as JSON."""
-    datasets = _datasets()
+    datasets = datasets_package()
     text, whole = datasets.Value("string"), datasets.Value("int64")
     features = datasets.Features(
         {name: datasets.Image() for name in ("image", "negative_image", "control_image")}
@@ -35,33 +35,43 @@ def write_parquet(items: Iterable[tuple[Item, Path]], folder: Path, out: Path) -
     def row(item: Item, place: Path) -> dict[str, Any]:
         values: dict[str, Any] = item.row()
         values |= {name: json.dumps(values[name], ensure_ascii=False) for name in ("methods", "extra")}
-        files = images_of(item, place)
+        files = item.files(place)
         return {
-            name: _image(files.get(name)) if name.endswith("image") else values[name] for name in features
+            name: image_cell(files.get(name)) if name.endswith("image") else values[name] for name in features
         }
 
-    _write((row(item, place) for item, place in items), features, folder)
+    write_rows((row(item, place) for item, place in items), features, target)
 
 
-def write_tuples(items: Iterable[tuple[Item, Path]], folder: Path, out: Path) -> None:
-    """Columns anchor, positive, negative: sentence-transformers goes by their order, not by their names."""
-    datasets = _datasets()
+def write_tuples(items: Iterable[tuple[Item, Path]], target: Target) -> None:
+    """Columns anchor, positive, negative: sentence-transformers goes by their order, not by their names.
+
+    Raises:
+        ValueError: the set holds captions alone.
+    """
+    datasets = datasets_package()
     text = datasets.Value("string")
     features = datasets.Features({"anchor": datasets.Image(), "positive": text, "negative": text})
 
     def rows() -> Iterator[dict[str, Any]]:
         for item, place in items:
-            files = images_of(item, place)
+            files = item.files(place)
+            if "image" not in files:
+                raise ValueError(
+                    f"format='sentence-transformers' needs images, and item {item.id} is a caption alone"
+                )
             for role, right, wrong in (
                 ("image", item.caption, item.negative_caption),
                 ("negative_image", item.negative_caption, item.caption),
             ):
-                yield {"anchor": _image(files[role]), "positive": right, "negative": wrong}
+                if role in files:
+                    yield {"anchor": image_cell(files[role]), "positive": right, "negative": wrong}
 
-    _write(rows(), features, folder)
+    write_rows(rows(), features, target)
 
 
-def _datasets() -> Any:
+def datasets_package() -> Any:
+    """The package ``datasets``."""
     try:
         import datasets
     except ImportError as error:
@@ -69,32 +79,24 @@ def _datasets() -> Any:
     return datasets
 
 
-def _image(path: Path | None) -> dict[str, Any] | None:
+def image_cell(path: Path | None) -> dict[str, Any] | None:
     """As the feature ``Image`` stores it."""
     return None if path is None else {"bytes": path.read_bytes(), "path": path.name}
 
 
-def _write(rows: Iterable[Mapping[str, Any]], features: Features, folder: Path) -> None:
+def write_rows(rows: Iterable[Mapping[str, Any]], features: Features, target: Target) -> None:
     """``data/train-00000.parquet``, ...; the schema tells ``datasets`` which columns are images."""
     import pyarrow
     import pyarrow.parquet
 
-    (folder / "data").mkdir()
+    (target.folder / "data").mkdir()
     schema = features.arrow_schema
     rest = iter(rows)
-    writer = None
-    try:
-        for group in range(2**63):
-            some = list(islice(rest, _ROWS))
-            if not some:
-                break
-            if group * _ROWS % SHARD == 0:
-                if writer is not None:
-                    writer.close()
-                path = folder / "data" / f"train-{group * _ROWS // SHARD:05d}.parquet"
-                writer = pyarrow.parquet.ParquetWriter(path, schema)
-            assert writer is not None
-            writer.write_table(pyarrow.Table.from_pylist(some, schema=schema))
-    finally:
-        if writer is not None:
-            writer.close()
+    number = 0
+    while (first := next(rest, None)) is not None:
+        path = target.folder / "data" / f"train-{number:05d}.parquet"
+        file = chain((first,), islice(rest, target.shard_size - 1))
+        with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+            while some := list(islice(file, _ROWS)):
+                writer.write_table(pyarrow.Table.from_pylist(some, schema=schema))
+        number += 1

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-from negguide.mining.formats.folders import SHARD, images_of
+from negguide.mining.formats.folders import Target
 from negguide.mining.item import Item
 
 
-def write_webdataset(items: Iterable[tuple[Item, Path]], folder: Path, out: Path) -> None:
+def write_webdataset(items: Iterable[tuple[Item, Path]], target: Target) -> None:
     """``00000.tar``, ...; keys are running numbers, since an id may hold dots, which end a key.
 
     Controls are left out: only some items have one, and ``datasets`` reads shards only when all keys have the same
@@ -22,10 +22,11 @@ def write_webdataset(items: Iterable[tuple[Item, Path]], folder: Path, out: Path
     with ExitStack() as stack:
         shard: tarfile.TarFile
         for number, (item, place) in enumerate(items):
-            if number % SHARD == 0:
+            if number % target.shard_size == 0:
                 stack.close()
-                shard = stack.enter_context(tarfile.open(folder / f"{number // SHARD:05d}.tar", "w"))
-            files = images_of(item, place)
+                path = target.folder / f"{number // target.shard_size:05d}.tar"
+                shard = stack.enter_context(tarfile.open(path, "w"))
+            files = item.files(place)
             texts = {
                 "txt": item.caption,
                 "negative.txt": item.negative_caption,
@@ -34,6 +35,7 @@ def write_webdataset(items: Iterable[tuple[Item, Path]], folder: Path, out: Path
             parts = {
                 prefix + files[role].suffix.lower().lstrip("."): files[role].read_bytes()
                 for role, prefix in (("image", ""), ("negative_image", "negative."))
+                if role in files
             }
             parts |= {suffix: text.encode() for suffix, text in texts.items()}
             for suffix, content in parts.items():

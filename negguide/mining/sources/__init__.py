@@ -42,14 +42,12 @@ def open_source(spec: str, **options: Any) -> Input:
     given = {name: value for name, value in options.items() if value is not None}
     kind, build = _kind(spec)
     try:
-        source = build(**given)
+        return build(**given)
     except TypeError as error:
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if unknown is None:
             raise
         raise TypeError(f"{unknown[1]}={given[unknown[1]]!r} has no meaning for {spec}, {kind}") from error
-    source.spec = spec
-    return source
 
 
 def _kind(spec: str) -> tuple[str, Callable[..., Input]]:

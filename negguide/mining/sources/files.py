@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from negguide.image_files import read_image
-from negguide.mining.item import Source
+from negguide.mining.item import Source, StoredImage
 from negguide.mining.sources.source import (
     CAPTION_COLUMNS,
     LICENCE_COLUMNS,
@@ -71,6 +71,11 @@ class ImageFolder(Input):
         next(self.rows(), None)  # what has no captions at all is refused at the start
 
     def rows(self) -> Iterator[Source | BadSource]:
+        for _, found in self.records():
+            yield from found
+
+    def records(self) -> Iterator[tuple[Mapping[str, Any], list[Source | BadSource]]]:
+        """The rows of the table as it has them, each with what `rows` makes of it."""
         ids = Ids()
         names = (self.caption,) if self.caption else CAPTION_COLUMNS
         for number, row in json_lines(self.metadata):
@@ -86,11 +91,12 @@ class ImageFolder(Input):
                 load=partial(read_image, self.folder / row["file_name"], name=row["file_name"]),
                 mask=partial(read_image, self.folder / mask, "L", name=mask) if mask else None,
                 licence=licence,
+                stored=StoredImage.of_file(self.folder / row["file_name"]),
             )
             if row.get("id") is not None and len(captions) == 1:
-                yield source
+                yield row, [source]
             else:
-                yield from with_captions(source, captions, ids)
+                yield row, list(with_captions(source, captions, ids))
 
 
 class Table(Input):
@@ -111,6 +117,11 @@ class Table(Input):
         next(self.rows(), None)  # a table without the columns is refused at the start
 
     def rows(self) -> Iterator[Source | BadSource]:
+        for _, found in self.records():
+            yield from found
+
+    def records(self) -> Iterator[tuple[Mapping[str, Any], list[Source | BadSource]]]:
+        """The rows of the table as it has them, each with what `rows` makes of it."""
         ids = Ids()
         columns = table_columns(self.path)
         image = first_of(("filepath", "file_name", "image"), columns, str(self.path), "image")
@@ -123,16 +134,22 @@ class Table(Input):
             if not name or row[caption] is None or None in row:
                 cells = sum(value is not None for column, value in row.items() if column is not None)
                 cells += len(row.get(None, ()))
-                yield BadSource(
-                    number, f"broken row: line {line} has {cells} cells for {len(columns)} columns"
-                )
+                reason = f"broken row: line {line} has {cells} cells for {len(columns)} columns"
+                yield _named(row), [BadSource(number, reason)]
                 continue
-            yield Source(
+            source = Source(
                 id=number,
                 caption=text_of(row[caption]),
                 load=partial(read_image, self.path.parent / name, name=name),
                 licence=next((text_of(row[k]) for k in LICENCE_COLUMNS if row.get(k)), self.licence),
+                stored=StoredImage.of_file(self.path.parent / name),
             )
+            yield _named(row), [source]
+
+
+def _named(row: Mapping[str | None, Any]) -> dict[str, Any]:
+    """The cells that have a column."""
+    return {name: value for name, value in row.items() if name is not None}
 
 
 @dataclass(frozen=True)
@@ -200,7 +217,8 @@ class CocoCaptions(Input):
                 yield BadSource(note.id, f"missing image: no image has the id {note.image_id}")
                 continue
             load = partial(read_image, note.image, name=note.image.name)
-            yield Source(note.id, note.caption, load, licence=note.licence)
+            stored = StoredImage.of_file(note.image)
+            yield Source(note.id, note.caption, load, licence=note.licence, stored=stored)
 
     def notes(self) -> Iterator[CocoNote]:
         """The annotations in their order, images unopened."""

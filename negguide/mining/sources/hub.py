@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from negguide.image_files import UnreadableImageError, read_image
-from negguide.mining.item import Source
+from negguide.mining.item import Source, StoredImage
 from negguide.mining.sources.files import card_licence, first_of
 from negguide.mining.sources.source import (
     CAPTION_COLUMNS,
@@ -28,7 +28,8 @@ class DataSet(Input):
     """A data set of the package ``datasets``: an image column, a column of text, and optional columns.
 
     The text is in ``caption``, ``text`` or ``title`` (a string, or a list of several for one image), the image in
-    ``image`` or the only column of images. Optional are ``id`` (else the split and the row's number), ``mask`` and
+    ``image`` or the only column of images; ``image``, ``filepath`` or ``file_name`` may also be the paths of files,
+    relative to the folder of the data set. Optional are ``id`` (else the split and the row's number), ``mask`` and
     ``licence`` or ``license``. A set without images gives sources with captions alone.
 
     Args:
@@ -53,7 +54,10 @@ class DataSet(Input):
             raise ImportError(f"{spec}: pip install datasets to read data sets") from error
         self.name = Path(spec).name if Path(spec).exists() else spec
         self.split = split
-        self.data = _open(datasets, spec, split, config)
+        self.data, self.files = _open(datasets, spec, split, config)
+        self.folder = (
+            None if not Path(spec).exists() else Path(spec) if Path(spec).is_dir() else Path(spec).parent
+        )
         for column in _images_as_they_are(datasets, self.data.features or {}):
             self.data = self.data.cast_column(column, datasets.Image())
         features = self.data.features
@@ -67,7 +71,8 @@ class DataSet(Input):
             raise ValueError(
                 f"{self.name} has several columns of images ({', '.join(pictures)}); name one of them 'image'"
             )
-        self.image = "image" if "image" in pictures else pictures[0] if pictures else None
+        paths = [name for name in PATH_COLUMNS if (features or {}).get(name) in _strings(datasets)]
+        self.image = "image" if "image" in pictures else next(iter((*pictures, *paths)), None)
         for (
             name
         ) in images:  # an image that cannot be decoded must not end the pass: it is opened later, by itself
@@ -80,51 +85,96 @@ class DataSet(Input):
         return {**super().description, "split": self.split, "columns": self.columns}
 
     def rows(self) -> Iterator[Source | BadSource]:
+        for _, found in self.records():
+            yield from found
+
+    def records(self) -> Iterator[tuple[Mapping[str, Any], list[Source | BadSource]]]:
+        """The rows of the table as it has them, each with what `rows` makes of it."""
         ids = Ids()
-        for number, row in enumerate(self.data):
+        for number, (row, place) in enumerate(zip(self.data, self._places(), strict=False)):
             given = text_of(row.get("id"))
             captions = captions_of(row[self.caption])
             name = given or f"{self.split}-{number:09d}"
             if self.image is not None and row[self.image] is None:
-                yield BadSource(name, "missing image")
+                yield row, [BadSource(name, "missing image")]
                 continue
+            where = place or f"{self.name}, split {self.split}, row {number}"
+            image, mask = (self._cell(row, column, where) for column in (self.image, self.mask))
             source = Source(
                 id=name,
                 caption=captions[0],
-                load=self._opener(row, self.image, "RGB", number),
-                mask=self._opener(row, self.mask, "L", number),
+                load=None
+                if image is None
+                else partial(_opened, image, "RGB", f"{where}, column {self.image}"),
+                mask=None if mask is None else partial(_opened, mask, "L", f"{where}, column {self.mask}"),
                 licence=next((text_of(row[k]) for k in LICENCE_COLUMNS if row.get(k)), self.licence),
+                stored=image,
             )
-            if len(captions) == 1:
-                yield source
-            else:
-                yield from with_captions(source, captions, ids)
+            yield row, [source] if len(captions) == 1 else list(with_captions(source, captions, ids))
 
-    def _opener(
-        self, row: Any, column: str | None, mode: str, number: int
-    ) -> Callable[[], Image.Image] | None:
+    def _places(self) -> Iterator[str]:
+        """Which file and which row of it each row is; "" where that is not known."""
+        return chain(row_places(self.files), repeat(""))
+
+    def _cell(self, row: Any, column: str | None, where: str) -> StoredImage | None:
+        """The image of a cell: ``{"bytes", "path"}`` that ``datasets`` has not decoded, or a path."""
         if column is None or row[column] is None:
             return None
-        name = f"{self.name}, split {self.split}, row {number}, column {column}"
-        return partial(_read, row[column], mode, name)
+        value = row[column]
+        content, path = (None, value) if isinstance(value, str) else (value["bytes"], value["path"])
+        name = f"{where}, column {column}"
+        if content is not None:
+            return StoredImage(partial(bytes, content))
+        if not path:
+            return StoredImage(partial(_fail, f"{name}: it has neither bytes nor a path"))
+        if "://" in path:
+            return StoredImage(partial(_remote, path, name))
+        if self.folder is None and not Path(path).is_absolute():
+            raise ValueError(
+                f"{name} is the path {path!r}, and {self.name} lies on no disk; store the images in it"
+            )
+        return StoredImage.of_file((self.folder or Path()) / path)
 
 
-def _read(value: Mapping[str, Any], mode: str, name: str) -> Image.Image:
-    """The image of a cell ``{"bytes", "path"}`` that ``datasets`` has not decoded; the path may be on the hub."""
-    content, path = value["bytes"], value["path"]
-    if content is None and not path:
-        raise UnreadableImageError(f"{name}: it has neither bytes nor a path")
-    if content is None and "://" in path:
-        from datasets.utils.file_utils import xopen
+PATH_COLUMNS = ("image", "filepath", "file_name")
+"""Columns of strings that are taken for paths of images, where there is no column of images."""
 
-        try:
-            with xopen(path, "rb") as file:
-                content = file.read()
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise UnreadableImageError(f"{name}: {error}".partition("\n")[0][:300]) from error
-    return read_image(path if content is None else content, mode, name=name)
+
+def row_places(paths: Sequence[Path]) -> Iterator[str]:
+    """The file, as seen from where all of them are, and the number of each row of parquet files, wherever they lie."""
+    if not paths:
+        return
+    from pyarrow.parquet import read_metadata
+
+    top = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    for path in paths:
+        for row in range(read_metadata(path).num_rows):
+            yield f"{path.absolute().relative_to(top).as_posix()}, row {row}"
+
+
+def _opened(image: StoredImage, mode: str, name: str) -> Any:
+    return read_image(image.path or image.read(), mode, name=name)
+
+
+def _fail(reason: str) -> bytes:
+    raise UnreadableImageError(reason)
+
+
+def _remote(path: str, name: str) -> bytes:
+    from datasets.utils.file_utils import xopen
+
+    try:
+        with xopen(path, "rb") as file:
+            content: bytes = file.read()
+            return content
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UnreadableImageError(f"{name}: {error}".partition("\n")[0][:300]) from error
+
+
+def _strings(datasets: Any) -> tuple[Any, ...]:
+    return datasets.Value("string"), datasets.Value("large_string")
 
 
 def _images_as_they_are(datasets: Any, features: Mapping[str, Any]) -> list[str]:
@@ -138,7 +188,8 @@ def _images_as_they_are(datasets: Any, features: Mapping[str, Any]) -> list[str]
     ]
 
 
-def _open(datasets: Any, spec: str, split: str, config: str | None) -> Any:
+def _open(datasets: Any, spec: str, split: str, config: str | None) -> tuple[Any, list[Path]]:
+    """The rows, and the parquet files on this disk that they are read from, in their order."""
     folder = Path(spec)
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
         data = datasets.load_from_disk(spec)
@@ -146,12 +197,17 @@ def _open(datasets: Any, spec: str, split: str, config: str | None) -> Any:
             if split not in data:
                 raise ValueError(f"{spec} has no split {split!r}; it has {', '.join(data)}")
             data = data[split]
-        return data
+        return data, []
     try:
         if folder.is_file():
-            return datasets.load_dataset("parquet", data_files={split: spec}, split=split, streaming=True)
-        return datasets.load_dataset(spec, config, split=split, streaming=True)
+            builder = datasets.load_dataset_builder("parquet", data_files={split: spec})
+        else:
+            builder = datasets.load_dataset_builder(spec, config)
+        data = builder.as_streaming_dataset(split=split)
     except Exception as error:
         # A set that is missing, unreachable or broken fails in many ways, with pages of text; the cause stays.
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ValueError(f"the data set {spec!r} cannot be opened: {reason}") from error
+    files = [Path(file) for file in (builder.config.data_files or {}).get(split, ())]
+    on_disk = all(path.suffix == ".parquet" and path.is_file() for path in files)
+    return data, files if on_disk else []

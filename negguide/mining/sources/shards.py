@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from negguide.image_files import SUFFIXES, read_image
-from negguide.mining.item import Source
+from negguide.mining.item import Source, StoredImage
 from negguide.mining.sources.source import (
     CAPTION_COLUMNS,
     LICENCE_COLUMNS,
@@ -106,6 +106,7 @@ class Shards(Input):
             load=partial(read_image, sample[kind], name=member(kind)),
             mask=None if mask is None else partial(read_image, sample[mask], "L", name=member(mask)),
             licence=next((text_of(notes[k]) for k in LICENCE_COLUMNS if notes.get(k)), self.licence),
+            stored=StoredImage(partial(bytes, sample[kind])),
         )
         if len(captions) == 1:
             yield source

@@ -49,7 +49,6 @@ class Input(ABC):
         name: for people and for the data set card.
         licence: of the whole input as far as it says; each ``Source`` may say its own.
         world: the captions are those of the toy world.
-        spec: what ``open_source`` was asked for.
 
     Raises:
         ValueError: while it is gone through, when two rows have the same id, or the input itself is broken (no such
@@ -59,7 +58,6 @@ class Input(ABC):
     name: str
     licence: str | None = None
     world: bool = False
-    spec: str = ""
 
     @abstractmethod
     def rows(self) -> Iterator[Source | BadSource]:
@@ -67,8 +65,8 @@ class Input(ABC):
 
     @property
     def description(self) -> dict[str, Any]:
-        """What the input is, as JSON, for the settings of a run."""
-        return {"spec": self.spec, "licence": self.licence, "world": self.world}
+        """What the input is besides its name, as JSON, for the settings of a run; not where it lies."""
+        return {"licence": self.licence, "world": self.world}
 
     def __iter__(self) -> Iterator[Source | BadSource]:
         return self.sources()

@@ -57,7 +57,8 @@ def winoground(path: Path, images: Path | None = None, limit: int | None = None)
 def sugarcrepe(path: Path, images: Path | None = None, limit: int | None = None) -> Suite:
     """The seven files ``add_att.json`` to ``swap_obj.json``, or some of them, and COCO's val2017 (arXiv 2306.14610).
 
-    A file is ``{"0": {"filename", "caption", "negative_caption"}, ...}``.
+    A file is ``{"0": {"filename", "caption", "negative_caption"}, ...}``. Where there is a folder ``images`` beside
+    them, as `negguide export` writes it, the images are those.
 
     Raises:
         ValueError: no file, an image is missing, or an entry is not of this form.
@@ -71,9 +72,15 @@ def sugarcrepe(path: Path, images: Path | None = None, limit: int | None = None)
     for file in files:
         content = read_json(file)
         rows = list(content.values()) if isinstance(content, dict) else content
+        if not rows:
+            # `negguide export` writes all seven
+            continue
         _need(rows, ("filename", "caption", "negative_caption"), file)
         entries += [(file.stem, row) for row in rows[:limit]]
-    root = images or path / "val2017"
+    if not entries:
+        raise ValueError(f"{path} holds no entries in {', '.join(file.name for file in files)}")
+    beside = path / "images"
+    root = images or (beside if beside.is_dir() else path / "val2017")
     pictures = ImageFiles(
         [root / row["filename"] for _, row in entries],
         hint="say sugarcrepe:PATH,images=FOLDER of COCO's val2017",

@@ -15,8 +15,10 @@ from PIL import Image
 
 from negguide.mining.audit.pairs import read_pairs
 from negguide.mining.formats import FORMATS, write_export
+from negguide.mining.formats.lists import sugarcrepe_kind
 from negguide.mining.item import Item
 from negguide.mining.shards import read_set
+from negguide.vlm.suites import make_suite
 
 
 @pytest.fixture(autouse=True)
@@ -85,9 +87,8 @@ def test_an_exported_imagefolder_can_be_audited(mined: Path, tmp_path: Path) -> 
     assert [pair.control is not None for pair in pairs] == [bool(i % 2) for i in range(7)]
 
 
-def test_webdataset_reads_the_shards(mined: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("negguide.mining.formats.tar.SHARD", 3)
-    write_export(mined, tmp_path / "out", "webdataset")
+def test_webdataset_reads_the_shards(mined: Path, tmp_path: Path) -> None:
+    write_export(mined, tmp_path / "out", "webdataset", shard_size=3)
     shards = sorted(str(path) for path in (tmp_path / "out").glob("*.tar"))
     assert [Path(shard).name for shard in shards] == ["00000.tar", "00001.tar", "00002.tar"]
     samples = list(webdataset.WebDataset(shards, shardshuffle=False).decode("pil"))
@@ -144,9 +145,8 @@ def test_sentence_transformers_tuples_have_their_columns_in_order(mined: Path, t
 def test_parquet_files_are_cut_at_the_shard_size(
     mined: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("negguide.mining.formats.parquet.SHARD", 4)
-    monkeypatch.setattr("negguide.mining.formats.parquet._ROWS", 2)
-    write_export(mined, tmp_path / "out", "parquet")
+    monkeypatch.setattr("negguide.mining.formats.parquet._ROWS", 3)
+    write_export(mined, tmp_path / "out", "parquet", shard_size=4)
     files = sorted((tmp_path / "out" / "data").iterdir())
     assert [file.name for file in files] == ["train-00000.parquet", "train-00001.parquet"]
     rows = datasets.load_dataset(str(tmp_path / "out"), split="train")
@@ -182,26 +182,98 @@ def test_open_clip_reads_captions_with_quotes_and_tabs(mined: Path, tmp_path: Pa
     assert table["title"].tolist()[0] == title and len(table) == 14
 
 
-def test_sugarcrepe_has_a_file_for_each_category(mined: Path, tmp_path: Path) -> None:
-    write_export(mined, tmp_path / "out", "sugarcrepe")
-    files = sorted((tmp_path / "out").glob("*.json"))
-    assert [file.stem for file in files] == ["add", "attribute", "object"]
-    rows = json.loads((tmp_path / "out/object.json").read_text())
-    items = [(item, place) for item, place in items_of(mined) if item.category == "object"]
-    assert list(rows) == [str(i) for i in range(len(items))]
-    for row, (item, place) in zip(rows.values(), items, strict=True):
-        assert set(row) == {"filename", "caption", "negative_caption"}
-        assert (row["caption"], row["negative_caption"]) == (item.caption, item.negative_caption)
-        assert (tmp_path / "out/images" / row["filename"]).read_bytes() == (
-            place / item.image_file_name
-        ).read_bytes()
-    # and our own audit reads it
+def test_sugarcrepe_has_its_seven_files(mined: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    write_export(mined, tmp_path / "out", "sugarcrepe", say=said.append)
+    names = ["add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj"]
+    assert [file.stem for file in sorted((tmp_path / "out").glob("*.json"))] == names
+    # as SugarCrepe's main_eval.py opens them
+    dataset = {name: json.load((tmp_path / "out" / f"{name}.json").open(encoding="utf-8")) for name in names}
+    for name, category in (("replace_obj", "object"), ("replace_att", "attribute"), ("add_obj", "add")):
+        items = [(item, place) for item, place in items_of(mined) if item.category == category]
+        assert list(dataset[name]) == [str(i) for i in range(len(items))]
+        for row, (item, place) in zip(dataset[name].values(), items, strict=True):
+            assert set(row) == {"filename", "caption", "negative_caption"}
+            assert (row["caption"], row["negative_caption"]) == (item.caption, item.negative_caption)
+            image = tmp_path / "out/images" / row["filename"]
+            assert image.read_bytes() == (place / item.image_file_name).read_bytes()
+    assert said == [
+        "no rows in add_att, replace_rel, swap_obj, swap_att: SugarCrepe's own script divides by the number of rows of "
+        "each file; leave these out of its list (negguide evaluate does so)"
+    ]
+    # our own audit and evaluation read it
     assert len(read_pairs(tmp_path / "out", tmp_path / "out/images")) == 7
+    (part,) = make_suite(f"sugarcrepe:{tmp_path / 'out'}").parts.values()
+    assert len(part.images) == 7 and part.images[0].size == (64, 64)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+SUGARCREPE_SAMPLE = Path(__file__).parents[4] / "shared/data/sugarcrepe-sample"
+
+
+@pytest.mark.skipif(not SUGARCREPE_SAMPLE.is_dir(), reason="SugarCrepe's rows are not on this machine")
+def test_sugarcrepe_files_have_the_form_of_the_public_ones(mined: Path, tmp_path: Path) -> None:
+    write_export(mined, tmp_path / "out", "sugarcrepe", say=print)
+    public = {file.name: json.loads(file.read_text()) for file in SUGARCREPE_SAMPLE.glob("*.json")}
+    ours = {file.name: json.loads(file.read_text()) for file in (tmp_path / "out").glob("*.json")}
+    assert set(ours) == set(public)
+    shapes = {frozenset(row) for rows in public.values() for row in rows.values()}
+    assert {frozenset(row) for rows in ours.values() for row in rows.values()} == shapes
+    assert all(
+        list(rows) == [str(n) for n in range(len(rows))] for rows in (*ours.values(), *public.values())
+    )
+
+
+@pytest.mark.parametrize(
+    ("category", "before", "after", "kind"),
+    [
+        ("object", "dog", "cat", "replace_obj"),
+        ("attribute", "red", "blue", "replace_att"),
+        ("count", "two", "three", "replace_att"),
+        ("relation", "left of", "right of", "replace_rel"),
+        ("add", "", " and a red hat", "add_obj"),
+        ("add", "is", "and a zebra are", "add_obj"),
+        ("add", "", "large ", "add_att"),
+        ("swap", "purple hat and black", "black hat and purple", "swap_att"),
+        ("swap", "dog on a horse", "horse on a dog", "swap_obj"),
+        ("remove", " and a hat", "", None),
+        ("negation", "with", "without", None),
+    ],
+)
+def test_every_category_has_its_file_of_sugarcrepe(
+    mined: Path, category: str, before: str, after: str, kind: str | None
+) -> None:
+    item, _ = items_of(mined)[0]
+    assert sugarcrepe_kind(replace(item, category=category, before=before, after=after)) == kind
+
+
+def test_an_original_of_several_items_is_stored_once(mined: Path, tmp_path: Path) -> None:
+    shutil.copytree(mined, tmp_path / "set")
+    metadata = tmp_path / "set/data/00000/metadata.jsonl"
+    lines = [json.loads(line) for line in metadata.read_text().splitlines()]
+    lines[2]["image_file_name"] = lines[0]["image_file_name"]
+    metadata.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for format, count in (("imagefolder", 16), ("open-clip", 13), ("sugarcrepe", 6)):
+        write_export(tmp_path / "set", tmp_path / format, format, say=lambda text: None)
+        assert len(list((tmp_path / format).rglob("images/*"))) == count
+        rows = "".join(path.read_text() for path in (tmp_path / format).rglob("*.*s*") if path.is_file())
+        assert "000000002.png" not in rows and rows.count("000000000.png") >= 2
+
+
+def test_the_shard_size_is_of_formats_with_shards(mined: Path, tmp_path: Path) -> None:
+    write_export(mined, tmp_path / "folders", "imagefolder", shard_size=2)
+    assert len(list((tmp_path / "folders/data").iterdir())) == 4
+    with pytest.raises(ValueError, match="shard_size=2 has no meaning for format='open-clip'"):
+        write_export(mined, tmp_path / "out", "open-clip", shard_size=2)
+    with pytest.raises(ValueError, match="shard_size=0 must be a whole number >= 1"):
+        write_export(mined, tmp_path / "out", "webdataset", shard_size=0)
+
+
+EDITING = ("instructpix2pix", "instructpix2pix-folder")
+
+
+@pytest.mark.parametrize("format", [name for name in FORMATS if name not in EDITING])
 def test_every_export_says_how_it_was_made(mined: Path, tmp_path: Path, format: str) -> None:
-    write_export(mined, tmp_path / "out", format)
+    write_export(mined, tmp_path / "out", format, say=print)
     card = (tmp_path / "out/README.md").read_text()
     assert f"# mined, as {format}" in card and "7 pairs" in card
     assert "| category | object | 3 |" in card

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from negguide.cli.errors import CleanErrors
 from negguide.cli.mine import mine
-from negguide.mining.build import Built
+from negguide.mining.build_text import Built
 from negguide.mining.shards import read_set, read_settings
 from negguide.mining.sources import open_source
 from negguide.toyworld.models import CLIP
@@ -67,7 +67,7 @@ def test_a_set_is_made_and_the_funnel_is_shown(command, tmp_path, tiny_model):
     assert len(list(read_set(folder))) == sum(funnel["stages"]["written"].values())
     assert (folder / "README.md").exists() and not (folder / ".locks").exists()
     made = read_settings(folder)
-    assert (made.model, made.steps, made.dtype, made.absolute_margin) == (str(tiny_model), 2, "float32", 0)
+    assert (made.model, made.steps, made.dtype, made.absolute_margin) == (tiny_model.name, 2, "float32", 0)
     assert made.data["name"] == "toyworld:6" and made.judge == "toyworld" and made.guidance_scale == 7.5
     # the same command has nothing left to do
     code, output = command("--absolute-margin", 0, "--shard-size", 4)
@@ -177,7 +177,7 @@ def test_a_planners_model_runs_where_the_others_do(command, monkeypatch, args, d
         asked.update(options)
         raise ValueError("enough")
 
-    monkeypatch.setattr("negguide.mining.build.make_planner", planner)
+    monkeypatch.setattr("negguide.mining.build_text.make_planner", planner)
     assert command("--backend", *args)[0] == 2
     assert asked["model"] == "m" and asked.get("device") == device
 
@@ -189,7 +189,7 @@ def test_characters_are_turned_around_when_asked(command, monkeypatch):
         asked.update(options)
         raise ValueError("enough")
 
-    monkeypatch.setattr("negguide.mining.build.make_planner", planner)
+    monkeypatch.setattr("negguide.mining.build_text.make_planner", planner)
     code, output = command("--views")
     assert code == 2 and "enough" in output and asked == {"world": True, "views": True}
 

@@ -15,8 +15,8 @@ import mining_fakes as fakes
 import pytest
 from PIL import Image
 
-from negguide.mining.block import largest_count
 from negguide.mining.item import Source
+from negguide.mining.planning import largest_count
 from negguide.mining.render.regions import ColumnRegion
 from negguide.mining.run import place_among_processes, run
 from negguide.mining.shards import Mined, SetFolder, read_set, read_settings

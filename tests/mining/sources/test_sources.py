@@ -369,7 +369,6 @@ def test_the_toy_world_gives_different_scenes_of_the_training_split():
     assert [row.caption for row in open_source("toyworld:20", seed=5)] != [row.caption for row in rows[:20]]
     assert next(iter(open_source("toyworld:1", size=32))).load().size == (32, 32)
     assert source.description == {
-        "spec": "toyworld:300",
         "licence": "apache-2.0",
         "world": True,
         "seed": 4,

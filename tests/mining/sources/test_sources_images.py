@@ -89,7 +89,7 @@ def test_every_reader_gives_images_as_they_are_shown(tmp_path, stored):
 def test_a_broken_image_is_named_whatever_it_is_stored_in(tmp_path, stored):
     name, (content, *_) = next(iter(awkward().items()))
     ((_, reason),) = read(open_source(str(stored({name: (content[:60],)}, tmp_path))))[1].items()
-    where = {in_tar: "0.tar: sideways.png", in_parquet: f"{tmp_path.name}, split train, row 0, column image"}
+    where = {in_tar: "0.tar: sideways.png", in_parquet: "a.parquet, row 0, column image"}
     assert reason.startswith(f"corrupt image: {where.get(stored, 'sideways.png')}: ")
     assert str(tmp_path) not in reason
 
@@ -112,3 +112,27 @@ def test_images_of_every_kind_in_a_shard(tmp_path, kind):
     source = open_source(str(tmp_path / "a.tar"))
     assert read(source) == ({"a/0": ("a red thing", RED)}, {"a/1": "missing image: none among heic, txt"})
     assert next(iter(source)).mask().getpixel((0, 0)) == 255
+
+
+def test_a_parquet_column_of_paths_is_read_as_files_beside_it(tmp_path):
+    (tmp_path / "photos").mkdir()
+    picture().save(tmp_path / "photos/a.png")
+    for column in ("image", "filepath", "file_name"):
+        rows = {column: ["photos/a.png", "photos/none.png", None], "caption": ["a cat", "a dog", "a bird"]}
+        path = tmp_path / f"{column}.parquet"
+        datasets.Dataset.from_dict(rows).to_parquet(str(path))
+        found, bad = read(open_source(str(path)))
+        assert list(found.values()) == [("a cat", RED)]
+        assert sorted(bad.values()) == ["missing image", "missing image"]
+
+
+def test_rows_of_several_parquet_files_are_told_apart(tmp_path):
+    cell = {"bytes": b"no image", "path": None}
+    for name in ("train-0.parquet", "train-1.parquet"):
+        rows = {"image": [cell], "caption": ["a cat"]}
+        datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / name))
+    reasons = read(open_source(str(tmp_path)))[1].values()
+    assert [reason.partition(":")[2].partition(":")[0] for reason in reasons] == [
+        " train-0.parquet, row 0, column image",
+        " train-1.parquet, row 0, column image",
+    ]
