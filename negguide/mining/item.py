@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-CATEGORIES = ("object", "attribute", "count", "relation", "swap", "add", "remove", "negation")
-"""What an edit changes. ``negation`` keeps a thing out by words ("without a hat"); its picture lacks the thing."""
+from negguide.mining.categories import CATEGORIES
 
 Meaning = Literal["negative", "positive"]
 

@@ -40,7 +40,7 @@ class Lexicon:
         self.adjectives: dict[str, dict[str, Any]] = data["adjectives"]
         self.opposites: list[list[list[str]]] = list(data["opposites"].values())
         self.numbers: list[str] = data["numbers"]["words"]
-        self.relations: list[dict[str, Any]] = data["relations"]
+        self.places: list[list[str]] = [list(row["words"]) for row in data["places"]]
         self.fixed: list[str] = data["fixed"]["phrases"]
         self.gendered: frozenset[str] = frozenset(data["gender"]["words"])
         self.same: list[list[str]] = data["same"]["phrases"]
@@ -68,8 +68,7 @@ class Lexicon:
         if not self._units:
             self._units = {word: "fixed" for phrase in self.fixed for word in (phrase, plural(phrase))}
             self._units |= {word: "other" for word in self._nouns if " " in word}
-            for relation in self.relations:
-                self._units |= {phrase: "relation" for side in relation["sides"] for phrase in side}
+            self._units |= {phrase: "relation" for row in self.places for phrase in row}
         return self._units
 
     def noun(self, word: str) -> Noun | None:
@@ -154,11 +153,8 @@ class Lexicon:
         )
 
     def opposite_relations(self, words: str) -> list[str]:
-        """Phrases that say the opposite of a spatial phrase."""
-        found: list[str] = []
-        for one, two in (relation["sides"] for relation in self.relations):
-            found += two if words in one else one if words in two else []
-        return list(dict.fromkeys(found))
+        """Phrases that exclude a spatial phrase, at least before some landmarks."""
+        return list(dict.fromkeys(other for row in self.places if words in row for other in row if other != words))
 
     def wordings(self, words: str) -> list[str]:
         """Other wordings with the same meaning."""
@@ -168,7 +164,12 @@ class Lexicon:
 @lru_cache
 def lexicon() -> Lexicon:
     """The lexicon of the package."""
-    return Lexicon(tomllib.loads((Path(__file__).parent / "lexicon.toml").read_text(encoding="utf-8")))
+    folder = Path(__file__).parent
+    files = (folder / "lexicon.toml", folder / "words" / "places.toml")
+    data: dict[str, Any] = {}
+    for file in files:
+        data |= tomllib.loads(file.read_text(encoding="utf-8"))
+    return Lexicon(data)
 
 
 @lru_cache
@@ -204,6 +205,19 @@ def parts_of_speech(word: str) -> tuple[str, ...]:
     return tuple(_lemminflect().getAllLemmas(word))
 
 
+@lru_cache(maxsize=8192)
+def lemma_of(word: str, tag: str = "") -> str:
+    """The base form of a word: of a verb where ``tag`` (Penn treebank) says so, else of a noun where it can be one."""
+    if word in ("is", "are", "was", "were"):
+        return "be"
+    if " " in word:
+        known = lexicon().noun(word)
+        return known.word if known else word
+    found = _lemminflect().getAllLemmas(word)
+    order = ("VERB",) if tag.startswith("V") else ("NOUN", "VERB", "ADJ")
+    return next((str(found[part][0]) for part in order if part in found), word)
+
+
 def _lemminflect() -> Any:
     try:
         import lemminflect
@@ -219,5 +233,10 @@ def verb_form(verb: str, tag: str) -> str:
         return irregular[verb]
     if tag == "VBZ" and verb in irregular.values():
         return next(one for one, many in irregular.items() if many == verb)
-    lemma = _lemminflect().getLemma(verb, "VERB")[0]
-    return str(lemma if tag == "VBP" else _lemminflect().getInflection(lemma, tag)[0])
+    lemma = lemma_of(verb, "VB")
+    if tag in ("VB", "VBP"):
+        return lemma
+    return IRREGULAR.get((lemma, tag)) or str(_lemminflect().getInflection(lemma, tag)[0])
+
+
+IRREGULAR = {("lie", "VBG"): "lying", ("lie", "VBD"): "lay", ("lie", "VBN"): "lain", ("be", "VBG"): "being"}

@@ -1,0 +1,99 @@
+"""Another number of one thing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from negguide.mining.edits.caption import Candidate, Caption
+from negguide.mining.edits.lexicon import article, lexicon, plural
+from negguide.mining.edits.phrases import Phrase
+from negguide.mining.edits.usage import usage
+
+SAID = {"a": 50.0, "one": 8.0, "two": 80.0, "three": 15.0, "four": 6.0, "five": 3.0, "several": 14.0}
+"""How common each is, see ``usage.Exchange``."""
+COUNTABLE = (
+    "person", "animal", "bird", "vehicle", "fruit", "vegetable", "dish", "container", "device", "furniture",
+    "swimmer", "sport",
+)  # fmt: skip
+HELD = ("with", "hold", "holding", "watch", "watching", "eat", "eating", "carry", "carrying")
+ALONE = frozenset(
+    ("wear", "shirt", "hat", "tie", "suit", "jacket", "dress", "chair", "toilet", "stool", "lap", "skateboard",
+     "surfboard", "snowboard", "bicycle", "bike", "ski", "board", "one", "mirror", "sink", "beard", "glasses", "selfie",
+     "portrait", "racket", "bat", "head", "face", "tongue", "mouth", "hand", "only", "single", "lone", "another",
+     "other", "each", "alone", "uniform", "blue", "black", "white", "yellow", "red", "phone", "computer", "book"),
+)  # fmt: skip
+"""Said of one, or worn, ridden or held by one at a time."""
+
+
+def counts(caption: Caption) -> Iterator[Candidate]:
+    """Number words, "several", and from one thing to more and back with all that agrees."""
+    for phrase in caption.affirmed:
+        if phrase.number is not None and phrase.plural:
+            yield from _numbers(caption, phrase)
+            if caption.tokens[phrase.number].word in ("two", "2") and _alone(caption, phrase):
+                yield from _to_one(caption, phrase)
+        elif phrase.determiner is not None and not phrase.plural and _multiplies(caption, phrase):
+            yield from _to_many(caption, phrase)
+        first = caption.tokens[phrase.first]
+        if first.word == "several" and phrase.plural and first.head == phrase.at:
+            yield Candidate(caption.edit({phrase.first: "two"}, "count"), _weight("several", "two"))
+
+
+def _weight(old: str, new: str) -> float:
+    before, after = SAID.get(old, 1.0), SAID.get(new, 1.0)
+    return after / (before + after)
+
+
+def _numbers(caption: Caption, phrase: Phrase) -> Iterator[Candidate]:
+    words = lexicon().numbers
+    assert phrase.number is not None
+    now = caption.tokens[phrase.number]
+    if any(word in caption.said for word in ("both", "other", "another", "third", "pair", "side")):
+        return
+    digits = now.word.isdigit()
+    old = words[int(now.word) - 1] if digits and int(now.word) <= len(words) else now.word
+    for new in ("two", "three", "four", "five"):
+        if new != old:
+            said = str(words.index(new) + 1) if digits else new
+            yield Candidate(caption.edit({phrase.number: said}, "count"), _weight(old, new))
+
+
+def _to_one(caption: Caption, phrase: Phrase) -> Iterator[Candidate]:
+    agreeing = caption.holders_number(phrase, many=False)
+    if agreeing is None or phrase.number is None or phrase.determiner is not None or phrase.noun is None:
+        return
+    if phrase.noun.form != "count" or "next to each" in caption.text or "sit" in caption.said & {"set"}:
+        return
+    begins = caption.tokens[phrase.number + 1].word if phrase.number < phrase.at - 1 else phrase.word
+    changes = {phrase.number: article(begins), phrase.at: phrase.word} | agreeing
+    yield Candidate(caption.edit(changes, "count"), _weight("two", "a"))
+
+
+def _alone(caption: Caption, phrase: Phrase) -> bool:
+    """Whether a phrase is no member of a list, and nothing is said of the several as such."""
+    apart = {"each", "other", "together", "both", "another", "one", "side", "between", "different", "same", "lined"}
+    return not caption.in_list(phrase) and not apart & caption.said and bool(caption.slots(phrase) & {"subject", *HELD})
+
+
+def _multiplies(caption: Caption, phrase: Phrase) -> bool:
+    """Whether there may be more of a thing, all else being equal."""
+    noun = phrase.noun
+    if noun is None or noun.form != "count" or not usage().is_a(noun.word, COUNTABLE) or phrase.compound:
+        return False
+    assert phrase.determiner is not None
+    if caption.tokens[phrase.determiner].word not in ("a", "an") or not _alone(caption, phrase):
+        return False
+    if "subject" in caption.slots(phrase):
+        return not (ALONE & caption.said) and not any(
+            p.word == noun.word for p in caption.phrases if p.at != phrase.at
+        )
+    return usage().is_a(noun.word, ("animal", "fruit", "dish", "bird", "child", "girl", "boy", "container"))
+
+
+def _to_many(caption: Caption, phrase: Phrase) -> Iterator[Candidate]:
+    agreeing = caption.holders_number(phrase, many=True)
+    if agreeing is None or phrase.determiner is None or phrase.noun is None:
+        return
+    for number in ("two", "three"):
+        changes = {phrase.determiner: number, phrase.at: plural(phrase.noun.word)} | agreeing
+        yield Candidate(caption.edit(changes, "count"), _weight("a", number))
