@@ -21,6 +21,10 @@ PLURAL = {
     "his": "their", "her": "their", "its": "their", "it's": "their",
     "himself": "themselves", "herself": "themselves", "itself": "themselves",
 }  # fmt: skip
+SHOWN = frozenset(
+    ("up", "closeup", "close-up", "photo", "photograph", "picture", "image", "view", "painting", "shot", "reflection")
+)
+"""Words of pictures: "a photo of a cat" is about the cat."""
 SINGULAR = frozenset((*MALE, *FEMALE, *PLURAL, "it"))
 
 
@@ -101,6 +105,8 @@ class Caption:
         if before.kind == "relation" or before.word in PREPOSITIONS or before.word == "next to":
             earlier = self.before(phrase.first - 1)
             found = {before.word} if before.word != "of" else set()
+            if earlier is not None and before.word == "of" and earlier.word in SHOWN:
+                found.add("subject")
             if earlier is not None:
                 found |= {f"{earlier.lemma} {before.word}", f"{earlier.word} {before.word}"}
             return frozenset(found)
@@ -175,7 +181,7 @@ class Caption:
     def _verbs_of(self, at: int) -> list[int]:
         """The finite verbs that agree with a noun."""
         tokens = self.tokens
-        heads = [t.head for t in tokens if False] or [
+        heads = [
             tokens[at].head if tokens[at].dep.startswith("nsubj") else -1,
             *(i for i, t in enumerate(tokens) if t.dep == "relcl" and t.head == at),
             tokens[at].head if tokens[at].dep == "attr" and tokens[0].word == "there" else -1,

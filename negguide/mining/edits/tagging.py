@@ -190,11 +190,14 @@ class SpacyTagger:
                 continue
             token.tag, token.dep, token.head = p.tag_, p.dep_, place.get(p.head.i, -1)
             following = parsed[p.i + 1] if p.i + 1 < len(parsed) else None
+            if _is_misread(token, tokens, words):
+                token.tag, token.dep, token.head = "VBG", "acl", tokens.index(token) - 1
+                continue
             noun = words.noun(token.word)
             if token.kind != "other" or token.name:
                 continue
             # between nouns: "a dog house", unless the parse takes the second for a verb by mistake
-            compound = following is not None and (
+            compound = following is not None and not _deed(following.lower_) and (
                 following.pos_ in ("NOUN", "PROPN") or (p.dep_ in ("compound", "amod") and p.head.i > p.i)
             )
             if _is_number(token.word, words) and (p.pos_ == "NUM" or p.dep_ == "nummod"):
@@ -204,6 +207,22 @@ class SpacyTagger:
             elif noun is not None and p.pos_ in ("NOUN", "PROPN") and not compound:
                 token.kind, token.noun = "noun", noun
         return tokens
+
+
+def _deed(word: str) -> bool:
+    """Words that small models take for nouns behind nouns: "zebra standing"."""
+    return word in ("standing", "sitting", "walking", "grazing", "running", "laying", "lying", "eating", "looking")
+
+
+def _is_misread(token: Token, tokens: list[Token], words: Lexicon) -> bool:
+    at = tokens.index(token)
+    return (
+        _deed(token.word)
+        and token.tag in ("NN", "JJ")
+        and at > 0
+        and not tokens[at - 1].boundary
+        and (words.noun(tokens[at - 1].word) is not None or tokens[at - 1].tag.startswith("NN"))
+    )
 
 
 def _overlap(token: Token, parsed: Any) -> bool:

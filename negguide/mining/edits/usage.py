@@ -56,12 +56,8 @@ class Usage:
 
     def allowed(self, old: str, new: str, said: Iterable[str]) -> bool:
         """Whether nothing that is ``said`` besides belongs to ``old`` and not to ``new``."""
-        for word in said:
-            owners = self.bound.get(word)
-            if owners is not None and new not in owners and (old in owners or word not in (old, new)):
-                if old in owners:
-                    return False
-        return True
+        owned = (self.bound[word] for word in said if word in self.bound)
+        return not any(old in owners and new not in owners for owners in owned)
 
     def suits(self, adjective: str, noun: str, kind: str | None) -> bool:
         """Whether one says ``adjective``, of the class ``kind``, of ``noun``."""
@@ -83,7 +79,7 @@ class Usage:
 
     def weight(self, old: str, new: str) -> float:
         """Of an edit from one adjective to another, see ``Exchange.instead``."""
-        before, after = (self.commonness.get(word, RARE) for word in (old, new))
+        before, after = self.commonness.get(old, RARE), self.commonness[new]
         return after / (before + after)
 
 

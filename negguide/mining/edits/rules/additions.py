@@ -11,11 +11,11 @@ from negguide.mining.edits.usage import usage
 
 WITH = {
     "animal": (("dog", 32.0), ("cat", 29.0), ("horse", 14.0), ("cow", 12.0)),
-    "person": (("man", 60.0), ("woman", 53.0), ("dog", 32.0)),
+    "person": (("man", 60.0), ("woman", 53.0), ("boy", 20.0), ("girl", 27.0)),
     "vehicle": (("bus", 12.0), ("truck", 9.0), ("car", 22.0), ("motorcycle", 12.0)),
     "dish": (("sandwich", 8.0), ("banana", 6.0), ("salad", 6.0), ("donut", 8.0)),
     "fruit": (("banana", 6.0), ("apple", 5.0), ("carrot", 4.0), ("sandwich", 5.0)),
-    "furniture": (("chair", 15.0), ("couch", 12.0)),
+    "furniture": (("chair", 15.0),),
     "container": (("bottle", 4.0), ("book", 6.0), ("candle", 3.0)),
     "device": (("book", 6.0), ("camera", 4.0), ("lamp", 4.0)),
     "bird": (("cat", 10.0), ("duck", 4.0)),

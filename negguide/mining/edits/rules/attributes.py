@@ -24,12 +24,17 @@ def attributes(caption: Caption) -> Iterator[Candidate]:
             noun, avoid = subject, ""
         else:
             noun, avoid = head.word, f"{token.word} {head.word}"
-            if head.compound and book.adjective(token.word) == "opposite" and token.word in ("old", "open"):
+            between = {tokens[i].word for i in range(at + 1, head.at)}
+            if any(not usage().suits(token.word, word, book.adjective(token.word)) for word in between):
                 continue
+            if head.compound and book.adjective(token.word) == "material":
+                continue  # "a glass window skyscraper"
         kind = book.adjective(token.word)
         if not usage().suits(token.word, noun, kind):
             continue
         for word in book.adjectives_instead(token.word):
+            if word not in usage().commonness:
+                continue
             listed = any(tokens[i].word == word for i in range(max(0, at - 3), min(len(tokens), at + 4)))
             if listed or not usage().suits(word, noun, kind):
                 continue

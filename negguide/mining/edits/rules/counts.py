@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from negguide.mining.edits.caption import Candidate, Caption
-from negguide.mining.edits.lexicon import article, lexicon, plural
+from negguide.mining.edits.lexicon import article, lexicon, plural, verb_form
 from negguide.mining.edits.phrases import Phrase
 from negguide.mining.edits.usage import usage
 
-SAID = {"a": 50.0, "one": 8.0, "two": 80.0, "three": 15.0, "four": 6.0, "five": 3.0, "several": 14.0}
+GROUPS = ("group", "herd", "bunch", "crowd", "flock", "couple")
+"""What counts three or more; a couple is two, so that "two" is refused for it as the same."""
+SAID = {"a": 50.0, "group": 36.0, "one": 8.0, "two": 80.0, "three": 15.0, "four": 6.0, "five": 3.0, "several": 14.0}
 """How common each is, see ``usage.Exchange``."""
 COUNTABLE = (
     "person", "animal", "bird", "vehicle", "fruit", "vegetable", "dish", "container", "device", "furniture",
@@ -34,9 +36,46 @@ def counts(caption: Caption) -> Iterator[Candidate]:
                 yield from _to_one(caption, phrase)
         elif phrase.determiner is not None and not phrase.plural and _multiplies(caption, phrase):
             yield from _to_many(caption, phrase)
+        if phrase.word in GROUPS and not phrase.plural:
+            yield from _ungrouped(caption, phrase)
         first = caption.tokens[phrase.first]
-        if first.word == "several" and phrase.plural and first.head == phrase.at:
+        if first.word in ("several", "many") and phrase.plural and first.head == phrase.at:
             yield Candidate(caption.edit({phrase.first: "two"}, "count"), _weight("several", "two"))
+
+
+def _ungrouped(caption: Caption, phrase: Phrase) -> Iterator[Candidate]:
+    """ "two men" for "a group of men"."""
+    tokens = caption.tokens
+    of = caption.after(phrase.at)
+    inner = caption.phrase_from(phrase.at + 2) if of is not None and of.word == "of" else None
+    if inner is None or phrase.modified or phrase.adjectives or inner.determiner is not None or inner.number is not None:
+        return
+    if phrase.determiner is None or tokens[phrase.determiner].word not in ("a", "an") or tokens[phrase.at].name:
+        return
+    changes = {phrase.determiner: "", phrase.at: "", phrase.at + 1: ""}
+    if not inner.plural:
+        if inner.noun is None or inner.noun.form != "count":
+            return
+        changes[inner.at] = plural(inner.noun.word)
+    verbs = {i: verb_form(tokens[i].word, "VBP") for i in _finite(caption, (phrase.at, inner.at))}
+    if any(word in caption.said for word in ("each other's", "both", "one", "its", "it", "huge")):
+        return
+    for number in ("two", "three", "four")[phrase.word == "couple" :]:
+        first = {phrase.determiner: number}
+        yield Candidate(caption.edit(changes | first | verbs, "count"), _weight("group", number))
+
+
+def _finite(caption: Caption, subjects: tuple[int, ...]) -> list[int]:
+    return [
+        i
+        for i, t in enumerate(caption.tokens)
+        if t.tag == "VBZ" and any(s.dep.startswith("nsubj") and s.head == i for s in (caption.tokens[n] for n in subjects))
+    ] + [
+        i
+        for i, t in enumerate(caption.tokens)
+        if t.tag == "VBZ" and t.dep in ("aux", "auxpass")
+        and any(caption.tokens[n].head == t.head and caption.tokens[n].dep.startswith("nsubj") for n in subjects)
+    ]
 
 
 def _weight(old: str, new: str) -> float:

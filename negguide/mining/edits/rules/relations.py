@@ -26,6 +26,8 @@ def relations(caption: Caption) -> Iterator[Candidate]:
                     continue
                 if _fits(caption, row, at, end):
                     for new, weight in row.instead(old):
+                        if new in words or new in caption.text.lower():
+                            continue
                         changes = {at: new} | {place: "" for place in range(at + 1, end)}
                         yield Candidate(caption.edit(changes, "relation"), weight)
 
@@ -52,6 +54,8 @@ def _fits(caption: Caption, row: Exchange, at: int, end: int) -> bool:
     if follows is None or tokens[end].word in ("each", "one"):
         return False
     if "right" in (tokens[at - 1].word,) or tokens[at - 1].word in ("from", "out", "up", "way", "of", "back"):
+        return False
+    if usage().is_a(follows.word, row.more.get("unless", ())):
         return False
     if landmark is not None and (not usage().is_a(follows.word, landmark) or _inside(caption, follows.at)):
         return False

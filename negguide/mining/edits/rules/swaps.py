@@ -13,7 +13,7 @@ from negguide.mining.edits.usage import usage
 
 DIRECTED = (
     "look at", "watch", "chase", "follow", "carry", "face", "stare at", "pass", "lead", "pull", "behind", "in front of",
-    "above", "below", "under", "on top of", "underneath", "beneath", "guide", "teach", "photograph", "walk behind",
+    "guide", "teach", "photograph", "lick", "kiss", "sniff", "push", "feed", "hug", "next to and behind",
 )  # fmt: skip
 """What lies between two things that can trade places with another meaning."""
 SIZES = ("opposite",)
@@ -24,6 +24,8 @@ def swaps(caption: Caption) -> Iterator[Candidate]:
     """Attributes that suit either thing, and things that can do the same to each other or stand in the same places."""
     for one, two in combinations(caption.affirmed, 2):
         yield from _attributes(caption, one, two)
+        yield from _moved(caption, one, two)
+        yield from _moved(caption, two, one)
         yield from _things(caption, one, two)
 
 
@@ -50,6 +52,33 @@ def _attributes(caption: Caption, one: Phrase, two: Phrase) -> Iterator[Candidat
         left, right = (tokens[at].word for at in numbers if at is not None)
         if left != right and one.number is not None and two.number is not None:
             yield from _written(caption, {one.number: right, two.number: left})
+
+
+def _moved(caption: Caption, one: Phrase, two: Phrase) -> Iterator[Candidate]:
+    """An attribute of the first thing said of the second instead: "a white cat on a bed" -> "a cat on a white bed"."""
+    book, tokens = lexicon(), caption.tokens
+    if one.word == two.word or two.modified or two.compound or two.adjectives or len(one.adjectives) != 1:
+        return
+    at = one.adjectives[0]
+    word = tokens[at].word
+    kind = book.adjective(word)
+    if kind is None or _paired(caption, at) or tokens[at].name or tokens[two.at].name or one.modified:
+        return
+    if two.noun is None and not usage().is_a(two.word, LARGE):
+        return
+    if two.determiner is not None and tokens[two.determiner].word not in ("a", "an", "the"):
+        return
+    if word not in usage().commonness or two.word in usage().kinds["measure"] or one.word in usage().kinds["measure"]:
+        return
+    sizes = kind == "opposite" and word in ("large", "small", "big", "tall", "little")
+    if not (sizes or kind in ("color", "pattern")) or (two.noun is not None and two.noun.form == "mass"):
+        return
+    if sizes and usage().is_a(two.word, ("person",)) or not usage().suits(word, two.word, kind):
+        return
+    changes = {at: "", two.at: f"{word} {tokens[two.at].text}"}
+    if two.determiner is None and not two.plural:
+        return
+    yield from _written(caption, changes, moved=True)
 
 
 def _sized(caption: Caption, one: Phrase, two: Phrase, kinds: list[str | None]) -> bool:
@@ -130,7 +159,7 @@ def _whole(caption: Caption, one: Phrase, two: Phrase) -> Iterator[Candidate]:
 
 
 def _written(
-    caption: Caption, changes: dict[int, str], keep: tuple[Phrase, ...] = ()
+    caption: Caption, changes: dict[int, str], keep: tuple[Phrase, ...] = (), *, moved: bool = False
 ) -> Iterator[Candidate]:
     adjectives = [at for phrase in keep for at in phrase.adjectives]
     if adjectives and not all(
@@ -140,5 +169,10 @@ def _written(
     ):
         return
     edit = caption.edit({at: word.lower() if word.istitle() and at else word for at, word in changes.items()}, "swap")
-    if sorted(normalised(edit.caption).split()) == sorted(normalised(caption.text).split()):
-        yield Candidate(edit)
+    if _words(edit.caption) == _words(caption.text):
+        yield Candidate(edit, 0.4 if moved else 1.0)
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text in one order; "an" counts as "a"."""
+    return sorted("a" if word == "an" else word for word in normalised(text).split())
