@@ -188,7 +188,9 @@ class Caption:
         ]
         found = []
         for head in [h for h in heads if h >= 0]:
-            group = [head, *(i for i, t in enumerate(tokens) if t.head == head and t.dep == "conj")]
+            subjects = {t.head for t in tokens if t.dep.startswith(("nsubj", "expl"))}
+            joined = (i for i, t in enumerate(tokens) if t.head == head and t.dep == "conj" and i not in subjects)
+            group = [head, *joined]
             for verb in group:
                 helpers = [
                     i for i, t in enumerate(tokens) if t.head == verb and t.dep in ("aux", "auxpass")

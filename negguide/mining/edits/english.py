@@ -119,4 +119,4 @@ class EnglishRules:
         return edits
 
     def objection(self, caption: str, edit: Edit) -> str | None:
-        return english_objection(caption, edit, self.tagger)
+        return english_objection(caption, edit, self.tagger, single=edit.backend == self.name)

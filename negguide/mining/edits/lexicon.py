@@ -229,8 +229,8 @@ def _lemminflect() -> Any:
 def verb_form(verb: str, tag: str) -> str:
     """A verb in another form, as ``tag`` of the Penn treebank: "sits" as "VBP" is "sit"."""
     irregular = {"is": "are", "was": "were", "has": "have", "does": "do"}
-    if tag == "VBP" and verb in irregular:
-        return irregular[verb]
+    if tag == "VBP" and (verb in irregular or verb in irregular.values()):
+        return irregular.get(verb, verb)
     if tag == "VBZ" and verb in irregular.values():
         return next(one for one, many in irregular.items() if many == verb)
     lemma = lemma_of(verb, "VB")

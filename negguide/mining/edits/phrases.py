@@ -59,6 +59,12 @@ def phrases(tokens: list[Token], *, known: bool = True) -> list[Phrase]:
         many = noun.plural if noun else token.tag == "NNS"
         phrase = Phrase(at, at, word, noun, many, negated=at >= denied)
         _walk_left(tokens, phrase)
+        if noun and plural(noun.word) == noun.word:  # one sheep, two sheep
+            said = tokens[phrase.determiner].word if phrase.determiner is not None else ""
+            one = phrase.number is not None and tokens[phrase.number].word in ("one", "1", "single")
+            phrase.plural = not one and said not in ("a", "an", "another", "this", "each") and (
+                phrase.number is not None or token.tag == "NNS" or not said
+            )
         found.append(phrase)
     return found
 

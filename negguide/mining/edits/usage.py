@@ -11,6 +11,8 @@ from typing import Any
 
 from negguide.mining.edits.lexicon import Lexicon, lexicon
 
+SIZES = frozenset(("small", "large", "little", "big", "huge", "giant", "tiny", "enormous", "miniature"))
+"""Not said of people: a small child is no small person, and no large child is its opposite."""
 RARE = 1.0
 """How common a word is that no table counts."""
 
@@ -66,6 +68,8 @@ class Usage:
                 return False
             colours = self._colours_of(noun)
             return colours is None or adjective in colours
+        if adjective in SIZES and self.is_a(noun, ("person",)):
+            return False
         takes = self.takes.get(adjective)
         return takes is None or self.is_a(noun, takes)
 

@@ -11,12 +11,16 @@ from negguide.mining.edits.usage import usage
 
 GROUPS = ("group", "herd", "bunch", "crowd", "flock", "couple")
 """What counts three or more; a couple is two, so that "two" is refused for it as the same."""
-SAID = {"a": 50.0, "group": 36.0, "one": 8.0, "two": 80.0, "three": 15.0, "four": 6.0, "five": 3.0, "several": 14.0}
+SAID = {"a": 400.0, "group": 40.0, "one": 8.0, "two": 60.0, "three": 15.0, "four": 6.0, "five": 3.0, "several": 14.0}
 """How common each is, see ``usage.Exchange``."""
-COUNTABLE = (
-    "person", "animal", "bird", "vehicle", "fruit", "vegetable", "dish", "container", "device", "furniture",
-    "swimmer", "sport",
+UNCOUNTED = frozenset(
+    ("view", "picture", "photo", "photograph", "image", "close", "closeup", "shot", "scene", "lot", "kitchen", "bathroom",
+     "room", "bedroom", "street", "beach", "field", "city", "area", "painting", "number", "variety", "day", "sky", "part",
+     "playing", "sitting", "overview", "angle", "half", "dozen", "front", "back", "top", "side", "group", "bunch", "herd",
+     "crowd", "flock", "row", "line", "pile", "collection", "assortment", "team", "toilet", "tub", "office", "shower",
+     "reflection", "look", "model", "computer", "hand", "body", "game", "meal", "ocean", "restroom", "stall", "wall"),
 )  # fmt: skip
+"""Places, ways to show things, and words that count others."""
 HELD = ("with", "hold", "holding", "watch", "watching", "eat", "eating", "carry", "carrying")
 ALONE = frozenset(
     ("wear", "shirt", "hat", "tie", "suit", "jacket", "dress", "chair", "toilet", "stool", "lap", "skateboard",
@@ -87,10 +91,16 @@ def _numbers(caption: Caption, phrase: Phrase) -> Iterator[Candidate]:
     words = lexicon().numbers
     assert phrase.number is not None
     now = caption.tokens[phrase.number]
-    if any(word in caption.said for word in ("both", "other", "another", "third", "pair", "side")):
+    apart = {"both", "another", "third", "pair", "one", "second"}
+    if apart & caption.said or ("other" in caption.said and "each" not in caption.said):
         return
     digits = now.word.isdigit()
     old = words[int(now.word) - 1] if digits and int(now.word) <= len(words) else now.word
+    if old == "two" and not digits and phrase.determiner is None:
+        yield Candidate(caption.edit({phrase.number: "several"}, "count"), _weight("two", "several"))
+        subject = "subject" in caption.slots(phrase) and not caption.in_list(phrase)
+        if subject and usage().is_a(phrase.word, ("person", "animal", "bird")) and phrase.first == phrase.number:
+            yield Candidate(caption.edit({phrase.number: "a group of"}, "count"), _weight("two", "group"))
     for new in ("two", "three", "four", "five"):
         if new != old:
             said = str(words.index(new) + 1) if digits else new
@@ -117,22 +127,30 @@ def _alone(caption: Caption, phrase: Phrase) -> bool:
 def _multiplies(caption: Caption, phrase: Phrase) -> bool:
     """Whether there may be more of a thing, all else being equal."""
     noun = phrase.noun
-    if noun is None or noun.form != "count" or not usage().is_a(noun.word, COUNTABLE) or phrase.compound:
+    if phrase.word in UNCOUNTED or phrase.kind in ("place", "headwear", "clothing") or caption.tokens[phrase.at].name:
+        return False
+    if noun is not None and noun.form != "count":
         return False
     assert phrase.determiner is not None
+    begins = caption.after(phrase.determiner)
+    if begins is not None and (begins.word in ("few", "little", "lot", "very") or begins.tag == "NNP"):
+        return False
+    after = caption.after(phrase.at)
+    if noun is None and after is not None and (after.word == "of" or after.tag.startswith("NN")):
+        return False
     if caption.tokens[phrase.determiner].word not in ("a", "an") or not _alone(caption, phrase):
         return False
     if "subject" in caption.slots(phrase):
         return not (ALONE & caption.said) and not any(
-            p.word == noun.word for p in caption.phrases if p.at != phrase.at
+            p.word == phrase.word for p in caption.phrases if p.at != phrase.at
         )
-    return usage().is_a(noun.word, ("animal", "fruit", "dish", "bird", "child", "girl", "boy", "container"))
+    return noun is not None and usage().is_a(noun.word, ("animal", "fruit", "dish", "bird", "child", "girl", "boy", "container"))
 
 
 def _to_many(caption: Caption, phrase: Phrase) -> Iterator[Candidate]:
     agreeing = caption.holders_number(phrase, many=True)
-    if agreeing is None or phrase.determiner is None or phrase.noun is None:
+    if agreeing is None or phrase.determiner is None:
         return
     for number in ("two", "three"):
-        changes = {phrase.determiner: number, phrase.at: plural(phrase.noun.word)} | agreeing
+        changes = {phrase.determiner: number, phrase.at: plural(phrase.word)} | agreeing
         yield Candidate(caption.edit(changes, "count"), _weight("a", number))

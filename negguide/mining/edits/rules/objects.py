@@ -39,6 +39,10 @@ def _exchanged(caption: Caption, phrase: Phrase, row: Exchange) -> Iterator[Cand
     book, tokens = lexicon(), caption.tokens
     others = {p.word for p in caption.phrases if p.at != phrase.at}
     pointing: dict[int, str] = {}
+    pronouns = {"he", "she", "his", "her", "him", "himself", "herself", "hers"} & caption.said
+    near = row.more.get("near")
+    if near is not None and not caption.said & set(near):
+        return
     if phrase.word in GENDERED:
         found = _pointing(caption, phrase)
         if found is None:
@@ -48,10 +52,14 @@ def _exchanged(caption: Caption, phrase: Phrase, row: Exchange) -> Iterator[Cand
     for word, weight in row.instead(phrase.word):
         if any(word == other or book.related_nouns(word, other) for other in others):
             continue
+        if pronouns and (word in GENDERED) != (phrase.word in GENDERED):
+            continue
+        if {"child", "kid"} & {word, phrase.word} and {"little", "small", "young", "old"} & caption.said:
+            continue
         if not usage().allowed(phrase.word, word, said):
             continue
         adjectives = [tokens[at].word for at in phrase.adjectives]
-        if not all(usage().suits(a, word, book.adjective(a)) for a in adjectives if a not in ("young", "little")):
+        if not all(usage().suits(a, word, book.adjective(a)) for a in adjectives if a not in ("young", "little", "small")):
             continue
         if "little" in caption.said and word in ("man", "woman"):
             continue

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from negguide.mining.edits.caption import Candidate, Caption
 from negguide.mining.edits.usage import Exchange, usage
 
+WHOLE = ("in the", "during", "indoors", "upside down", "in a ")
+"""Rows of whole adverbs: nothing has to follow."""
 STICKING = frozenset(
     ("hang", "mount", "ride", "paint", "write", "print", "attach", "build", "run", "mounted", "painted", "walk", "place",
      "surf", "ski", "shine", "display", "put", "grow", "printed", "written", "focus", "play", "perched", "climb"),
@@ -46,9 +48,9 @@ def _fits(caption: Caption, row: Exchange, at: int, end: int) -> bool:
     landmark, figure = row.more.get("landmark"), row.more.get("figure")
     tokens = caption.tokens
     if end >= len(tokens) or tokens[end - 1].boundary:
-        return landmark is None and next(iter(row.words)).startswith(("in the", "during"))
+        return landmark is None and next(iter(row.words)).startswith(WHOLE)
     follows = caption.phrase_from(end)
-    whole = next(iter(row.words)).startswith(("in the", "during"))
+    whole = next(iter(row.words)).startswith(WHOLE) and landmark is None
     if whole:
         return True
     if follows is None or tokens[end].word in ("each", "one"):
@@ -62,6 +64,8 @@ def _fits(caption: Caption, row: Exchange, at: int, end: int) -> bool:
     if landmark is None and follows.noun is None and not caption.parses:
         return False
     verb = next((tokens[i] for i in range(at - 1, -1, -1) if tokens[i].tag.startswith("V")), None)
+    if verb is not None and next(iter(row.words)) == "above" and verb.lemma in ("rise", "fly", "look", "hang"):
+        return False
     if figure is None:
         return True
     if verb is not None and (verb.lemma in STICKING or verb.word in STICKING):

@@ -16,8 +16,14 @@ DIRECTED = (
     "guide", "teach", "photograph", "lick", "kiss", "sniff", "push", "feed", "hug", "next to and behind",
 )  # fmt: skip
 """What lies between two things that can trade places with another meaning."""
-SIZES = ("opposite",)
+FIXTURES = frozenset(("toilet", "sink", "bathtub", "tub", "bathroom", "shower", "refrigerator", "stove", "oven"))
+NO_ATTRIBUTES = frozenset(("front", "back", "top", "side", "middle", "end", "background", "lot", "way", "game", "day",
+    "night", "picture", "photo", "photograph", "image", "view", "air", "hand", "head", "face", "mouth", "line", "kind",
+    "type", "piece", "slice", "time", "sun", "rain", "dark", "display", "corner", "close", "distance", "tennis"))
+"""What is no thing of its own, or has no colour and no size that is worth a word."""
 LARGE = ("person", "animal", "vehicle", "furniture", "bus", "truck", "train", "boat", "swimmer", "bird")
+STANDING = (*LARGE, "building", "street", "plant", "appliance", "device")
+"""What is behind or in front of another thing where no verb says what it does there."""
 
 
 def swaps(caption: Caption) -> Iterator[Candidate]:
@@ -57,12 +63,14 @@ def _attributes(caption: Caption, one: Phrase, two: Phrase) -> Iterator[Candidat
 def _moved(caption: Caption, one: Phrase, two: Phrase) -> Iterator[Candidate]:
     """An attribute of the first thing said of the second instead: "a white cat on a bed" -> "a cat on a white bed"."""
     book, tokens = lexicon(), caption.tokens
-    if one.word == two.word or two.modified or two.compound or two.adjectives or len(one.adjectives) != 1:
+    if one.word == two.word or two.adjectives or two.number is not None or len(one.adjectives) != 1:
+        return
+    if two.modified and not two.compound:
         return
     at = one.adjectives[0]
     word = tokens[at].word
     kind = book.adjective(word)
-    if kind is None or _paired(caption, at) or tokens[at].name or tokens[two.at].name or one.modified:
+    if kind is None or _paired(caption, at) or tokens[at].name or tokens[two.at].name or (one.modified and not one.compound):
         return
     if two.noun is None and not usage().is_a(two.word, LARGE):
         return
@@ -73,9 +81,14 @@ def _moved(caption: Caption, one: Phrase, two: Phrase) -> Iterator[Candidate]:
     sizes = kind == "opposite" and word in ("large", "small", "big", "tall", "little")
     if not (sizes or kind in ("color", "pattern")) or (two.noun is not None and two.noun.form == "mass"):
         return
+    if word == "white" and FIXTURES & {one.word, two.word}:
+        return  # where one is white, so is the other
+    if {two.word, one.word} & NO_ATTRIBUTES:
+        return
     if sizes and usage().is_a(two.word, ("person",)) or not usage().suits(word, two.word, kind):
         return
-    changes = {at: "", two.at: f"{word} {tokens[two.at].text}"}
+    begins = two.first + 1 if two.determiner == two.first else two.first
+    changes = {at: "", begins: f"{word} {tokens[begins].text}"}
     if two.determiner is None and not two.plural:
         return
     yield from _written(caption, changes, moved=True)
@@ -92,6 +105,8 @@ def _sized(caption: Caption, one: Phrase, two: Phrase, kinds: list[str | None]) 
 def _paired(caption: Caption, at: int) -> bool:
     """Whether an adjective is one of two that are joined: "black and white"."""
     before, after = caption.before(at), caption.after(at)
+    if caption.tokens[at].boundary or (at and caption.tokens[at - 1].boundary):
+        return True
     return any(token is not None and token.word in ("and", "or", "very") for token in (before, after))
 
 
@@ -116,7 +131,8 @@ def _things(caption: Caption, one: Phrase, two: Phrase) -> Iterator[Candidate]:
     directed = any(word in words for word in DIRECTED)
     if not directed or any(token.boundary for token in tokens[one.at : two.first]) or "of" in words:
         return
-    if not all(usage().is_a(p.word, LARGE) for p in (one, two)) or caption.in_list(one) or caption.in_list(two):
+    large = STANDING if len(between) == 1 else LARGE
+    if not all(usage().is_a(p.word, large) for p in (one, two)) or caption.in_list(one) or caption.in_list(two):
         return
     if one.plural == two.plural:
         yield from _written(caption, {one.at: tokens[two.at].text, two.at: tokens[one.at].text}, keep=(one, two))
