@@ -130,6 +130,7 @@ class Caption:
                 return self.doer_of(head) if head < at else ""
         if subject is None and verb.dep == "ROOT":
             subject = next((p.at for p in self.phrases if p.at < at), None)
+            subject = None if subject is not None and tokens[subject].tag.startswith("V") else subject
         if subject is None or subject < 0:
             return ""
         return self.counted(subject)

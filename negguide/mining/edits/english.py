@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import random
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -12,13 +16,17 @@ from negguide.mining.edits.checks import english_objection
 from negguide.mining.edits.lexicon import lexicon
 from negguide.mining.edits.planner import check_categories
 from negguide.mining.edits.rewordings import rewordings
-from negguide.mining.edits.rules import RULES, SHARES
+from negguide.mining.edits.rules import RULES
 from negguide.mining.edits.tagging import LexiconTagger, SpacyTagger, Tagger
 from negguide.mining.edits.usage import usage
 from negguide.mining.item import Edit
 
 ENGLISH_MODEL = "en_core_web_sm"
 LEXICON = "lexicon"
+UNBALANCED = ("add", "remove", "negation")
+"""Categories that only put words in, or leave words out."""
+WORD = re.compile(r"\w+(?:['’]\w+)*")
+"""As the bag of words of the audit has it."""
 
 
 def make_tagger(english_model: str | None = None) -> Tagger:
@@ -81,7 +89,7 @@ class EnglishRules:
     @property
     def shares(self) -> Mapping[str, float]:
         """How strongly each category is preferred, see ``planner.Weighing``."""
-        return SHARES
+        return usage().shares
 
     def read_ahead(self, captions: Iterable[str]) -> None:
         """Parses captions in batches, which is several times as fast as one by one."""
@@ -100,7 +108,20 @@ class EnglishRules:
                 key = (name, candidate.edit.caption)
                 if key not in found or found[key].weight < candidate.weight:
                     found[key] = candidate
-        return list(found.values())
+        return [replace(one, weight=one.weight * self.tilt(caption, one.edit)) for one in found.values()]
+
+    def tilt(self, caption: str, edit: Edit) -> float:
+        """How much more often than its rule says an edit is made, so that no word gives a negative away.
+
+        exp(-t . d) for the tilts t of words (``words/balance.toml``) and the difference d in words; 1 for what only
+        puts words in, which cannot be hidden.
+        """
+        if edit.category in UNBALANCED:
+            return 1.0
+        change = Counter(WORD.findall(edit.caption.lower()))
+        change.subtract(WORD.findall(caption.lower()))
+        tilts = usage().tilts
+        return math.exp(-sum(tilts.get(word, 0.0) * count for word, count in change.items() if count))
 
     def propose(self, caption: str, categories: Sequence[str], rng: random.Random) -> list[Edit]:
         """The edits of ``weighed`` in random order.

@@ -191,7 +191,11 @@ class SpacyTagger:
             token.tag, token.dep, token.head = p.tag_, p.dep_, place.get(p.head.i, -1)
             following = parsed[p.i + 1] if p.i + 1 < len(parsed) else None
             if _is_misread(token, tokens, words):
-                token.tag, token.dep, token.head = "VBG", "acl", tokens.index(token) - 1
+                at = tokens.index(token)
+                if token.word.endswith("ing"):
+                    token.tag, token.dep, token.head = "VBG", "acl", at - 1
+                else:
+                    token.tag, token.dep, token.head = "VBZ" if token.word.endswith("s") else "VBP", "ROOT", at
                 continue
             noun = words.noun(token.word)
             if token.kind != "other" or token.name:
@@ -211,14 +215,17 @@ class SpacyTagger:
 
 def _deed(word: str) -> bool:
     """Words that small models take for nouns behind nouns: "zebra standing"."""
-    return word in ("standing", "sitting", "walking", "grazing", "running", "laying", "lying", "eating", "looking")
+    return word in (
+        "standing", "sitting", "walking", "grazing", "running", "laying", "lying", "eating", "looking", "stand", "stands",
+        "sits", "graze", "stares", "stretches",
+    )  # fmt: skip
 
 
 def _is_misread(token: Token, tokens: list[Token], words: Lexicon) -> bool:
     at = tokens.index(token)
     return (
         _deed(token.word)
-        and token.tag in ("NN", "JJ")
+        and token.tag in ("NN", "NNS", "JJ")
         and at > 0
         and not tokens[at - 1].boundary
         and (words.noun(tokens[at - 1].word) is not None or tokens[at - 1].tag.startswith("NN"))

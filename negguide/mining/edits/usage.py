@@ -46,6 +46,8 @@ class Usage:
         self.bound: dict[str, frozenset[str]] = {name: frozenset(v) for name, v in data["bound"].items()}
         self.colours: dict[str, list[str]] = data["colours"]
         self.commonness: dict[str, float] = data["commonness"]
+        self.shares: dict[str, float] = data["shares"]
+        self.tilts: dict[str, float] = data["tilts"]
         self.takes: dict[str, frozenset[str]] = {name: frozenset(v) for name, v in data["fits"].items()}
 
     def is_a(self, word: str, names: Iterable[str]) -> bool:

@@ -26,15 +26,3 @@ RULES: Mapping[str, Callable[[Caption], Iterator[Candidate]]] = {
     "remove": removals,
     "negation": negations,
 }
-SHARES = {
-    "object": 0.8,
-    "attribute": 2.0,
-    "count": 2.0,
-    "relation": 2.0,
-    "action": 2.0,
-    "swap": 20.0,
-    "add": 0.5,
-    "remove": 0.6,
-    "negation": 0.12,
-}
-"""How strongly each is preferred where a caption has it, so that all have their part of a set: chosen on captions."""

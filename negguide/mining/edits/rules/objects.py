@@ -9,6 +9,8 @@ from negguide.mining.edits.lexicon import lexicon
 from negguide.mining.edits.phrases import Phrase, form_of
 from negguide.mining.edits.usage import Exchange, usage
 
+MEASURED = ("plate", "bowl", "basket", "picture")
+"""What holds the same things: "a cup of tea" is none of its peers."""
 GENDERED = {
     "man": MALE, "boy": MALE, "guy": MALE, "woman": FEMALE, "girl": FEMALE, "lady": FEMALE,
 }  # fmt: skip
@@ -20,7 +22,8 @@ def objects(caption: Caption) -> Iterator[Candidate]:
         if phrase.noun is None or not phrase.noun.editable or phrase.compound:
             continue
         token = caption.tokens[phrase.at]
-        if token.name or token.kind != "noun":
+        after = caption.after(phrase.at)
+        if token.name or (after is not None and after.word == "of" and phrase.word not in MEASURED):
             continue
         for row in usage().peers:
             if phrase.word in row.words and _fits(caption, phrase, row):

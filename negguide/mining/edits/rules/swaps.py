@@ -22,7 +22,7 @@ NO_ATTRIBUTES = frozenset(("front", "back", "top", "side", "middle", "end", "bac
     "type", "piece", "slice", "time", "sun", "rain", "dark", "display", "corner", "close", "distance", "tennis"))
 """What is no thing of its own, or has no colour and no size that is worth a word."""
 LARGE = ("person", "animal", "vehicle", "furniture", "bus", "truck", "train", "boat", "swimmer", "bird")
-STANDING = (*LARGE, "building", "street", "plant", "appliance", "device")
+STANDING = (*LARGE, "building", "fixture", "plant", "appliance", "device")
 """What is behind or in front of another thing where no verb says what it does there."""
 
 
