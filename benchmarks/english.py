@@ -42,7 +42,7 @@ TARGETS = {
 UNBALANCED = ("add", "negation")
 """Categories that only put words in: no weight can hide that."""
 RIDGE = 0.02
-LARGEST = 3.0
+LARGEST = 1.0
 """Of a tilt, either way: what is measured on few captions is not trusted further."""
 STEPS = 400
 FEWEST = 4

@@ -46,7 +46,7 @@ def english_objection(caption: str, edit: Edit, tagger: Tagger, *, single: bool 
         return None if _content(before) == _content(after) else "changed meaning"
     if before == after:
         return "paraphrase"
-    if normalised(edit.caption) in {normalised(r.caption) for r in rewordings(caption, tagger.tag(caption))}:
+    if normalised(edit.caption) in _reworded(caption, tagger):
         return "paraphrase"
     if edit.category == "swap":
         same = _bag(caption) == _bag(edit.caption)
@@ -56,6 +56,13 @@ def english_objection(caption: str, edit: Edit, tagger: Tagger, *, single: bool 
     return _too_close(edit) if edit.category in ("object", "attribute", "relation") else None
 
 
+@lru_cache(maxsize=256)
+def _reworded(caption: str, tagger: Tagger) -> frozenset[str]:
+    """All that says the same as a caption."""
+    return frozenset(normalised(one.caption) for one in rewordings(caption, tagger.tag(caption)))
+
+
+@lru_cache(maxsize=512)
 def _bag(text: str) -> Counter[str]:
     """The words of a text; "an" counts as "a"."""
     return Counter("a" if word == "an" else word for word in normalised(text).split())
@@ -175,6 +182,7 @@ def _single(word: str) -> str:
     return word if lexicon().adjective(word) else singular(word)
 
 
+@lru_cache(maxsize=512)
 def _canonical(text: str) -> list[str]:
     """The words of ``text`` without articles, with one word for all that mean the same."""
     found = []

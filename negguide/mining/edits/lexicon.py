@@ -46,6 +46,19 @@ class Lexicon:
         self.same: list[list[str]] = data["same"]["phrases"]
         self._nouns: dict[str, Noun] = {}
         self._units: dict[str, str] = {}
+        self._related: dict[tuple[str, str], str | None] = {}
+        self._listed = {
+            name: {
+                (base, other)
+                for group in self.classes.values()
+                for base, related in group["words"].items()
+                for other in related.get(name, ())
+            }
+            for name in ("synonyms", "near")
+        }
+        self._adjectives = {word: "opposite" for sides in self.opposites for side in sides for word in side}
+        for kind, group in reversed(self.adjectives.items()):
+            self._adjectives |= {word: kind for word in group["words"]}
         ambiguous = set(data["ambiguous"]["words"])
         for kind, group in self.classes.items():
             for base, related in group["words"].items():
@@ -76,10 +89,7 @@ class Lexicon:
 
     def adjective(self, word: str) -> str | None:
         """The class of an adjective: "color", "material", "pattern" or "opposite"."""
-        for kind, group in self.adjectives.items():
-            if word in group["words"]:
-                return kind
-        return "opposite" if any(word in side for sides in self.opposites for side in sides) else None
+        return self._adjectives.get(word)
 
     def nouns_instead(self, noun: Noun) -> list[str]:
         """Words (in the singular) that can stand in the place of ``noun`` and exclude it."""
@@ -101,6 +111,12 @@ class Lexicon:
         return self.related_nouns(one, two) or self.related_adjectives(one, two)
 
     def related_nouns(self, one: str, two: str) -> str | None:
+        """As ``related``, of nouns."""
+        if (one, two) not in self._related:
+            self._related[one, two] = self._relation_of_nouns(one, two)
+        return self._related[one, two]
+
+    def _relation_of_nouns(self, one: str, two: str) -> str | None:
         first, second = self.noun(one), self.noun(two)
         one, two = first.word if first else one, second.word if second else two
         if one == two:
@@ -123,12 +139,8 @@ class Lexicon:
 
     def _named_by(self, one: str, two: str, name: str) -> bool:
         """Whether ``two``, or what it is filed under, stands under ``name`` of ``one``, or of what that is under."""
-        first, second = self._with_base(one), self._with_base(two)
-        for group in self.classes.values():
-            for base, related in group["words"].items():
-                if base in first and second & set(related.get(name, ())):
-                    return True
-        return False
+        listed = self._listed[name]
+        return any((base, other) in listed for base in self._with_base(one) for other in self._with_base(two))
 
     def _with_base(self, word: str) -> set[str]:
         noun = self.noun(word)

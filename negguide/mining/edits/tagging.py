@@ -182,13 +182,14 @@ class SpacyTagger:
     def _tokens(self, text: str, parsed: Any) -> list[Token]:
         words = lexicon()
         tokens = split(text)
-        last = [_last_inside(token, parsed) for token in tokens]
-        place = {p.i: at for at, token in enumerate(tokens) for p in parsed if _overlap(token, p)}
+        last, place = _aligned(tokens, parsed)
         _mark_names(tokens, text)
+        for token, p in zip(tokens, last, strict=True):
+            if p is not None:
+                token.tag, token.dep, token.head = p.tag_, p.dep_, place.get(p.head.i, -1)
         for token, p in zip(tokens, last, strict=True):
             if p is None:
                 continue
-            token.tag, token.dep, token.head = p.tag_, p.dep_, place.get(p.head.i, -1)
             following = parsed[p.i + 1] if p.i + 1 < len(parsed) else None
             if _is_misread(token, tokens, words):
                 at = tokens.index(token)
@@ -227,18 +228,23 @@ def _is_misread(token: Token, tokens: list[Token], words: Lexicon) -> bool:
         _deed(token.word)
         and token.tag in ("NN", "NNS", "JJ")
         and at > 0
+        and (token.boundary or not tokens[at + 1].tag.startswith("NN"))
         and not tokens[at - 1].boundary
         and (words.noun(tokens[at - 1].word) is not None or tokens[at - 1].tag.startswith("NN"))
     )
 
 
-def _overlap(token: Token, parsed: Any) -> bool:
-    return bool(parsed.idx < token.end and parsed.idx + len(parsed) > token.start)
-
-
-def _last_inside(token: Token, parsed: Any) -> Any:
-    inside = [p for p in parsed if _overlap(token, p)]
-    return inside[-1] if inside else None
+def _aligned(tokens: list[Token], parsed: Any) -> tuple[list[Any], dict[int, int]]:
+    """For each token the last parsed word inside it, or None; and for each parsed word the place of its token."""
+    last: list[Any] = [None] * len(tokens)
+    place: dict[int, int] = {}
+    at = 0
+    for p in parsed:
+        while at < len(tokens) and tokens[at].end <= p.idx:
+            at += 1
+        if at < len(tokens) and p.idx + len(p) > tokens[at].start:
+            last[at], place[p.i] = p, at
+    return last, place
 
 
 def _shouted(text: str) -> bool:
@@ -250,6 +256,9 @@ def _mark_names(tokens: list[Token], text: str) -> None:
     """Words with a capital inside a sentence are names, and so is what stands between or right after them."""
     if _shouted(text):
         return
+    for quoted in re.finditer(r"[\"“][^\"”]*[\"”]", text):
+        for token in tokens:
+            token.name |= quoted.start() < token.start < quoted.end()
     capitals = [t.text[0].isupper() for t in tokens]
     if sum(capitals) > len(tokens) / 2 and len(tokens) > 3:
         return  # A Title In Capitals

@@ -17,7 +17,6 @@ WITH = {
     "fruit": (("banana", 6.0), ("apple", 5.0), ("carrot", 4.0), ("sandwich", 5.0)),
     "furniture": (("chair", 15.0),),
     "container": (("bottle", 4.0), ("book", 6.0), ("candle", 3.0)),
-    "device": (("book", 6.0), ("camera", 4.0), ("lamp", 4.0)),
     "bird": (("cat", 10.0), ("duck", 4.0)),
 }
 """What is put beside a thing of some class, and how common it is in captions."""
@@ -54,7 +53,7 @@ def _grows(caption: Caption, subject: Phrase) -> bool:
         return False
     single = {"each", "alone", "one", "his", "her", "its", "himself", "herself", "itself", "it", "he", "she", "wear",
               "selfie", "ride", "tie", "hat", "dress", "hold", "toilet", "single", "lone", "other", "another", "together",
-              "uniform", "shirt", "suit", "jacket", "that", "chair", "lap"}  # fmt: skip
+              "uniform", "full", "filled", "topped", "fill", "top", "cover", "build", "encase", "shirt", "suit", "jacket", "that", "chair", "lap"}  # fmt: skip
     if single & caption.said:
         return False
     return after is None or after.tag != "IN" or after.word not in ("of", "with", "like")

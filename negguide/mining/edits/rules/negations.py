@@ -65,7 +65,7 @@ def _deeds(caption: Caption) -> Iterator[Candidate]:
         verb = verb_form(tokens[at].word, "VB")
         if (tokens[at].tag == "VBZ") == (verb == tokens[at].word) or not _agrees(caption, at):
             return
-        yield Candidate(caption.edit({at: f"{HELPERS[tokens[at].tag]} not {verb}"}, "negation"), 0.8)
+        yield Candidate(caption.edit({at: f"{HELPERS[tokens[at].tag]} not {verb}"} | _any(caption, at + 1), "negation"), 0.8)
 
 
 def _agrees(caption: Caption, at: int) -> bool:
@@ -116,8 +116,17 @@ def _relative(caption: Caption) -> Iterator[Candidate]:
                 yield Candidate(caption.edit({at + 1: f"{verb.text} not"}, "negation"), 0.8)
         elif verb.word in ("has", "have"):
             yield Candidate(
-                caption.edit({at + 1: "does not have" if verb.word == "has" else "do not have"}, "negation"), 0.8
+                caption.edit(
+                    {at + 1: "does not have" if verb.word == "has" else "do not have"} | _any(caption, at + 2), "negation"
+                ),
+                0.8,
             )
+
+
+def _any(caption: Caption, at: int) -> dict[int, str]:
+    """ "any" for "some" at a place."""
+    here = at < len(caption.tokens) and caption.tokens[at].word == "some"
+    return {at: "any"} if here else {}
 
 
 def _things(caption: Caption) -> Iterator[Candidate]:
@@ -169,7 +178,9 @@ def _stands_by_itself(caption: Caption, phrase: Phrase) -> bool:
     if caption.in_list(phrase):
         return False
     after = caption.after(phrase.at)
-    return after is None or after.word not in ("of", "that", "which", "who", "and", "or")
+    if any(token.word in ("and", "or", "both") for token in caption.tokens[phrase.at :]):
+        return False
+    return after is None or after.word not in ("of", "that", "which", "who")
 
 
 def _list_end(caption: Caption, phrase: Phrase) -> int | None:

@@ -19,11 +19,13 @@ STICKING = frozenset(
 def relations(caption: Caption) -> Iterator[Candidate]:
     """Prepositions of one row of the table of places, before such a landmark and after such a figure."""
     words = [token.word for token in caption.tokens]
+    first = {part for word in words for part in (word, word.partition(" ")[0])}
     for row in usage().places:
         for old in row.words:
-            parts = old.split()
+            if old.partition(" ")[0] not in first:
+                continue
             for at in range(1, len(words)):
-                end = _matches(words, at, old, parts)
+                end = _matches(words, at, old)
                 if end is None or end > caption.denied_from or caption.tokens[at - 1].boundary:
                     continue
                 if _fits(caption, row, at, end):
@@ -34,7 +36,7 @@ def relations(caption: Caption) -> Iterator[Candidate]:
                         yield Candidate(caption.edit(changes, "relation"), weight)
 
 
-def _matches(words: list[str], at: int, old: str, parts: list[str]) -> int | None:
+def _matches(words: list[str], at: int, old: str) -> int | None:
     """Where a phrase of some words that begins here ends; units of several words are one token."""
     if words[at] == old:
         return at + 1

@@ -19,7 +19,7 @@ DIRECTED = (
 FIXTURES = frozenset(("toilet", "sink", "bathtub", "tub", "bathroom", "shower", "refrigerator", "stove", "oven"))
 NO_ATTRIBUTES = frozenset(("front", "back", "top", "side", "middle", "end", "background", "lot", "way", "game", "day",
     "night", "picture", "photo", "photograph", "image", "view", "air", "hand", "head", "face", "mouth", "line", "kind",
-    "type", "piece", "slice", "time", "sun", "rain", "dark", "display", "corner", "close", "distance", "tennis"))
+    "type", "piece", "slice", "time", "sun", "rain", "dark", "display", "corner", "camera", "close", "distance", "tennis"))
 """What is no thing of its own, or has no colour and no size that is worth a word."""
 LARGE = ("person", "animal", "vehicle", "furniture", "bus", "truck", "train", "boat", "swimmer", "bird")
 STANDING = (*LARGE, "building", "fixture", "plant", "appliance", "device")
