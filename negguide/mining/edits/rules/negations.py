@@ -47,13 +47,14 @@ def _affirmed(caption: Caption) -> Iterator[Candidate]:
 
 def _deeds(caption: Caption) -> Iterator[Candidate]:
     tokens = caption.tokens
-    if any(t.word in ("that", "which", "who", "while", "as", "but", "because", "what", "ready", "about") for t in tokens):
+    if any(t.word in ("that", "which", "who", "while", "as", "but", "because", "what") for t in tokens):
         return
     helper = next((i for i, t in enumerate(tokens) if t.word in BE), None)
     if helper is not None and helper > 0 and not tokens[helper].boundary:
         following = tokens[helper + 1]
         verbal = following.tag in ("VBG", "VBN", "JJ", "IN") or (not following.tag and following.word.endswith("ing"))
-        if tokens[helper - 1].word not in ("there", "it", "this") and verbal:
+        verbal |= tokens[helper - 1].word == "this" and following.tag == "DT"
+        if tokens[helper - 1].word not in ("there", "it") and verbal:
             yield Candidate(caption.edit({helper: f"{tokens[helper].text} not"}, "negation"), 0.8)
         return
     if not caption.parses:
@@ -97,7 +98,8 @@ def _fragments(caption: Caption) -> Iterator[Candidate]:
     joined = any(t.word in ("and", "while", "as") for t in tokens)
     if following is None:
         return
-    if following.tag == "VBG" and not joined:
+    deeds = [i for i, t in enumerate(tokens) if t.tag == "VBG" and i > at]
+    if following.tag == "VBG" and (len(deeds) == 1 or not joined):
         yield Candidate(caption.edit({at + 1: f"not {following.text}"}, "negation"), 0.15)
     elif following.word in PLACES and not joined:
         yield Candidate(caption.edit({at + 1: f"not {following.text}"}, "negation"), 0.1)
