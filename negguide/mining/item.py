@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-CATEGORIES = ("object", "attribute", "count", "relation", "swap", "add", "remove", "negation")
-"""What an edit changes. ``negation`` keeps a thing out by words ("without a hat"); its picture lacks the thing."""
+from negguide.mining.categories import CATEGORIES
 
 TEXT_CATEGORIES = tuple(name for name in CATEGORIES if name != "remove")
 """Those whose caption is false of the image whatever else it shows; one that says less is true of the same image."""

@@ -22,7 +22,7 @@ ACRONYM = 3
 _FOREIGN = re.compile(r"[^\w\s,.'’\"“”&/()!?:%°-]|_|--")
 
 
-def english_objection(caption: str, edit: Edit, tagger: Tagger) -> str | None:
+def english_objection(caption: str, edit: Edit, tagger: Tagger, *, single: bool = False) -> str | None:
     """Why ``edit`` is not what it says it is, or None.
 
     "no word of English": what is new is shouted, or holds signs or words that captions do not have.
@@ -32,6 +32,12 @@ def english_objection(caption: str, edit: Edit, tagger: Tagger) -> str | None:
     that may be true), "not known to exclude" (an attribute and another that may hold of one thing, or that the lexicon
     does not know), "several changes" (more than one thing is another), "words changed" (a swap with other words). For
     positives: "changed meaning", when things, their attributes or their numbers are others.
+
+    Args:
+        caption: before the edit.
+        edit: what is judged.
+        tagger: reads the caption.
+        single: the edit is known to be one change, with the words that have to agree with it.
     """
     if not _english(caption, edit.after):
         return "no word of English"
@@ -40,14 +46,26 @@ def english_objection(caption: str, edit: Edit, tagger: Tagger) -> str | None:
         return None if _content(before) == _content(after) else "changed meaning"
     if before == after:
         return "paraphrase"
-    if normalised(edit.caption) in {normalised(r.caption) for r in rewordings(caption, tagger.tag(caption))}:
+    if normalised(edit.caption) in _reworded(caption, tagger):
         return "paraphrase"
     if edit.category == "swap":
-        same = Counter(normalised(caption).split()) == Counter(normalised(edit.caption).split())
+        same = _bag(caption) == _bag(edit.caption)
         return None if same else "words changed"
-    if changes(caption, edit.caption) > 1:
+    if not single and changes(caption, edit.caption) > 1:
         return "several changes"
     return _too_close(edit) if edit.category in ("object", "attribute", "relation") else None
+
+
+@lru_cache(maxsize=256)
+def _reworded(caption: str, tagger: Tagger) -> frozenset[str]:
+    """All that says the same as a caption."""
+    return frozenset(normalised(one.caption) for one in rewordings(caption, tagger.tag(caption)))
+
+
+@lru_cache(maxsize=512)
+def _bag(text: str) -> Counter[str]:
+    """The words of a text; "an" counts as "a"."""
+    return Counter("a" if word == "an" else word for word in normalised(text).split())
 
 
 def changes(before: str, after: str) -> int:
@@ -164,6 +182,7 @@ def _single(word: str) -> str:
     return word if lexicon().adjective(word) else singular(word)
 
 
+@lru_cache(maxsize=512)
 def _canonical(text: str) -> list[str]:
     """The words of ``text`` without articles, with one word for all that mean the same."""
     found = []

@@ -47,7 +47,7 @@ class FillMask:
         revision: of a model on the hub.
         top_k: how many of the model's words are looked at for each covered one.
         device: where a model that is loaded here goes.
-        tagger, spacy_model: what finds the words in everyday English, see ``make_tagger``.
+        english_model: what finds the words in everyday English, see ``make_tagger``.
 
     Raises:
         ValueError: the model cannot be loaded, or its tokenizer has no mask.
@@ -63,15 +63,14 @@ class FillMask:
         revision: str | None = None,
         top_k: int = 20,
         device: str = "cpu",
-        tagger: str = "auto",
-        spacy_model: str | None = None,
+        english_model: str | None = None,
     ) -> None:
         if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
             raise ValueError(f"top_k={top_k!r} must be a whole number of 1 or more")
         self.world = world
         self.top_k = top_k
         self.revision = revision
-        self._tagger: Tagger | None = None if world else make_tagger(tagger, spacy_model)
+        self._tagger: Tagger | None = None if world else make_tagger(english_model)
         self._model, self._tokenizer = (
             model if isinstance(model, tuple) else _load(str(model), revision, device)
         )

@@ -40,12 +40,25 @@ class Lexicon:
         self.adjectives: dict[str, dict[str, Any]] = data["adjectives"]
         self.opposites: list[list[list[str]]] = list(data["opposites"].values())
         self.numbers: list[str] = data["numbers"]["words"]
-        self.relations: list[dict[str, Any]] = data["relations"]
+        self.places: list[list[str]] = [list(row["words"]) for row in data["places"]]
         self.fixed: list[str] = data["fixed"]["phrases"]
         self.gendered: frozenset[str] = frozenset(data["gender"]["words"])
         self.same: list[list[str]] = data["same"]["phrases"]
         self._nouns: dict[str, Noun] = {}
         self._units: dict[str, str] = {}
+        self._related: dict[tuple[str, str], str | None] = {}
+        self._listed = {
+            name: {
+                (base, other)
+                for group in self.classes.values()
+                for base, related in group["words"].items()
+                for other in related.get(name, ())
+            }
+            for name in ("synonyms", "near")
+        }
+        self._adjectives = {word: "opposite" for sides in self.opposites for side in sides for word in side}
+        for kind, group in reversed(self.adjectives.items()):
+            self._adjectives |= {word: kind for word in group["words"]}
         ambiguous = set(data["ambiguous"]["words"])
         for kind, group in self.classes.items():
             for base, related in group["words"].items():
@@ -68,8 +81,7 @@ class Lexicon:
         if not self._units:
             self._units = {word: "fixed" for phrase in self.fixed for word in (phrase, plural(phrase))}
             self._units |= {word: "other" for word in self._nouns if " " in word}
-            for relation in self.relations:
-                self._units |= {phrase: "relation" for side in relation["sides"] for phrase in side}
+            self._units |= {phrase: "relation" for row in self.places for phrase in row}
         return self._units
 
     def noun(self, word: str) -> Noun | None:
@@ -77,10 +89,7 @@ class Lexicon:
 
     def adjective(self, word: str) -> str | None:
         """The class of an adjective: "color", "material", "pattern" or "opposite"."""
-        for kind, group in self.adjectives.items():
-            if word in group["words"]:
-                return kind
-        return "opposite" if any(word in side for sides in self.opposites for side in sides) else None
+        return self._adjectives.get(word)
 
     def nouns_instead(self, noun: Noun) -> list[str]:
         """Words (in the singular) that can stand in the place of ``noun`` and exclude it."""
@@ -102,6 +111,12 @@ class Lexicon:
         return self.related_nouns(one, two) or self.related_adjectives(one, two)
 
     def related_nouns(self, one: str, two: str) -> str | None:
+        """As ``related``, of nouns."""
+        if (one, two) not in self._related:
+            self._related[one, two] = self._relation_of_nouns(one, two)
+        return self._related[one, two]
+
+    def _relation_of_nouns(self, one: str, two: str) -> str | None:
         first, second = self.noun(one), self.noun(two)
         one, two = first.word if first else one, second.word if second else two
         if one == two:
@@ -124,12 +139,8 @@ class Lexicon:
 
     def _named_by(self, one: str, two: str, name: str) -> bool:
         """Whether ``two``, or what it is filed under, stands under ``name`` of ``one``, or of what that is under."""
-        first, second = self._with_base(one), self._with_base(two)
-        for group in self.classes.values():
-            for base, related in group["words"].items():
-                if base in first and second & set(related.get(name, ())):
-                    return True
-        return False
+        listed = self._listed[name]
+        return any((base, other) in listed for base in self._with_base(one) for other in self._with_base(two))
 
     def _with_base(self, word: str) -> set[str]:
         noun = self.noun(word)
@@ -154,11 +165,8 @@ class Lexicon:
         )
 
     def opposite_relations(self, words: str) -> list[str]:
-        """Phrases that say the opposite of a spatial phrase."""
-        found: list[str] = []
-        for one, two in (relation["sides"] for relation in self.relations):
-            found += two if words in one else one if words in two else []
-        return list(dict.fromkeys(found))
+        """Phrases that exclude a spatial phrase, at least before some landmarks."""
+        return list(dict.fromkeys(other for row in self.places if words in row for other in row if other != words))
 
     def wordings(self, words: str) -> list[str]:
         """Other wordings with the same meaning."""
@@ -168,7 +176,12 @@ class Lexicon:
 @lru_cache
 def lexicon() -> Lexicon:
     """The lexicon of the package."""
-    return Lexicon(tomllib.loads((Path(__file__).parent / "lexicon.toml").read_text(encoding="utf-8")))
+    folder = Path(__file__).parent
+    files = (folder / "lexicon.toml", folder / "words" / "places.toml")
+    data: dict[str, Any] = {}
+    for file in files:
+        data |= tomllib.loads(file.read_text(encoding="utf-8"))
+    return Lexicon(data)
 
 
 @lru_cache
@@ -204,6 +217,19 @@ def parts_of_speech(word: str) -> tuple[str, ...]:
     return tuple(_lemminflect().getAllLemmas(word))
 
 
+@lru_cache(maxsize=8192)
+def lemma_of(word: str, tag: str = "") -> str:
+    """The base form of a word: of a verb where ``tag`` (Penn treebank) says so, else of a noun where it can be one."""
+    if word in ("is", "are", "was", "were"):
+        return "be"
+    if " " in word:
+        known = lexicon().noun(word)
+        return known.word if known else word
+    found = _lemminflect().getAllLemmas(word)
+    order = ("VERB",) if tag.startswith("V") else ("NOUN", "VERB", "ADJ")
+    return next((str(found[part][0]) for part in order if part in found), word)
+
+
 def _lemminflect() -> Any:
     try:
         import lemminflect
@@ -215,9 +241,14 @@ def _lemminflect() -> Any:
 def verb_form(verb: str, tag: str) -> str:
     """A verb in another form, as ``tag`` of the Penn treebank: "sits" as "VBP" is "sit"."""
     irregular = {"is": "are", "was": "were", "has": "have", "does": "do"}
-    if tag == "VBP" and verb in irregular:
-        return irregular[verb]
+    if tag == "VBP" and (verb in irregular or verb in irregular.values()):
+        return irregular.get(verb, verb)
     if tag == "VBZ" and verb in irregular.values():
         return next(one for one, many in irregular.items() if many == verb)
-    lemma = _lemminflect().getLemma(verb, "VERB")[0]
-    return str(lemma if tag == "VBP" else _lemminflect().getInflection(lemma, tag)[0])
+    lemma = lemma_of(verb, "VB")
+    if tag in ("VB", "VBP"):
+        return lemma
+    return IRREGULAR.get((lemma, tag)) or str(_lemminflect().getInflection(lemma, tag)[0])
+
+
+IRREGULAR = {("lie", "VBG"): "lying", ("lie", "VBD"): "lay", ("lie", "VBN"): "lain", ("be", "VBG"): "being"}

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from negguide.mining.categories import ALL
 from negguide.mining.edits.answers import REQUIRED, parse_answer, schema, without_thoughts
 from negguide.mining.edits.chat import Chat, LocalChat, NoAnswer, RememberedChat
 from negguide.mining.edits.checks import english_objection
@@ -22,16 +23,8 @@ from negguide.mining.edits.tagging import Tagger
 from negguide.mining.edits.toyworld import world_objection
 from negguide.mining.item import Edit, Meaning
 
-MEANINGS = {
-    "object": "another thing in the place of one: a dog becomes a cat",
-    "attribute": "another colour, size or material of one thing",
-    "count": "another number of one thing",
-    "relation": "the opposite place: left becomes right, on becomes under, in front of becomes behind",
-    "swap": "two things or two attributes exchanged; exactly the same words in another order",
-    "add": "one more thing, named in a few words",
-    "remove": "one thing and the words that join it left out",
-    "negation": 'a thing denied, as in "without a hat"; give in "draw" the caption with the thing simply left out',
-    "paraphrase": "other words with exactly the same meaning",
+MEANINGS = {category.name: category.meaning for category in ALL} | {
+    "paraphrase": "other words with exactly the same meaning"
 }
 SYSTEM = """You change captions of pictures. You answer with one JSON object and nothing else:
 {"edits": [{"category": "...", "before": "...", "after": "...", "draw": "...", "avoid": "..."}]}
@@ -64,7 +57,7 @@ class LanguageModel:
         world: captions of the toy world; edits that its parser does not know are refused.
         per_category: how many edits of each category are asked for.
         attempts: how often a model is asked for one caption at most.
-        tagger, spacy_model: what checks edits of everyday English, see ``make_tagger``.
+        english_model: what checks edits of everyday English, see ``make_tagger``.
         concurrency: captions that are planned at once by whoever asks; an endpoint's answers do not depend on it.
         chat: of ``LocalChat`` (revision, device, max_tokens, temperature) or ``EndpointChat`` (key_variable, timeout,
             max_failures, pause, max_tokens, temperature, say).
@@ -84,8 +77,7 @@ class LanguageModel:
         per_category: int = 2,
         attempts: int = 3,
         concurrency: int = 1,
-        tagger: str = "auto",
-        spacy_model: str | None = None,
+        english_model: str | None = None,
         **chat: Any,
     ) -> None:
         for name, value in (
@@ -100,7 +92,7 @@ class LanguageModel:
         self.attempts = attempts
         self.concurrency = concurrency
         self._failures = _Failures()
-        self._tagger: Tagger | None = None if world else make_tagger(tagger, spacy_model)
+        self._tagger: Tagger | None = None if world else make_tagger(english_model)
         self._chat: Chat
         if base_url is None and concurrency > 1:
             raise ValueError(

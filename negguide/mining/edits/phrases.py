@@ -1,4 +1,4 @@
-"""Noun phrases of a tagged caption, and what hangs on them: articles, and the verb they are the subject of."""
+"""Noun phrases of a tagged caption: their articles, numbers and adjectives, and what is denied."""
 
 from __future__ import annotations
 
@@ -6,82 +6,116 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from negguide.mining.edits.lexicon import Noun, article, lexicon, parts_of_speech, plural, verb_form
-from negguide.mining.edits.tagging import BE, DETERMINERS, FINITE, PREPOSITIONS, Token
+from negguide.mining.edits.lexicon import Noun, article, lexicon, plural
+from negguide.mining.edits.tagging import BE, DETERMINERS, NEGATORS, PREPOSITIONS, Token
 
-RELATIVE = frozenset(
-    ("that", "which", "who", "whose", "it", "its", "he", "she", "his", "her", "they", "their", "each")
-)
-HOLDING = ("with", "wearing")
 NOUN_NEXT = DETERMINERS | PREPOSITIONS
+MODIFIERS = ("amod", "compound", "nummod", "nmod", "poss", "det", "advmod", "quantmod", "npadvmod", "predet", "punct")
 
 
 @dataclass
 class Phrase:
     """A noun with what stands before it: "the two big red cars". All numbers are places in the list of tokens.
 
-    A phrase is ``negated`` by "no" or "without": it names what is not in the picture, so it can only be affirmed.
+    A phrase is ``negated`` when it is denied, or stands behind what is: it names what need not be in the picture, so
+    it can only be affirmed.
+
+    Attributes:
+        first, at: the places of its first word and of its noun.
+        word: the noun in the singular; ``noun`` is its entry in the lexicon, None where that does not know it.
+        determiner, number, adjectives: the places of those that are known.
+        modified: other words stand before the noun, as in "toilet bowl" or "smiling man".
+        compound: those are nouns.
+        plural: of the noun.
     """
 
     first: int
     at: int
-    noun: Noun
+    word: str
+    noun: Noun | None
+    plural: bool
     determiner: int | None = None
     number: int | None = None
-    negated: bool = False
     adjectives: tuple[int, ...] = ()
+    modified: bool = False
+    compound: bool = False
+    negated: bool = False
 
     @property
-    def plural(self) -> bool:
-        return self.noun.plural
+    def kind(self) -> str:
+        """Its class in the lexicon, or nothing."""
+        return self.noun.kind if self.noun else ""
 
 
-def phrases(tokens: list[Token]) -> list[Phrase]:
-    """The noun phrases whose noun is sure, from left to right."""
-    words = lexicon()
+def phrases(tokens: list[Token], *, known: bool = True) -> list[Phrase]:
+    """The noun phrases from left to right; ``known`` leaves out those whose noun the lexicon does not know."""
+    denied = denied_from(tokens)
     found = []
     for at, token in enumerate(tokens):
-        if token.kind != "noun" or token.noun is None:
+        noun = token.noun if token.kind == "noun" else None
+        if noun is None and (known or token.tag not in ("NN", "NNS") or token.dep == "compound"):
             continue
-        adjectives: list[int] = []
-        first = at
-        while first and not tokens[first - 1].boundary and tokens[first - 1].kind == "adjective":
-            first -= 1
-            adjectives.insert(0, first)
-        phrase = Phrase(first, at, token.noun, adjectives=tuple(adjectives))
-        if first and not tokens[first - 1].boundary:
-            before = tokens[first - 1]
-            if before.kind == "number":
-                phrase.first = phrase.number = first - 1
-                if phrase.first and tokens[phrase.first - 1].word in DETERMINERS:
-                    phrase.determiner = phrase.first = phrase.first - 1
-            elif before.word in DETERMINERS:
-                phrase.first = phrase.determiner = first - 1
-            elif before.word in words.numbers:
-                phrase.first = first - 1
-        leading = (
-            tokens[phrase.first - 1].word if phrase.first and not tokens[phrase.first - 1].boundary else ""
-        )
-        said = tokens[phrase.determiner].word if phrase.determiner is not None else ""
-        phrase.negated = said in ("no", "any") or leading in ("without", "not")
+        word = noun.word if noun else token.lemma
+        many = noun.plural if noun else token.tag == "NNS"
+        phrase = Phrase(at, at, word, noun, many, negated=at >= denied)
+        _walk_left(tokens, phrase)
+        if noun and plural(noun.word) == noun.word:  # one sheep, two sheep
+            said = tokens[phrase.determiner].word if phrase.determiner is not None else ""
+            one = phrase.number is not None and tokens[phrase.number].word in ("one", "1", "single")
+            phrase.plural = not one and said not in ("a", "an", "another", "this", "each") and (
+                phrase.number is not None or token.tag == "NNS" or not said
+            )
         found.append(phrase)
     return found
 
 
-def affirmed(tokens: list[Token]) -> list[Phrase]:
+def _walk_left(tokens: list[Token], phrase: Phrase) -> None:
+    """Takes in what stands before the noun and belongs to it."""
+    adjectives: list[int] = []
+    while phrase.first and not tokens[phrase.first - 1].boundary:
+        at = phrase.first - 1
+        before = tokens[at]
+        if before.kind == "adjective" and phrase.number is None:
+            adjectives.insert(0, at)
+        elif before.kind == "number" or (before.word in lexicon().numbers and before.head == phrase.at):
+            phrase.number = at
+        elif before.word in DETERMINERS:
+            phrase.determiner = phrase.first = at
+            break
+        elif before.head == phrase.at and before.dep in MODIFIERS:
+            phrase.modified = True
+            phrase.compound |= before.dep == "compound" or before.tag.startswith("NN")
+        elif 0 <= before.head < phrase.at and before.head > at and before.dep in MODIFIERS:
+            phrase.modified = True  # "brightly" of "brightly painted wall"
+        else:
+            break
+        phrase.first = at
+    phrase.adjectives = tuple(adjectives)
+
+
+def denied_from(tokens: list[Token]) -> int:
+    """The first place from which on nothing is sure to be in the picture; as many as there are tokens for nowhere.
+
+    "Not" denies its whole sentence (a dog that is not on a sofa may be a cat as well), "no" and "without" all that
+    follows.
+    """
+    for at, token in enumerate(tokens):
+        if token.word in ("no", "without", "nor") and at > 1:
+            return at
+        if token.word in NEGATORS or token.word.endswith(("n't", "n’t")):
+            return 0
+    return len(tokens)
+
+
+def affirmed(tokens: list[Token], *, known: bool = True) -> list[Phrase]:
     """The noun phrases that name what is in the picture."""
-    return [phrase for phrase in phrases(tokens) if not phrase.negated]
+    return [phrase for phrase in phrases(tokens, known=known) if not phrase.negated]
 
 
-def stands_alone(tokens: list[Token], phrase: Phrase) -> bool:
-    """Whether more or fewer of a thing make sense: not of a place that others are on, in or at."""
-    before = tokens[phrase.first - 1] if phrase.first and not tokens[phrase.first - 1].boundary else None
-    return before is None or before.word in ("with", "of", "and", "wearing") or before.word.endswith("ing")
-
-
-def form_of(word: str, like: Noun) -> str:
-    """``word``, a singular, in the number of ``like``."""
-    return plural(word) if like.form == "count" and like.plural else word
+def form_of(word: str, many: bool) -> str:
+    """``word``, a singular, in the number that is asked for."""
+    entry = lexicon().noun(word)
+    return plural(word) if many and (entry is None or entry.form == "count") else word
 
 
 def with_article(tokens: list[Token], at: int, new: str) -> tuple[int, str]:
@@ -93,53 +127,8 @@ def with_article(tokens: list[Token], at: int, new: str) -> tuple[int, str]:
     return at - 1, f"{said.capitalize() if before.text[0].isupper() else said} {new}"
 
 
-def agreement(tokens: list[Token], phrase: Phrase, *, becomes_plural: bool) -> tuple[int, str] | None:
-    """What to change behind a noun phrase whose number changes.
-
-    Returns:
-        The place of the verb and its new form; the place of the phrase itself and "" when no verb hangs on it; None
-        when that is not sure.
-    """
-    after = None if tokens[phrase.at].boundary else tokens[phrase.at + 1]
-    rest = tokens[phrase.at + 1 :]
-    if any(token.word in RELATIVE for token in rest) or (
-        after is not None and after.word in ("and", "or", "of")
-    ):
-        return None
-    before = tokens[phrase.first - 1] if phrase.first else None
-    if before is not None and not before.boundary and before.word in ("and", "or"):
-        return None
-    governed = before is not None and (
-        before.kind == "relation" or before.word in PREPOSITIONS or before.word.endswith("ing")
-    )
-    if (
-        governed
-    ):  # "with a dog": the verb, if any, belongs to someone else, unless the words are turned around
-        return (phrase.at, "") if after is None or after.word not in FINITE else None
-    if phrase.first:
-        return None
-    tag = "VBP" if becomes_plural else "VBZ"
-    verbs = [at for at in range(phrase.at + 1, len(tokens)) if _finite(tokens, at)]
-    if not verbs:
-        return phrase.at, ""
-    return (verbs[0], verb_form(tokens[verbs[0]].word, tag)) if verbs == [phrase.at + 1] and after else None
-
-
-def _finite(tokens: list[Token], at: int) -> bool:
-    """A word that may be a verb agreeing with its subject."""
-    token = tokens[at]
-    if token.word in FINITE:
-        return True
-    leading = tokens[at - 1] if at and not tokens[at - 1].boundary else None
-    inside = leading is not None and (leading.kind in ("relation", "adjective") or leading.word in NOUN_NEXT)
-    if token.kind != "other" or inside or token.word in PREPOSITIONS or token.word.endswith(("ing", "ed")):
-        return False
-    possible = parts_of_speech(token.word)
-    return "VERB" in possible and (token.word.endswith("s") or "NOUN" not in possible)
-
-
 def joined_pairs(tokens: list[Token]) -> Iterator[tuple[Phrase, Phrase]]:
-    """Noun phrases joined by "and" that are one thing together, without a third and without more hanging on them."""
+    """Noun phrases joined by "and", without a third, and without more hanging on either: not "a cup of tea and milk"."""
     for one, two in pairwise(affirmed(tokens)):
         joint = one.at + 1
         if (
@@ -149,15 +138,19 @@ def joined_pairs(tokens: list[Token]) -> Iterator[tuple[Phrase, Phrase]]:
             or tokens[joint].boundary
         ):
             continue
-        before = tokens[one.first - 1].word if one.first else ""
-        if ends_here(tokens, two.at) and before not in ("and", "or", "between"):
+        if tokens[two.at].dep and (tokens[two.at].dep != "conj" or tokens[two.at].head != one.at):
+            continue
+        before = tokens[one.first - 1] if one.first else None
+        if before is not None and (before.boundary or before.word in ("and", "or", "between", "of")):
+            continue
+        if ends_here(tokens, two.at):
             yield one, two
 
 
 def ends_here(tokens: list[Token], at: int) -> bool:
     """Whether a phrase that ends with this token has nothing behind it that may belong to it."""
     if tokens[at].boundary:
-        return True
+        return at + 1 == len(tokens) or tokens[at + 1].word not in ("and", "or")
     after = tokens[at + 1]
     return (
         after.kind == "relation"

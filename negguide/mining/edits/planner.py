@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -60,6 +61,36 @@ class Asking(Planner, Protocol):
         ...
 
 
+class Weighed(Protocol):
+    """An edit, and how often it is made beside others of its category, in (0, 1]."""
+
+    @property
+    def edit(self) -> Edit: ...
+
+    @property
+    def weight(self) -> float: ...
+
+
+@runtime_checkable
+class Weighing(Planner, Protocol):
+    """A planner that knows how a set of its edits is balanced.
+
+    Attributes:
+        shares: how strongly each category is preferred where a caption has it, so that all have their part of a set.
+    """
+
+    @property
+    def shares(self) -> Mapping[str, float]: ...
+
+    def weighed(self, caption: str, categories: Sequence[str]) -> Sequence[Weighed]:
+        """What ``propose`` proposes, in a fixed order, with weights."""
+        ...
+
+    def read_ahead(self, captions: Iterable[str]) -> None:
+        """Prepares many captions at once, so that planning each of them is quick; changes no plan."""
+        ...
+
+
 @dataclass(frozen=True)
 class Rejected:
     """A proposal that was not taken, and why: "unchanged", "duplicate", "tokens lost", "synonym", ..."""
@@ -96,7 +127,9 @@ def plan(
         categories: which kinds of edits are wanted; those that do not apply to the caption give none.
         per_item: how many edits at most. The categories take turns, so fewer than ``len(categories)`` edits are all
             of different categories when the caption has them; within a category the words that are replaced take
-            turns, so a word with many alternatives is not edited more often than one with few.
+            turns, so a word with many alternatives is not edited more often than one with few. A ``Weighing`` planner
+            chooses by its shares and weights instead; each caption by itself, so that no order of captions and no
+            number of processes changes a set.
         rng: the only source of chance: the same generator state chooses the same edits.
 
     Returns:
@@ -108,10 +141,40 @@ def plan(
     """
     wanted = check_categories(categories)
     _check_count("per_item", per_item)
+    if isinstance(planner, Weighing):
+        return _plan_weighed(source_caption, planner, wanted, per_item, rng)
     proposals = planner.propose(source_caption, wanted, rng)
     fine, rejected = _checked(source_caption, proposals, planner, "negative", wanted)
     turns = [_by_place([e for e in fine if e.category == name]) for name in rng.sample(wanted, len(wanted))]
     return _in_turn(turns)[:per_item], rejected
+
+
+def _plan_weighed(
+    caption: str, planner: Weighing, wanted: Sequence[str], per_item: int, rng: random.Random
+) -> tuple[list[Edit], list[Rejected]]:
+    """Categories without replacement by share times the weight of their edits, then an edit of each by its weight.
+
+    A category whose edits are all rare ones (on -> under) is rare itself, so that weights hold over a whole set.
+    """
+    found = planner.weighed(caption, wanted)
+    fine, rejected = _checked(caption, [one.edit for one in found], planner, "negative", wanted)
+    kept = {id(edit) for edit in fine}
+    queues: dict[str, list[tuple[float, Edit]]] = {}
+    totals: Counter[str] = Counter()
+    for one in found:
+        if id(one.edit) in kept:
+            kept.discard(id(one.edit))
+            name = one.edit.category
+            totals[name] = max(totals[name], one.weight)  # type: ignore[assignment]
+            queues.setdefault(name, []).append((_key(rng, one.weight), one.edit))
+    ranked = sorted(queues, key=lambda name: -_key(rng, planner.shares.get(name, 1.0) * totals[name]))
+    turns = [[edit for _, edit in sorted(queues[name], key=lambda pair: -pair[0])] for name in ranked]
+    return _in_turn(turns)[:per_item], rejected
+
+
+def _key(rng: random.Random, weight: float) -> float:
+    """A number that is the largest of several with probability in proportion to its weight (Efraimidis, Spirakis)."""
+    return math.log(max(rng.random(), 1e-300)) / weight
 
 
 def plan_positives(

@@ -18,7 +18,7 @@ def rewordings(caption: str, tokens: list[Token]) -> Iterator[Edit]:
     for at, token in enumerate(tokens):
         if token.kind == "noun" and token.noun is not None:
             for word in words.wordings(token.noun.word):
-                first, after = with_article(tokens, at, form_of(word, token.noun))
+                first, after = with_article(tokens, at, form_of(word, token.noun.plural))
                 yield _edit(caption, tokens[first].start, token.end, after)
         elif token.kind == "adjective":
             for word in words.wordings(token.word):

@@ -8,10 +8,11 @@ spaCy.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from negguide.mining.edits.lexicon import Lexicon, Noun, lexicon, parts_of_speech
+from negguide.mining.edits.lexicon import Lexicon, Noun, lemma_of, lexicon, parts_of_speech
 
 DETERMINERS = frozenset(
     (
@@ -28,6 +29,7 @@ PREPOSITIONS = frozenset(
 )  # fmt: skip
 CONJUNCTIONS = frozenset(("and", "or", "but", "while", "as"))
 BE = frozenset(("is", "are", "was", "were"))
+NEGATORS = frozenset(("not", "no", "without", "never", "nobody", "nothing", "none", "neither", "nor", "cannot"))
 FINITE = BE | {"has", "have", "does", "do"}
 OTHERS = frozenset(
     ("that", "which", "who", "not", "there", "next", "front", "top", "it", "he", "she", "they")
@@ -45,6 +47,10 @@ class Token:
         kind: "noun", "adjective", "number", "relation", or "other"; the first three only when it is sure.
         noun: its entry, for nouns.
         boundary: punctuation or the end of the text follows.
+        tag: its part of speech in the words of the Penn treebank ("VBG"); empty where there is no parse.
+        dep, head: what it is to another token, and the place of that one; empty and -1 where there is no parse. Of a
+            unit of several words, those of its last.
+        name: part of a proper name, so never changed.
     """
 
     text: str
@@ -53,18 +59,32 @@ class Token:
     kind: str = "other"
     noun: Noun | None = None
     boundary: bool = False
+    tag: str = ""
+    dep: str = ""
+    head: int = -1
+    name: bool = False
     word: str = field(init=False)
 
     def __post_init__(self) -> None:
         self.word = re.sub(r"\s+", " ", self.text.lower())
 
+    @property
+    def lemma(self) -> str:
+        """Its base form: "sit" of "sits", "man" of "men"."""
+        return lemma_of(self.word, self.tag)
+
 
 class Tagger(Protocol):
-    """Finds the words that can be edited; ``name`` says by what evidence."""
+    """Finds the words that can be edited; ``name`` says by what evidence, ``parses`` whether it knows heads."""
 
     name: str
+    parses: bool
 
     def tag(self, text: str) -> list[Token]: ...
+
+    def read_ahead(self, texts: Iterable[str]) -> None:
+        """Reads many texts at once, so that ``tag`` of any of them is quick."""
+        ...
 
 
 class LexiconTagger:
@@ -75,14 +95,19 @@ class LexiconTagger:
     """
 
     name = "lexicon"
+    parses = False
+
+    def read_ahead(self, texts: Iterable[str]) -> None:
+        pass
 
     def tag(self, text: str) -> list[Token]:
         words = lexicon()
         tokens = split(text)
+        _mark_names(tokens, text)
         # An adjective is one because of the noun behind it, so the last word is judged first.
         for index in range(len(tokens) - 1, -1, -1):
             token = tokens[index]
-            if token.kind != "other" or token.word in FUNCTION:
+            if token.kind != "other" or token.word in FUNCTION or token.name:
                 continue
             before = tokens[index - 1] if index and not tokens[index - 1].boundary else None
             after = None if token.boundary else tokens[index + 1]
@@ -97,54 +122,152 @@ class LexiconTagger:
         return tokens
 
 
+KEPT = 4096
+"""Parses that a ``SpacyTagger`` remembers: an edit is made from one, and checked by it."""
+UNUSED = ("ner", "lemmatizer", "senter", "entity_ruler", "entity_linker", "textcat")
+
+
 class SpacyTagger:
-    """Judges by the parts of speech of a spaCy model.
+    """Judges by the parse of a spaCy pipeline: parts of speech, heads, and proper names.
+
+    Only the components that give those are loaded; texts are parsed in batches by ``read_ahead``.
 
     Args:
-        model: name of an installed model, or a folder with one.
+        model: name of an installed pipeline, or a folder with one.
 
     Raises:
         ImportError: spaCy is not installed; the message says how to install it.
-        ValueError: the model is not there, or gives no parts of speech; the message says how to install one.
+        ValueError: the pipeline is not there, or does not parse; the message says how to install one.
     """
+
+    parses = True
 
     def __init__(self, model: str) -> None:
         try:
             import spacy  # type: ignore[import-not-found,unused-ignore]
         except ImportError as error:
             raise ImportError(
-                f'tagger="spacy" needs spaCy: pip install spacy && python -m spacy download {model}'
+                f'english_model={model!r} needs spaCy: pip install "negguide[english]" && '
+                f"python -m spacy download {model}"
             ) from error
         try:
-            self._model: Any = spacy.load(model)
+            self._model: Any = spacy.load(model, exclude=UNUSED)
         except OSError as error:
             raise ValueError(
-                f"spacy_model={model!r} is not installed: python -m spacy download {model}, or give a model's folder"
+                f"english_model={model!r} is not installed: python -m spacy download {model}, "
+                "or give the folder of a pipeline"
             ) from error
-        if not any(token.pos_ for token in self._model("a dog")):
-            raise ValueError(f"spacy_model={model!r} gives no parts of speech; use one with a tagger")
+        if not all(token.pos_ and token.dep_ for token in self._model("a dog on a sofa")):
+            raise ValueError(
+                f"english_model={model!r} gives no parse; use one with a tagger and a parser, like en_core_web_sm"
+            )
         meta = self._model.meta
         self.name = f"spacy {meta['lang']}_{meta['name']} {meta['version']}"
+        self._kept: dict[str, list[Token]] = {}
+
+    def read_ahead(self, texts: Iterable[str]) -> None:
+        new = [text for text in dict.fromkeys(texts) if text not in self._kept]
+        if len(self._kept) + len(new) > KEPT:
+            self._kept.clear()
+        # letters alone say what a word is: in capitals every word would be a name
+        shown = [text.lower() if _shouted(text) else text for text in new]
+        for text, parsed in zip(new, self._model.pipe(shown, batch_size=64), strict=True):
+            self._kept[text] = self._tokens(text, parsed)
 
     def tag(self, text: str) -> list[Token]:
+        if text not in self._kept:
+            self.read_ahead([text])
+        return self._kept[text]
+
+    def _tokens(self, text: str, parsed: Any) -> list[Token]:
         words = lexicon()
         tokens = split(text)
-        parsed = list(self._model(text))
-        for token in tokens:
-            inside = [p for p in parsed if p.idx < token.end and p.idx + len(p) > token.start]
-            if token.kind != "other" or not inside:
+        last, place = _aligned(tokens, parsed)
+        _mark_names(tokens, text)
+        for token, p in zip(tokens, last, strict=True):
+            if p is not None:
+                token.tag, token.dep, token.head = p.tag_, p.dep_, place.get(p.head.i, -1)
+        for token, p in zip(tokens, last, strict=True):
+            if p is None:
                 continue
-            part = inside[-1].pos_
-            following = parsed[inside[-1].i + 1] if inside[-1].i + 1 < len(parsed) else None
-            compound = following is not None and following.pos_ in ("NOUN", "PROPN")
+            following = parsed[p.i + 1] if p.i + 1 < len(parsed) else None
+            if _is_misread(token, tokens, words):
+                at = tokens.index(token)
+                if token.word.endswith("ing"):
+                    token.tag, token.dep, token.head = "VBG", "acl", at - 1
+                else:
+                    token.tag, token.dep, token.head = "VBZ" if token.word.endswith("s") else "VBP", "ROOT", at
+                continue
             noun = words.noun(token.word)
-            if _is_number(token.word, words) and part == "NUM":
+            if token.kind != "other" or token.name:
+                continue
+            # between nouns: "a dog house", unless the parse takes the second for a verb by mistake
+            compound = following is not None and not _deed(following.lower_) and (
+                following.pos_ in ("NOUN", "PROPN") or (p.dep_ in ("compound", "amod") and p.head.i > p.i)
+            )
+            if _is_number(token.word, words) and (p.pos_ == "NUM" or p.dep_ == "nummod"):
                 token.kind = "number"
-            elif words.adjective(token.word) and (part == "ADJ" or (part == "NOUN" and compound)):
+            elif words.adjective(token.word) and (p.pos_ == "ADJ" or (p.pos_ == "NOUN" and compound)):
                 token.kind = "adjective"
-            elif noun is not None and part == "NOUN" and not compound:
+            elif noun is not None and p.pos_ in ("NOUN", "PROPN") and not compound:
                 token.kind, token.noun = "noun", noun
         return tokens
+
+
+def _deed(word: str) -> bool:
+    """Words that small models take for nouns behind nouns: "zebra standing"."""
+    return word in (
+        "standing", "sitting", "walking", "grazing", "running", "laying", "lying", "eating", "looking", "stand", "stands",
+        "sits", "graze", "stares", "stretches",
+    )  # fmt: skip
+
+
+def _is_misread(token: Token, tokens: list[Token], words: Lexicon) -> bool:
+    at = tokens.index(token)
+    return (
+        _deed(token.word)
+        and token.tag in ("NN", "NNS", "JJ")
+        and at > 0
+        and (token.boundary or not tokens[at + 1].tag.startswith("NN"))
+        and not tokens[at - 1].boundary
+        and (words.noun(tokens[at - 1].word) is not None or tokens[at - 1].tag.startswith("NN"))
+    )
+
+
+def _aligned(tokens: list[Token], parsed: Any) -> tuple[list[Any], dict[int, int]]:
+    """For each token the last parsed word inside it, or None; and for each parsed word the place of its token."""
+    last: list[Any] = [None] * len(tokens)
+    place: dict[int, int] = {}
+    at = 0
+    for p in parsed:
+        while at < len(tokens) and tokens[at].end <= p.idx:
+            at += 1
+        if at < len(tokens) and p.idx + len(p) > tokens[at].start:
+            last[at], place[p.i] = p, at
+    return last, place
+
+
+def _shouted(text: str) -> bool:
+    """Whether a text is in capitals throughout."""
+    return text.isupper() and sum(letter.isalpha() for letter in text) > 3
+
+
+def _mark_names(tokens: list[Token], text: str) -> None:
+    """Words with a capital inside a sentence are names, and so is what stands between or right after them."""
+    if _shouted(text):
+        return
+    for quoted in re.finditer(r"[\"“][^\"”]*[\"”]", text):
+        for token in tokens:
+            token.name |= quoted.start() < token.start < quoted.end()
+    capitals = [t.text[0].isupper() for t in tokens]
+    if sum(capitals) > len(tokens) / 2 and len(tokens) > 3:
+        return  # A Title In Capitals
+    for at in range(1, len(tokens)):
+        starts = bool(re.search(r"[.!?\"]\s*$", text[: tokens[at].start]))
+        if capitals[at] and not starts:
+            tokens[at].name = True
+            if at == 1 and capitals[0] and tokens[0].word not in FUNCTION:
+                tokens[0].name = True
 
 
 def split(text: str) -> list[Token]:
