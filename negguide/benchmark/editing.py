@@ -141,7 +141,7 @@ def _word(one: Measured, figure: str) -> str:
 def checks_of(row: EditingRow) -> tuple[Check, Check]:
     """What is asked of an image: is the thing gone, and is all that the target's caption says there?"""
     return (
-        Check(row.removed, "", f"Is there any {row.removed} in the picture?", yes=False, shown=False),
+        Check(row.removed, "", f"Does the picture show any {row.removed}?", yes=False, shown=False),
         Check(
             row.target_caption,
             "",

@@ -1,1 +1,1 @@
-"""Hard negatives, generated and not retrieved: edits of captions are planned, rendered, verified, audited and written."""
+"""Hard negatives, generated and not retrieved: captions edited, images made, pairs verified, sets audited."""

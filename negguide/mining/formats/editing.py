@@ -26,7 +26,7 @@ from negguide.mining.shards import METADATA
 from negguide.text_files import json_lines
 
 INSTRUCTIONS = (
-    "There is no {} in the image.",
+    "There should be no {} in the image.",
     "The image has no {}.",
     "The image does not show any {}.",
     "The image is without any {}.",
