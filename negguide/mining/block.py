@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from PIL import Image
 
 from negguide.mining.edits import Planner, Rejected, plan, plan_positives
-from negguide.mining.edits.planner import Asking, normalised
+from negguide.mining.edits.planner import Asking, Weighing, normalised
 from negguide.mining.item import Edit, Source
 from negguide.mining.pair import Pair, add_item, as_item, item_id, reject, reject_pair
 from negguide.mining.render.job import Job, NoRegion, Painter, Region
@@ -101,6 +101,8 @@ class Miner:
         Raises:
             ConnectionError, ValueError: the planner's server fails. Captions that were not begun are not planned then.
         """
+        if isinstance(self.planner, Weighing):
+            self.planner.read_ahead([row.caption for row in rows])
         if not isinstance(self.planner, Asking) or self.planner.concurrency == 1:
             return [self._plan(row) for row in rows]
         with ThreadPoolExecutor(self.planner.concurrency) as threads:

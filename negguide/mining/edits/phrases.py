@@ -10,7 +10,19 @@ from negguide.mining.edits.lexicon import Noun, article, lexicon, plural
 from negguide.mining.edits.tagging import BE, DETERMINERS, NEGATORS, PREPOSITIONS, Token
 
 NOUN_NEXT = DETERMINERS | PREPOSITIONS
-MODIFIERS = ("amod", "compound", "nummod", "nmod", "poss", "det", "advmod", "quantmod", "npadvmod", "predet", "punct")
+MODIFIERS = (
+    "amod",
+    "compound",
+    "nummod",
+    "nmod",
+    "poss",
+    "det",
+    "advmod",
+    "quantmod",
+    "npadvmod",
+    "predet",
+    "punct",
+)
 
 
 @dataclass
@@ -62,8 +74,10 @@ def phrases(tokens: list[Token], *, known: bool = True) -> list[Phrase]:
         if noun and plural(noun.word) == noun.word:  # one sheep, two sheep
             said = tokens[phrase.determiner].word if phrase.determiner is not None else ""
             one = phrase.number is not None and tokens[phrase.number].word in ("one", "1", "single")
-            phrase.plural = not one and said not in ("a", "an", "another", "this", "each") and (
-                phrase.number is not None or token.tag == "NNS" or not said
+            phrase.plural = (
+                not one
+                and said not in ("a", "an", "another", "this", "each")
+                and (phrase.number is not None or token.tag == "NNS" or not said)
             )
         found.append(phrase)
     return found
