@@ -38,7 +38,7 @@ TARGETS = {
     "object": 0.18, "attribute": 0.15, "count": 0.15, "relation": 0.13, "action": 0.14, "swap": 0.10, "add": 0.065,
     "negation": 0.085,
 }  # fmt: skip
-"""What part of a set each category is to have; a set of edits with an addition or a denial tells itself by its words."""
+"""What part of a set each category is to have; additions and denials are few, since their words tell them."""
 UNBALANCED = ("add", "negation")
 """Categories that only put words in: no weight can hide that."""
 RIDGE = 0.02
@@ -214,7 +214,7 @@ def _differences(captions: Sequence[str], choices: Sequence[Choice]) -> tuple[li
         new = Counter(WORD.findall(choice.caption.lower()))
         new.subtract(WORD.findall(captions[choice.row].lower()))
         counted.append({word: count for word, count in new.items() if count})
-    rows = Counter()
+    rows: set[tuple[str, int]] = set()
     for found, choice in zip(counted, choices, strict=True):
         if choice.category not in UNBALANCED:
             rows.update({(word, choice.row) for word in found})
@@ -234,7 +234,7 @@ def _differences(captions: Sequence[str], choices: Sequence[Choice]) -> tuple[li
 def _probabilities(
     weight: np.ndarray, shares: np.ndarray, category: np.ndarray, row: np.ndarray
 ) -> np.ndarray:
-    """How likely each edit is chosen: first a category by share times its largest weight, then an edit by its weight."""
+    """How likely each edit is chosen: a category by share times its largest weight, then an edit by its weight."""
     group = row * len(shares) + category
     total, largest = np.zeros(group.max() + 1), np.zeros(group.max() + 1)
     np.add.at(total, group, weight)

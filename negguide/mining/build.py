@@ -80,7 +80,7 @@ def build(
         )
     if "english_model" in planner_options and source.world:
         raise ValueError(
-            f"--english-model is for captions of everyday English; those of --data {source.name} are read by their own grammar"
+            f"--english-model is for captions of everyday English; those of --data {source.name} have a grammar"
         )
     planner = make_planner(backend, world=source.world, **_for_planner(backend, planner_options, device, say))
 

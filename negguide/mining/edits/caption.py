@@ -100,7 +100,7 @@ class Caption:
             after is not None and after.word in ("and", "or")
         ):
             return True
-        named = {p.first for p in self.phrases} | {p.at + 1 for p in self.phrases}
+        named = {p.first for p in self.phrases}
         return any(
             0 < at < len(self.tokens)
             and self.text[self.tokens[at - 1].end : self.tokens[at].start].strip() in (",", "&", "/")

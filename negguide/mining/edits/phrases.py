@@ -142,7 +142,7 @@ def with_article(tokens: list[Token], at: int, new: str) -> tuple[int, str]:
 
 
 def joined_pairs(tokens: list[Token]) -> Iterator[tuple[Phrase, Phrase]]:
-    """Noun phrases joined by "and", without a third, and without more hanging on either: not "a cup of tea and milk"."""
+    """Noun phrases joined by "and", without a third or more hanging on either: not "a cup of tea and milk"."""
     for one, two in pairwise(affirmed(tokens)):
         joint = one.at + 1
         if (

@@ -56,8 +56,10 @@ def _grows(caption: Caption, subject: Phrase) -> bool:
     if subject.determiner is None and subject.number is None:
         return False
     single = {"each", "alone", "one", "his", "her", "its", "himself", "herself", "itself", "it", "he", "she", "wear",
-              "selfie", "ride", "tie", "hat", "dress", "hold", "toilet", "single", "lone", "other", "another", "together",
-              "uniform", "full", "filled", "topped", "fill", "top", "cover", "build", "encase", "shirt", "suit", "jacket", "that", "chair", "lap"}  # fmt: skip
+              "selfie", "ride", "tie", "hat", "dress", "hold", "toilet", "single", "lone", "other", "another",
+              "together",
+              "uniform", "full", "filled", "topped", "fill", "top", "cover", "build", "encase", "shirt",
+              "suit", "jacket", "that", "chair", "lap"}  # fmt: skip
     if single & caption.said:
         return False
     return after is None or after.tag != "IN" or after.word not in ("of", "with", "like")

@@ -23,17 +23,23 @@ SAID = {
 }
 """How common each is, see ``usage.Exchange``."""
 UNCOUNTED = frozenset(
-    ("view", "picture", "photo", "photograph", "image", "close", "closeup", "shot", "scene", "lot", "kitchen", "bathroom",
-     "room", "bedroom", "street", "beach", "field", "city", "area", "painting", "number", "variety", "day", "sky", "part",
-     "playing", "sitting", "overview", "angle", "half", "dozen", "front", "back", "top", "side", "group", "bunch", "herd",
-     "crowd", "flock", "row", "line", "pile", "collection", "assortment", "team", "toilet", "tub", "office", "shower",
-     "reflection", "look", "model", "computer", "hand", "body", "game", "meal", "ocean", "restroom", "stall", "wall"),
+    ("view", "picture", "photo", "photograph", "image", "close", "closeup", "shot", "scene", "lot", "kitchen",
+     "bathroom",
+     "room", "bedroom", "street", "beach", "field", "city", "area", "painting", "number", "variety", "day",
+     "sky", "part",
+     "playing", "sitting", "overview", "angle", "half", "dozen", "front", "back", "top", "side", "group",
+     "bunch", "herd",
+     "crowd", "flock", "row", "line", "pile", "collection", "assortment", "team", "toilet", "tub", "office",
+     "shower",
+     "reflection", "look", "model", "computer", "hand", "body", "game", "meal", "ocean", "restroom", "stall",
+     "wall"),
 )  # fmt: skip
 """Places, ways to show things, and words that count others."""
 HELD = ("with", "hold", "holding", "watch", "watching", "eat", "eating", "carry", "carrying")
 ALONE = frozenset(
     ("wear", "shirt", "hat", "tie", "suit", "jacket", "dress", "chair", "toilet", "stool", "lap", "skateboard",
-     "surfboard", "snowboard", "bicycle", "bike", "ski", "board", "one", "mirror", "sink", "beard", "glasses", "selfie",
+     "surfboard", "snowboard", "bicycle", "bike", "ski", "board", "one", "mirror", "sink", "beard", "glasses",
+     "selfie",
      "portrait", "racket", "bat", "head", "face", "tongue", "mouth", "hand", "only", "single", "lone", "another",
      "other", "each", "alone", "uniform", "blue", "black", "white", "yellow", "red", "phone", "computer", "book"),
 )  # fmt: skip

@@ -58,8 +58,8 @@ def _affirmed(caption: Caption) -> Iterator[Candidate]:
             following = caption.phrase_from(at + 1)
             if following is not None:
                 yield Candidate(caption.edit({at: "with"}, "negation"))
-        elif token.word == "no" and (phrase := caption.phrase_from(at)) is not None:
-            if phrase.at > at and (phrase.plural or phrase.noun is None or phrase.noun.form == "count"):
+        elif token.word == "no" and (phrase := caption.phrase_from(at)) is not None and phrase.at > at:
+            if phrase.plural or phrase.noun is None or phrase.noun.form == "count":
                 new = "some" if phrase.plural else article(caption.tokens[at + 1].word)
                 yield Candidate(caption.edit({at: new}, "negation"))
 
@@ -108,7 +108,7 @@ def _agrees(caption: Caption, at: int) -> bool:
 
 
 def _fragments(caption: Caption) -> Iterator[Candidate]:
-    """ "A man not riding a horse", "a cat not on a sofa", "no apples": seldom said, so only where there is little else."""
+    """ "A man not riding a horse", "a cat not on a sofa", "no apples": said where there is little else."""
     tokens = caption.tokens
     if any(
         t.word in BE or t.tag in ("VBZ", "VBP", "VBD") or t.word in ("that", "which", "who") for t in tokens
@@ -199,11 +199,16 @@ def _things(caption: Caption) -> Iterator[Candidate]:
                 caption.edit({at: "not wearing"} | _indefinite(caption, phrase), "negation",
                              avoid=caption.bare(phrase), draw=drawn), 1.0
             )  # fmt: skip
-        elif before.word in ("is", "are") and at > 0 and tokens[at - 1].word == "there":
-            if phrase.determiner is not None and tokens[phrase.determiner].word in ("a", "an"):
-                yield Candidate(
-                    caption.edit({phrase.determiner: "no"}, "negation", avoid=caption.bare(phrase)), 1.0
-                )
+        elif (
+            before.word in ("is", "are")
+            and at > 0
+            and tokens[at - 1].word == "there"
+            and phrase.determiner is not None
+            and tokens[phrase.determiner].word in ("a", "an")
+        ):
+            yield Candidate(
+                caption.edit({phrase.determiner: "no"}, "negation", avoid=caption.bare(phrase)), 1.0
+            )
     for one, two in joined_pairs(tokens):
         if two.number is None and not two.modified and not two.adjectives and not _verb_follows(caption, two):
             joint = two.first - 1

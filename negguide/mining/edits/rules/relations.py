@@ -10,7 +10,8 @@ from negguide.mining.edits.usage import Exchange, usage
 WHOLE = ("in the", "during", "indoors", "upside down", "in a ")
 """Rows of whole adverbs: nothing has to follow."""
 STICKING = frozenset(
-    ("hang", "mount", "ride", "paint", "write", "print", "attach", "build", "run", "mounted", "painted", "walk", "place",
+    ("hang", "mount", "ride", "paint", "write", "print", "attach", "build", "run", "mounted", "painted",
+     "walk", "place",
      "surf", "ski", "shine", "display", "put", "grow", "printed", "written", "focus", "play", "perched", "climb"),
 )  # fmt: skip
 """What they say is done in one place and in no other."""

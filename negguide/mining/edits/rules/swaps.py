@@ -89,9 +89,9 @@ def _attributes(caption: Caption, one: Phrase, two: Phrase) -> Iterator[Candidat
                 continue
             if not (usage().suits(b, one.word, kinds[1]) and usage().suits(a, two.word, kinds[0])):
                 continue
-            if kinds[0] != kinds[1] and not {*kinds} <= {"color", "material", "pattern"}:
-                if not _sized(caption, one, two, kinds):
-                    continue
+            looks = kinds[0] == kinds[1] or {*kinds} <= {"color", "material", "pattern"}
+            if not looks and not _sized(caption, one, two, kinds):
+                continue
             yield from _written(caption, {mine: tokens[theirs].word, theirs: tokens[mine].word})
     numbers = (one.number, two.number)
     if one.plural and two.plural and None not in numbers:
@@ -135,7 +135,7 @@ def _moved(caption: Caption, one: Phrase, two: Phrase) -> Iterator[Candidate]:
         return  # where one is white, so is the other
     if {two.word, one.word} & NO_ATTRIBUTES:
         return
-    if sizes and usage().is_a(two.word, ("person",)) or not usage().suits(word, two.word, kind):
+    if (sizes and usage().is_a(two.word, ("person",))) or not usage().suits(word, two.word, kind):
         return
     begins = two.first + 1 if two.determiner == two.first else two.first
     changes = {at: "", begins: f"{word} {tokens[begins].text}"}
