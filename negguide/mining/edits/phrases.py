@@ -65,7 +65,9 @@ def phrases(tokens: list[Token], *, known: bool = True) -> list[Phrase]:
     found = []
     for at, token in enumerate(tokens):
         noun = token.noun if token.kind == "noun" else None
-        if noun is None and (known or token.tag not in ("NN", "NNS") or token.dep == "compound"):
+        if noun is None and (
+            known or token.kind == "relation" or token.tag not in ("NN", "NNS") or token.dep == "compound"
+        ):
             continue
         word = noun.word if noun else token.lemma
         many = noun.plural if noun else token.tag == "NNS"

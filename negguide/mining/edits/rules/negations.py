@@ -58,10 +58,20 @@ def _affirmed(caption: Caption) -> Iterator[Candidate]:
             following = caption.phrase_from(at + 1)
             if following is not None:
                 yield Candidate(caption.edit({at: "with"}, "negation"))
-        elif token.word == "no" and (phrase := caption.phrase_from(at)) is not None and phrase.at > at:
-            if phrase.plural or phrase.noun is None or phrase.noun.form == "count":
-                new = "some" if phrase.plural else article(caption.tokens[at + 1].word)
-                yield Candidate(caption.edit({at: new}, "negation"))
+        elif token.word == "no":
+            yield from _some(caption, at)
+
+
+def _some(caption: Caption, at: int) -> Iterator[Candidate]:
+    """ "a dog" for "no dog", "some dogs" for "no dogs"."""
+    phrase = caption.phrase_from(at)
+    if (
+        phrase is not None
+        and phrase.at > at
+        and (phrase.plural or not phrase.noun or phrase.noun.form == "count")
+    ):
+        new = "some" if phrase.plural else article(caption.tokens[at + 1].word)
+        yield Candidate(caption.edit({at: new}, "negation"))
 
 
 def _deeds(caption: Caption) -> Iterator[Candidate]:
