@@ -38,7 +38,7 @@ TARGETS = {
     "object": 0.18, "attribute": 0.15, "count": 0.15, "relation": 0.13, "action": 0.14, "swap": 0.10, "add": 0.065,
     "negation": 0.085,
 }  # fmt: skip
-"""What part of a set each category is to have; a set of edits with an addition or a denial tells itself by its words."""
+"""What part of a set each category is to have; additions and denials are few, since their words tell them."""
 UNBALANCED = ("add", "negation")
 """Categories that only put words in: no weight can hide that."""
 RIDGE = 0.02
@@ -60,7 +60,9 @@ class Choice:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("command", choices=("make", "table", "fit"))
     parser.add_argument("file", type=Path)
     parser.add_argument("--limit", type=int, default=None)
@@ -123,13 +125,18 @@ def table(made: dict[str, Any]) -> str:
     """The verdicts by category, as Markdown."""
     rows = made["edits"]
     categories = sorted({row["category"] for row in rows}, key=TEXT_CATEGORIES.index)
-    lines = ["| category | edits | of the set | " + " | ".join(VERDICTS) + " |", "|---" * (3 + len(VERDICTS)) + "|"]
+    lines = [
+        "| category | edits | of the set | " + " | ".join(VERDICTS) + " |",
+        "|---" * (3 + len(VERDICTS)) + "|",
+    ]
     for name in (*categories, "all"):
         mine = [row for row in rows if name in (row["category"], "all")]
         counts = Counter(row["verdict"] for row in mine)
         shares = " | ".join(f"{100 * counts[verdict] / len(mine):.1f}%" for verdict in VERDICTS)
         lines.append(f"| {name} | {len(mine)} | {100 * len(mine) / len(rows):.1f}% | {shares} |")
-    clean = accuracy(np.asarray([1.0 if r["verdict"] == "clean" else -1.0 for r in rows]), np.arange(len(rows)))
+    clean = accuracy(
+        np.asarray([1.0 if r["verdict"] == "clean" else -1.0 for r in rows]), np.arange(len(rows))
+    )
     edited = len({row["index"] for row in rows})
     bag = made["bag_of_words"]["all"]
     lines += [
@@ -189,7 +196,11 @@ def fit(captions: Sequence[str], english_model: str) -> None:
         "",
         "# How much more seldom an edit is made that puts a word in (or, below zero, more often): a logarithm.",
         "[tilts]",
-        *(f'"{name}" = {value:.2f}' for name, value in sorted(zip(names, tilts, strict=True)) if abs(value) > 0.05),
+        *(
+            f'"{name}" = {value:.2f}'
+            for name, value in sorted(zip(names, tilts, strict=True))
+            if abs(value) > 0.05
+        ),
     ]
     file = Path(package.__file__).parent / "words" / "balance.toml"
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -203,7 +214,7 @@ def _differences(captions: Sequence[str], choices: Sequence[Choice]) -> tuple[li
         new = Counter(WORD.findall(choice.caption.lower()))
         new.subtract(WORD.findall(captions[choice.row].lower()))
         counted.append({word: count for word, count in new.items() if count})
-    rows = Counter()
+    rows: set[tuple[str, int]] = set()
     for found, choice in zip(counted, choices, strict=True):
         if choice.category not in UNBALANCED:
             rows.update({(word, choice.row) for word in found})
@@ -211,14 +222,19 @@ def _differences(captions: Sequence[str], choices: Sequence[Choice]) -> tuple[li
     names = sorted(word for word, count in captions_of.items() if count >= FEWEST)
     place = {word: index for index, word in enumerate(names)}
     entries = [
-        (i, place[word], count) for i, found in enumerate(counted) for word, count in found.items() if word in place
+        (i, place[word], count)
+        for i, found in enumerate(counted)
+        for word, count in found.items()
+        if word in place
     ]
     at, column, value = zip(*entries, strict=True)
     return names, sparse.csr_matrix((value, (at, column)), (len(choices), len(names)), dtype=np.float64)
 
 
-def _probabilities(weight: np.ndarray, shares: np.ndarray, category: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """How likely each edit is chosen: first a category by share times its largest weight, then an edit by its weight."""
+def _probabilities(
+    weight: np.ndarray, shares: np.ndarray, category: np.ndarray, row: np.ndarray
+) -> np.ndarray:
+    """How likely each edit is chosen: a category by share times its largest weight, then an edit by its weight."""
     group = row * len(shares) + category
     total, largest = np.zeros(group.max() + 1), np.zeros(group.max() + 1)
     np.add.at(total, group, weight)

@@ -63,6 +63,14 @@ def mine(
     backend_model: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Of fill-mask and llm.", rich_help_panel=_PLAN)
     ] = None,
+    english_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Installed spaCy pipeline that reads everyday English (en_core_web_sm), or lexicon.",
+            rich_help_panel=_PLAN,
+        ),
+    ] = None,
     endpoint: Annotated[
         str | None,
         typer.Option(metavar="URL", help="OpenAI-compatible, for --backend llm.", rich_help_panel=_PLAN),
@@ -253,6 +261,7 @@ def mine(
             name: value
             for name, value in (
                 ("model", backend_model),
+                ("english_model", english_model),
                 ("base_url", endpoint),
                 ("views", views or None),
                 ("max_tokens", llm_max_tokens),

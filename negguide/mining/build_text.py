@@ -85,12 +85,17 @@ def planner_of(
         raise ValueError(
             f"--views is for captions of the embedded world; those of --data {source.name} are not"
         )
+    if "english_model" in options and source.world:
+        raise ValueError(
+            f"--english-model is for captions of everyday English; those of --data {source.name} have a grammar"
+        )
     return make_planner(backend, world=source.world, **_for_planner(backend, options, device, say))
 
 
 _PLANNER_FLAGS = {
     "model": "--backend-model",
     "base_url": "--endpoint",
+    "english_model": "--english-model",
     "views": "--views",
     "max_tokens": "--llm-max-tokens",
     "temperature": "--llm-temperature",
@@ -101,6 +106,7 @@ _PLANNER_FLAGS = {
 _PLANNERS_WITH = dict.fromkeys(_PLANNER_FLAGS, ("llm",)) | {
     "model": ("fill-mask", "llm"),
     "views": ("rules",),
+    "english_model": ("rules", "fill-mask", "llm"),
 }
 _OF_ENDPOINTS = ("timeout", "concurrency", "max_failures")
 

@@ -28,7 +28,9 @@ ALL = (
     Category(
         "relation", "the opposite place: left becomes right, on becomes under, in front of becomes behind"
     ),
-    Category("action", "another thing that is done: sitting becomes standing, riding a bike becomes pushing a bike"),
+    Category(
+        "action", "another thing that is done: sitting becomes standing, riding a bike becomes pushing a bike"
+    ),
     Category("swap", "two things or two attributes exchanged; exactly the same words in another order"),
     Category("add", "one more thing, named in a few words"),
     Category("remove", "one thing and the words that join it left out", entailed=True),

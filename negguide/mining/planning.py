@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from negguide.mining.edits import Planner, Rejected, plan, plan_positives
-from negguide.mining.edits.planner import Asking, normalised
+from negguide.mining.edits.planner import Asking, Weighing, normalised
 from negguide.mining.item import Edit, Source
 from negguide.mining.pair import Pair, item_id, reject, reject_pair
 from negguide.mining.settings import Settings, seed_of
@@ -98,6 +98,8 @@ def _plans(rows: Sequence[Source], settings: Settings, planner: Planner) -> list
     Raises:
         ConnectionError, ValueError: the planner's server fails. Captions that were not begun are not planned then.
     """
+    if isinstance(planner, Weighing):
+        planner.read_ahead([row.caption for row in rows])
     if not isinstance(planner, Asking) or planner.concurrency == 1:
         return [_plan(row, settings, planner) for row in rows]
     with ThreadPoolExecutor(planner.concurrency) as threads:

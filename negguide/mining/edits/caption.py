@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from negguide.mining.edits.lexicon import article, verb_form
+from negguide.mining.edits.lexicon import article, lemma_of, verb_form
 from negguide.mining.edits.phrases import Phrase, denied_from, phrases
 from negguide.mining.edits.planner import naming, smallest
 from negguide.mining.edits.tagging import FINITE, PREPOSITIONS, Token
@@ -22,7 +22,19 @@ PLURAL = {
     "himself": "themselves", "herself": "themselves", "itself": "themselves",
 }  # fmt: skip
 SHOWN = frozenset(
-    ("up", "closeup", "close-up", "photo", "photograph", "picture", "image", "view", "painting", "shot", "reflection")
+    (
+        "up",
+        "closeup",
+        "close-up",
+        "photo",
+        "photograph",
+        "picture",
+        "image",
+        "view",
+        "painting",
+        "shot",
+        "reflection",
+    )
 )
 """Words of pictures: "a photo of a cat" is about the cat."""
 SINGULAR = frozenset((*MALE, *FEMALE, *PLURAL, "it"))
@@ -88,19 +100,25 @@ class Caption:
             after is not None and after.word in ("and", "or")
         ):
             return True
-        comma = self.tokens[phrase.at].boundary and phrase.at + 1 < len(self.tokens)
-        if comma and self.text[self.tokens[phrase.at].end] in ",&/":
-            return True
-        return bool(phrase.first) and self.tokens[phrase.first - 1].boundary and self.text[
-            self.tokens[phrase.first - 1].end
-        ] in ",&/"
+        named = {p.first for p in self.phrases}
+        return any(
+            0 < at < len(self.tokens)
+            and self.text[self.tokens[at - 1].end : self.tokens[at].start].strip() in (",", "&", "/")
+            and (at in named or self.tokens[at].word in ("and", "or"))
+            and at - 1 in {p.at for p in self.phrases}
+            for at in (phrase.at + 1, phrase.first)
+        )
 
     def slots(self, phrase: Phrase) -> frozenset[str]:
         """Where a phrase stands: "subject", or the words before it as far as they choose it ("on", "slice of")."""
         before = self.before(phrase.first)
         if before is None:
             return frozenset(("subject",)) if not phrase.first else frozenset()
-        if before.word in ("is", "are") and phrase.first >= 2 and self.tokens[phrase.first - 2].word == "there":
+        if (
+            before.word in ("is", "are")
+            and phrase.first >= 2
+            and self.tokens[phrase.first - 2].word == "there"
+        ):
             return frozenset(("subject",))
         if before.kind == "relation" or before.word in PREPOSITIONS or before.word == "next to":
             earlier = self.before(phrase.first - 1)
@@ -138,7 +156,11 @@ class Caption:
     def counted(self, at: int) -> str:
         """The thing itself: "man" of "a group of men"."""
         word = self.tokens[at].noun.word if self.tokens[at].noun else self.tokens[at].lemma  # type: ignore[union-attr]
-        if word in usage().kinds["measure"] and at + 2 < len(self.tokens) and self.tokens[at + 1].word == "of":
+        if (
+            word in usage().kinds["measure"]
+            and at + 2 < len(self.tokens)
+            and self.tokens[at + 1].word == "of"
+        ):
             inner = next((p for p in self.phrases if p.first == at + 2), None)
             if inner is not None:
                 return inner.word
@@ -160,7 +182,12 @@ class Caption:
             if phrase.first or later or any(t.word in ("that", "which", "who") for t in tokens):
                 return None
             verbs = [phrase.at + 1] if verb is not None and verb.word in FINITE else []
-            if verb is not None and not verbs and verb.word not in PREPOSITIONS and not verb.word.endswith("ing"):
+            if (
+                verb is not None
+                and not verbs
+                and verb.word not in PREPOSITIONS
+                and not verb.word.endswith("ing")
+            ):
                 return None
         for at in verbs:
             tag = tokens[at].tag or "VBZ"
@@ -168,7 +195,11 @@ class Caption:
                 changes[at] = verb_form(tokens[at].word, "VBP" if many else "VBZ")
         pointing = [at for at, token in enumerate(tokens) if token.word in SINGULAR]
         if not many:
-            return None if any(t.word in ("their", "they", "them", "themselves", "each") for t in tokens) else changes
+            return (
+                None
+                if any(t.word in ("their", "they", "them", "themselves", "each") for t in tokens)
+                else changes
+            )
         for at in pointing:
             others = [p for p in self.phrases if p.at != phrase.at and p.at < at and self._living(p)]
             if tokens[at].word not in PLURAL or others or at < phrase.at or not self._living(phrase):
@@ -190,17 +221,23 @@ class Caption:
         found = []
         for head in [h for h in heads if h >= 0]:
             subjects = {t.head for t in tokens if t.dep.startswith(("nsubj", "expl"))}
-            joined = (i for i, t in enumerate(tokens) if t.head == head and t.dep == "conj" and i not in subjects)
+            joined = (
+                i for i, t in enumerate(tokens) if t.head == head and t.dep == "conj" and i not in subjects
+            )
             group = [head, *joined]
             for verb in group:
-                helpers = [
-                    i for i, t in enumerate(tokens) if t.head == verb and t.dep in ("aux", "auxpass")
-                ]
+                helpers = [i for i, t in enumerate(tokens) if t.head == verb and t.dep in ("aux", "auxpass")]
                 found += helpers or ([verb] if tokens[verb].tag in ("VBZ", "VBP", "VBD") else [])
         return sorted(set(found))
 
     def edit(
-        self, changes: Mapping[int, str], category: str, *, avoid: str = "", draw: str | None = None, **more: Any
+        self,
+        changes: Mapping[int, str],
+        category: str,
+        *,
+        avoid: str = "",
+        draw: str | None = None,
+        **more: Any,
     ) -> Edit:
         """The edit that writes other words in the places of tokens; an empty word takes a token out.
 
@@ -211,7 +248,12 @@ class Caption:
         for at, token in enumerate(tokens):
             if token.word in ("a", "an") and at not in changes and at + 1 in changes and not token.boundary:
                 following = next(
-                    (changes.get(i, tokens[i].text) for i in range(at + 1, len(tokens)) if changes.get(i, "x")), ""
+                    (
+                        changes.get(i, tokens[i].text)
+                        for i in range(at + 1, len(tokens))
+                        if changes.get(i, "x")
+                    ),
+                    "",
                 )
                 right = article(following) if following else token.word
                 if right != token.word:
@@ -231,7 +273,14 @@ class Caption:
         if text[tokens[first].start].isupper() and not text.isupper():
             after = after[:1].upper() + after[1:]
         made = Edit.replacing(
-            text, tokens[first].start, tokens[last].end, after, category=category, backend="rules", draw=draw, **more
+            text,
+            tokens[first].start,
+            tokens[last].end,
+            after,
+            category=category,
+            backend="rules",
+            draw=draw,
+            **more,
         )
         return smallest(naming(made, avoid))
 
@@ -245,6 +294,8 @@ class Caption:
 
 
 def _verb(token: Token) -> str:
-    from negguide.mining.edits.lexicon import lemma_of
-
-    return lemma_of(token.word, "V") if token.tag.startswith("V") or re.search("ing$", token.word) else token.lemma
+    return (
+        lemma_of(token.word, "V")
+        if token.tag.startswith("V") or re.search("ing$", token.word)
+        else token.lemma
+    )

@@ -65,6 +65,17 @@ def _say_lexicon() -> None:
     )
 
 
+def _drawable(caption: Caption, edit: Edit) -> Edit:
+    """With what to draw: text-to-image models do not read "without a hat" at the end of a caption."""
+    at = caption.denied_from
+    if edit.draw is not None or not 0 < at < len(caption.tokens) or caption.tokens[at].word != "without":
+        return edit
+    start = caption.tokens[at].start
+    if edit.end > start:
+        return edit
+    return replace(edit, draw=edit.caption[: len(edit.caption) - len(caption.text) + start].rstrip())
+
+
 class EnglishRules:
     """Edits of everyday English in all categories, with agreement and articles right.
 
@@ -108,7 +119,10 @@ class EnglishRules:
                 key = (name, candidate.edit.caption)
                 if key not in found or found[key].weight < candidate.weight:
                     found[key] = candidate
-        return [replace(one, weight=one.weight * self.tilt(caption, one.edit)) for one in found.values()]
+        return [
+            replace(one, weight=one.weight * self.tilt(caption, one.edit), edit=_drawable(read, one.edit))
+            for one in found.values()
+        ]
 
     def tilt(self, caption: str, edit: Edit) -> float:
         """How much more often than its rule says an edit is made, so that no word gives a negative away.

@@ -150,13 +150,13 @@ class FillMask:
         targets = []
         for phrase in affirmed(tokens):
             token = tokens[phrase.at]
-            if phrase.noun.editable and " " not in token.word:
-                targets.append(Target((token.start, token.end), "object", phrase.noun.word))
+            if phrase.noun is not None and phrase.noun.editable and " " not in token.word:
+                targets.append(Target((token.start, token.end), "object", phrase.word))
             if phrase.number is not None:
                 number = tokens[phrase.number]
                 targets.append(Target((number.start, number.end), "count"))
             for at in phrase.adjectives:
-                avoid = f"{tokens[at].word} {phrase.noun.word}"
+                avoid = f"{tokens[at].word} {phrase.word}"
                 targets.append(Target((tokens[at].start, tokens[at].end), "attribute", avoid))
         starts = {phrase.first for phrase in phrases(tokens)}
         for at, token in enumerate(tokens):

@@ -166,7 +166,9 @@ class Lexicon:
 
     def opposite_relations(self, words: str) -> list[str]:
         """Phrases that exclude a spatial phrase, at least before some landmarks."""
-        return list(dict.fromkeys(other for row in self.places if words in row for other in row if other != words))
+        return list(
+            dict.fromkeys(other for row in self.places if words in row for other in row if other != words)
+        )
 
     def wordings(self, words: str) -> list[str]:
         """Other wordings with the same meaning."""

@@ -10,7 +10,19 @@ from negguide.mining.edits.lexicon import Noun, article, lexicon, plural
 from negguide.mining.edits.tagging import BE, DETERMINERS, NEGATORS, PREPOSITIONS, Token
 
 NOUN_NEXT = DETERMINERS | PREPOSITIONS
-MODIFIERS = ("amod", "compound", "nummod", "nmod", "poss", "det", "advmod", "quantmod", "npadvmod", "predet", "punct")
+MODIFIERS = (
+    "amod",
+    "compound",
+    "nummod",
+    "nmod",
+    "poss",
+    "det",
+    "advmod",
+    "quantmod",
+    "npadvmod",
+    "predet",
+    "punct",
+)
 
 
 @dataclass
@@ -53,7 +65,9 @@ def phrases(tokens: list[Token], *, known: bool = True) -> list[Phrase]:
     found = []
     for at, token in enumerate(tokens):
         noun = token.noun if token.kind == "noun" else None
-        if noun is None and (known or token.tag not in ("NN", "NNS") or token.dep == "compound"):
+        if noun is None and (
+            known or token.kind == "relation" or token.tag not in ("NN", "NNS") or token.dep == "compound"
+        ):
             continue
         word = noun.word if noun else token.lemma
         many = noun.plural if noun else token.tag == "NNS"
@@ -62,8 +76,10 @@ def phrases(tokens: list[Token], *, known: bool = True) -> list[Phrase]:
         if noun and plural(noun.word) == noun.word:  # one sheep, two sheep
             said = tokens[phrase.determiner].word if phrase.determiner is not None else ""
             one = phrase.number is not None and tokens[phrase.number].word in ("one", "1", "single")
-            phrase.plural = not one and said not in ("a", "an", "another", "this", "each") and (
-                phrase.number is not None or token.tag == "NNS" or not said
+            phrase.plural = (
+                not one
+                and said not in ("a", "an", "another", "this", "each")
+                and (phrase.number is not None or token.tag == "NNS" or not said)
             )
         found.append(phrase)
     return found
@@ -128,7 +144,7 @@ def with_article(tokens: list[Token], at: int, new: str) -> tuple[int, str]:
 
 
 def joined_pairs(tokens: list[Token]) -> Iterator[tuple[Phrase, Phrase]]:
-    """Noun phrases joined by "and", without a third, and without more hanging on either: not "a cup of tea and milk"."""
+    """Noun phrases joined by "and", without a third or more hanging on either: not "a cup of tea and milk"."""
     for one, two in pairwise(affirmed(tokens)):
         joint = one.at + 1
         if (

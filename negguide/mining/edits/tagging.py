@@ -29,7 +29,9 @@ PREPOSITIONS = frozenset(
 )  # fmt: skip
 CONJUNCTIONS = frozenset(("and", "or", "but", "while", "as"))
 BE = frozenset(("is", "are", "was", "were"))
-NEGATORS = frozenset(("not", "no", "without", "never", "nobody", "nothing", "none", "neither", "nor", "cannot"))
+NEGATORS = frozenset(
+    ("not", "no", "without", "never", "nobody", "nothing", "none", "neither", "nor", "cannot")
+)
 FINITE = BE | {"has", "have", "does", "do"}
 OTHERS = frozenset(
     ("that", "which", "who", "not", "there", "next", "front", "top", "it", "he", "she", "they")
@@ -81,6 +83,8 @@ class Tagger(Protocol):
     parses: bool
 
     def tag(self, text: str) -> list[Token]: ...
+
+    def __hash__(self) -> int: ...
 
     def read_ahead(self, texts: Iterable[str]) -> None:
         """Reads many texts at once, so that ``tag`` of any of them is quick."""
@@ -196,14 +200,23 @@ class SpacyTagger:
                 if token.word.endswith("ing"):
                     token.tag, token.dep, token.head = "VBG", "acl", at - 1
                 else:
-                    token.tag, token.dep, token.head = "VBZ" if token.word.endswith("s") else "VBP", "ROOT", at
+                    token.tag, token.dep, token.head = (
+                        "VBZ" if token.word.endswith("s") else "VBP",
+                        "ROOT",
+                        at,
+                    )
                 continue
             noun = words.noun(token.word)
             if token.kind != "other" or token.name:
                 continue
             # between nouns: "a dog house", unless the parse takes the second for a verb by mistake
-            compound = following is not None and not _deed(following.lower_) and (
-                following.pos_ in ("NOUN", "PROPN") or (p.dep_ in ("compound", "amod") and p.head.i > p.i)
+            deed = following is not None and _deed(following.lower_) and following.i + 1 < len(parsed)
+            compound = (
+                following is not None
+                and not deed
+                and (
+                    following.pos_ in ("NOUN", "PROPN") or (p.dep_ in ("compound", "amod") and p.head.i > p.i)
+                )
             )
             if _is_number(token.word, words) and (p.pos_ == "NUM" or p.dep_ == "nummod"):
                 token.kind = "number"
@@ -217,18 +230,20 @@ class SpacyTagger:
 def _deed(word: str) -> bool:
     """Words that small models take for nouns behind nouns: "zebra standing"."""
     return word in (
-        "standing", "sitting", "walking", "grazing", "running", "laying", "lying", "eating", "looking", "stand", "stands",
-        "sits", "graze", "stares", "stretches",
+        "standing", "sitting", "walking", "grazing", "running", "laying", "lying", "eating", "looking", "stand",
+        "stands", "sits", "graze", "stares", "stretches",
     )  # fmt: skip
 
 
 def _is_misread(token: Token, tokens: list[Token], words: Lexicon) -> bool:
     at = tokens.index(token)
+    if not _deed(token.word):
+        return False
     return (
-        _deed(token.word)
-        and token.tag in ("NN", "NNS", "JJ")
+        token.tag in ("NN", "NNS", "JJ")
         and at > 0
-        and (token.boundary or not tokens[at + 1].tag.startswith("NN"))
+        and not token.boundary
+        and not tokens[at + 1].tag.startswith("NN")
         and not tokens[at - 1].boundary
         and (words.noun(tokens[at - 1].word) is not None or tokens[at - 1].tag.startswith("NN"))
     )

@@ -198,9 +198,9 @@ def test_an_endpoint_that_is_not_there_is_refused_at_the_start():
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.raises(ConnectionError, match=rf"base_url='http://127.0.0.1:{port}/v1' does not answer"):
-        make_planner("llm", base_url=f"http://127.0.0.1:{port}/v1", model="talker", tagger="lexicon")
+        make_planner("llm", base_url=f"http://127.0.0.1:{port}/v1", model="talker", english_model="lexicon")
     with pytest.raises(ValueError, match=r"base_url='127\.0\.0\.1' is no address"):
-        make_planner("llm", base_url="127.0.0.1", model="talker", tagger="lexicon")
+        make_planner("llm", base_url="127.0.0.1", model="talker", english_model="lexicon")
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def tiny_bert():
 @pytest.fixture(scope="module")
 def everything(tiny_bert):
     """A planner that looks at all words of the model, so that what it takes is a matter of the rules."""
-    return make_planner("fill-mask", model=tiny_bert, top_k=10_000, tagger="lexicon")
+    return make_planner("fill-mask", model=tiny_bert, top_k=10_000, english_model="lexicon")
 
 
 def test_words_of_the_same_part_of_speech_and_number_are_proposed_with_their_article(everything):
@@ -99,8 +99,8 @@ def test_synonyms_and_broader_words_are_refused(everything):
 
 def test_only_the_likeliest_words_are_looked_at(tiny_bert):
     text = "a dog on a red sofa and two cats"
-    few = make_planner("fill-mask", model=tiny_bert, top_k=8, tagger="lexicon")
-    every = make_planner("fill-mask", model=tiny_bert, top_k=10_000, tagger="lexicon")
+    few = make_planner("fill-mask", model=tiny_bert, top_k=8, english_model="lexicon")
+    every = make_planner("fill-mask", model=tiny_bert, top_k=10_000, english_model="lexicon")
     some = {edit.caption for edit in few.propose(text, CATEGORIES, random.Random(0))}
     assert some < {edit.caption for edit in every.propose(text, CATEGORIES, random.Random(0))}
 
@@ -127,8 +127,8 @@ def test_a_folder_gives_the_same_as_the_loaded_model(tiny_bert, tmp_path):
     model, tokenizer = tiny_bert
     model.save_pretrained(tmp_path, safe_serialization=True)
     tokenizer.save_pretrained(tmp_path)
-    loaded = make_planner("fill-mask", model=tmp_path, tagger="lexicon", top_k=30)
-    given = make_planner("fill-mask", model=tiny_bert, tagger="lexicon", top_k=30)
+    loaded = make_planner("fill-mask", model=tmp_path, english_model="lexicon", top_k=30)
+    given = make_planner("fill-mask", model=tiny_bert, english_model="lexicon", top_k=30)
     arguments = ("a dog on a red sofa", CATEGORIES)
     assert loaded.propose(*arguments, random.Random(0)) == given.propose(*arguments, random.Random(0))
     assert loaded.description["model"] == str(tmp_path)
@@ -147,7 +147,7 @@ def test_models_that_cannot_fill_a_mask_are_refused(tiny_bert, tmp_path):
 
 
 def test_a_caption_that_is_too_long_for_the_model_is_counted(tiny_bert):
-    planner = make_planner("fill-mask", model=tiny_bert, top_k=10_000, tagger="lexicon")
+    planner = make_planner("fill-mask", model=tiny_bert, top_k=10_000, english_model="lexicon")
     long = "a dog on a sofa " + "and a dog " * 30
     assert planner.propose(long, ["object"], random.Random(0)) == []
     assert planner.failures == {"the caption is too long for the masked model": 1}

@@ -85,7 +85,7 @@ def test_every_edit_changes_one_thing_of_the_scene_and_the_right_one(planned):
                 "remove": worn and new == {None},
                 "negation": worn and new == {None} and " without " in edit.caption,
             }[edit.category], (text, edit)
-    assert set(seen) == set(CATEGORIES)
+    assert set(seen) == set(CATEGORIES) - {"action"}  # nobody in this world does anything
 
 
 def test_a_or_an_is_right_everywhere(planned):

@@ -47,13 +47,19 @@ def additions(caption: Caption) -> Iterator[Candidate]:
 
 def _grows(caption: Caption, subject: Phrase) -> bool:
     after = caption.after(subject.at)
-    if caption.in_list(subject) or subject.word in usage().kinds["measure"] or caption.tokens[subject.at].name:
+    if (
+        caption.in_list(subject)
+        or subject.word in usage().kinds["measure"]
+        or caption.tokens[subject.at].name
+    ):
         return False
     if subject.determiner is None and subject.number is None:
         return False
     single = {"each", "alone", "one", "his", "her", "its", "himself", "herself", "itself", "it", "he", "she", "wear",
-              "selfie", "ride", "tie", "hat", "dress", "hold", "toilet", "single", "lone", "other", "another", "together",
-              "uniform", "full", "filled", "topped", "fill", "top", "cover", "build", "encase", "shirt", "suit", "jacket", "that", "chair", "lap"}  # fmt: skip
+              "selfie", "ride", "tie", "hat", "dress", "hold", "toilet", "single", "lone", "other", "another",
+              "together",
+              "uniform", "full", "filled", "topped", "fill", "top", "cover", "build", "encase", "shirt",
+              "suit", "jacket", "that", "chair", "lap"}  # fmt: skip
     if single & caption.said:
         return False
     return after is None or after.tag != "IN" or after.word not in ("of", "with", "like")
@@ -63,7 +69,9 @@ def _beside(subject: Phrase) -> tuple[tuple[str, float], ...]:
     if subject.word in SAVANNA or subject.word in FARM or subject.word in PETS:
         row = next(group for group in (SAVANNA, FARM, PETS) if subject.word in group)
         counts = dict(usage().commonness)
-        return tuple((word, counts.get(word, 12.0)) for word in row if word in lexicon().classes["animal"]["words"])
+        return tuple(
+            (word, counts.get(word, 12.0)) for word in row if word in lexicon().classes["animal"]["words"]
+        )
     kind = next((name for name in WITH if usage().is_a(subject.word, (name,))), None)
     if kind is None or kind == "animal":
         return ()

@@ -46,7 +46,11 @@ def _said_of(caption: Caption, at: int) -> str | None:
     """The noun of which an adjective behind "is" is said: "the umbrella is open"."""
     tokens = caption.tokens
     before, after = caption.before(at), caption.after(at)
-    if before is None or before.word not in BE or not (after is None or after.word in ("and", "in", "on", "with")):
+    if (
+        before is None
+        or before.word not in BE
+        or not (after is None or after.word in ("and", "in", "on", "with"))
+    ):
         return None
     head = next((p for p in caption.phrases if p.at == at - 2), None)
     return head.word if head and tokens[at].word not in ("open", "old", "young") else None

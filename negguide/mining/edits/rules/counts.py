@@ -11,20 +11,35 @@ from negguide.mining.edits.usage import usage
 
 GROUPS = ("group", "herd", "bunch", "crowd", "flock", "couple")
 """What counts three or more; a couple is two, so that "two" is refused for it as the same."""
-SAID = {"a": 400.0, "group": 40.0, "one": 8.0, "two": 60.0, "three": 15.0, "four": 6.0, "five": 3.0, "several": 14.0}
+SAID = {
+    "a": 400.0,
+    "group": 40.0,
+    "one": 8.0,
+    "two": 60.0,
+    "three": 15.0,
+    "four": 6.0,
+    "five": 3.0,
+    "several": 14.0,
+}
 """How common each is, see ``usage.Exchange``."""
 UNCOUNTED = frozenset(
-    ("view", "picture", "photo", "photograph", "image", "close", "closeup", "shot", "scene", "lot", "kitchen", "bathroom",
-     "room", "bedroom", "street", "beach", "field", "city", "area", "painting", "number", "variety", "day", "sky", "part",
-     "playing", "sitting", "overview", "angle", "half", "dozen", "front", "back", "top", "side", "group", "bunch", "herd",
-     "crowd", "flock", "row", "line", "pile", "collection", "assortment", "team", "toilet", "tub", "office", "shower",
-     "reflection", "look", "model", "computer", "hand", "body", "game", "meal", "ocean", "restroom", "stall", "wall"),
+    ("view", "picture", "photo", "photograph", "image", "close", "closeup", "shot", "scene", "lot", "kitchen",
+     "bathroom",
+     "room", "bedroom", "street", "beach", "field", "city", "area", "painting", "number", "variety", "day",
+     "sky", "part",
+     "playing", "sitting", "overview", "angle", "half", "dozen", "front", "back", "top", "side", "group",
+     "bunch", "herd",
+     "crowd", "flock", "row", "line", "pile", "collection", "assortment", "team", "toilet", "tub", "office",
+     "shower",
+     "reflection", "look", "model", "computer", "hand", "body", "game", "meal", "ocean", "restroom", "stall",
+     "wall"),
 )  # fmt: skip
 """Places, ways to show things, and words that count others."""
 HELD = ("with", "hold", "holding", "watch", "watching", "eat", "eating", "carry", "carrying")
 ALONE = frozenset(
     ("wear", "shirt", "hat", "tie", "suit", "jacket", "dress", "chair", "toilet", "stool", "lap", "skateboard",
-     "surfboard", "snowboard", "bicycle", "bike", "ski", "board", "one", "mirror", "sink", "beard", "glasses", "selfie",
+     "surfboard", "snowboard", "bicycle", "bike", "ski", "board", "one", "mirror", "sink", "beard", "glasses",
+     "selfie",
      "portrait", "racket", "bat", "head", "face", "tongue", "mouth", "hand", "only", "single", "lone", "another",
      "other", "each", "alone", "uniform", "blue", "black", "white", "yellow", "red", "phone", "computer", "book"),
 )  # fmt: skip
@@ -52,9 +67,19 @@ def _ungrouped(caption: Caption, phrase: Phrase) -> Iterator[Candidate]:
     tokens = caption.tokens
     of = caption.after(phrase.at)
     inner = caption.phrase_from(phrase.at + 2) if of is not None and of.word == "of" else None
-    if inner is None or phrase.modified or phrase.adjectives or inner.determiner is not None or inner.number is not None:
+    if (
+        inner is None
+        or phrase.modified
+        or phrase.adjectives
+        or inner.determiner is not None
+        or inner.number is not None
+    ):
         return
-    if phrase.determiner is None or tokens[phrase.determiner].word not in ("a", "an") or tokens[phrase.at].name:
+    if (
+        phrase.determiner is None
+        or tokens[phrase.determiner].word not in ("a", "an")
+        or tokens[phrase.at].name
+    ):
         return
     changes = {phrase.determiner: "", phrase.at: "", phrase.at + 1: ""}
     if not inner.plural:
@@ -73,12 +98,16 @@ def _finite(caption: Caption, subjects: tuple[int, ...]) -> list[int]:
     return [
         i
         for i, t in enumerate(caption.tokens)
-        if t.tag == "VBZ" and any(s.dep.startswith("nsubj") and s.head == i for s in (caption.tokens[n] for n in subjects))
+        if t.tag == "VBZ"
+        and any(s.dep.startswith("nsubj") and s.head == i for s in (caption.tokens[n] for n in subjects))
     ] + [
         i
         for i, t in enumerate(caption.tokens)
-        if t.tag == "VBZ" and t.dep in ("aux", "auxpass")
-        and any(caption.tokens[n].head == t.head and caption.tokens[n].dep.startswith("nsubj") for n in subjects)
+        if t.tag == "VBZ"
+        and t.dep in ("aux", "auxpass")
+        and any(
+            caption.tokens[n].head == t.head and caption.tokens[n].dep.startswith("nsubj") for n in subjects
+        )
     ]
 
 
@@ -99,7 +128,11 @@ def _numbers(caption: Caption, phrase: Phrase) -> Iterator[Candidate]:
     if old == "two" and not digits and phrase.determiner is None:
         yield Candidate(caption.edit({phrase.number: "several"}, "count"), _weight("two", "several"))
         subject = "subject" in caption.slots(phrase) and not caption.in_list(phrase)
-        if subject and usage().is_a(phrase.word, ("person", "animal", "bird")) and phrase.first == phrase.number:
+        if (
+            subject
+            and usage().is_a(phrase.word, ("person", "animal", "bird"))
+            and phrase.first == phrase.number
+        ):
             yield Candidate(caption.edit({phrase.number: "a group of"}, "count"), _weight("two", "group"))
     for new in ("two", "three", "four", "five"):
         if new != old:
@@ -120,14 +153,34 @@ def _to_one(caption: Caption, phrase: Phrase) -> Iterator[Candidate]:
 
 def _alone(caption: Caption, phrase: Phrase) -> bool:
     """Whether a phrase is no member of a list, and nothing is said of the several as such."""
-    apart = {"each", "other", "together", "both", "another", "one", "side", "between", "different", "same", "lined"}
-    return not caption.in_list(phrase) and not apart & caption.said and bool(caption.slots(phrase) & {"subject", *HELD})
+    apart = {
+        "each",
+        "other",
+        "together",
+        "both",
+        "another",
+        "one",
+        "side",
+        "between",
+        "different",
+        "same",
+        "lined",
+    }
+    return (
+        not caption.in_list(phrase)
+        and not apart & caption.said
+        and bool(caption.slots(phrase) & {"subject", *HELD})
+    )
 
 
 def _multiplies(caption: Caption, phrase: Phrase) -> bool:
     """Whether there may be more of a thing, all else being equal."""
     noun = phrase.noun
-    if phrase.word in UNCOUNTED or phrase.kind in ("place", "headwear", "clothing") or caption.tokens[phrase.at].name:
+    if (
+        phrase.word in UNCOUNTED
+        or phrase.kind in ("place", "headwear", "clothing")
+        or caption.tokens[phrase.at].name
+    ):
         return False
     if noun is not None and noun.form != "count":
         return False
@@ -144,7 +197,9 @@ def _multiplies(caption: Caption, phrase: Phrase) -> bool:
         return not (ALONE & caption.said) and not any(
             p.word == phrase.word for p in caption.phrases if p.at != phrase.at
         )
-    return noun is not None and usage().is_a(noun.word, ("animal", "fruit", "dish", "bird", "child", "girl", "boy", "container"))
+    return noun is not None and usage().is_a(
+        noun.word, ("animal", "fruit", "dish", "bird", "child", "girl", "boy", "container")
+    )
 
 
 def _to_many(caption: Caption, phrase: Phrase) -> Iterator[Candidate]:

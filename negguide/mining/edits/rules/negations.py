@@ -12,8 +12,23 @@ from negguide.mining.edits.tagging import BE
 from negguide.mining.edits.usage import usage
 
 NEGATED = {"isn't": "is", "aren't": "are", "wasn't": "was", "weren't": "were"}
-ONES_OWN = frozenset(("background", "foreground", "head", "face", "hand", "side", "top", "front", "back", "lot", "way"))
-PLACES = ("on", "in", "next to", "near", "behind", "in front of", "under", "at", "on top of", "inside", "by", "beside")
+ONES_OWN = frozenset(
+    ("background", "foreground", "head", "face", "hand", "side", "top", "front", "back", "lot", "way")
+)
+PLACES = (
+    "on",
+    "in",
+    "next to",
+    "near",
+    "behind",
+    "in front of",
+    "under",
+    "at",
+    "on top of",
+    "inside",
+    "by",
+    "beside",
+)
 HELPERS = {"VBZ": "does", "VBP": "do"}
 
 
@@ -31,7 +46,11 @@ def negations(caption: Caption) -> Iterator[Candidate]:
 def _affirmed(caption: Caption) -> Iterator[Candidate]:
     """What a caption denies, affirmed."""
     for at, token in enumerate(caption.tokens):
-        if token.word == "not" and (before := caption.before(at)) is not None and before.word in (*BE, "still"):
+        if (
+            token.word == "not"
+            and (before := caption.before(at)) is not None
+            and before.word in (*BE, "still")
+        ):
             yield Candidate(caption.edit({at: ""}, "negation"))
         elif token.word in NEGATED:
             yield Candidate(caption.edit({at: NEGATED[token.word]}, "negation"))
@@ -39,10 +58,20 @@ def _affirmed(caption: Caption) -> Iterator[Candidate]:
             following = caption.phrase_from(at + 1)
             if following is not None:
                 yield Candidate(caption.edit({at: "with"}, "negation"))
-        elif token.word == "no" and (phrase := caption.phrase_from(at)) is not None:
-            if phrase.at > at and (phrase.plural or phrase.noun is None or phrase.noun.form == "count"):
-                new = "some" if phrase.plural else article(caption.tokens[at + 1].word)
-                yield Candidate(caption.edit({at: new}, "negation"))
+        elif token.word == "no":
+            yield from _some(caption, at)
+
+
+def _some(caption: Caption, at: int) -> Iterator[Candidate]:
+    """ "a dog" for "no dog", "some dogs" for "no dogs"."""
+    phrase = caption.phrase_from(at)
+    if (
+        phrase is not None
+        and phrase.at > at
+        and (phrase.plural or not phrase.noun or phrase.noun.form == "count")
+    ):
+        new = "some" if phrase.plural else article(caption.tokens[at + 1].word)
+        yield Candidate(caption.edit({at: new}, "negation"))
 
 
 def _deeds(caption: Caption) -> Iterator[Candidate]:
@@ -52,7 +81,9 @@ def _deeds(caption: Caption) -> Iterator[Candidate]:
     helper = next((i for i, t in enumerate(tokens) if t.word in BE), None)
     if helper is not None and helper > 0 and not tokens[helper].boundary:
         following = tokens[helper + 1]
-        verbal = following.tag in ("VBG", "VBN", "JJ", "IN") or (not following.tag and following.word.endswith("ing"))
+        verbal = following.tag in ("VBG", "VBN", "JJ", "IN") or (
+            not following.tag and following.word.endswith("ing")
+        )
         verbal |= tokens[helper - 1].word == "this" and following.tag == "DT"
         if tokens[helper - 1].word not in ("there", "it") and verbal:
             yield Candidate(caption.edit({helper: f"{tokens[helper].text} not"}, "negation"), 0.8)
@@ -66,7 +97,10 @@ def _deeds(caption: Caption) -> Iterator[Candidate]:
         verb = verb_form(tokens[at].word, "VB")
         if (tokens[at].tag == "VBZ") == (verb == tokens[at].word) or not _agrees(caption, at):
             return
-        yield Candidate(caption.edit({at: f"{HELPERS[tokens[at].tag]} not {verb}"} | _any(caption, at + 1), "negation"), 0.8)
+        yield Candidate(
+            caption.edit({at: f"{HELPERS[tokens[at].tag]} not {verb}"} | _any(caption, at + 1), "negation"),
+            0.8,
+        )
 
 
 def _agrees(caption: Caption, at: int) -> bool:
@@ -76,13 +110,19 @@ def _agrees(caption: Caption, at: int) -> bool:
     if tokens[at].tag == "VBZ":
         return tokens[subject].tag != "NNS" or tokens[subject].text == "glasses"
     joined = any(t.dep == "conj" and t.head == subject for t in tokens)
-    return joined or tokens[subject].tag in ("NNS", "PRP", "CD") or tokens[subject].lemma in usage().kinds["measure"]
+    return (
+        joined
+        or tokens[subject].tag in ("NNS", "PRP", "CD")
+        or tokens[subject].lemma in usage().kinds["measure"]
+    )
 
 
 def _fragments(caption: Caption) -> Iterator[Candidate]:
-    """ "A man not riding a horse", "a cat not on a sofa", "no apples": seldom said, so only where there is little else."""
+    """ "A man not riding a horse", "a cat not on a sofa", "no apples": said where there is little else."""
     tokens = caption.tokens
-    if any(t.word in BE or t.tag in ("VBZ", "VBP", "VBD") or t.word in ("that", "which", "who") for t in tokens):
+    if any(
+        t.word in BE or t.tag in ("VBZ", "VBP", "VBD") or t.word in ("that", "which", "who") for t in tokens
+    ):
         return
     subject = next((p for p in caption.affirmed if "subject" in caption.slots(p)), None)
     if subject is None:
@@ -119,7 +159,9 @@ def _relative(caption: Caption) -> Iterator[Candidate]:
         elif verb.word in ("has", "have"):
             yield Candidate(
                 caption.edit(
-                    {at + 1: "does not have" if verb.word == "has" else "do not have"} | _any(caption, at + 2), "negation"
+                    {at + 1: "does not have" if verb.word == "has" else "do not have"}
+                    | _any(caption, at + 2),
+                    "negation",
                 ),
                 0.8,
             )
@@ -138,21 +180,45 @@ def _things(caption: Caption) -> Iterator[Candidate]:
         if before is None or phrase.word in ONES_OWN or tokens[phrase.at].name:
             continue
         at = phrase.first - 1
-        if before.word == "with" and at > 0 and _stands_by_itself(caption, phrase) and _hangs_on_noun(caption, at):
+        if (
+            before.word == "with"
+            and at > 0
+            and _stands_by_itself(caption, phrase)
+            and _hangs_on_noun(caption, at)
+        ):
             drawn = removed(caption, at, phrase.at) if ends_here(tokens, phrase.at) else None
             changes = {at: "without"} | _indefinite(caption, phrase)
             yield Candidate(caption.edit(changes, "negation", avoid=caption.bare(phrase), draw=drawn), 1.0)
-        elif before.word == "with" and at > 0 and _hangs_on_noun(caption, at) and (end := _list_end(caption, phrase)):
-            yield Candidate(caption.edit({at: "without", end: "or"} | _indefinite(caption, phrase), "negation"), 0.5)
-        elif before.word == "wearing" and at > 0 and _stands_by_itself(caption, phrase) and tokens[at - 1].tag.startswith("NN"):
+        elif (
+            before.word == "with"
+            and at > 0
+            and _hangs_on_noun(caption, at)
+            and (end := _list_end(caption, phrase))
+        ):
+            yield Candidate(
+                caption.edit({at: "without", end: "or"} | _indefinite(caption, phrase), "negation"), 0.5
+            )
+        elif (
+            before.word == "wearing"
+            and at > 0
+            and _stands_by_itself(caption, phrase)
+            and tokens[at - 1].tag.startswith("NN")
+        ):
             drawn = removed(caption, at, phrase.at)
             yield Candidate(
                 caption.edit({at: "not wearing"} | _indefinite(caption, phrase), "negation",
                              avoid=caption.bare(phrase), draw=drawn), 1.0
             )  # fmt: skip
-        elif before.word in ("is", "are") and at > 0 and tokens[at - 1].word == "there":
-            if phrase.determiner is not None and tokens[phrase.determiner].word in ("a", "an"):
-                yield Candidate(caption.edit({phrase.determiner: "no"}, "negation", avoid=caption.bare(phrase)), 1.0)
+        elif (
+            before.word in ("is", "are")
+            and at > 0
+            and tokens[at - 1].word == "there"
+            and phrase.determiner is not None
+            and tokens[phrase.determiner].word in ("a", "an")
+        ):
+            yield Candidate(
+                caption.edit({phrase.determiner: "no"}, "negation", avoid=caption.bare(phrase)), 1.0
+            )
     for one, two in joined_pairs(tokens):
         if two.number is None and not two.modified and not two.adjectives and not _verb_follows(caption, two):
             joint = two.first - 1
@@ -172,7 +238,11 @@ def _indefinite(caption: Caption, phrase: Phrase) -> dict[int, str]:
     if phrase.determiner is not None and tokens[phrase.determiner].word in ("some", "the"):
         return {phrase.determiner: "any" if tokens[phrase.determiner].word == "some" else "the"}
     first = tokens[phrase.first]
-    return {phrase.first: "any"} if first.word in ("several", "many", "various") and first.head == phrase.at else {}
+    return (
+        {phrase.first: "any"}
+        if first.word in ("several", "many", "various") and first.head == phrase.at
+        else {}
+    )
 
 
 def _stands_by_itself(caption: Caption, phrase: Phrase) -> bool:
@@ -189,7 +259,9 @@ def _list_end(caption: Caption, phrase: Phrase) -> int | None:
     """The place of "and" in the list that begins with a phrase, where the list ends the caption."""
     tokens = caption.tokens
     joints = [i for i in range(phrase.at + 1, len(tokens)) if tokens[i].word == "and"]
-    if len(joints) != 1 or any(t.tag.startswith("V") or t.word in BE or t.kind == "relation" for t in tokens[phrase.at :]):
+    if len(joints) != 1 or any(
+        t.tag.startswith("V") or t.word in BE or t.kind == "relation" for t in tokens[phrase.at :]
+    ):
         return None
     return joints[0]
 

@@ -62,7 +62,11 @@ def _exchanged(caption: Caption, phrase: Phrase, row: Exchange) -> Iterator[Cand
         if not usage().allowed(phrase.word, word, said):
             continue
         adjectives = [tokens[at].word for at in phrase.adjectives]
-        if not all(usage().suits(a, word, book.adjective(a)) for a in adjectives if a not in ("young", "little", "small")):
+        if not all(
+            usage().suits(a, word, book.adjective(a))
+            for a in adjectives
+            if a not in ("young", "little", "small")
+        ):
             continue
         if "little" in caption.said and word in ("man", "woman"):
             continue
@@ -80,7 +84,9 @@ def _pointing(caption: Caption, phrase: Phrase) -> dict[int, str] | None:
             return None
         if token.word in mine:
             new = mine[token.word]
-            if token.word == "her" and (token.tag == "PRP" or (not token.tag and caption.tokens[at].boundary)):
+            if token.word == "her" and (
+                token.tag == "PRP" or (not token.tag and caption.tokens[at].boundary)
+            ):
                 new = "him"
             changes[at] = new
     same = [p for p in caption.phrases if GENDERED.get(p.word) is not None and p.at != phrase.at]

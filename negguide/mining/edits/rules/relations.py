@@ -10,7 +10,8 @@ from negguide.mining.edits.usage import Exchange, usage
 WHOLE = ("in the", "during", "indoors", "upside down", "in a ")
 """Rows of whole adverbs: nothing has to follow."""
 STICKING = frozenset(
-    ("hang", "mount", "ride", "paint", "write", "print", "attach", "build", "run", "mounted", "painted", "walk", "place",
+    ("hang", "mount", "ride", "paint", "write", "print", "attach", "build", "run", "mounted", "painted",
+     "walk", "place",
      "surf", "ski", "shine", "display", "put", "grow", "printed", "written", "focus", "play", "perched", "climb"),
 )  # fmt: skip
 """What they say is done in one place and in no other."""
@@ -66,7 +67,11 @@ def _fits(caption: Caption, row: Exchange, at: int, end: int) -> bool:
     if landmark is None and follows.noun is None and not caption.parses:
         return False
     verb = next((tokens[i] for i in range(at - 1, -1, -1) if tokens[i].tag.startswith("V")), None)
-    if verb is not None and next(iter(row.words)) == "above" and verb.lemma in ("rise", "fly", "look", "hang"):
+    if (
+        verb is not None
+        and next(iter(row.words)) == "above"
+        and verb.lemma in ("rise", "fly", "look", "hang")
+    ):
         return False
     if figure is None:
         return True
@@ -77,7 +82,11 @@ def _fits(caption: Caption, row: Exchange, at: int, end: int) -> bool:
         return False
     # what the place is said of: the doer of the verb before it, or the noun right before it
     nearest = before[-1]
-    who = caption.counted(before[0].at) if nearest.at < at - 1 or tokens[at - 1].tag.startswith("V") else nearest.word
+    who = (
+        caption.counted(before[0].at)
+        if nearest.at < at - 1 or tokens[at - 1].tag.startswith("V")
+        else nearest.word
+    )
     return usage().is_a(who, figure)
 
 

@@ -8,6 +8,7 @@ from negguide.mining.edits.caption import Candidate, Caption
 from negguide.mining.edits.lexicon import verb_form
 from negguide.mining.edits.phrases import ends_here, joined_pairs
 from negguide.mining.edits.tagging import BE
+from negguide.mining.item import Edit
 
 
 def removals(caption: Caption) -> Iterator[Candidate]:
@@ -33,7 +34,12 @@ def removals(caption: Caption) -> Iterator[Candidate]:
         if before is None or at < 1 or before.word not in ("with", "wearing") or tokens[at - 1].boundary:
             continue
         noun_before = tokens[at - 1].kind == "noun" or tokens[at - 1].tag.startswith("NN")
-        if noun_before and not caption.in_list(phrase) and ends_here(tokens, phrase.at) and phrase.word != "background":
+        if (
+            noun_before
+            and not caption.in_list(phrase)
+            and ends_here(tokens, phrase.at)
+            and phrase.word != "background"
+        ):
             changes = {place: "" for place in range(at, phrase.at + 1)}
             yield Candidate(caption.edit(changes, "remove", avoid=caption.bare(phrase)))
 
@@ -45,14 +51,12 @@ def _of_lists(caption: Caption) -> Iterator[Candidate]:
         comma = two.first == one.at + 1 and text[tokens[one.at].end : tokens[two.first].start].strip() == ","
         if not comma or three.first != two.at + 2 or tokens[two.at + 1].word != "and":
             continue
-        if tokens[two.at].dep and tokens[two.at].dep != "conj":
+        if tokens[two.at].dep and tokens[two.at].dep not in ("conj", "appos"):
             continue
         start, end = tokens[one.at].end, tokens[two.at].end
         behind = text[end:].lstrip(",")
         end = len(text) - len(behind)
         # from the end of the first to "and"; the mark between them goes too
-        from negguide.mining.item import Edit
-
         yield Candidate(
             Edit.replacing(text, start, end, "", category="remove", backend="rules", avoid=caption.bare(two))
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from negguide.mining.edits.caption import Candidate, Caption
 from negguide.mining.edits.lexicon import lexicon
@@ -16,10 +16,50 @@ DIRECTED = (
     "guide", "teach", "photograph", "lick", "kiss", "sniff", "push", "feed", "hug", "next to and behind",
 )  # fmt: skip
 """What lies between two things that can trade places with another meaning."""
-FIXTURES = frozenset(("toilet", "sink", "bathtub", "tub", "bathroom", "shower", "refrigerator", "stove", "oven"))
-NO_ATTRIBUTES = frozenset(("front", "back", "top", "side", "middle", "end", "background", "lot", "way", "game", "day",
-    "night", "picture", "photo", "photograph", "image", "view", "air", "hand", "head", "face", "mouth", "line", "kind",
-    "type", "piece", "slice", "time", "sun", "rain", "dark", "display", "corner", "camera", "close", "distance", "tennis"))
+FIXTURES = frozenset(
+    ("toilet", "sink", "bathtub", "tub", "bathroom", "shower", "refrigerator", "stove", "oven")
+)
+NO_ATTRIBUTES = frozenset(
+    (
+        "front",
+        "back",
+        "top",
+        "side",
+        "middle",
+        "end",
+        "background",
+        "lot",
+        "way",
+        "game",
+        "day",
+        "night",
+        "picture",
+        "photo",
+        "photograph",
+        "image",
+        "view",
+        "air",
+        "hand",
+        "head",
+        "face",
+        "mouth",
+        "line",
+        "kind",
+        "type",
+        "piece",
+        "slice",
+        "time",
+        "sun",
+        "rain",
+        "dark",
+        "display",
+        "corner",
+        "camera",
+        "close",
+        "distance",
+        "tennis",
+    )
+)
 """What is no thing of its own, or has no colour and no size that is worth a word."""
 LARGE = ("person", "animal", "vehicle", "furniture", "bus", "truck", "train", "boat", "swimmer", "bird")
 STANDING = (*LARGE, "building", "fixture", "plant", "appliance", "device")
@@ -49,9 +89,9 @@ def _attributes(caption: Caption, one: Phrase, two: Phrase) -> Iterator[Candidat
                 continue
             if not (usage().suits(b, one.word, kinds[1]) and usage().suits(a, two.word, kinds[0])):
                 continue
-            if kinds[0] != kinds[1] and not {*kinds} <= {"color", "material", "pattern"}:
-                if not _sized(caption, one, two, kinds):
-                    continue
+            looks = kinds[0] == kinds[1] or {*kinds} <= {"color", "material", "pattern"}
+            if not looks and not _sized(caption, one, two, kinds):
+                continue
             yield from _written(caption, {mine: tokens[theirs].word, theirs: tokens[mine].word})
     numbers = (one.number, two.number)
     if one.plural and two.plural and None not in numbers:
@@ -70,13 +110,23 @@ def _moved(caption: Caption, one: Phrase, two: Phrase) -> Iterator[Candidate]:
     at = one.adjectives[0]
     word = tokens[at].word
     kind = book.adjective(word)
-    if kind is None or _paired(caption, at) or tokens[at].name or tokens[two.at].name or (one.modified and not one.compound):
+    if (
+        kind is None
+        or _paired(caption, at)
+        or tokens[at].name
+        or tokens[two.at].name
+        or (one.modified and not one.compound)
+    ):
         return
     if two.noun is None and not usage().is_a(two.word, LARGE):
         return
     if two.determiner is not None and tokens[two.determiner].word not in ("a", "an", "the"):
         return
-    if word not in usage().commonness or two.word in usage().kinds["measure"] or one.word in usage().kinds["measure"]:
+    if (
+        word not in usage().commonness
+        or two.word in usage().kinds["measure"]
+        or one.word in usage().kinds["measure"]
+    ):
         return
     sizes = kind == "opposite" and word in ("large", "small", "big", "tall", "little")
     if not (sizes or kind in ("color", "pattern")) or (two.noun is not None and two.noun.form == "mass"):
@@ -85,7 +135,7 @@ def _moved(caption: Caption, one: Phrase, two: Phrase) -> Iterator[Candidate]:
         return  # where one is white, so is the other
     if {two.word, one.word} & NO_ATTRIBUTES:
         return
-    if sizes and usage().is_a(two.word, ("person",)) or not usage().suits(word, two.word, kind):
+    if (sizes and usage().is_a(two.word, ("person",))) or not usage().suits(word, two.word, kind):
         return
     begins = two.first + 1 if two.determiner == two.first else two.first
     changes = {at: "", begins: f"{word} {tokens[begins].text}"}
@@ -125,17 +175,22 @@ def _things(caption: Caption, one: Phrase, two: Phrase) -> Iterator[Candidate]:
         if _both_described(caption, one, two):
             yield from _written(caption, {one.at: tokens[two.at].text, two.at: tokens[one.at].text})
         return
-    words = {token.lemma if not token.tag.startswith("V") else token.lemma for token in between} | {
-        f"{a.lemma} {b.word}" for a, b in zip(between, between[1:], strict=False)
-    } | {token.word for token in between}
+    words = {word for token in between for word in (token.lemma, token.word)}
+    words |= {f"{a.lemma} {b.word}" for a, b in pairwise(between)}
     directed = any(word in words for word in DIRECTED)
     if not directed or any(token.boundary for token in tokens[one.at : two.first]) or "of" in words:
         return
     large = STANDING if len(between) == 1 else LARGE
-    if not all(usage().is_a(p.word, large) for p in (one, two)) or caption.in_list(one) or caption.in_list(two):
+    if (
+        not all(usage().is_a(p.word, large) for p in (one, two))
+        or caption.in_list(one)
+        or caption.in_list(two)
+    ):
         return
     if one.plural == two.plural:
-        yield from _written(caption, {one.at: tokens[two.at].text, two.at: tokens[one.at].text}, keep=(one, two))
+        yield from _written(
+            caption, {one.at: tokens[two.at].text, two.at: tokens[one.at].text}, keep=(one, two)
+        )
     yield from _whole(caption, one, two)
 
 
@@ -184,7 +239,9 @@ def _written(
         for at in phrase.adjectives
     ):
         return
-    edit = caption.edit({at: word.lower() if word.istitle() and at else word for at, word in changes.items()}, "swap")
+    edit = caption.edit(
+        {at: word.lower() if word.istitle() and at else word for at, word in changes.items()}, "swap"
+    )
     if _words(edit.caption) == _words(caption.text):
         yield Candidate(edit, 0.4 if moved else 1.0)
 

