@@ -20,7 +20,7 @@ GOOD = json.dumps({"edits": [{"category": "object", "before": "a dog on", "after
 
 
 def planner_at(endpoint, **options):
-    options = {"tagger": "lexicon", "pause": 0.01, "timeout": 5.0, "say": lambda text: None} | options
+    options = {"english_model": "lexicon", "pause": 0.01, "timeout": 5.0, "say": lambda text: None} | options
     return make_planner("llm", base_url=endpoint.url, model="talker", **options)
 
 

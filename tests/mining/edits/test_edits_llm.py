@@ -19,7 +19,7 @@ GOOD = {"category": "object", "before": "a dog on", "after": "an owl on", "avoid
 
 
 def planner_at(endpoint, **options):
-    options = {"tagger": "lexicon", "pause": 0.01, "timeout": 5.0, "say": lambda text: None} | options
+    options = {"english_model": "lexicon", "pause": 0.01, "timeout": 5.0, "say": lambda text: None} | options
     return make_planner("llm", base_url=endpoint.url, model="talker", **options)
 
 
