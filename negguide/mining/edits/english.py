@@ -60,7 +60,7 @@ def _say_lexicon() -> None:
 
     warnings.warn(
         "spaCy is not installed: captions are read by a word list, which finds fewer edits; "
-        f'pip install "negguide[english]" && python -m spacy download {ENGLISH_MODEL}',
+        f"pip install spacy && python -m spacy download {ENGLISH_MODEL}",
         stacklevel=3,
     )
 

@@ -53,7 +53,7 @@ SUGARCREPE = ("add_obj", "add_att", "replace_obj", "replace_att", "replace_rel",
 def write_sugarcrepe(items: Iterable[tuple[Item, Path]], target: Target) -> None:
     """The seven files of SugarCrepe (arXiv 2306.14610), and ``images``.
 
-    Objects and relations that are replaced go to ``replace_obj`` and ``replace_rel``, attributes and counts to
+    Objects that are replaced go to ``replace_obj``, relations and actions to ``replace_rel``, attributes and counts to
     ``replace_att``; what is added or swapped to ``_obj`` or ``_att``, by whether it is a thing or a word about one.
     SugarCrepe has no place for what is removed or denied; how many those are is said.
 
@@ -96,7 +96,7 @@ def sugarcrepe_kind(item: Item) -> str | None:
             return "replace_obj"
         case "attribute" | "count":
             return "replace_att"
-        case "relation":
+        case "relation" | "action":
             return "replace_rel"
         case "add":
             return "add_att" if _about_things(item.after) else "add_obj"

