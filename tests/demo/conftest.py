@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-pytest.importorskip("gradio", reason='the demo needs Gradio: pip install "negguide[demo]"')
+pytest.importorskip("gradio", reason='the demo needs Gradio: pip install ".[demo]"')
 
 from negguide.cli.errors import quiet_libraries
 from negguide.demo import Limits, serve
@@ -51,7 +51,7 @@ def limits() -> Limits:
 
 @pytest.fixture(scope="session")
 def server(backend: Gated, limits: Limits) -> Iterator[Server]:
-    pytest.importorskip("mcp", reason='MCP needs its package: pip install "negguide[demo-mcp]"')
+    pytest.importorskip("mcp", reason='MCP needs its package: pip install ".[demo-mcp]"')
     served = serve(backend, limits, mcp=True, greeting=False, quiet=True)
     yield served
     served.close()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from negguide.demo.server import Server
 
-mcp = pytest.importorskip("mcp", reason='MCP needs its package: pip install "negguide[demo-mcp]"')
+mcp = pytest.importorskip("mcp", reason='MCP needs its package: pip install ".[demo-mcp]"')
 
 TOOLS = {
     "leave_out",

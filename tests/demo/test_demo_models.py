@@ -205,7 +205,7 @@ def test_a_size_that_the_model_cannot_draw_is_refused(unjudged: Server, size: in
 
 
 def test_a_clip_judge_measures_distances_and_judges_edits_of_english(judged: Server, picture: Path) -> None:
-    pytest.importorskip("inflect", reason='edits of English need the extra: pip install "negguide[mining]"')
+    pytest.importorskip("inflect", reason='edits of English need the extra: pip install ".[mining]"')
     file = handle_file(str(picture))
     client = Client(judged.url, verbose=False)
     assert "needs a judge" not in _texts(judged)

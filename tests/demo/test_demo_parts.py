@@ -130,7 +130,7 @@ def test_an_error_becomes_a_message_in_which_nothing_is_markup() -> None:
     with pytest.raises(gr.Error, match="Stopped"), said_on_the_page():
         raise Stopped
     with pytest.raises(gr.Error, match="pip install"), said_on_the_page():
-        raise ImportError('edits of English need the package inflect: pip install "negguide[mining]"')
+        raise ImportError('edits of English need the package inflect: pip install ".[mining]"')
 
 
 def _trace(cosine: float, kept: float, changed: float | None = None) -> Trace:

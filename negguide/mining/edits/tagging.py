@@ -151,8 +151,7 @@ class SpacyTagger:
             import spacy  # type: ignore[import-not-found,unused-ignore]
         except ImportError as error:
             raise ImportError(
-                f'english_model={model!r} needs spaCy: pip install "negguide[english]" && '
-                f"python -m spacy download {model}"
+                f"english_model={model!r} needs spaCy: pip install spacy && python -m spacy download {model}"
             ) from error
         try:
             self._model: Any = spacy.load(model, exclude=UNUSED)

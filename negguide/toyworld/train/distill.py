@@ -1,7 +1,7 @@
 """Distil the flow-matching transformer: guidance into one evaluation, then twenty steps into four.
 
 Both students see the captions alone as users will: the T5 encoder and the CLIP text encoder are those of the base, and
-stay as they are. Neither needs a picture that was drawn: the teacher's own predictions are the targets.
+stay as they are. The teacher's own predictions are the targets; drawn pictures only say where guidance is predicted.
 """
 
 from __future__ import annotations
@@ -84,24 +84,26 @@ class Captions:
         self.text_encoder_2 = text_encoder_2.to(device).eval().requires_grad_(False)
 
     def batch(self, seed: int, step: int, size: int, *, pictures: bool) -> Batch:
-        """Token numbers of ``size`` captions and of as many empty ones; with ``pictures``, what they say, drawn."""
+        """Token numbers of ``size`` captions; with ``pictures`` these drawn, and as many empty captions first."""
         scenes, rng = batch_of_scenes(seed, step, size, practice=PRACTICE)
         captions = ["" if rng.random() < NO_CAPTION else training_caption(scene, rng) for scene in scenes]
         # what the base was trained on: now and then the tokens alone
         pooled = ["" if rng.random() < NO_POOLED else caption for caption in captions]
-        images = {"images": pixels(scenes, rng)} if pictures else {}
+        images = pixels(scenes, rng) if pictures else None
         ids = text_tokens(self.t5_tokenizer, captions, rng)
+        if images is None:
+            return {"ids": ids, "pooled_ids": token_ids(self.clip_tokenizer, pooled)}
         empty = self.t5_tokenizer(
             [""] * size, padding="max_length", max_length=ids.shape[1], return_tensors="pt"
         ).input_ids
         return {
-            **images,
+            "images": images,
             "ids": torch.cat([empty, ids]),
             "pooled_ids": token_ids(self.clip_tokenizer, [""] * size + pooled),
         }
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Hidden states [2B, L, C] and pooled vectors [2B, C]: of the empty captions, then of the others."""
+        """Hidden states [rows, L, C] and pooled vectors [rows, C] of a batch, in its order."""
         text = self.text_encoder_2(input_ids=batch["ids"]).last_hidden_state
         return text, self.text_encoder(input_ids=batch["pooled_ids"]).pooler_output
 
@@ -225,7 +227,7 @@ def train_turbo(
     def loss(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         with torch.autocast(device.type, torch.bfloat16, enabled=half_is_fast(device)):
             with torch.no_grad():
-                text, pooled = (part.chunk(2)[1] for part in captions.encode(batch))
+                text, pooled = captions.encode(batch)
                 noise = torch.randn(len(text), *shape, generator=generator, device=device)
                 path = trajectory(teach, noise, text, pooled, TURBO_STEPS * SUBSTEPS, TURBO_GUIDANCE)
                 stops = torch.stack(path[::SUBSTEPS])
