@@ -100,7 +100,7 @@ def test_every_python_snippet_parses_and_names_only_what_negguide_has() -> None:
 
 @pytest.fixture
 def embedded(toyworld_pipeline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Every model that a page loads is the embedded one, in few steps, on the CPU; files go to a folder of their own."""
+    """Every model that a page loads is the embedded one, in few steps, on the CPU; files go to a new folder."""
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (64, 64), "red").save("pip.png")
     Image.new("RGB", (64, 64), "red").save("photo.png")
