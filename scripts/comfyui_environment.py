@@ -153,9 +153,7 @@ def _install(folder: Path) -> None:
     shutil.rmtree(venv, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    asked = subprocess.run(
-        [interpreter(folder), "-c", ask], check=True, stdout=subprocess.PIPE, text=True
-    )
+    asked = subprocess.run([interpreter(folder), "-c", ask], check=True, stdout=subprocess.PIPE, text=True)
     packages = Path(asked.stdout.strip())
     # --target, since pip would take the packages of the other environment for installed, or for its own to replace
     _pip("ComfyUI's packages", "install", "--no-deps", "--target", str(packages), "-r", str(REQUIREMENTS))
@@ -167,7 +165,7 @@ def _install(folder: Path) -> None:
 
 def _pip(what: str, *arguments: str) -> None:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         reasons = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         raise UnavailableError(f"pip cannot get {what}: {' '.join(reasons[-2:]) or done.stderr[-500:]}")
