@@ -118,6 +118,7 @@ class Texts:
         self.whole = all(chunk == 0 for chunk in chunks)
         places = [i * each + j for i, chunk in enumerate(chunks) if chunk == 0 for j in range(each)]
         self.rows = torch.tensor(places, device=sample.device)
+        self.frames = sample.shape[2] if sample.ndim == 5 else 1
         self.met = 0
         if any(run.masks[k] is not None for k in acting) and tuple(sample.shape[-2:]) != run.latent_size:
             raise ValueError(
@@ -151,11 +152,24 @@ class Texts:
             if mask is None:
                 found.append(weight)
             else:
-                frames = max(1, tokens // (self.run.latent_size[0] * self.run.latent_size[1]))
-                grid = token_grid(tokens // frames, self.run.latent_size)
-                flat = resize_mask(mask, grid).flatten().repeat(frames)
+                grid = self._grid(tokens)
+                flat = resize_mask(mask, grid).flatten().repeat(self.frames)
                 found.append(weight * flat.to(self.rows.device)[None, :, None])
         return found
+
+    def _grid(self, tokens: int) -> tuple[int, int]:
+        try:
+            return token_grid(tokens // self.frames, self.run.latent_size)
+        except ValueError:
+            raise ValueError(
+                f"{self.run.method.label}: a negative with a mask cannot act where the model has {tokens} tokens, "
+                "which are not those of the image alone; take out its mask, or the reference images"
+            ) from None
+
+    def image_tokens(self, patch: int) -> int:
+        """How many tokens the generated image has, in patches of so many latents."""
+        height, width = next(iter(self.call.arguments.values())).shape[-2:]
+        return -(-int(height) // patch) * -(-int(width) // patch)
 
     def weights(self) -> list[float]:
         return [float(self.run.negatives[k].weight) for k in self.acting]

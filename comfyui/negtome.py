@@ -186,6 +186,7 @@ class Pushes:
         self.frames = sample.shape[2] if sample.ndim == 5 else 1
         self.images = sample.shape[0] // len(call.chunks)
         self.met = 0
+        # of the feature maps that were too small
         self.largest = 0
         if (run.push_mask is not None or run.reference_mask is not None or run.latents is not None) and (
             self.size != run.latent_size
@@ -212,8 +213,10 @@ class Pushes:
             self.captures[place] = tokens.detach().clone()
             return tokens
         options = self.run.options
-        grid = token_grid(tokens.shape[1] // self.frames, self.size)
         mask = reference_mask = None
+        grid = (0, 0)
+        if self.run.push_mask is not None or self.run.reference_mask is not None:
+            grid = token_grid(tokens.shape[1] // self.frames, self.size)
         if self.run.push_mask is not None:
             mask = resize_mask(self.run.push_mask, grid).flatten(1).repeat(1, self.frames).to(tokens)
         if self.run.reference_mask is not None:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
 STARTS_WITHIN = 300
-RUNS_WITHIN = 120
+RUNS_WITHIN = 300
 Link = list[Any]
 
 
@@ -92,7 +92,7 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
         try:
-            self.process.wait(30)
+            self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -102,7 +102,7 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.address + path, timeout=30) as answer:
+        with urllib.request.urlopen(self.address + path, timeout=120) as answer:
             return json.loads(answer.read())
 
     def post(self, path: str, data: Any) -> Any:
@@ -110,7 +110,7 @@ class Server:
             self.address + path, json.dumps(data).encode(), {"Content-Type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=120) as answer:
                 text = answer.read()
         except urllib.error.HTTPError as error:
             raise GraphError(error.read().decode()) from None
@@ -127,7 +127,7 @@ class Server:
         while key not in (history := self.get(f"/history/{key}")):
             if time.monotonic() > until or self.process.poll() is not None:
                 raise RuntimeError(f"a graph did not end:\n{self.log.read_text()[-3000:]}")
-            time.sleep(0.05)
+            time.sleep(0.1)
         status = history[key]["status"]
         if status["status_str"] != "success":
             errors = [data for kind, data in status["messages"] if kind == "execution_error"]

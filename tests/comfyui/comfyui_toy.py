@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from comfyui_server import Graph, Link, Server
 
-STEPS, SCALE, SEED = 8, 4.0, 3
+# as many as divide 1000: the timesteps of both sides are the same
+STEPS, SCALE, SEED = 5, 4.0, 3
 PROMPT = "a bear wearing a hat"
 NEGATIVES = ("a brown bear", "a black hat")
 SAME = 1e-4
@@ -81,3 +82,31 @@ def perp_neg(graph: Graph, model: Link, negatives: Link, **options: Any) -> Link
     """The node Perp-Neg with its defaults."""
     given = {"joint": "automatic", "refresh_every": 1, "auto_weight": 4.5, **options}
     return graph("NegguidePerpNeg", model=model, negative=negatives, **given)
+
+
+def negtome(graph: Graph, model: Link, **options: Any) -> Link:
+    """The node NegToMe with its defaults."""
+    given = {
+        "reference": "others",
+        "alpha": 0.9,
+        "threshold": 0.65,
+        "start": 0.0,
+        "stop": 0.2,
+        "unit": "noise",
+        "max_push": 0.0,
+        "perpendicular": False,
+        **options,
+    }
+    return graph("NegguideNegToMe", model=model, **given)
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "NAG": {"scale": 5.0, "tau": 2.5, "alpha": 0.25},
+    "ONG": {"scale": 1.0},
+    "VSF": {"scale": 3.0, "bias": 0.0, "orthogonal": False},
+}
+
+
+def in_attention(graph: Graph, name: str, model: Link, negatives: Link, **options: Any) -> Link:
+    """The node of a method in attention with its defaults."""
+    return graph(f"Negguide{name}", model=model, negative=negatives, **{**METHODS[name], **options})

@@ -29,18 +29,16 @@ def comfyui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def files(tmp_path_factory: pytest.TempPathFactory, toyworld_pipeline: Any) -> Callable[..., str]:
     """Files for the server: of texts in words, and of tensors."""
     folder = tmp_path_factory.mktemp("files")
-    made: dict[str, str] = {}
+    made: dict[str | None, str] = {}
 
-    def write(text: str | None = None, **tensors: torch.Tensor) -> str:
-        if text is not None and text in made:
-            return made[text]
-        if text is not None:
-            embeds, _ = toyworld_pipeline.encode_prompt([text], "cpu", 1, False)
-            tensors["text"] = embeds
+    def write(words: str | None = None, **tensors: torch.Tensor) -> str:
+        if words in made:
+            return made[words]
         file = str(folder / f"{len(list(folder.iterdir()))}.safetensors")
+        if words is not None:
+            made[words] = file
+            tensors["text"], _ = toyworld_pipeline.encode_prompt([words], "cpu", 1, False)
         save_file({key: value.contiguous() for key, value in tensors.items()}, file)
-        if text is not None:
-            made[text] = file
         return file
 
     return write

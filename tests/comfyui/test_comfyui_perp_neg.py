@@ -295,7 +295,7 @@ def test_bad_input_is_told_and_the_queue_goes_on(
 def test_steps_are_told_by_their_noise(toy: Toy) -> None:
     """Half of the run as a run of its own: windows are of its own steps."""
     graph, model = toy.graph()
-    patched = perp_neg(graph, model, negative(graph, toy, NEGATIVES[0], stop=0.25))
+    patched = perp_neg(graph, model, negative(graph, toy, NEGATIVES[0], stop=0.34))
     options = {
         "noise_seed": SEED,
         "steps": STEPS,
@@ -320,9 +320,9 @@ def test_steps_are_told_by_their_noise(toy: Toy) -> None:
         )
 
     empty = graph("EmptyLatentImage", width=128, height=128, batch_size=1)
-    halves = part(patched, part(model, empty, 0, 4), 4, STEPS)
-    # a quarter of the last four steps is the fifth alone
-    fifth = negative(graph, toy, NEGATIVES[0], start=0.5, stop=0.625)
-    whole = toy.sampled(graph, perp_neg(graph, model, fifth))
-    one, other = toy.server.latents(graph, halves, whole)
-    assert rms(one, other) < SAME
+    # a third of the last three steps is the third of the run
+    parts = part(patched, part(model, empty, 0, 2), 2, STEPS)
+    third = negative(graph, toy, NEGATIVES[0], start=0.4, stop=0.6)
+    whole = toy.sampled(graph, perp_neg(graph, model, third))
+    one, other, plain = toy.server.latents(graph, parts, whole, toy.sampled(graph, model))
+    assert rms(one, other) < SAME < rms(other, plain)

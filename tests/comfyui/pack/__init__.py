@@ -217,6 +217,7 @@ NODE_CLASS_MAPPINGS = {
         Text,
         NoText,
         LoadTensor,
+        Noise,
         SaveTensor,
         ReplaceCrossAttention,
         ChangeWeights,
