@@ -27,7 +27,7 @@ class Graph:
     def __init__(self) -> None:
         self.nodes: dict[str, dict[str, Any]] = {}
 
-    def __call__(self, kind: str, **inputs: Any) -> Link:
+    def __call__(self, kind: str, /, **inputs: Any) -> Link:
         """Add a node; its first output."""
         key = str(len(self.nodes) + 1)
         self.nodes[key] = {"class_type": kind, "inputs": inputs}

@@ -8,7 +8,10 @@ import pytest
 import torch
 from comfyui_server import ROOT, Server
 from comfyui_toy import PROMPT, SCALE, SEED, STEPS, Toy
+from diffusers import DDIMScheduler
 from safetensors.torch import save_file
+
+from negguide.models import load_pipeline
 
 VERSIONS = ("0.30.0", "0.3.75")
 
@@ -26,7 +29,26 @@ def comfyui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="session")
-def files(tmp_path_factory: pytest.TempPathFactory, toyworld_pipeline: Any) -> Callable[..., str]:
+def embedded() -> Any:
+    """The embedded model, with the noise schedule of Stable Diffusion.
+
+    Its own begins at a sigma of 20,000, beside which ComfyUI's float32 holds an image to three digits only.
+    """
+    pipe = load_pipeline("toyworld")
+    pipe.scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory, embedded: Any) -> Callable[..., str]:
     """Files for the server: of texts in words, and of tensors."""
     folder = tmp_path_factory.mktemp("files")
     made: dict[str | None, str] = {}
@@ -37,7 +59,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, toyworld_pipeline: Any) -> C
         file = str(folder / f"{len(list(folder.iterdir()))}.safetensors")
         if words is not None:
             made[words] = file
-            tensors["text"], _ = toyworld_pipeline.encode_prompt([words], "cpu", 1, False)
+            tensors["text"], _ = embedded.encode_prompt([words], "cpu", 1, False)
         save_file({key: value.contiguous() for key, value in tensors.items()}, file)
         return file
 
@@ -45,11 +67,11 @@ def files(tmp_path_factory: pytest.TempPathFactory, toyworld_pipeline: Any) -> C
 
 
 @pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory, toyworld_pipeline: Any) -> str:
+def model_folder(tmp_path_factory: pytest.TempPathFactory, embedded: Any) -> str:
     """The embedded model's UNet in single precision, with its noise schedule."""
     folder = tmp_path_factory.mktemp("embedded")
-    toyworld_pipeline.unet.save_pretrained(folder / "unet", safe_serialization=True)
-    alphas = toyworld_pipeline.scheduler.alphas_cumprod
+    embedded.unet.save_pretrained(folder / "unet", safe_serialization=True)
+    alphas = embedded.scheduler.alphas_cumprod
     save_file({"alphas_cumprod": alphas.contiguous()}, folder / "alphas_cumprod.safetensors")
     return str(folder)
 
@@ -60,9 +82,9 @@ def toy(comfyui: Server, files: Callable[..., str], model_folder: str) -> Toy:
 
 
 @pytest.fixture(scope="session")
-def diffusers_latents(toyworld_pipeline: Any) -> Callable[..., torch.Tensor]:
+def diffusers_latents(embedded: Any) -> Callable[..., torch.Tensor]:
     """What negguide makes of the same on diffusers."""
-    pipe = toyworld_pipeline
+    pipe = embedded
 
     def sample(
         *guidance: Any, batch: int = 1, cfg: float = SCALE, seed: int = SEED, **options: Any

@@ -107,7 +107,10 @@ def test_windows_are_those_of_negguide(pack: ModuleType, count: int, start: floa
     ours = part("windows").Window
     timesteps = [1000.0 * (count - i) / count for i in range(count)]
     gone = tuple(1 - t / 1000 for t in timesteps)
-    by_steps, by_noise = Window("", start, stop), Window("", Timestep(1000 * (1 - start)), Timestep(1000 * (1 - stop)))
+    by_steps, by_noise = (
+        Window("", start, stop),
+        Window("", Timestep(1000 * (1 - start)), Timestep(1000 * (1 - stop))),
+    )
     for unit, theirs in (("steps", by_steps), ("noise", by_noise)):
         window = ours(start, stop, unit)
         held = {i for i in range(count) if window.holds(i, count, gone[i])}
@@ -138,8 +141,14 @@ def test_defaults_are_those_of_negguide(pack: ModuleType) -> None:
 CONDITIONING = [[torch.ones(1, 3, 4), {}]]
 BAD_NEGATIVES = {
     "empty": ({"conditioning": []}, "conditioning of a negative is empty"),
-    "area": ({"conditioning": [[torch.ones(1), {"area": (1, 1, 0, 0)}]]}, "has area, .* use mask of the node"),
-    "range": ({"conditioning": [[torch.ones(1), {"end_percent": 0.5}]]}, "has end_percent, .* start and stop"),
+    "area": (
+        {"conditioning": [[torch.ones(1), {"area": (1, 1, 0, 0)}]]},
+        "has area, .* use mask of the node",
+    ),
+    "range": (
+        {"conditioning": [[torch.ones(1), {"end_percent": 0.5}]]},
+        "has end_percent, .* start and stop",
+    ),
     "hooks": ({"conditioning": [[torch.ones(1), {"hooks": 1}]]}, "has hooks"),
     "weight": ({"weight": -1.0}, "weight must be a number >= 0, got -1.0"),
     "nan": ({"weight": float("nan")}, "weight must be a number >= 0, got nan"),
@@ -166,7 +175,11 @@ def test_negatives_are_chained_in_their_order(pack: ModuleType) -> None:
 
 
 BAD_METHODS = {
-    "NAG": [({"scale": 0.5}, "scale must be >= 1"), ({"tau": 0}, "tau must be > 0"), ({"alpha": 2}, "alpha must be")],
+    "NAG": [
+        ({"scale": 0.5}, "scale must be >= 1"),
+        ({"tau": 0}, "tau must be > 0"),
+        ({"alpha": 2}, "alpha must be"),
+    ],
     "ONG": [({"scale": -1}, "scale must be >= 0")],
     "VSF": [({"scale": -1}, "scale must be >= 0")],
 }
@@ -182,5 +195,5 @@ def test_bad_options_are_refused(pack: ModuleType, name: str) -> None:
 def test_masks_of_another_aspect_are_refused(pack: ModuleType) -> None:
     over = part("negatives").mask_over
     assert over(torch.ones(1, 512, 770), (64, 96), "negative 1").shape == (1, 1, 64, 96)
-    with pytest.raises(ValueError, match="mask of negative 1 is 512x512 .* and the latents are 96x64"):
+    with pytest.raises(ValueError, match=r"mask of negative 1 is 512x512 .* and the latents are 96x64"):
         over(torch.ones(1, 512, 512), (64, 96), "negative 1")

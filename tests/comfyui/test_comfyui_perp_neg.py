@@ -79,7 +79,7 @@ def test_a_conditioning_acts_in_the_first_half_and_in_its_branch_of_the_graph(
     acted, plain = toy.server.latents(graph, toy.sampled(graph, patched), toy.sampled(graph, model))
     assert rms(acted, diffusers_latents(PerpNeg(NEGATIVES[0]))) < SAME
     assert rms(plain, diffusers_latents()) < SAME
-    assert rms(acted, plain) > 0.1
+    assert rms(acted, plain) > 20 * SAME
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -89,7 +89,7 @@ def test_options_are_those_of_negguide(toy: Toy, diffusers_latents: Diffusers, n
     patched = perp_neg(graph, model, chain(graph, toy, nodes), **options)
     (acted,) = toy.server.latents(graph, toy.sampled(graph, patched))
     assert rms(acted, diffusers_latents(PerpNeg(*negatives, **same))) < SAME
-    assert rms(acted, diffusers_latents()) > 0.01
+    assert rms(acted, diffusers_latents()) > 20 * SAME
 
 
 def test_a_mask_says_where(toy: Toy, diffusers_latents: Diffusers) -> None:
@@ -98,7 +98,7 @@ def test_a_mask_says_where(toy: Toy, diffusers_latents: Diffusers) -> None:
     (acted,) = toy.server.latents(graph, toy.sampled(graph, perp_neg(graph, model, masked)))
     guidance = PerpNeg(Negative(NEGATIVES[0], stop=1.0, mask=MASK[0]))
     assert rms(acted, diffusers_latents(guidance)) < SAME
-    assert rms(acted, diffusers_latents(PerpNeg(Negative(NEGATIVES[0], stop=1.0)))) > 0.01
+    assert rms(acted, diffusers_latents(PerpNeg(Negative(NEGATIVES[0], stop=1.0)))) > 20 * SAME
 
 
 def test_a_batch_is_what_its_images_are_alone(toy: Toy, diffusers_latents: Diffusers) -> None:
@@ -151,15 +151,12 @@ def test_it_acts_under_other_samplers_guiders_and_cfg_functions(
         toy.sampled(graph, model, sampler_name="heun"),
     )
     assert rms(by_guider, diffusers_latents(PerpNeg(NEGATIVES[0]))) < SAME
-    # RescaleCFG divides standard deviations that diffusers takes of other numbers
-    assert rms(one, diffusers_latents(PerpNeg(NEGATIVES[0]), guidance_rescale=0.7)) < 3e-4
+    assert rms(one, diffusers_latents(PerpNeg(NEGATIVES[0]), guidance_rescale=0.7)) < SAME
     assert torch.equal(one, other)
-    assert rms(heun, plain_heun) > 0.05
+    assert rms(heun, plain_heun) > 20 * SAME
 
 
-def test_it_acts_beside_changed_weights(
-    toy: Toy, diffusers_latents: Diffusers, toyworld_pipeline: Any
-) -> None:
+def test_it_acts_beside_changed_weights(toy: Toy, diffusers_latents: Diffusers, embedded: Any) -> None:
     graph, model = toy.graph()
     negatives = toy.text(graph, NEGATIVES[0])
     behind = perp_neg(graph, graph("TestChangeWeights", model=model, strength=1.0), negatives)
@@ -167,7 +164,7 @@ def test_it_acts_beside_changed_weights(
     one, other, plain = toy.server.latents(
         graph, toy.sampled(graph, behind), toy.sampled(graph, before), toy.sampled(graph, model)
     )
-    weight = toyworld_pipeline.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_v.weight
+    weight = embedded.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_v.weight
     kept = weight.detach().clone()
     try:
         weight.data.mul_(1.3)
@@ -178,12 +175,14 @@ def test_it_acts_beside_changed_weights(
     assert rms(plain, diffusers_latents()) < SAME
 
 
-def test_a_second_run_is_the_first(toy: Toy) -> None:
+def test_a_second_run_with_the_same_model_is_the_first(toy: Toy) -> None:
     results = []
-    for _ in range(2):
+    for again in range(2):
         graph, model = toy.graph()
         patched = perp_neg(graph, model, negative(graph, toy, NEGATIVES[0], automatic=True), refresh_every=2)
-        results += toy.server.latents(graph, toy.sampled(graph, patched))
+        # otherwise ComfyUI would hand out what it kept
+        prompt = graph("TestText", file=toy.files(PROMPT), again=again)
+        results += toy.server.latents(graph, toy.sampled(graph, patched, positive=prompt))
     assert torch.equal(*results)
 
 
@@ -203,7 +202,7 @@ def test_a_prompt_of_several_areas_keeps_its_negative(toy: Toy) -> None:
     acted, plain = toy.server.latents(
         graph, toy.sampled(graph, patched, positive=both), toy.sampled(graph, model, positive=both)
     )
-    assert rms(acted, plain) > 0.05 and bool(acted.isfinite().all())
+    assert rms(acted, plain) > 20 * SAME and bool(acted.isfinite().all())
 
 
 def bad_cfg(graph: Graph, toy: Toy, model: Link) -> Link:

@@ -16,6 +16,8 @@ import comfy.utils
 import torch
 from safetensors.torch import load_file, save_file
 
+from .transformers import LoadTransformer, Sigmas
+
 
 class Operations(comfy.ops.disable_weight_init):
     """ComfyUI's, with the groups of the embedded model where ComfyUI says 32."""
@@ -83,17 +85,17 @@ class LoadEmbedded:
 
 
 class Text:
-    """A conditioning from a file, [1, tokens, channels]."""
+    """A conditioning from a file, [1, tokens, channels]; `again` has ComfyUI compute anew what depends on it."""
 
     FUNCTION, CATEGORY, RETURN_TYPES = "load", "tests", ("CONDITIONING",)
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"file": ("STRING", {})}}
+        return {"required": {"file": ("STRING", {})}, "optional": {"again": ("INT", {"default": 0})}}
 
-    def load(self, file):
+    def load(self, file, again=0):
         found = load_file(file)
-        return ([[found.pop("text"), {"pooled_output": None, **found}]],)
+        return ([[found.pop("text"), {"pooled_output": found.pop("pooled", None), **found}]],)
 
 
 class NoText:
@@ -222,5 +224,7 @@ NODE_CLASS_MAPPINGS = {
         ReplaceCrossAttention,
         ChangeWeights,
         Imported,
+        LoadTransformer,
+        Sigmas,
     )
 }
