@@ -17,7 +17,7 @@ from .methods import VSF, Method, Strength
 from .negatives import AUTO, Negatives
 from .runs import Call, Run, around_denoiser, around_run, name, windows_of
 
-KEY = "negative in attention"
+KEY = "NAG, ONG or VSF"
 
 
 def patch(model: Any, negatives: Negatives, method: Method) -> Any:
@@ -140,6 +140,10 @@ class Texts:
                 raise ValueError(
                     f"negative {k + 1} has a text of shape {shape}, and this model's is {list(like.shape)}; encode it "
                     "with the CLIP of the model"
+                )
+            if len(context) != 1:
+                raise ValueError(
+                    f"negative {k + 1} is a batch of {len(context)} texts; chain them with the node Negative"
                 )
             found.append(context.to(like))
         return found

@@ -94,10 +94,7 @@ def around_run(
     from comfy.patcher_extension import WrappersMP
 
     if patcher.get_wrappers(WrappersMP.OUTER_SAMPLE, key):
-        raise ValueError(
-            f"this model has a {key} node already, and two would not know of one another; use one, with all "
-            "negatives chained"
-        )
+        raise ValueError(f"this model has {key} already, and two would not know of one another; use one")
 
     def sample(
         executor: Any, noise: Any, latent: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any
