@@ -24,26 +24,26 @@ sys.path.append(str(ROOT / "tests" / "comfyui"))
 
 from comfyui_server import Server  # noqa: E402
 
-WIDTH, HEIGHT, MARGIN = 1600, 800, 40
+WIDTH, HEIGHT, MARGIN = 1600, 800, 20
 # the page as one sees it who has been there before
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
     "Comfy.InstalledVersion": "1.47.12",
     "Comfy.Minimap.Visible": False,
 }
-# nodes are drawn on a canvas: its part that holds them, enlarged to the whole page
-SHOW = """(given) => {
-    const app = window.app
-    app.loadGraphData(given.workflow)
+# the page shows all of a workflow that it loads; nodes are drawn on a canvas, which is the whole page
+LOAD = "async (workflow) => { await window.app.loadGraphData(workflow) }"
+LOOK = """() => {
+    const app = window.app, view = app.canvas.ds
     const boxes = app.graph.nodes.map((node) => node.getBounding())
-    const left = Math.min(...boxes.map((b) => b[0])), top = Math.min(...boxes.map((b) => b[1]))
-    const right = Math.max(...boxes.map((b) => b[0] + b[2])), bottom = Math.max(...boxes.map((b) => b[1] + b[3]))
-    const room = given.margin
-    const scale = Math.min(given.width / (right - left + 2 * room), given.height / (bottom - top + 2 * room))
-    app.canvas.ds.scale = scale
-    app.canvas.ds.offset = [given.width / scale / 2 - (left + right) / 2, given.height / scale / 2 - (top + bottom) / 2]
-    app.canvas.setDirty(true, true)
-    return app.graph.nodes.filter((node) => node.has_errors).map((node) => node.type)
+    const x = (value) => (value + view.offset[0]) * view.scale, y = (value) => (value + view.offset[1]) * view.scale
+    return {
+        wrong: app.graph.nodes.filter((node) => node.has_errors).map((node) => node.type),
+        box: [
+            x(Math.min(...boxes.map((b) => b[0]))), y(Math.min(...boxes.map((b) => b[1]))),
+            x(Math.max(...boxes.map((b) => b[0] + b[2]))), y(Math.max(...boxes.map((b) => b[1] + b[3]))),
+        ],
+    }
 }"""
 
 
@@ -55,13 +55,15 @@ def checkpoints(workflow: dict[str, Any]) -> list[str]:
 
 
 def take(page: Any, workflow: dict[str, Any]) -> Image.Image:
-    """A workflow on the page."""
-    given = {"workflow": workflow, "width": WIDTH, "height": HEIGHT, "margin": MARGIN}
-    wrong = page.evaluate(SHOW, given)
-    if wrong:
-        raise RuntimeError(f"ComfyUI's page finds something wrong with {wrong}")
-    page.wait_for_timeout(3000)
-    return Image.open(BytesIO(page.screenshot())).convert("RGB")
+    """A workflow on the page, without what stands around it."""
+    page.evaluate(LOAD, workflow)
+    page.wait_for_timeout(5000)
+    seen = page.evaluate(LOOK)
+    if seen["wrong"]:
+        raise RuntimeError(f"ComfyUI's page finds something wrong with {seen['wrong']}")
+    left, top, right, bottom = (round(edge) for edge in seen["box"])
+    image = Image.open(BytesIO(page.screenshot())).convert("RGB")
+    return image.crop((left - MARGIN, top - MARGIN, right + MARGIN, bottom + MARGIN))
 
 
 def main() -> None:

@@ -83,6 +83,7 @@ def test_workflows_give_each_of_our_nodes_as_many_values_as_it_has_widgets(pack:
     widgets = ("FLOAT", "INT", "BOOLEAN")
     used = set()
     for file in (PACK / "example_workflows").glob("*.json"):
+        assert file.with_suffix(".jpg").exists()
         for node in json.loads(file.read_text())["nodes"]:
             kind = pack.NODE_CLASS_MAPPINGS.get(node["type"])
             if kind is None:
