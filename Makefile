@@ -4,6 +4,7 @@
 # make test-fast    the inner loop: formulas, edits and the renderer, in a minute or two
 # make docs         the documentation as a site in build/site
 # make test-lowest  the tests of the integration on the lowest diffusers that pyproject.toml admits, beside the tested one
+# make test-comfyui the nodes of comfyui/ in the servers of two versions of ComfyUI, which are fetched once into .comfyui/
 #
 # A second call reinstalls nothing unless pyproject.toml or constraints.txt changed.
 
@@ -22,7 +23,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 WANTED := negguide needs Python 3.11, 3.12 or 3.13
 
-.PHONY: quickstart test test-rest test-lowest test-fast docs
+.PHONY: quickstart test test-rest test-lowest test-fast test-comfyui docs
 
 quickstart: $(VENV)/.installed
 	$(BIN)/negguide quickstart --out "$(OUT)"
@@ -39,6 +40,15 @@ test: $(VENV)/.installed-dev
 
 test-rest: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile tests/families tests/modular tests/integration --pipelines rest
+
+COMFYUI ?= .comfyui
+
+# 3 says that a package is not to be had, and which
+test-comfyui: $(VENV)/.installed-dev
+	@$(BIN)/python scripts/comfyui_environment.py "$(COMFYUI)"; status=$$?; \
+	  if [ $$status = 3 ]; then echo "make test-comfyui: not tested, for the reason above"; exit 0; fi; \
+	  if [ $$status != 0 ]; then exit $$status; fi; \
+	  HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/comfyui --comfyui "$(COMFYUI)"
 
 LOWEST ?= .lowest
 # SeaCache, which the tests of caches need, is newer

@@ -24,6 +24,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="on which pipelines the tests of tests/families and tests/modular run: quick, where only one of each kind "
         "of denoiser has every test, and the others the main ones; all on all; or the rest, what quick leaves out",
     )
+    parser.addoption(
+        "--comfyui",
+        metavar="FOLDER",
+        help="what scripts/comfyui_environment.py made, for the tests of the ComfyUI nodes in its servers",
+    )
     # the same by a shorter name
     parser.addoption("--all-pipelines", action="store_const", const="all", dest="pipelines")
 

@@ -9,6 +9,7 @@ from typing import Any
 from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 
+from negguide.guidance.grid import resize_mask
 from negguide.integration.families import Denoiser, Family, denoiser_family
 from negguide.integration.hooks.compat import warn_if_untested
 from negguide.integration.hooks.model_hook import MethodHook, attach, detach
@@ -16,7 +17,7 @@ from negguide.integration.hooks.step_tracking import Step, check_windows
 from negguide.integration.runtime.attention import AttentionRuntime, text_targets
 from negguide.integration.runtime.base import MethodRuntime
 from negguide.integration.runtime.embeddings import check_embeds, given_text
-from negguide.integration.runtime.masks import check_aspect, mask_tensor, negative_masks, resize_mask
+from negguide.integration.runtime.masks import check_aspect, mask_tensor, negative_masks
 from negguide.integration.runtime.tokens import TokenRuntime, token_targets
 from negguide.methods import AttentionMethod, Method, TokenMethod, registered_methods
 

@@ -17,6 +17,7 @@ from diffusers.modular_pipelines import PipelineState
 from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 
+from negguide.guidance.grid import resize_mask
 from negguide.integration.families import Family
 from negguide.integration.hooks.caches import check_cache
 from negguide.integration.hooks.compat import input_names, is_cached
@@ -28,7 +29,7 @@ from negguide.integration.hooks.views import Proxy, view_of
 from negguide.integration.runtime.attention import AttentionRuntime, text_targets
 from negguide.integration.runtime.base import Forward, MethodRuntime, step_state
 from negguide.integration.runtime.batching import Branch
-from negguide.integration.runtime.masks import check_aspect, mask_tensor, negative_masks, resize_mask
+from negguide.integration.runtime.masks import check_aspect, mask_tensor, negative_masks
 from negguide.integration.runtime.tokens import TokenRuntime, token_targets
 from negguide.methods import Method, Methods
 

@@ -16,8 +16,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from negguide.guidance.attention import additive_mask
+from negguide.guidance.grid import resize_mask, token_grid
 from negguide.integration.families.base import TextPlace
-from negguide.integration.runtime.masks import resize_mask, token_grid
 
 if TYPE_CHECKING:
     from negguide.integration.runtime.attention import AttentionRuntime

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from negguide.integration.runtime.masks import packed_frames, token_grid
+from negguide.guidance.grid import token_grid
+from negguide.integration.runtime.masks import packed_frames
 from negguide.methods import ScoreMethod
 
 

@@ -10,6 +10,7 @@ import PIL.Image
 import torch
 from torch.nn.functional import interpolate
 
+from negguide.guidance.grid import resize_mask, token_grid
 from negguide.methods import ImageLike, MaskLike, Negative
 
 
@@ -74,28 +75,6 @@ def cover(image: torch.Tensor, height: int, width: int, mode: str) -> torch.Tens
     scaled = interpolate(image[None], size=size, mode=mode, antialias=mode == "bilinear")
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     return scaled[..., top : top + height, left : left + width]
-
-
-def resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """[n, 1, H, W] -> [n, 1, *size], each cell the mean of the area it covers."""
-    return interpolate(mask, size=size, mode="area")
-
-
-def token_grid(tokens: int, latent_size: tuple[int, int]) -> tuple[int, int]:
-    """(rows, columns) of `tokens` image tokens: the latent size halved, rounding up, until the count fits.
-
-    Raises:
-        ValueError: when no number of halvings gives that count.
-    """
-    height, width = latent_size
-    while height * width > tokens and (height > 1 or width > 1):
-        height, width = (height + 1) // 2, (width + 1) // 2
-    if height * width != tokens:
-        raise ValueError(
-            f"blocks: a self-attention with {tokens} tokens is no halving of the {latent_size[0]}x{latent_size[1]} "
-            "latents; choose modules that attend over the image only"
-        )
-    return height, width
 
 
 def packed_frames(tokens: int, latent_size: tuple[int, int]) -> int:

@@ -14,6 +14,7 @@ from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
+from negguide.guidance.grid import resize_mask, token_grid
 from negguide.integration.diagnostics.trace import TraceRecorder
 from negguide.integration.families.base import Family, TextPlace
 from negguide.integration.hooks.interception import Interceptor
@@ -28,7 +29,6 @@ from negguide.integration.runtime.base import (
 )
 from negguide.integration.runtime.batching import Branch, join_branches
 from negguide.integration.runtime.maps import token_map
-from negguide.integration.runtime.masks import resize_mask, token_grid
 from negguide.integration.runtime.ragged_rows import image_places
 from negguide.integration.runtime.references import EncodedReferences, noised, with_latents
 from negguide.integration.runtime.shared_match import SharedMatches

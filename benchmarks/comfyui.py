@@ -1,0 +1,189 @@
+"""The ComfyUI nodes beside ComfyUI's own: how far latents are from the right ones, and what a run costs.
+
+python scripts/comfyui_environment.py .comfyui
+python benchmarks/comfyui.py .comfyui --version 0.30.0
+
+Right is what negguide computes for each image alone on diffusers, with the embedded model. Cost is the processor time
+of ComfyUI's process for one run, relative to that of a run without the node, the lowest of --repeats.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from diffusers import DDIMScheduler
+from safetensors.torch import save_file
+
+from negguide import Negative, PerpNeg
+from negguide.models import load_pipeline
+
+ROOT = Path(__file__).parents[1]
+TESTS = ROOT / "tests" / "comfyui"
+sys.path.append(str(TESTS))
+
+from comfyui_server import Graph, Link, Server  # noqa: E402
+from comfyui_toy import NEGATIVES, PROMPT, SCALE, Toy, in_attention, negative, perp_neg, rms  # noqa: E402
+
+
+def embedded() -> Any:
+    """The embedded model, with the noise schedule of Stable Diffusion, as in the tests."""
+    pipe = load_pipeline("toyworld")
+    pipe.scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+class Files:
+    """Texts and tensors for the server."""
+
+    def __init__(self, folder: Path, pipe: Any) -> None:
+        self.folder, self.pipe, self.count = folder, pipe, 0
+
+    def __call__(self, words: str | None = None, **tensors: torch.Tensor) -> str:
+        self.count += 1
+        file = str(self.folder / f"{self.count}.safetensors")
+        if words is not None:
+            tensors["text"], _ = self.pipe.encode_prompt([words], "cpu", 1, False)
+        save_file({key: value.contiguous() for key, value in tensors.items()}, file)
+        return file
+
+
+def guider(graph: Graph, toy: Toy, model: Link) -> Link:
+    """ComfyUI's own Perp-Neg."""
+    texts = {"positive": PROMPT, "negative": NEGATIVES[0], "empty_conditioning": ""}
+    given = {name: toy.text(graph, text) for name, text in texts.items()}
+    return graph("PerpNegGuider", model=model, cfg=SCALE, neg_scale=1.0, **given)
+
+
+def values(toy: Toy, pipe: Any, batch: int) -> tuple[float, float]:
+    """(ComfyUI's, ours): distance of a batch from its images alone on diffusers."""
+    noise = torch.randn(batch, 8, 16, 16, generator=torch.manual_seed(3))
+    guidance = PerpNeg(Negative(NEGATIVES[0], stop=1.0))
+    right = torch.cat(
+        [
+            pipe(
+                PROMPT,
+                negative_prompt="",
+                num_inference_steps=5,
+                latents=one,
+                guidance_scale=SCALE,
+                output_type="latent",
+                negative_guidance=[guidance],
+            ).images
+            for one in noise.split(1)
+        ]
+    )
+    graph, model = toy.graph()
+    ours = perp_neg(graph, model, negative(graph, toy, NEGATIVES[0], stop=1.0))
+    theirs, own = toy.server.latents(
+        graph, toy.sampled_by(graph, guider(graph, toy, model), model, batch), toy.sampled(graph, ours, batch)
+    )
+    return rms(theirs, right), rms(own, right)
+
+
+def runs(
+    graph: Graph, toy: Toy, model: Link, size: int, steps: int, seed: int
+) -> dict[str, tuple[Link, str]]:
+    """{what: (samples, which plain run to compare with)}."""
+    latent = graph("EmptyLatentImage", width=8 * size, height=8 * size, batch_size=1)
+    common = {"latent_image": latent, "steps": steps, "seed": seed}
+
+    def one(model: Link, cfg: float = SCALE) -> Link:
+        return toy.sampled(graph, model, cfg=cfg, **common)
+
+    def negatives(count: int, stop: float) -> Link:
+        chain: dict[str, Link] = {}
+        for text in NEGATIVES[:count]:
+            chain = {"negatives": negative(graph, toy, text, stop=stop, **chain)}
+        return chain["negatives"]
+
+    def by_guider() -> Link:
+        return graph(
+            "SamplerCustomAdvanced",
+            noise=graph("RandomNoise", noise_seed=seed),
+            guider=guider(graph, toy, model),
+            sampler=graph("KSamplerSelect", sampler_name="euler"),
+            sigmas=graph("BasicScheduler", model=model, scheduler="simple", steps=steps, denoise=1.0),
+            latent_image=latent,
+        )
+
+    text = toy.text(graph, NEGATIVES[0])
+    found = {
+        "cfg": (one(model), "cfg"),
+        "`PerpNegGuider` of ComfyUI": (by_guider(), "cfg"),
+    }
+    for count, stop, every in ((1, 1.0, 1), (1, 0.5, 1), (1, 1.0, 3), (2, 1.0, 1), (2, 0.5, 1), (2, 1.0, 3)):
+        what = f"Perp-Neg, {count} negative{'s' * (count > 1)}, stop {stop:g}"
+        what += f", refresh_every {every}" if every > 1 else ""
+        patched = perp_neg(graph, model, negatives(count, stop), refresh_every=every)
+        found[what] = (one(patched), "cfg")
+    found["no cfg"] = (one(model, 1.0), "no cfg")
+    own = graph("NAGuidance", model=model, nag_scale=5.0, nag_alpha=0.25, nag_tau=2.5)
+    found["`NAGuidance` of ComfyUI"] = (one(own, 1.0), "no cfg")
+    for name in ("NAG", "ONG", "VSF"):
+        found[name] = (one(in_attention(graph, name, model, text), 1.0), "no cfg")
+    return found
+
+
+def cost(toy: Toy, what: str, size: int, steps: int, seed: int) -> float:
+    """Seconds of processor time of one run, with the model loaded and the texts read before."""
+    graph, model = toy.graph()
+    # another seed each time: ComfyUI keeps what it has computed
+    link = runs(graph, toy, model, size, steps, seed)[what][0]
+    process = psutil.Process(toy.server.process.pid)
+    before = sum(process.cpu_times()[:2])
+    toy.server.latents(graph, link)
+    return sum(process.cpu_times()[:2]) - before
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--version", default="0.30.0")
+    parser.add_argument("--size", type=int, default=32, help="side of the latents whose cost is measured")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    pipe = embedded()
+    with tempfile.TemporaryDirectory() as scratch:
+        base = Path(scratch) / "comfyui"
+        base.mkdir()
+        (base / "model").mkdir()
+        pipe.unet.save_pretrained(base / "model" / "unet", safe_serialization=True)
+        alphas = {"alphas_cumprod": pipe.scheduler.alphas_cumprod.contiguous()}
+        save_file(alphas, base / "model" / "alphas_cumprod.safetensors")
+        packs = {"negguide": ROOT / "comfyui", "tests": TESTS / "pack"}
+        with Server(arguments.folder.resolve(), arguments.version, base, packs) as server:
+            toy = Toy(server, Files(base, pipe), str(base / "model"))
+            print("| rms from the right latents | `PerpNegGuider` of ComfyUI | Perp-Neg |\n|---|---|---|")
+            for batch in (1, 3):
+                theirs, ours = values(toy, pipe, batch)
+                print(f"| batch of {batch} | {theirs:.1e} | {ours:.1e} |", flush=True)
+            print("\n| run | processor time |\n|---|---|")
+            names = runs(*toy.graph()[:1], toy, ["1", 0], arguments.size, arguments.steps, 0)
+            # loads the model and reads the texts
+            cost(toy, "cfg", arguments.size, arguments.steps, -1 % 2**32)
+            times = {
+                what: min(
+                    cost(toy, what, arguments.size, arguments.steps, seed)
+                    for seed in range(arguments.repeats)
+                )
+                for what in names
+            }
+            for what, (_, plain) in names.items():
+                print(f"| {what} | {times[what] / times[plain]:.2f} x {plain} ({times[what]:.1f} s) |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Guidance as pure tensor functions: a copy of negguide.guidance."""

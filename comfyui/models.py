@@ -1,0 +1,212 @@
+"""How the models that ComfyUI samples with hold their texts, for methods in attention: one adapter each."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .attention import Attention, Texts, guide, take_over
+from .methods import VSF, Method
+
+Adapter = Callable[[Texts], Any]
+
+
+def adapter_for(model: Any, method: Method) -> Adapter:
+    """Of the class of a denoiser.
+
+    Raises:
+        ValueError: there is none.
+    """
+    # not their subclasses: those change what happens to the texts
+    adapter = ADAPTERS.get(type(model).__name__)
+    if adapter is not None:
+        return adapter
+    raise ValueError(
+        f"{method.label} does not know models of the class {type(model).__name__}; it knows {', '.join(ADAPTERS)}. "
+        "With cfg above 1, Perp-Neg acts on every model"
+    )
+
+
+def unet(texts: Texts) -> Any:
+    """Stable Diffusion 1, 2, XL and their kin: a UNet that meets the text in cross-attention.
+
+    The texts are put together in each block, behind whatever other nodes make of the prompt there.
+    """
+    call = texts.call
+    like: Tensor = call.arguments["context"]
+    negatives = texts.contexts(like)
+    lengths = [negative.shape[1] for negative in negatives]
+    # how many tokens the prompt has, between the patch that appends the negatives and the attention after it
+    pending: list[int] = []
+
+    def append(n: Tensor, context: Tensor, value: Tensor | None, extra: Any) -> tuple[Tensor, Tensor, Tensor]:
+        pending.append(context.shape[1])
+        rows = [negative.to(context).expand(len(context), -1, -1) for negative in negatives]
+        return (
+            n,
+            torch.cat([context, *rows], dim=1),
+            torch.cat([context if value is None else value, *rows], dim=1),
+        )
+
+    def answer(attention: Attention) -> Tensor | None:
+        if not pending:
+            return None
+        prompt, spans = _spans(pending.pop(), lengths)
+        return across(texts, attention, prompt, spans)
+
+    def beside(replacement: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Another node's attention in place of this one: it gets the prompt alone, and the method its result."""
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
+            prompt, spans = _spans(pending.pop(), lengths)
+            plain = replacement(q, k[:, prompt], v[:, prompt], extra)
+            if isinstance(texts.run.method, VSF):
+                raise ValueError(
+                    "VSF attends to prompt and negatives at once, and another node (of image prompts, say) attends in "
+                    "its place; use NAG or ONG beside it"
+                )
+            from comfy.ldm.modules.attention import optimized_attention
+
+            options = {"attn_precision": extra.get("attn_precision")}
+            attention = Attention(optimized_attention, q, k, v, extra["n_heads"], None, options)
+            image = slice(0, q.shape[1])
+
+            def outputs() -> list[Tensor]:
+                return [attention.attended([image], [span], texts.take) for span in spans]
+
+            return guide(texts, attention, image, [prompt], plain, outputs, spans)
+
+        return attend
+
+    def check(n: Tensor, extra: Any) -> Tensor:
+        if pending:
+            raise ValueError(
+                f"{texts.run.method.label} appends negatives to the prompt, and another node computes this attention "
+                "by other means than ComfyUI's; take that node out"
+            )
+        return n
+
+    call.add_patch("attn2_patch", append)
+    call.add_patch("attn2_output_patch", check, first=True)
+    replaced = call.options["patches_replace"].get("attn2", {})
+    for key in replaced:
+        replaced[key] = beside(replaced[key])
+    take_over(call, answer)
+    return call()
+
+
+def flux(texts: Texts) -> Any:
+    """FLUX.1, FLUX.2 and Kontext: image and text in one sequence, the text first.
+
+    Each text has a stream of its own through the blocks, and the positions that it would have alone.
+    """
+    call = texts.call
+    context: Tensor = call.arguments["context"]
+    negatives = texts.contexts(context)
+    lengths = [negative.shape[1] for negative in negatives]
+    prompt, spans = _spans(context.shape[1], lengths)
+    call.arguments["context"] = _appended(context, negatives)
+    patch = call.model.patch_size
+    own = texts.image_tokens(patch)
+
+    def place(inputs: dict[str, Any]) -> dict[str, Any]:
+        ids = inputs["txt_ids"].clone()
+        for span in spans:
+            ids[:, span] = inputs["txt_ids"][:, : span.stop - span.start]
+        return {**inputs, "txt_ids": ids}
+
+    call.add_patch("post_input", place, first=True)
+    take_over(call, lambda attention: joint(texts, attention, prompt, spans, own))
+    return call()
+
+
+def joint(texts: Texts, attention: Attention, prompt: slice, spans: list[slice], own: int) -> Tensor | None:
+    """An attention over [prompt | negatives | image | reference images], each text beside the images alone.
+
+    Args:
+        own: how many tokens the generated image has; those of reference images behind it are left as they are.
+    """
+    total, count = spans[-1].stop, attention.tokens[1]
+    if count < total + own or attention.tokens[0] != count:
+        return None
+    image = slice(total, count)
+
+    def beside(span: slice) -> tuple[Tensor, Tensor]:
+        """Outputs of a text and of the images."""
+        output = attention.tokens_of(attention.attended([span, image], [span, image]))
+        return output[:, : span.stop - span.start], output[:, span.stop - span.start :]
+
+    stream, plain = beside(prompt)
+    streams: dict[int, Tensor] = {}
+
+    def outputs() -> list[Tensor]:
+        found = []
+        for i, span in enumerate(spans):
+            streams[i], output = beside(span)
+            found.append(texts.take(output[:, :own]))
+        return found
+
+    guided = guide(
+        texts, attention, slice(total, total + own), [prompt, image], plain[:, :own], outputs, spans
+    )
+    for i, span in enumerate(spans):
+        if i not in streams:
+            streams[i] = attention.tokens_of(attention.attended([span], [span, image]))
+    parts = [stream, *(streams[i] for i in range(len(spans))), guided, plain[:, own:]]
+    return attention.like_output(torch.cat(parts, dim=1))
+
+
+def wan(texts: Texts) -> Any:
+    """Wan: a video that meets the text in cross-attention, behind the self-attention of each block."""
+    call = texts.call
+    context: Tensor = call.arguments["context"]
+    negatives = texts.contexts(context)
+    prompt, spans = _spans(context.shape[1], [negative.shape[1] for negative in negatives])
+    call.arguments["context"] = _appended(context, negatives)
+    # whether the last attention was over the video: its count may be that of the texts
+    after_self = False
+
+    def answer(attention: Attention) -> Tensor | None:
+        nonlocal after_self
+        queries, keys = attention.tokens
+        if not after_self:
+            after_self = queries == keys
+            return None
+        if keys != spans[-1].stop:
+            # an image prompt's
+            return None
+        after_self = False
+        return across(texts, attention, prompt, spans)
+
+    take_over(call, answer)
+    return call()
+
+
+def across(texts: Texts, attention: Attention, prompt: slice, spans: list[slice]) -> Tensor:
+    """A cross-attention over [prompt | negatives]."""
+    image = slice(0, attention.tokens[0])
+    plain = attention.tokens_of(attention.attended([image], [prompt]))
+
+    def outputs() -> list[Tensor]:
+        found = [attention.attended([image], [span], texts.take) for span in spans]
+        return [attention.tokens_of(one) for one in found]
+
+    return attention.like_output(guide(texts, attention, image, [prompt], plain, outputs, spans))
+
+
+def _appended(context: Tensor, negatives: list[Tensor]) -> Tensor:
+    return torch.cat([context, *(negative.expand(len(context), -1, -1) for negative in negatives)], dim=1)
+
+
+def _spans(prompt: int, lengths: list[int]) -> tuple[slice, list[slice]]:
+    """Where prompt and negatives lie, one behind the other."""
+    spans, start = [], prompt
+    for length in lengths:
+        spans.append(slice(start, start + length))
+        start += length
+    return slice(0, prompt), spans
+
+
+ADAPTERS: dict[str, Adapter] = {"UNetModel": unet, "Flux": flux, "WanModel": wan, "VaceWanModel": wan}
+"""{class of the denoiser: adapter}"""

@@ -1,0 +1,238 @@
+"""What the patches of all nodes share: one object a sampling run, and what they ask of ComfyUI.
+
+A node leaves in a cloned model a wrapper around the whole sampling. It makes an object for that run, which goes into
+the run's own copy of `transformer_options` and ends with it, so that neither another run nor another branch of a graph
+sees it; and it puts the negatives among the guider's conditionings, which ComfyUI then prepares as it does the
+prompt's."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .negatives import Negative, mask_over
+from .windows import Steps, Window
+
+AUXILIARY = "negguide auxiliary"
+"""In `transformer_options` of a forward that is no prediction of the prompt: of a negative, or of a reference."""
+
+# Of the prompt's conditioning, what a negative never takes over: its text, and where and when it acts.
+_OWN = (
+    "cross_attn",
+    "pooled_output",
+    "model_conds",
+    "uuid",
+    "area",
+    "mask",
+    "mask_strength",
+    "set_area_to_bounds",
+    "strength",
+    "default",
+    "start_percent",
+    "end_percent",
+    "clip_start_percent",
+    "clip_end_percent",
+    "prompt_type",
+)
+
+
+class Run:
+    """One sampling run.
+
+    Args:
+        guider: ComfyUI's.
+        sigmas: [steps + 1].
+        latent: the image that the run begins from, or zeros.
+    """
+
+    def __init__(self, guider: Any, sigmas: Tensor, latent: Tensor) -> None:
+        self.guider = guider
+        self.model = guider.inner_model
+        self.batch = latent.shape[0]
+        self.latent_size = (int(latent.shape[-2]), int(latent.shape[-1]))
+        self.axes = latent.ndim
+        self.steps = Steps(sigmas, self.model, from_noise=not bool(latent.count_nonzero()))
+        self.used = False
+
+    def prepare(self) -> None:
+        """Everything that needs the run to have begun, and may refuse it."""
+
+    def mask(self, mask: Tensor | None, owner: str) -> Tensor | None:
+        """A mask at the size of the latents.
+
+        Raises:
+            ValueError: it does not lie over them.
+        """
+        if mask is None:
+            return None
+        if self.axes not in (4, 5):
+            raise ValueError(f"mask of {owner}: latents of {self.axes} axes are no images or videos")
+        return mask_over(mask, self.latent_size, owner)
+
+
+def around_run(
+    patcher: Any,
+    key: str,
+    make: Callable[[Any, Tensor, Tensor], Run],
+    negatives: Sequence[Negative] = (),
+    unused: str = "",
+) -> None:
+    """Let each sampling run with this model have a `Run` under `key` in its `transformer_options`.
+
+    Args:
+        patcher: ComfyUI's ModelPatcher, cloned.
+        key: of the node.
+        make: (guider, sigmas, latent) -> the run.
+        negatives: put among the conditionings as `name(key, i)`.
+        unused: what to say where a run never came to use.
+
+    Raises:
+        ValueError: the model has such a node already.
+    """
+    from comfy.patcher_extension import WrappersMP
+
+    if patcher.get_wrappers(WrappersMP.OUTER_SAMPLE, key):
+        raise ValueError(f"this model has {key} already, and two would not know of one another; use one")
+
+    def sample(
+        executor: Any, noise: Any, latent: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        guider = executor.class_obj
+        options = guider.model_options.setdefault("transformer_options", {})
+        names = [name(key, i) for i in range(len(negatives))]
+        for label, negative in zip(names, negatives, strict=True):
+            guider.conds[label] = _like_prompt(negative, guider.conds)
+        place = Lazy(lambda: make(guider, sigmas, latent))
+        options[key] = place
+        result = executor(noise, latent, sampler, sigmas, *args, **kwargs)
+        if unused and not (place.made and place.run.used):
+            raise ValueError(unused)
+        return result
+
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, sample)
+
+
+class Lazy:
+    """A run that is made when it is first asked for, when ComfyUI has loaded the model and prepared conditionings."""
+
+    def __init__(self, make: Callable[[], Run]) -> None:
+        self._make = make
+        self._run: Run | None = None
+
+    @property
+    def made(self) -> bool:
+        return self._run is not None
+
+    @property
+    def run(self) -> Any:
+        if self._run is None:
+            self._run = self._make()
+            self._run.prepare()
+        return self._run
+
+
+def name(key: str, index: int) -> str:
+    """Of a negative among the guider's conditionings."""
+    return f"{key} {index}"
+
+
+def _like_prompt(negative: Negative, conds: dict[str, Any]) -> list[dict[str, Any]]:
+    """A negative's conditioning with what the prompt's has and it has not: ControlNet, guidance, reference latents, ..
+
+    Where a prompt is of several parts, its first counts.
+    """
+    from comfy.sampler_helpers import convert_cond
+
+    prompt = next(iter(conds.get("positive") or next(iter(conds.values()))), {})
+    taken = {key: value for key, value in prompt.items() if key not in _OWN}
+    return [{**taken, **own} for own in convert_cond(negative.conditioning)]
+
+
+def predict(run: Run, cond: Any, x: Tensor, sigma: Tensor, model_options: dict[str, Any]) -> Tensor:
+    """A prediction beside those of prompt and negative prompt.
+
+    One conditioning a call: ComfyUI's own and other nodes tell the prompt by its place, the first.
+    """
+    from comfy.samplers import calc_cond_batch
+
+    options = {**model_options.get("transformer_options", {}), AUXILIARY: True}
+    result: Tensor = calc_cond_batch(
+        run.model, [cond], x, sigma, {**model_options, "transformer_options": options}
+    )[0]
+    return result
+
+
+def around_denoiser(patcher: Any, key: str, act: Callable[[Run, "Call"], Any]) -> None:
+    """Let `act` stand around every call of the denoiser in runs that `around_run` knows."""
+    from comfy.patcher_extension import WrappersMP
+
+    def denoise(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        call = Call(executor, args, kwargs)
+        place = call.options.get(key)
+        if place is None:
+            raise ValueError(
+                f"{key}: the model runs outside of a sampler that ComfyUI's guiders know; use KSampler or "
+                "SamplerCustomAdvanced"
+            )
+        return act(place.run, call)
+
+    patcher.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, key, denoise)
+
+
+class Call:
+    """A call of a denoiser, whose arguments are by name.
+
+    Attributes:
+        model: the denoiser, a module.
+        arguments: {name: value}, to be changed.
+        options: its `transformer_options`, a copy that may be changed, two levels deep.
+    """
+
+    def __init__(self, executor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._executor = executor
+        self.model: Any = executor.class_obj
+        self._bound = inspect.signature(executor.original).bind(*args, **kwargs)
+        given = self._bound.arguments
+        self._place = given if "transformer_options" in given else given.get("kwargs", {})
+        options = dict(self._place.get("transformer_options") or {})
+        for group in ("patches", "patches_replace"):
+            options[group] = {
+                kind: value.copy() if isinstance(value, list | dict) else value
+                for kind, value in options.get(group, {}).items()
+            }
+        self.options: dict[str, Any] = options
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        arguments: dict[str, Any] = self._bound.arguments
+        return arguments
+
+    @property
+    def chunks(self) -> list[int]:
+        """Which conditioning each part of the batch belongs to; 0 is the prompt's."""
+        return list(self.options.get("cond_or_uncond", [0]))
+
+    @property
+    def auxiliary(self) -> bool:
+        return bool(self.options.get(AUXILIARY))
+
+    def add_patch(self, kind: str, patch: Callable[..., Any], first: bool = False) -> None:
+        patches = self.options["patches"].setdefault(kind, [])
+        patches.insert(0 if first else len(patches), patch)
+
+    def __call__(self) -> Any:
+        self._place["transformer_options"] = self.options
+        return self._executor(*self._bound.args, **self._bound.kwargs)
+
+
+def windows_of(negatives: Sequence[Negative]) -> list[Window]:
+    return [negative.window for negative in negatives]
+
+
+def norm(difference: Tensor) -> Tensor:
+    """[B, 1, ...] L2 norms of [B, ...] in float32, above zero."""
+    length = torch.linalg.vector_norm(difference.float().flatten(1), dim=1)
+    floor = torch.finfo(torch.float32).eps
+    return length.clamp_min(floor).reshape(-1, *[1] * (difference.ndim - 1))

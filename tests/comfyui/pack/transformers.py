@@ -1,0 +1,175 @@
+"""Tiny random transformers of diffusers in ComfyUI's own classes."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import comfy.latent_formats
+import comfy.ldm.flux.model
+import comfy.model_base
+import comfy.model_detection
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.supported_models_base
+import comfy.utils
+import torch
+from safetensors.torch import load_file
+
+WAN = (
+    (r"condition_embedder\.time_embedder\.linear_1", "time_embedding.0"),
+    (r"condition_embedder\.time_embedder\.linear_2", "time_embedding.2"),
+    (r"condition_embedder\.time_proj", "time_projection.1"),
+    (r"condition_embedder\.text_embedder\.linear_1", "text_embedding.0"),
+    (r"condition_embedder\.text_embedder\.linear_2", "text_embedding.2"),
+    (r"attn1\.", "self_attn."),
+    (r"attn2\.", "cross_attn."),
+    (r"attn\.to_([qkv])\.", r"attn.\1."),
+    (r"attn\.to_out\.0\.", "attn.o."),
+    (r"norm2\.", "norm3."),
+    (r"ffn\.net\.0\.proj", "ffn.0"),
+    (r"ffn\.net\.2", "ffn.2"),
+    (r"^proj_out\.", "head.head."),
+    (r"^scale_shift_table", "head.modulation"),
+    (r"scale_shift_table", "modulation"),
+)
+
+
+def flux(known):
+    width = known["num_attention_heads"] * known["attention_head_dim"]
+    unet = {
+        "in_channels": known["in_channels"] // 4,
+        "out_channels": known["in_channels"] // 4,
+        "vec_in_dim": known["pooled_projection_dim"],
+        "context_in_dim": known["joint_attention_dim"],
+        "hidden_size": width,
+        "mlp_ratio": 4.0,
+        "num_heads": known["num_attention_heads"],
+        "depth": known["num_layers"],
+        "depth_single_blocks": known["num_single_layers"],
+        "axes_dim": known["axes_dims_rope"],
+        "theta": 10000,
+        "patch_size": 2,
+        "qkv_bias": True,
+        "guidance_embed": known["guidance_embeds"],
+    }
+    if "txt_ids_dims" in {field.name for field in dataclasses.fields(comfy.ldm.flux.model.FluxParams)}:
+        unet["txt_ids_dims"] = []
+    return unet, comfy.model_base.Flux, {}, unet["in_channels"]
+
+
+def wan(known):
+    unet = {
+        "model_type": "t2v",
+        "patch_size": tuple(known["patch_size"]),
+        "in_dim": known["in_channels"],
+        "out_dim": known["out_channels"],
+        "dim": known["num_attention_heads"] * known["attention_head_dim"],
+        "ffn_dim": known["ffn_dim"],
+        "freq_dim": known["freq_dim"],
+        "text_dim": known["text_dim"],
+        "num_heads": known["num_attention_heads"],
+        "num_layers": known["num_layers"],
+    }
+    return unet, comfy.model_base.WAN21, {"shift": 3.0}, known["in_channels"]
+
+
+def z_image(known):
+    unet = {
+        "patch_size": 2,
+        "in_channels": known["in_channels"],
+        "dim": known["dim"],
+        "n_layers": known["n_layers"],
+        "n_refiner_layers": known["n_refiner_layers"],
+        "n_heads": known["n_heads"],
+        "n_kv_heads": known["n_kv_heads"],
+        "multiple_of": 1,
+        # of the width of the feed-forward to that of the model, as in diffusers
+        "ffn_dim_multiplier": 8.0 / 3.0,
+        "norm_eps": known["norm_eps"],
+        "qk_norm": True,
+        "cap_feat_dim": known["cap_feat_dim"],
+        "axes_dims": known["axes_dims"],
+        "axes_lens": known["axes_lens"],
+        "rope_theta": known["rope_theta"],
+        "z_image_modulation": True,
+        "time_scale": known["t_scale"],
+        "pad_tokens_multiple": 32,
+    }
+    return unet, comfy.model_base.Lumina2, {"multiplier": 1.0, "shift": 3.0}, known["in_channels"]
+
+
+def renamed(kind, weights, known):
+    if kind == "flux":
+        return comfy.model_detection.convert_diffusers_mmdit(dict(weights))
+    if kind == "z_image":
+        names = comfy.utils.z_image_to_diffusers(known)
+        width, found = known["dim"], {}
+        for key, value in weights.items():
+            place = names[key]
+            if isinstance(place, str):
+                found[place] = value
+            else:
+                name, (_, start, length) = place
+                found.setdefault(name, value.new_empty(3 * width, *value.shape[1:]))[
+                    start : start + length
+                ] = value
+        return found
+    found = {}
+    for key, value in weights.items():
+        for pattern, name in WAN:
+            key = re.sub(pattern, name, key)
+        found[key] = value
+    return found
+
+
+class LoadTransformer:
+    """A tiny transformer that diffusers has saved."""
+
+    FUNCTION, CATEGORY, RETURN_TYPES = "load", "tests", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"folder": ("STRING", {}), "kind": ("STRING", {})}}
+
+    def load(self, folder, kind):
+        known = json.loads((Path(folder) / "config.json").read_text())
+        weights = load_file(Path(folder) / "diffusion_pytorch_model.safetensors")
+        unet, base, sampling, channels = {"flux": flux, "wan": wan, "z_image": z_image}[kind](known)
+
+        class Latents(comfy.latent_formats.LatentFormat):
+            latent_channels = channels
+            latent_dimensions = 3 if kind == "wan" else 2
+
+        nothing_more = {}
+
+        class Config(comfy.supported_models_base.BASE):
+            unet_extra_config = nothing_more
+            sampling_settings = sampling
+            latent_format = Latents
+            custom_operations = comfy.ops.disable_weight_init
+
+        model = base(Config({**unet, "dtype": torch.float32}))
+        weights = {key: value.float() for key, value in renamed(kind, weights, known).items()}
+        if kind == "z_image":
+            # whose sizes ComfyUI takes from the width of the trained model
+            for layer in (0, 2):
+                out, width = weights[f"t_embedder.mlp.{layer}.weight"].shape
+                model.diffusion_model.t_embedder.mlp[layer] = torch.nn.Linear(width, out)
+        model.diffusion_model.load_state_dict(weights)
+        device = comfy.model_management.get_torch_device()
+        return (comfy.model_patcher.ModelPatcher(model, device, torch.device("cpu")),)
+
+
+class Sigmas:
+    """A noise schedule from a file."""
+
+    FUNCTION, CATEGORY, RETURN_TYPES = "load", "tests", ("SIGMAS",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"file": ("STRING", {})}}
+
+    def load(self, file):
+        return (load_file(file)["sigmas"],)
