@@ -29,9 +29,9 @@ from negguide.toyworld.language import caption
 from negguide.toyworld.models import load_clip
 from negguide.toyworld.render import render
 from negguide.toyworld.scene import COLORS, sample_character, sample_scene
-from negguide.vlm.log import Log
-from negguide.vlm.settings import Settings
-from negguide.vlm.train import finetune
+from negguide.vlm.training.config import Settings
+from negguide.vlm.training.log import Log
+from negguide.vlm.training.loop import finetune
 
 SKIPPED = 2
 """Steps at the start that are not timed."""
@@ -68,8 +68,8 @@ def write_set(folder: Path, rows: int) -> list[dict[str, Any]]:
 
 def ours(folder: Path, out: Path, batch_size: int) -> float:
     """Images a second of one epoch of `finetune`."""
-    settings = Settings(str(folder), batch_size=batch_size, epochs=1, val_share=0.0)
-    finetune(settings, out, cpu=True, remark=lambda text: None)
+    settings = Settings(str(folder), batch_size=batch_size, epochs=1, val_fraction=0.0)
+    finetune(settings, out, cpu=True)
     rates = [line["images_per_second"] for line in Log(out / "log.jsonl").lines()[SKIPPED:]]
     return statistics.harmonic_mean(rates)
 

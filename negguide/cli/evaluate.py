@@ -11,8 +11,9 @@ from negguide.cli import options
 
 MODEL = 'CLIP or SigLIP: "toyworld", a folder or a hub id.'
 SUITE = (
-    "What to ask: toyworld; winoground:PATH, sugarcrepe:PATH, aro:PATH or negbench:PATH (with ,images=FOLDER where "
-    "the images are elsewhere); or the folder of a set that `negguide mine` wrote. Several times for several suites."
+    "What to measure on: toyworld; winoground:PATH, sugarcrepe:PATH, aro:PATH or negbench:PATH (with ,images=FOLDER "
+    "where the images are elsewhere, and ,partial where only some of them are there); or the folder of a set that "
+    "`negguide mine` wrote. Several times for several suites."
 )
 
 
@@ -44,11 +45,11 @@ def evaluate(
     from negguide.cli.errors import quiet_libraries
     from negguide.cli.job import choose_device
     from negguide.cli.output import check_file, console, remark
-    from negguide.vlm.chart import plot_results
-    from negguide.vlm.evaluate import evaluate as ask
-    from negguide.vlm.evaluate import make_suite
+    from negguide.vlm.evaluation.evaluate import evaluate as measure
+    from negguide.vlm.evaluation.plot import plot_results
+    from negguide.vlm.evaluation.results import comparison, comparison_tables, save_json
+    from negguide.vlm.evaluation.suites.registry import make_suite
     from negguide.vlm.models import load_model
-    from negguide.vlm.results import comparison, comparison_tables, save_json
 
     quiet_libraries()
     for option, path in (("--json", json), ("--plot", plot)):
@@ -62,7 +63,9 @@ def evaluate(
         for name in (compare, model) if compare is not None else (model,):
             status.update(f"loading {name}")
             loaded = load_model(name, device=place)
-            results.append(ask(loaded, suites, batch_size=batch_size, limit=limit, progress=status.update))
+            results.append(
+                measure(loaded, suites, batch_size=batch_size, limit=limit, progress=status.update)
+            )
     if json is not None:
         content = {"results": [entry.to_dict() for entry in results]}
         if compare is not None:
@@ -77,8 +80,8 @@ def evaluate(
         plot_results(results, plot)
     screen = console()
     for table in results[-1].tables() if compare is None else comparison_tables(*results):
-        screen.print(table)
-    for text in dict.fromkeys(text for entry in results for text in entry.remarks):
+        screen.print(table, "")
+    for text in dict.fromkeys(text for entry in results for text in entry.notes):
         remark(text)
     for path in (json, plot):
         if path is not None:

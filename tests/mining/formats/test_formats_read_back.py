@@ -18,7 +18,7 @@ from negguide.mining.formats import FORMATS, write_export
 from negguide.mining.formats.lists import sugarcrepe_kind
 from negguide.mining.item import Item
 from negguide.mining.shards import read_set
-from negguide.vlm.suites import make_suite
+from negguide.vlm.evaluation.suites import make_suite
 
 
 @pytest.fixture(autouse=True)

@@ -13,12 +13,13 @@ from negguide.mining.edits.toyworld import meaning
 from negguide.toyworld import parse
 from negguide.toyworld.measure import Rate
 from negguide.toyworld.scene import held_out
-from negguide.vlm.evaluate import evaluate, make_suite
-from negguide.vlm.reading import read_triplets
-from negguide.vlm.results import Results
+from negguide.vlm.data.readers import read_triplets
+from negguide.vlm.evaluation.evaluate import evaluate, make_suite
+from negguide.vlm.evaluation.results import Results
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 import vlm
+import vlm_sets
 from report import fast_bfloat16
 
 
@@ -61,7 +62,7 @@ def test_plain_prompting_paints_the_same_items_again(tmp_path, monkeypatch):
         (shard / "shard.json").write_text("{}")
         picture(shard / one.image_file_name, RED)
         picture(shard / one.negative_image_file_name, BLUE)
-    monkeypatch.setattr(vlm, "STEPS", 2)
+    monkeypatch.setattr(vlm_sets, "STEPS", 2)
     triplets = read_triplets(str(vlm.plain_set(tmp_path / "plain", tmp_path / "mined")))
     assert [(t.caption, t.negative_caption) for t in triplets] == [
         (i.caption, i.negative_caption) for i in items
@@ -75,7 +76,7 @@ def test_plain_prompting_paints_the_same_items_again(tmp_path, monkeypatch):
 
 def test_a_row_is_trained_and_measured(renders, tmp_path):
     suite = make_suite("toyworld", limit=2)
-    row = vlm.tuned(tmp_path, renders, vlm.TEXT, 0, suite, epochs=1, batch_size=8, lr=1e-3, curriculum="")
+    row = vlm.tuned(tmp_path, renders, vlm.TEXT, 0, suite, steps=5, images=8, lr=1e-3, curriculum="")
     assert row["steps"] >= 1 and row["method"] == vlm.TEXT
     assert {entry["suite"] for entry in row["results"]["rows"]} == {
         "toyworld",
@@ -85,13 +86,80 @@ def test_a_row_is_trained_and_measured(renders, tmp_path):
     json.dumps(row)
 
 
+def test_every_row_sees_the_same_number_of_images(renders, tmp_path, monkeypatch):
+    monkeypatch.setattr(vlm, "rendered_set", lambda folder, asked: renders)
+    sets = vlm.make_sets(tmp_path, vlm.parts(20, 12, 8), {"parts": "small"}, 60, renders=True)
+    assert sets.keys() == vlm.METHODS.keys() - {vlm.PLAIN}
+    suite = make_suite("toyworld", limit=1)
+    rows = [
+        vlm.tuned(
+            *(tmp_path, train_data, method, 0, suite),
+            **{"steps": 5, "images": 8, "lr": 1e-4, "curriculum": "", "precision": "fp32"},
+        )
+        for method, train_data in sets.items()
+    ]
+    assert {row["steps"] for row in rows} == {5} and {row["images_seen"] for row in rows} == {40}
+    assert [row["batch_size"] for row in rows] == [4 if row["method"] == vlm.IMAGE else 8 for row in rows]
+    assert vlm.images_seen(rows)[1:] == ("0.0%", "yes")
+    assert vlm.images_seen([*rows, {**rows[0], "images_seen": 41}])[1:] == ("2.5%", "no")
+    # each row says what it was trained on
+    data = {row["method"]: row["data"] for row in rows}
+    assert data[vlm.KEEPING_ALONE] == data[vlm.KEEPING_TEXT] != data[vlm.KEEPING] != data[vlm.BOTH]
+
+
+def test_half_of_what_the_controls_draw_is_further_pairs(renders, tmp_path):
+    negatives = read_triplets(str(renders))
+    even = read_triplets(str(vlm.keeping_set(tmp_path / "even", renders, 4 * len(negatives), even=True)))
+    kept = [triplet for triplet in even if triplet.id.startswith("kept-")]
+    assert len(kept) == len(even) / 2 == 4 * len(negatives)
+    assert not any(triplet.negative_caption or triplet.negative_image for triplet in kept)
+    others = [triplet for triplet in even if triplet not in kept]
+    assert {(t.caption, t.negative_caption) for t in others} == {
+        (t.caption, t.negative_caption) for t in negatives
+    }
+    assert {t.source for t in others} == {t.source for t in negatives} and len({t.id for t in even}) == len(
+        even
+    )
+    # the same further pairs as beside the siblings
+    siblings = read_triplets(str(vlm.keeping_set(tmp_path / "one", renders, 4 * len(negatives))))
+    assert [t.caption for t in siblings if t.id.startswith("kept-")] == [t.caption for t in kept]
+    assert len(siblings) == 5 * len(negatives)
+
+
+@pytest.mark.parametrize(("rows", "batch_size"), [(9929, 78), (9929, 39), (49929, 78), (12090, 78), (78, 78)])
+def test_steps_are_divided_into_epochs_that_the_set_can_fill(rows, batch_size):
+    found = vlm.schedule(rows, batch_size, 1500)
+    per_epoch = found["train_num_samples"] // batch_size
+    assert per_epoch * found["epochs"] == 1500 and found["train_num_samples"] <= rows
+    assert found["curriculum_epochs"] * per_epoch == 300  # a fifth, whatever the set
+
+
+def test_steps_that_cannot_be_divided_are_refused():
+    for rows, batch_size, steps in ((100, 92, 1501), (91, 92, 1500)):
+        with pytest.raises(ValueError, match=f"steps={steps} must be a multiple of 5"):
+            vlm.schedule(rows, batch_size, steps)
+
+
+def test_a_set_of_another_recipe_has_another_folder(tmp_path):
+    small, large = vlm.parts(20, 12, 8), vlm.parts(20, 12, 9)
+    folders = {
+        vlm.set_folder(tmp_path, "mined", made_of)
+        for made_of in (vlm.recipe(small), vlm.recipe(small), vlm.recipe(large), vlm.recipe(small, even=True))
+    }
+    assert len(folders) == 3
+    changed = {**small, "order": replace(small["order"], categories=("relation",))}
+    assert vlm.set_folder(tmp_path, "mined", vlm.recipe(changed)) not in folders
+    for folder in folders:
+        assert json.loads((folder / "recipe.json").read_text())["positives"] == vlm_sets.POSITIVES
+
+
 def test_a_shortened_run_of_the_benchmark_goes_the_right_way(clip, tmp_path):
     """The whole one takes an hour; this is what CI can do of it."""
     renders = vlm.rendered_set(tmp_path / "renders", vlm.parts(400, 100, 50))
     suite = make_suite("toyworld", limit=25)
     before = evaluate(clip, [suite])
     # too short for a curriculum
-    short: dict[str, Any] = {"epochs": 4, "batch_size": 24, "lr": 3e-4, "curriculum": "", "warmup": 8}
+    short: dict[str, Any] = {"steps": 120, "images": 36, "lr": 3e-4, "curriculum": "", "warmup": 8}
     precision = "amp_bf16" if fast_bfloat16() else "fp32"
     row = vlm.tuned(tmp_path, renders, vlm.BOTH, 0, suite, precision=precision, **short)
     after = Results.from_dict(row["results"])

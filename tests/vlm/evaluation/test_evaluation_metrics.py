@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from negguide.vlm.metrics import (
+from negguide.vlm.evaluation.metrics import (
     choice_correct,
     difference,
     group_correct,
@@ -13,8 +13,8 @@ from negguide.vlm.metrics import (
     image_correct,
     macro,
     mean,
+    proportion,
     retrieved,
-    share,
     text_correct,
 )
 
@@ -115,12 +115,12 @@ def test_a_model_that_only_knows_other_words_is_caught():
 
 def test_wilsons_interval_has_its_known_values():
     # 8 of 10: Wilson 95% is (0.4901, 0.9433)
-    eight = share([True] * 8 + [False] * 2)
+    eight = proportion([True] * 8 + [False] * 2)
     assert (eight.value, eight.n) == (0.8, 10)
     assert (round(eight.low, 4), round(eight.high, 4)) == (0.4902, 0.9433)
-    none = share([False] * 10)
+    none = proportion([False] * 10)
     assert none.low == 0 and round(none.high, 4) == 0.2775
-    assert share(torch.ones(5, dtype=torch.bool)).high == 1
+    assert proportion(torch.ones(5, dtype=torch.bool)).high == 1
 
 
 def test_mean_and_macro_by_hand():
@@ -134,7 +134,7 @@ def test_mean_and_macro_by_hand():
 
 def test_the_interval_of_a_difference_is_newcombes():
     # 56/70 against 48/80, the example of the paper: 0.2 with 0.0524 to 0.3339
-    first, second = share([True] * 56 + [False] * 14), share([True] * 48 + [False] * 32)
+    first, second = proportion([True] * 56 + [False] * 14), proportion([True] * 48 + [False] * 32)
     d = difference(first, second)
     assert (round(d.value, 4), round(d.low, 4), round(d.high, 4)) == (0.2, 0.0524, 0.3339)
     assert difference(first, first).value == 0
@@ -145,7 +145,11 @@ def test_wrong_shapes_and_nothing_to_count_are_refused():
         text_correct(torch.rand(4, 3, 2))
     with pytest.raises(ValueError, match="at least two options"):
         choice_correct(torch.rand(4, 1), torch.zeros(4, dtype=torch.int64))
-    for empty in (lambda: share([]), lambda: mean([]), lambda: macro(torch.zeros(0, dtype=torch.bool), [])):
+    for empty in (
+        lambda: proportion([]),
+        lambda: mean([]),
+        lambda: macro(torch.zeros(0, dtype=torch.bool), []),
+    ):
         with pytest.raises(ValueError, match="is empty"):
             empty()
 
@@ -163,3 +167,27 @@ def test_what_is_no_number_is_wrong_in_every_metric():
     scores = torch.tensor([[nan, 0.1], [0.9, nan], [nan, nan]])
     assert retrieved(scores, relevant, 1).tolist() == [False, False, False]
     assert retrieved(scores, relevant, 5).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_one_score_that_is_not_finite_makes_its_item_wrong(value):
+    right = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
+    for i in range(2):
+        for j in range(2):
+            broken = right.clone()
+            broken[i, j] = value
+            both = torch.stack((right, broken))
+            for metric in (text_correct, image_correct, group_correct):
+                assert metric(both).tolist() == [True, False]
+    # of a choice, the right option; -inf as another one is an option that is not there
+    scores = torch.tensor([[value, 0.1, -torch.inf], [0.9, 0.1, -torch.inf]])
+    assert choice_correct(scores, torch.tensor([0, 0])).tolist() == [False, True]
+    one = torch.tensor([value])
+    fine = torch.tensor([0.5])
+    assert not hard_positives_correct(one, fine[:, None] + 0.1, fine).any()
+    assert not hard_positives_correct(fine + 0.1, fine[:, None] + 0.1, one).any()
+    gallery, relevant = (
+        torch.tensor([[value, 0.1], [0.9, value]]),
+        torch.tensor([[True, False], [True, False]]),
+    )
+    assert retrieved(gallery, relevant, 1).tolist() == [False, False]

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from negguide.mining.item import Item
-from negguide.vlm.suites import make_suite
+from negguide.vlm.evaluation.suites import make_suite
 
 
 def picture(path, color, size=(20, 10)):
@@ -278,9 +278,7 @@ def test_a_mined_set_without_its_images_or_items_is_refused(mined, tmp_path):
 
 
 def test_what_is_no_suite_is_refused_with_what_would_be_right(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"suite='nothing' is unknown; use one of: toyworld, winoground:PATH"
-    ):
+    with pytest.raises(ValueError, match=r"suite='nothing' is unknown; use one of: toyworld, aro:PATH"):
         make_suite("nothing")
     with pytest.raises(ValueError, match=r"suite='winoground:/no/such' *: there is no /no/such"):
         make_suite("winoground:/no/such")

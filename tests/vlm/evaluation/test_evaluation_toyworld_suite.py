@@ -8,13 +8,20 @@ import pytest
 
 from negguide.toyworld import caption, parse, render
 from negguide.toyworld.scene import ABSENT, ACCESSORIES, Character, held_out, is_complete, is_trademark
-from negguide.vlm.suites import toyworld as suite_module
-from negguide.vlm.suites.toyworld import EDITS, VERSION, fingerprint, paraphrases, questions, toyworld
+from negguide.vlm.evaluation.suites import toyworld as suite_module
+from negguide.vlm.evaluation.suites.toyworld import (
+    EDITS,
+    VERSION,
+    fingerprint,
+    paraphrases,
+    scene_items,
+    toyworld,
+)
 
 
 @pytest.fixture(scope="module")
 def asked():
-    return {category: questions(category, 40) for category in EDITS}
+    return {category: scene_items(category, 40) for category in EDITS}
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +150,7 @@ def test_the_renders_are_true_and_in_one_pose(suite):
     part = suite.parts[""]
     place = 0
     for category in EDITS:
-        for q in questions(category, 6):
+        for q in scene_items(category, 6):
             item = part.items[place]
             assert item.category == category and item.captions == (caption(q.first), caption(q.second))
             for index, scene in zip(item.images, (q.scene, q.edited), strict=True):

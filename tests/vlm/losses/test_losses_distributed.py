@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from negguide.vlm import losses
-from negguide.vlm.contrast import Options
-from negguide.vlm.gather import gather, own_rows
+from negguide.vlm.losses import Options
+from negguide.vlm.training.gather import gather, own_rows
 
 ROWS, WIDTH = 8, 6
 
@@ -61,9 +61,9 @@ def step(model: nn.Module, rows: slice) -> dict[str, Tensor]:
     doubting = Options(
         rows=own,
         group=group,
-        share=0.8,
-        guide_image=image.detach(),
-        guide_text=text.detach(),
+        false_negative_fraction=0.8,
+        teacher_image=image.detach(),
+        teacher_text=text.detach(),
         smoothing=0.1,
         focal=1.0,
     )
@@ -74,7 +74,9 @@ def step(model: nn.Module, rows: slice) -> dict[str, Tensor]:
         "negimage": losses.negimage(image, text, negative_image, scale, options, valid=everyone),
         "triplet": losses.triplet(image, text, negative_image, negative_text, scale, options, valid=everyone),
         "conclip": losses.conclip(image, text, negative_image, negative_text, scale, options, valid=everyone),
-        "siglip": losses.siglip(image, text, scale, -1.0, options, **both, valid=everyone),
+        "siglip": losses.negsiglip(
+            image, text, negative_image, negative_text, scale, -1.0, options, valid=everyone
+        ),
         "rank": losses.rank_margin(image, text, 0.2, **both, valid=everyone, rows=own),
         "distill": losses.distill(image, text, scale, text.detach(), image.detach(), 3.0, own, group),
     }

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from negguide.vlm import losses
-from negguide.vlm.contrast import Options, doubts, false_negatives, info_nce
-from negguide.vlm.mixing import Mixing, mix
+from negguide.vlm.losses import Options
+from negguide.vlm.losses.info_nce import info_nce
+from negguide.vlm.losses.masks import false_negative_weights, false_negatives
+from negguide.vlm.losses.mixing import Mixing, mix
 
 N, D, SCALE = 6, 5, 7.0
 
@@ -89,9 +91,7 @@ def test_siglip_with_negatives_is_siglip_of_twice_as_many_pairs() -> None:
     expected = losses.siglip(
         torch.cat((image, negative_image)), torch.cat((text, negative_text)), SCALE, -2.0
     )
-    found = losses.siglip(
-        image, text, SCALE, -2.0, negative_image=negative_image, negative_text=negative_text
-    )
+    found = losses.negsiglip(image, text, negative_image, negative_text, SCALE, -2.0)
     torch.testing.assert_close(found, expected)
 
 
@@ -117,29 +117,35 @@ def test_the_rank_margin_pushes_a_caption_away_from_its_negative() -> None:
 
 
 def test_distill_is_the_kl_divergence_from_the_start_models_view() -> None:
-    image, text, guide_image, guide_text = features()
+    image, text, teacher_image, teacher_text = features()
     terms = []
-    for a, b, c, d in ((image, text, guide_image, guide_text), (text, image, guide_text, guide_image)):
+    for a, b, c, d in (
+        (image, text, teacher_image, teacher_text),
+        (text, image, teacher_text, teacher_image),
+    ):
         now, before = (SCALE * a @ b.T).softmax(1), (3.0 * c @ d.T).softmax(1)
         terms.append((before * (before / now).log()).sum(1).mean())
-    found = losses.distill(image, text, SCALE, guide_image, guide_text, 3.0)
+    found = losses.distill(image, text, SCALE, teacher_image, teacher_text, 3.0)
     torch.testing.assert_close(found, (terms[0] + terms[1]) / 2)
     assert losses.distill(image, text, SCALE, image, text, SCALE).abs() < 1e-12
 
 
 def test_distill_leaves_siblings_to_be_unlearned() -> None:
-    image, text, guide_image, guide_text = features()
+    image, text, teacher_image, teacher_text = features()
     group = torch.arange(len(image)) // 2
     others = ~((group[:, None] == group) & ~torch.eye(len(image), dtype=torch.bool))
     terms = []
-    for a, b, c, d in ((image, text, guide_image, guide_text), (text, image, guide_text, guide_image)):
+    for a, b, c, d in (
+        (image, text, teacher_image, teacher_text),
+        (text, image, teacher_text, teacher_image),
+    ):
         rows = []
         for i in range(len(image)):
             now, before = ((z[i] @ k.T)[others[i]] for z, k in ((SCALE * a, b), (3.0 * c, d)))
             now, before = now.softmax(0), before.softmax(0)
             rows.append((before * (before / now).log()).sum())
         terms.append(torch.stack(rows).mean())
-    found = losses.distill(image, text, SCALE, guide_image, guide_text, 3.0, group=group)
+    found = losses.distill(image, text, SCALE, teacher_image, teacher_text, 3.0, group=group)
     torch.testing.assert_close(found, (terms[0] + terms[1]) / 2)
 
 
@@ -149,7 +155,7 @@ def test_cwcl_weighs_texts_by_how_alike_the_images_are() -> None:
     log_p = (SCALE * image @ text.T).log_softmax(1)
     forward = -((weights * log_p).sum(1) / weights.sum(1)).mean()
     backward = average([ce(text[i], image, i) for i in range(N)])
-    found = losses.clip(image, text, SCALE, Options(continuous=True, guide_image=guide))
+    found = losses.clip(image, text, SCALE, Options(continuous=True, teacher_image=guide))
     torch.testing.assert_close(found, (forward + backward) / 2)
 
 
@@ -184,9 +190,7 @@ SAYS_THE_SAME: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, Options], Ten
     "negimage": lambda i, t, ni, nt, o: losses.negimage(i, t, ni, SCALE, o),
     "triplet": lambda i, t, ni, nt, o: losses.triplet(i, t, ni, nt, SCALE, o),
     "conclip": lambda i, t, ni, nt, o: losses.conclip(i, t, ni, nt, SCALE, o),
-    "negsiglip": lambda i, t, ni, nt, o: losses.siglip(
-        i, t, SCALE, -1.0, o, negative_image=ni, negative_text=nt
-    ),
+    "negsiglip": lambda i, t, ni, nt, o: losses.negsiglip(i, t, ni, nt, SCALE, -1.0, o),
 }
 
 
@@ -211,18 +215,18 @@ def test_what_says_the_same_is_no_negative_in_any_loss(name: str) -> None:
 
 
 def test_siblings_are_no_false_negatives_and_no_continuous_positives() -> None:
-    image, text, guide_image, guide_text = features()
+    image, text, teacher_image, teacher_text = features()
     group = torch.tensor([0, 0, 1, 1, 2, 2])
-    with_all = Options(share=1e-6, guide_image=guide_image, guide_text=guide_text)
+    with_all = Options(false_negative_fraction=1e-6, teacher_image=teacher_image, teacher_text=teacher_text)
     positive = torch.eye(N, dtype=torch.bool)
-    masked = doubts(with_all, positive, image_queries=True)
-    kept = doubts(replace(with_all, group=group), positive, image_queries=True)
+    masked = false_negative_weights(with_all, positive, image_queries=True)
+    kept = false_negative_weights(replace(with_all, group=group), positive, image_queries=True)
     assert masked is not None and kept is not None
     pairs = (group[:, None] == group) & ~positive
     assert (masked[pairs] == -torch.inf).any() and (kept[pairs] == 0).all()
     assert torch.equal(kept[~pairs], masked[~pairs])
     # with siblings alone in the batch, CWCL is the plain loss
-    alone = Options(continuous=True, guide_image=guide_image, group=torch.zeros(N, dtype=torch.int64))
+    alone = Options(continuous=True, teacher_image=teacher_image, group=torch.zeros(N, dtype=torch.int64))
     torch.testing.assert_close(losses.clip(image, text, SCALE, alone), losses.clip(image, text, SCALE))
 
 
@@ -270,20 +274,20 @@ def test_the_focal_loss_of_a_certain_answer_has_a_gradient() -> None:
 def test_false_negatives_are_those_above_a_share_of_the_positive() -> None:
     similarity = torch.tensor([[0.8, 0.79, 0.5], [0.9, 0.6, 0.3], [0.1, 0.2, -0.1]])
     positive = torch.eye(3, dtype=torch.bool)
-    masked = false_negatives(similarity, positive, share=0.9, kept=0.0)
+    masked = false_negatives(similarity, positive, fraction=0.9, weight=0.0)
     out = torch.tensor([[0, 1, 0], [1, 0, 0], [0, 0, 0]], dtype=torch.bool)  # the last positive is below 0
     assert torch.equal(masked == -torch.inf, out)
-    half = false_negatives(similarity, positive, share=0.9, kept=0.5)
+    half = false_negatives(similarity, positive, fraction=0.9, weight=0.5)
     assert torch.allclose(half[out].exp(), torch.tensor(0.5)) and (half[~out] == 0).all()
 
 
 def test_a_masked_false_negative_leaves_the_denominator_and_a_halved_one_counts_half() -> None:
-    image, text, guide_image, guide_text = features()
+    image, text, teacher_image, teacher_text = features()
     for kept in (0.0, 0.5):
         values = []
         for queries, keys, a, b in (
-            (image, text, guide_image, guide_text),
-            (text, image, guide_text, guide_image),
+            (image, text, teacher_image, teacher_text),
+            (text, image, teacher_text, teacher_image),
         ):
             similarity = a @ b.T
             for i in range(N):
@@ -293,7 +297,12 @@ def test_a_masked_false_negative_leaves_the_denominator_and_a_halved_one_counts_
                     doubtful = i != j and best > 0 and similarity[i, j] > 0.5 * best
                     total += (kept if doubtful else 1) * torch.exp(SCALE * queries[i] @ keys[j])
                 values.append(torch.log(total) - SCALE * queries[i] @ keys[i])
-        options = Options(share=0.5, kept=kept, guide_image=guide_image, guide_text=guide_text)
+        options = Options(
+            false_negative_fraction=0.5,
+            false_negative_weight=kept,
+            teacher_image=teacher_image,
+            teacher_text=teacher_text,
+        )
         torch.testing.assert_close(losses.clip(image, text, SCALE, options), average(values))
 
 
@@ -339,9 +348,7 @@ WITH_NEGATIVES: dict[str, Loss] = {
     "negimage": lambda i, t, ni, nt, v: losses.negimage(i, t, ni, SCALE, valid=v),
     "triplet": lambda i, t, ni, nt, v: losses.triplet(i, t, ni, nt, SCALE, valid=v),
     "conclip": lambda i, t, ni, nt, v: losses.conclip(i, t, ni, nt, SCALE, valid=v),
-    "negsiglip": lambda i, t, ni, nt, v: losses.siglip(
-        i, t, SCALE, -1.0, negative_image=ni, negative_text=nt, valid=v
-    ),
+    "negsiglip": lambda i, t, ni, nt, v: losses.negsiglip(i, t, ni, nt, SCALE, -1.0, valid=v),
     "rank margin": lambda i, t, ni, nt, v: losses.rank_margin(
         i, t, 0.3, negative_image=ni, negative_text=nt, valid=v
     ),
@@ -383,16 +390,18 @@ def test_invalid_rows_leave_what_the_valid_ones_alone_would_give(name: str) -> N
 
 def test_options_that_contradict_each_other_are_refused() -> None:
     image, text, negative_image, _ = features()
-    with pytest.raises(ValueError, match="continuous=True needs guide_image"):
+    with pytest.raises(ValueError, match="continuous=True needs teacher_image"):
         Options(continuous=True)
-    with pytest.raises(ValueError, match=r"share=0\.9 needs guide_image and guide_text"):
-        Options(share=0.9)
+    with pytest.raises(
+        ValueError, match=r"false_negative_fraction=0\.9 needs teacher_image and teacher_text"
+    ):
+        Options(false_negative_fraction=0.9)
     with pytest.raises(ValueError, match="no single positive"):
-        Options(continuous=True, focal=1.0, guide_image=image)
+        Options(continuous=True, focal=1.0, teacher_image=image)
     with pytest.raises(ValueError, match="siglip takes no continuous, smoothing"):
         losses.siglip(image, text, SCALE, 0.0, Options(smoothing=0.1))
-    with pytest.raises(ValueError, match="together, or neither"):
-        losses.siglip(image, text, SCALE, 0.0, negative_image=negative_image)
+    with pytest.raises(TypeError, match="negative_text"):  # one kind of negatives alone is no sigmoid loss
+        losses.negsiglip(image, text, negative_image, scale=SCALE, bias=0.0)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="needs negative_text, negative_image or both"):
         losses.rank_margin(image, text, 0.2)
     with pytest.raises(ValueError, match="hardest=0"):

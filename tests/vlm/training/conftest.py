@@ -26,7 +26,7 @@ from negguide.toyworld.language import caption
 from negguide.toyworld.render import render
 from negguide.toyworld.scene import BACKGROUNDS, COLORS, FURS, KINDS, Character, Scene
 from negguide.toyworld.words import new_tokenizer
-from negguide.vlm.settings import Settings
+from negguide.vlm.training.config import Settings
 
 ROWS = 48
 LAYERS = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from negguide.cli.errors import CleanErrors
 from negguide.cli.finetune import finetune
-from negguide.vlm.log import Log
+from negguide.vlm.training.log import Log
 
 app = typer.Typer(cls=CleanErrors, pretty_exceptions_enable=False)
 app.command()(finetune)

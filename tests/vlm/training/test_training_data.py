@@ -13,28 +13,21 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from negguide.vlm.data import (
-    Checked,
-    FilePicture,
-    Triplet,
-    as_pairs,
-    check,
-    open_picture,
-    split,
-    with_one_source_per_image,
-)
+from negguide.vlm.data.dataset import read_training_set
+from negguide.vlm.data.readers import read_triplets
+from negguide.vlm.data.rows import FileImage, Triplet, open_image
+from negguide.vlm.data.validate import Validated, as_pairs, split, validate, with_one_source_per_image
+from negguide.vlm.evaluation.suites.base import ImageFiles, Retrieval
+from negguide.vlm.losses import loss_by_name
 from negguide.vlm.models import load_model
-from negguide.vlm.reading import read_triplets
-from negguide.vlm.settings import LOSSES, Settings
-from negguide.vlm.suites.base import ImageFiles, Retrieval
-from negguide.vlm.training_set import read_training_set
-from negguide.vlm.validation import held_out_suite
+from negguide.vlm.training.config import Settings
+from negguide.vlm.training.validation import held_out_suite
 
-BOTH = LOSSES["triplet"]
+BOTH = loss_by_name("triplet").columns
 
 
 def content(triplet: Triplet) -> tuple[object, ...]:
-    pictures = [p and open_picture("x", p).tobytes() for p in (triplet.image, triplet.negative_image)]
+    pictures = [p and open_image("x", p).tobytes() for p in (triplet.image, triplet.negative_image)]
     return (triplet.caption, triplet.negative_caption, *pictures)
 
 
@@ -49,7 +42,7 @@ def test_a_mined_set_is_read_with_all_its_columns(mined: list[Triplet], triplet_
     assert (first.id, first.source) == ("item-0", "scene-0")
     assert first.caption != first.negative_caption and first.category in ("object", "attribute")
     assert len(first.positive_captions) == 1
-    assert open_picture(first.id, first.image).size == (64, 64)
+    assert open_image(first.id, first.image).size == (64, 64)
 
 
 def test_an_imagefolder_gives_the_same_rows(mined: list[Triplet], triplet_set: Path) -> None:
@@ -219,8 +212,8 @@ def test_a_tar_holds_images_of_every_kind_and_more_than_images(tmp_path: Path, k
     write_tar(tmp_path / "a.tar", members)
     (row,) = read_triplets(str(tmp_path / "a.tar"))
     assert (row.caption, row.category) == ("a bear", "object")
-    assert open_picture(row.id, row.image).getpixel((1, 1)) == (255, 0, 0)
-    assert row.negative_image and open_picture(row.id, row.negative_image).getpixel((1, 1))[2] > 250
+    assert open_image(row.id, row.image).getpixel((1, 1)) == (255, 0, 0)
+    assert row.negative_image and open_image(row.id, row.negative_image).getpixel((1, 1))[2] > 250
 
 
 @pytest.mark.parametrize(
@@ -261,7 +254,7 @@ def test_a_broken_cell_is_named_by_its_file_and_row(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"the image b\.parquet, row 1, column image of item .* cannot be read"
     ):
-        open_picture(rows[3].id, rows[3].image)
+        open_image(rows[3].id, rows[3].image)
 
 
 def test_coco_captions_are_plain_pairs(tmp_path: Path) -> None:
@@ -287,8 +280,14 @@ def test_coco_captions_are_plain_pairs(tmp_path: Path) -> None:
         read_triplets(str(tmp_path / "b.json"), tmp_path / "val2017")
 
 
-def checked(folder: Path, tiny_clip: Path, loss: str = "triplet") -> Checked:
-    return check(read_triplets(str(folder)), load_model(str(tiny_clip)), LOSSES[loss], loss=loss, name="set")
+def checked(folder: Path, tiny_clip: Path, loss: str = "triplet") -> Validated:
+    return validate(
+        read_triplets(str(folder)),
+        load_model(str(tiny_clip)),
+        loss_by_name(loss).columns,
+        loss=loss,
+        name="set",
+    )
 
 
 def test_rows_without_a_usable_negative_are_counted_and_masked(
@@ -312,7 +311,7 @@ def test_rows_without_a_usable_negative_are_counted_and_masked(
     found = checked(folder, tiny_clip)
     assert found.valid == (False,) * 5 + (True,) * 43
     assert (found.missing, found.equal, found.truncated) == (1, 3, 1)
-    assert found.remarks() == [
+    assert found.notes() == [
         "1 of 48 rows have no negative; they train as plain pairs",
         "3 of 48 rows have a negative that equals the positive; they train as plain pairs",
         "1 of 48 rows differ from their negative only in words that the tokenizer cuts off; they train as plain pairs",
@@ -344,7 +343,7 @@ def test_a_set_that_the_loss_cannot_use_is_refused(changed_set: Callable[..., Pa
     ):
         checked(folder, tiny_clip)
     assert all(checked(folder, tiny_clip, "negclip").valid)
-    assert checked(folder, tiny_clip, "clip").remarks() == []
+    assert checked(folder, tiny_clip, "clip").notes() == []
 
 
 def test_a_set_whose_negatives_all_equal_their_positives_is_refused(
@@ -366,8 +365,8 @@ def test_empty_captions_and_missing_files_are_named(
     (folder / "images" / "005-negative.png").unlink()
     rows = [t for t in read_triplets(str(folder)) if t.id != "item-7"]
     with pytest.raises(ValueError, match=r"1 of 94 images are missing, the first is .*005-negative\.png"):
-        check(rows, load_model(str(tiny_clip)), BOTH, loss="triplet", name="set")
-    assert check(rows, load_model(str(tiny_clip)), (), loss="clip", name="set").missing == 0
+        validate(rows, load_model(str(tiny_clip)), BOTH, loss="triplet", name="set")
+    assert validate(rows, load_model(str(tiny_clip)), (), loss="clip", name="set").missing == 0
 
 
 def test_pairs_hold_each_original_once_and_every_negative(mined: list[Triplet]) -> None:
@@ -375,7 +374,7 @@ def test_pairs_hold_each_original_once_and_every_negative(mined: list[Triplet]) 
         *mined[:3],
         Triplet("item-0", mined[0].source, mined[0].image, mined[0].caption, "a bear", mined[1].image),
     ]
-    pairs = as_pairs(Checked(tuple(twice), (True, True, False, True)))
+    pairs = as_pairs(Validated(tuple(twice), (True, True, False, True)))
     assert [t.id for t in pairs.triplets] == [
         "item-0",
         "item-0/negative",
@@ -397,7 +396,7 @@ def test_pairs_hold_each_original_once_and_every_negative(mined: list[Triplet]) 
 def test_captions_that_say_the_same_share_their_source(mined: list[Triplet]) -> None:
     first = replace(mined[0], prompt="a bear")
     second = replace(first, id="again", negative_caption="a bear without a hat")
-    pairs = as_pairs(Checked((first, second, mined[1]), (True, True, True))).triplets
+    pairs = as_pairs(Validated((first, second, mined[1]), (True, True, True))).triplets
     assert pairs[1].source == pairs[2].source != pairs[0].source
     assert pairs[4].source != pairs[1].source
 
@@ -405,7 +404,7 @@ def test_captions_that_say_the_same_share_their_source(mined: list[Triplet]) -> 
 def test_copies_of_an_image_are_one_source(mined: list[Triplet], tmp_path: Path) -> None:
     copy = tmp_path / "copy.png"
     copy.write_bytes(mined[0].image.read())
-    rows = [*mined[:3], replace(mined[0], id="more", source="photo#2", image=FilePicture(copy))]
+    rows = [*mined[:3], replace(mined[0], id="more", source="photo#2", image=FileImage(copy))]
     merged = with_one_source_per_image(rows)
     assert [t.source for t in merged] == ["scene-0", "scene-1", "scene-2", "scene-0"]
 
@@ -449,9 +448,9 @@ def test_an_image_that_does_not_decode_is_named(tmp_path: Path, mined: list[Trip
     (tmp_path / "a.jsonl").write_text('{"id": "row 1", "image": "cut.png", "caption": "a bear"}\n')
     (row,) = read_triplets(str(tmp_path / "a.jsonl"))
     with pytest.raises(ValueError, match=r"the image .*cut\.png of item 'row 1' cannot be read"):
-        open_picture(row.id, row.image)
+        open_image(row.id, row.image)
     Image.new("L", (4, 4)).save(tmp_path / "cut.png")
-    assert open_picture(row.id, row.image).mode == "RGB"
+    assert open_image(row.id, row.image).mode == "RGB"
 
 
 def test_training_and_evaluation_see_images_as_they_are_shown(tmp_path: Path) -> None:
@@ -464,8 +463,8 @@ def test_training_and_evaluation_see_images_as_they_are_shown(tmp_path: Path) ->
         tar.add(tmp_path / "a.png", "a.png")
         tar.add(tmp_path / "a.txt", "a.txt")
     (member,) = (row.image for row in read_triplets(str(tmp_path / "a.tar")))
-    rows = (FilePicture(tmp_path / "a.png"), FilePicture(tmp_path / "b.png"))
-    opened = [open_picture("x", picture) for picture in (*rows, member)]
+    rows = (FileImage(tmp_path / "a.png"), FileImage(tmp_path / "b.png"))
+    opened = [open_image("x", picture) for picture in (*rows, member)]
     opened += list(ImageFiles([tmp_path / "a.png", tmp_path / "b.png"]))
     assert {image.size for image in opened} == {(48, 32)}
     assert [image.getpixel((2, 2)) for image in opened] == [

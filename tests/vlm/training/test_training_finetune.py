@@ -1,6 +1,7 @@
 """Whole runs on the tiny set: results, resumption after a kill, and what stops a run."""
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -20,18 +21,20 @@ from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPProcessor, SiglipModel
 
 from negguide.vlm import losses
-from negguide.vlm.checkpoint import Checkpoints
-from negguide.vlm.data import open_picture
-from negguide.vlm.log import Log
+from negguide.vlm.data.readers import read_triplets
+from negguide.vlm.data.rows import open_image
+from negguide.vlm.losses import registry
+from negguide.vlm.losses.registry import loss_by_name, registered_losses
 from negguide.vlm.models import load_model
-from negguide.vlm.reading import read_triplets
-from negguide.vlm.settings import LOSSES, Settings, default_lr
-from negguide.vlm.towers import interpolate
-from negguide.vlm.train import LossNotFinite, Outcome, finetune
+from negguide.vlm.training.checkpoint import Checkpoints
+from negguide.vlm.training.config import Settings, default_lr
+from negguide.vlm.training.log import Log
+from negguide.vlm.training.loop import LossNotFiniteError, Outcome, finetune
+from negguide.vlm.training.towers import MAX_SCALE, interpolate
 
 
 def run(settings: Settings, out: Path, **more: Any) -> Outcome:
-    return finetune(settings, out, cpu=True, remark=lambda text: None, **more)
+    return finetune(settings, out, cpu=True, **more)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -73,7 +76,8 @@ def test_the_result_is_a_model_of_plain_transformers_with_card_log_and_curves(
     assert "| held out/pairs | group |" in card and "| held out/retrieval | text to image R@1 |" in card
     told = json.loads((out / "finetune.json").read_text())
     assert (
-        told["settings"] == asdict(settings) and told["start_revision"] == load_model(str(tiny_clip)).revision
+        told["settings"] == settings.to_dict()
+        and told["start_revision"] == load_model(str(tiny_clip)).revision
     )
     assert told["made_by"]["torch"] == torch.__version__
     assert not list(out.glob(".*")) and not list((out / "checkpoints").glob(".*"))
@@ -94,8 +98,8 @@ def test_the_best_state_on_held_out_rows_is_the_result(whole: tuple[Settings, Pa
 KILLED = """
 import json, sys
 from pathlib import Path
-from negguide.vlm.settings import Settings
-from negguide.vlm.train import finetune
+from negguide.vlm.training.config import Settings
+from negguide.vlm.training.loop import finetune
 finetune(Settings(**json.loads(sys.argv[1])), Path(sys.argv[2]), cpu=True)
 """
 
@@ -140,7 +144,7 @@ def test_a_run_is_not_resumed_with_other_settings(whole: tuple[Settings, Path]) 
     ):
         run(replace(settings, loss="negclip", lr=0.1), out, resume="latest")
     with pytest.raises(
-        ValueError, match=r"resume='step-9' is no state of .*; give 'latest' or one of: step-00000004"
+        ValueError, match=r"resume='step-9' is no checkpoint of .*; give 'latest' or one of: step-00000004"
     ):
         run(settings, out, resume="step-9")
     before = weights(out)
@@ -160,9 +164,9 @@ def test_a_line_cut_off_by_a_kill_and_later_steps_are_forgotten(tmp_path: Path) 
     assert [line["step"] for line in log.lines()] == [1, 2]
 
 
-@pytest.mark.parametrize("loss", [name for name in LOSSES if "siglip" not in name])
+@pytest.mark.parametrize("loss", [name for name in registered_losses() if "siglip" not in name])
 def test_every_softmax_loss_trains_clip(settings: Settings, tmp_path: Path, loss: str) -> None:
-    outcome = run(replace(settings, loss=loss, epochs=1, val_share=0.0), tmp_path / "out")
+    outcome = run(replace(settings, loss=loss, epochs=1, val_fraction=0.0), tmp_path / "out")
     lines = Log(tmp_path / "out" / "log.jsonl").lines()
     assert len(lines) == outcome.steps == (3 if loss != "grouped" else 6) and outcome.before is None
     assert all(line["loss"] > 0 and line["grad_norm"] > 0 for line in lines)
@@ -188,7 +192,7 @@ def test_all_options_act_together_with_cached_gradients(settings: Settings, tmp_
         "smoothing": 0.1,
         "focal": 1.0,
         "paraphrases": True,
-        "false_negative_share": 0.9,
+        "false_negative_fraction": 0.9,
         "mix_pairs": 4,
         "mix_queries": 2,
         "mix_hardest": 4,
@@ -207,13 +211,13 @@ def test_a_run_that_was_killed_before_its_first_state_leaves_nothing_to_the_next
     settings: Settings, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    run(replace(settings, epochs=1, val_share=0.2), out)
+    run(replace(settings, epochs=1, val_fraction=0.2), out)
     for path in (*out.glob("checkpoints/step-*"), *out.glob("*.json")):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert (out / "checkpoints" / "best.safetensors").is_file()
     before = json.loads((out / "checkpoints" / "before.json").read_text())
     (out / "checkpoints" / "before.json").write_text(json.dumps({**before, "model": "another"}))
-    outcome = run(replace(settings, epochs=1, seed=5, val_share=0.2), out, resume="latest")
+    outcome = run(replace(settings, epochs=1, seed=5, val_fraction=0.2), out, resume="latest")
     assert outcome.before is not None and outcome.before.model == settings.model
 
 
@@ -253,7 +257,7 @@ def test_accumulated_batches_train_as_one_large_one(settings: Settings, tmp_path
             batch_size=size,
             accum_freq=accum,
             epochs=1,
-            val_share=0.0,
+            val_fraction=0.0,
         )
         run(changed, tmp_path / str(size))
         found.append([line["loss"] for line in Log(tmp_path / str(size) / "log.jsonl").lines()])
@@ -269,8 +273,8 @@ def test_the_scale_of_the_cosines_stays_within_clips_bounds(
     start.processor.save_pretrained(tmp_path / "model")
     run(replace(settings, model=str(tmp_path / "model"), epochs=1), tmp_path / "out")
     scales = [line["scale"] for line in Log(tmp_path / "out" / "log.jsonl").lines() if "scale" in line]
-    assert max(scales) == pytest.approx(losses.MAX_SCALE)
-    assert weights(tmp_path / "out")["logit_scale"].exp() <= losses.MAX_SCALE * 1.0001
+    assert max(scales) == pytest.approx(MAX_SCALE)
+    assert weights(tmp_path / "out")["logit_scale"].exp() <= MAX_SCALE * 1.0001
 
 
 def test_a_tracker_gets_the_settings_every_step_and_every_validation(
@@ -308,11 +312,14 @@ def test_a_tracker_gets_the_settings_every_step_and_every_validation(
     assert [step for step, values in lines if "validation" in values] == [3, 6]
 
 
-def test_a_run_that_can_measure_nothing_says_so(settings: Settings, tmp_path: Path) -> None:
-    said: list[str] = []
-    finetune(replace(settings, epochs=1, val_share=0.0), tmp_path / "out", cpu=True, remark=said.append)
-    assert said == [
-        "nothing is measured before and after: no suite is named, and val_share=0 holds no rows out"
+def test_a_run_that_can_measure_nothing_logs_it(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="negguide"):
+        run(replace(settings, epochs=1, val_fraction=0.0), tmp_path / "out")
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("negguide")]
+    assert told == [
+        "nothing is measured before and after: no suite is named, and val_fraction=0 holds no rows out"
     ]
 
 
@@ -362,11 +369,11 @@ def test_distillation_holds_on_to_the_start_models_view(settings: Settings, tmp_
     moved = {}
     for weight in (0.0, 20.0):
         out = tmp_path / str(weight)
-        run(replace(settings, epochs=4, loss="clip", distill=weight, val_share=0.0), out)
+        run(replace(settings, epochs=4, loss="clip", distill=weight, val_fraction=0.0), out)
         rows = read_triplets(settings.train_data)
         views = []
         for model in (load_model(str(out)), load_model(settings.model)):
-            images = model.encode_images([open_picture(row.id, row.image) for row in rows])
+            images = model.encode_images([open_image(row.id, row.image) for row in rows])
             views += [images, model.encode_texts([row.caption for row in rows])]
         moved[weight] = float(losses.distill(*views[:2], 14.3, *views[2:], 14.3))
     assert moved[20.0] < 0.5 * moved[0.0]
@@ -375,22 +382,22 @@ def test_distillation_holds_on_to_the_start_models_view(settings: Settings, tmp_
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clip, calls = losses.clip, []
+    calls = []
 
-    def broken(*args: Any) -> torch.Tensor:
+    def broken(**inputs: Any) -> torch.Tensor:
         calls.append(1)
-        return clip(*args) * (float("nan") if len(calls) == 5 else 1.0)
+        return losses.clip(**inputs) * (float("nan") if len(calls) == 5 else 1.0)
 
-    monkeypatch.setattr(losses, "clip", broken)
-    settings = replace(settings, loss="clip", val_share=0.0)
+    monkeypatch.setitem(registry._LOSSES, "clip", replace(loss_by_name("clip"), function=broken))
+    settings = replace(settings, loss="clip", val_fraction=0.0)
     with pytest.raises(
-        LossNotFinite, match=r"the loss is not finite at step 5; .* the items item-"
+        LossNotFiniteError, match=r"the loss is not finite at step 5; .* the items item-"
     ) as failure:
         run(settings, tmp_path / "out")
     last = Log(tmp_path / "out" / "log.jsonl").lines()[-1]
     assert last["step"] == 5 and len(last["items"]) == 14
     assert all(f"item-{name.removeprefix('item-')}" in str(failure.value) for name in last["items"])
-    assert f"the last good state is {tmp_path / 'out' / 'checkpoints' / 'step-00000003'}" in str(
+    assert f"the last good checkpoint is {tmp_path / 'out' / 'checkpoints' / 'step-00000003'}" in str(
         failure.value
     )
     state = load_file(tmp_path / "out" / "checkpoints" / "step-00000003" / "model.safetensors")
@@ -405,20 +412,20 @@ def test_a_broken_image_stops_the_run_and_is_named(
     folder = changed_set(lambda i, row: row)
     (folder / "images" / "030.png").write_bytes(b"not an image")
     for workers in (0, 1):
-        changed = replace(settings, train_data=str(folder), val_share=0.0, workers=workers)
+        changed = replace(settings, train_data=str(folder), val_fraction=0.0, workers=workers)
         with pytest.raises(ValueError, match=r"^the image .*030\.png of item 'item-30' cannot be read"):
             run(changed, tmp_path / f"out{workers}")
 
 
 def test_wrong_settings_are_refused_with_what_would_be_right(tmp_path: Path, settings: Settings) -> None:
     for changes, message in (
-        ({"loss": "hinge"}, "loss='hinge' is not known; use one of clip, siglip, negclip"),
+        ({"loss": "hinge"}, "loss='hinge' is not known; use one of clip, conclip, grouped"),
         ({"precision": "fp8"}, "precision='fp8' is not known; use one of fp32, amp, amp_bf16"),
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"lr": 0.0}, "lr=0.0 must be above 0"),
         ({"wise_ft": 1.5}, "wise_ft=1.5 must be at least 0 and at most 1"),
         ({"smoothing": 1.0}, "smoothing=1.0 must be at least 0 and below 1"),
-        ({"false_negative_share": 0.0}, "false_negative_share=0.0 must be above 0"),
+        ({"false_negative_fraction": 0.0}, "false_negative_fraction=0.0 must be above 0"),
         ({"lock_image": True, "lock_text": True}, "leave nothing to train"),
         ({"loss": "siglip", "focal": 1.0}, "loss='siglip' has no focal"),
         ({"continuous": True, "focal": 1.0}, "no single positive"),

@@ -8,14 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from negguide.vlm import gradcache, losses
-from negguide.vlm.batches import Batch, Collate
-from negguide.vlm.data import check
+from negguide.vlm import losses
+from negguide.vlm.data.loader import Batch, Collate
+from negguide.vlm.data.readers import read_triplets
+from negguide.vlm.data.validate import validate
 from negguide.vlm.models import load_model
-from negguide.vlm.objective import objective
-from negguide.vlm.reading import read_triplets
-from negguide.vlm.settings import Settings
-from negguide.vlm.towers import prepare
+from negguide.vlm.training import gradcache
+from negguide.vlm.training.config import Settings
+from negguide.vlm.training.task import objective
+from negguide.vlm.training.towers import prepare
 
 
 @pytest.mark.parametrize("loss", ["triplet", "conclip", "negclip"])
@@ -25,7 +26,7 @@ def test_four_chunks_give_the_gradients_of_one_batch(triplet_set: Path, tiny_cli
     for size in (48, 12):
         model = load_model(str(tiny_clip))
         rows = read_triplets(str(triplet_set))
-        checked = check(rows, model, settings.columns, loss=loss, name="set")
+        checked = validate(rows, model, settings.columns, loss=loss, name="set")
         collate = Collate(checked, model, settings.columns, paraphrases=True, seed=0)
         towers = prepare(model)  # evaluation mode: no dropout
         chunks = [collate((0, list(range(i, i + size)))) for i in range(0, 48, size)]

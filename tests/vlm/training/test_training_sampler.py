@@ -2,7 +2,7 @@
 
 import pytest
 
-from negguide.vlm.sampler import Curriculum, GroupSampler, RandomSampler
+from negguide.vlm.data.sampler import Curriculum, GroupSampler, RandomSampler
 
 
 def test_every_row_comes_once_an_epoch_and_each_epoch_has_its_own_order() -> None:
@@ -16,17 +16,17 @@ def test_every_row_comes_once_an_epoch_and_each_epoch_has_its_own_order() -> Non
 
 def test_a_batch_of_groups_holds_whole_groups_and_no_row_twice() -> None:
     groups = [row // 3 for row in range(60)]
-    sampler = GroupSampler(groups, 12, group_size=3, share=0.5, seed=1)
+    sampler = GroupSampler(groups, 12, group_size=3, fraction=0.5, seed=1)
     for batch in sampler.epoch(0):
         assert len(batch) == len(set(batch)) == 12
         sizes = [sum(groups[row] == group for row in batch) for group in {groups[row] for row in batch}]
         assert sum(size == 3 for size in sizes) >= 2
-    assert sampler.epoch(0) == GroupSampler(groups, 12, group_size=3, share=0.5, seed=1).epoch(0)
+    assert sampler.epoch(0) == GroupSampler(groups, 12, group_size=3, fraction=0.5, seed=1).epoch(0)
 
 
 def test_every_group_has_its_turn() -> None:
     groups = [row // 2 for row in range(40)]
-    sampler = GroupSampler(groups, 10, share=1.0)
+    sampler = GroupSampler(groups, 10, fraction=1.0)
     together = [
         group
         for batch in sampler.epoch(0)
@@ -38,7 +38,7 @@ def test_every_group_has_its_turn() -> None:
 
 def test_siblings_of_a_large_group_are_drawn_anew() -> None:
     groups = [0] * 30 + list(range(1, 31))
-    sampler = GroupSampler(groups, 8, group_size=4, share=0.5)
+    sampler = GroupSampler(groups, 8, group_size=4, fraction=0.5)
     drawn = {frozenset(row for row in batch if row < 30) for batch in sampler.epoch(0)}
     assert len(drawn) > 1 and all(len(rows) >= 4 for rows in drawn)
 
@@ -64,12 +64,12 @@ def test_an_epoch_may_be_shorter_than_the_set() -> None:
 
 def test_what_is_no_group_is_filled_with_rows_without_siblings() -> None:
     groups = [row // 2 for row in range(40)] + list(range(100, 130))
-    batches = GroupSampler(groups, 10, share=0.6).epoch(0)
+    batches = GroupSampler(groups, 10, fraction=0.6).epoch(0)
     assert all(sum(row >= 40 for row in batch) >= 4 for batch in batches)
     drawn = [row for batch in batches for row in batch if row >= 40]
     assert len(set(drawn)) == len(drawn) <= 30  # none comes again before all have come
     # too few of them: any row fills
-    batches = GroupSampler(groups[:42], 10, share=0.6).epoch(0)
+    batches = GroupSampler(groups[:42], 10, fraction=0.6).epoch(0)
     assert all(len(set(batch)) == 10 for batch in batches)
     assert any(groups.count(groups[row]) > 1 for batch in batches for row in batch)
 
@@ -97,8 +97,8 @@ def test_batches_that_cannot_be_made_are_refused() -> None:
         GroupSampler([0, 1, 2, 3], 4)
     with pytest.raises(ValueError, match="group_size=1 must be at least 2"):
         GroupSampler([0, 0], 2, group_size=1)
-    with pytest.raises(ValueError, match=r"share=0 .* above 0"):
-        GroupSampler([0, 0], 2, share=0)
+    with pytest.raises(ValueError, match=r"fraction=0 .* above 0"):
+        GroupSampler([0, 0], 2, fraction=0)
     with pytest.raises(ValueError, match="batch_size=64 is larger than the set, which has 10 rows"):
         RandomSampler(10, 64, seed=0)
     with pytest.raises(ValueError, match="batch_size=1 must be at least 2"):

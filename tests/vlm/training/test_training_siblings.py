@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from negguide.vlm.log import Log
+from negguide.vlm.data.dataset import read_training_set
+from negguide.vlm.data.readers import read_triplets
 from negguide.vlm.models import load_model
-from negguide.vlm.objective import objective
-from negguide.vlm.reading import read_triplets
-from negguide.vlm.settings import Settings
-from negguide.vlm.train import Outcome, finetune
-from negguide.vlm.training_set import read_training_set
+from negguide.vlm.training.config import Settings
+from negguide.vlm.training.log import Log
+from negguide.vlm.training.loop import Outcome, finetune
+from negguide.vlm.training.task import objective
 
 
 def run(settings: Settings, out: Path, **more: Any) -> Outcome:
-    return finetune(settings, out, cpu=True, remark=lambda text: None, **more)
+    return finetune(settings, out, cpu=True, **more)
 
 
 @pytest.mark.parametrize("loss", ["grouped", "triplet"])
@@ -28,7 +28,7 @@ def test_a_curriculum_trains_on_one_category_first(
     settings: Settings, tmp_path: Path, tiny_clip: Path, loss: str
 ) -> None:
     told = replace(
-        settings, loss=loss, paraphrases=True, curriculum="object", epochs=2, batch_size=8, val_share=0.0
+        settings, loss=loss, paraphrases=True, curriculum="object", epochs=2, batch_size=8, val_fraction=0.0
     )
     data = read_training_set(told, load_model(str(tiny_clip)), 1)
     kind = {t.id: t.category for t in read_triplets(told.train_data)}
@@ -46,7 +46,7 @@ def test_a_curriculum_trains_on_one_category_first(
 
 
 def test_siblings_are_negatives_of_each_other(settings: Settings, tiny_clip: Path) -> None:
-    told = replace(settings, loss="grouped", val_share=0.0, group_share=1.0)
+    told = replace(settings, loss="grouped", val_fraction=0.0, group_fraction=1.0)
     model = load_model(str(tiny_clip))
     data = read_training_set(told, model, 1)
     loader = data.loader(told, model, rank=0, processes=1, device=torch.device("cpu"))
@@ -63,7 +63,7 @@ def test_siblings_are_negatives_of_each_other(settings: Settings, tiny_clip: Pat
 def test_paraphrases_are_positives_of_the_originals_among_siblings(
     settings: Settings, tiny_clip: Path
 ) -> None:
-    told = replace(settings, loss="grouped", val_share=0.0, group_share=1.0, paraphrases=True)
+    told = replace(settings, loss="grouped", val_fraction=0.0, group_fraction=1.0, paraphrases=True)
     model = load_model(str(tiny_clip))
     data = read_training_set(told, model, 1)
     loader = data.loader(told, model, rank=0, processes=1, device=torch.device("cpu"))
@@ -88,7 +88,7 @@ def test_paraphrases_that_are_not_there_are_missed(
     model = load_model(str(tiny_clip))
     some = changed_set(lambda i, row: row if i % 2 else {**row, "positive_captions": []})
     told = replace(settings, paraphrases=True, train_data=str(some))
-    assert "24 of 48 rows have no paraphrase" in read_training_set(told, model, 1).remarks
+    assert "24 of 48 rows have no paraphrase" in read_training_set(told, model, 1).notes
     path = some / "metadata.jsonl"
     path.write_text(
         "".join(

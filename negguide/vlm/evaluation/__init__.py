@@ -1,0 +1,1 @@
+"""Measure CLIP-like models on suites: metrics with intervals, tables and pictures."""
