@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from negguide.image_files import UnreadableImageError, read_image
+from negguide.storage import ImageFile, size_of
 
 COLUMNS = ("negative_caption", "negative_image", "positive_captions")
 """What a row may have besides its image and caption."""
@@ -31,7 +32,7 @@ class ImageSource(Protocol):
 class FileImage:
     """An image file."""
 
-    path: Path
+    path: ImageFile
 
     @property
     def name(self) -> str:
@@ -39,7 +40,7 @@ class FileImage:
 
     @property
     def size(self) -> int:
-        return self.path.stat().st_size
+        return size_of(self.path)
 
     def read(self) -> bytes:
         return self.path.read_bytes()
