@@ -14,6 +14,9 @@ ON_SPACES = "SPACE_ID" in os.environ
 
 def main() -> None:
     quiet_libraries()
+    if ON_SPACES:
+        # visitors come through a proxy; without this they would all be one address, with the places in the queue of one
+        os.environ.setdefault("FORWARDED_ALLOW_IPS", "*")
     server = serve(
         Backend(MODEL),
         Limits(),

@@ -54,7 +54,17 @@ def demo(
     max_size: Annotated[int, typer.Option(help="Pixels along an edge.", rich_help_panel=_LIMITS)] = 1024,
     max_steps: Annotated[int, typer.Option(help="Denoising steps.", rich_help_panel=_LIMITS)] = 50,
     max_images: Annotated[int, typer.Option(help="Images in one go.", rich_help_panel=_LIMITS)] = 8,
+    max_evaluations: Annotated[
+        int,
+        typer.Option(
+            help="Images x steps x predictions in one go; 2000 are about a minute of the embedded model on 2 cores.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = 2000,
     max_queue: Annotated[int, typer.Option(help="Requests that wait.", rich_help_panel=_LIMITS)] = 20,
+    max_waiting: Annotated[
+        int, typer.Option(help="Those that wait from one address.", rich_help_panel=_LIMITS)
+    ] = 4,
     max_upload: Annotated[int, typer.Option(help="Megabytes of a picture.", rich_help_panel=_LIMITS)] = 10,
 ) -> None:
     """Show in a browser what negatives do. Ends with Ctrl-C."""
@@ -65,7 +75,9 @@ def demo(
         max_size=max_size,
         max_steps=max_steps,
         max_images=max_images,
+        max_evaluations=max_evaluations,
         max_queue=max_queue,
+        max_waiting=max_waiting,
         max_upload_mb=max_upload,
     )
     auth = None if auth_env is None else parse_auth(auth_env)

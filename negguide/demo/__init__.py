@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from negguide.demo.limits import Limits
 
 if TYPE_CHECKING:
+    from negguide.demo.app import build
     from negguide.demo.backend import Backend
-    from negguide.demo.interface import build
     from negguide.demo.server import serve
 
 __all__ = ["Backend", "Limits", "build", "serve"]
 
 _MODULES = {
     "Backend": "negguide.demo.backend",
-    "build": "negguide.demo.interface",
+    "build": "negguide.demo.app",
     "serve": "negguide.demo.server",
 }
 

@@ -12,9 +12,19 @@ import torch
 from PIL import Image
 
 from negguide._utils.text import listed
-from negguide.demo.stopping import Stopped
+from negguide.demo.stopping import StoppedError
 from negguide.integration.diagnostics.trace import Trace
-from negguide.methods import AUTO, Method, Negative, NegToMe, PerpNeg, Save, Timestep
+from negguide.methods import (
+    AUTO,
+    Method,
+    Negative,
+    NegToMe,
+    PerpNeg,
+    Save,
+    ScoreMethod,
+    Timestep,
+    TokenMethod,
+)
 from negguide.methods.choices import methods_in_words
 from negguide.mining.verify.judge import load_judge
 from negguide.mining.verify.margins import PairJudge
@@ -29,8 +39,26 @@ from negguide.models import (
     own_guidance_scale,
 )
 
-STEPS = {TOYWORLD: 12}
-"""Denoising steps that suit a model; 25 for others."""
+STEPS = 25
+"""Denoising steps that suit most models."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """With what the page begins for a model of the embedded world.
+
+    Attributes:
+        steps: denoising steps.
+        weight: of a negative of Perp-Neg; not the one that removes most, but one that leaves the place and the other
+            things of a picture as they are.
+    """
+
+    steps: int
+    weight: float
+
+
+EMBEDDED = {TOYWORLD: Embedded(steps=12, weight=1.5)}
+"""{name: its values} of the models whose words, pictures and truth are known; a further one is a line here."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +80,17 @@ class Run:
     negative_prompt: str = ""
     methods: tuple[Method, ...] = ()
     size: int | None = None
+
+    @property
+    def evaluations(self) -> int:
+        """How often the denoiser is evaluated at most: images x steps x predictions a step."""
+        predictions = 1 if self.guidance_scale <= 1 else 2
+        for method in self.methods:
+            if isinstance(method, ScoreMethod):
+                predictions += len(method.negatives)
+            elif isinstance(method, TokenMethod):
+                predictions += len(method.images)
+        return len(self.seeds) * self.steps * predictions
 
     def to_dict(self, save: Save | None = None) -> dict[str, Any]:
         """As JSON data; `save` stores the methods' images."""
@@ -108,7 +147,7 @@ class Backend:
     @property
     def toyworld(self) -> bool:
         """Whether this is the embedded model, whose words, pictures and truth are known."""
-        return self.model == TOYWORLD
+        return self.model in EMBEDDED
 
     @property
     def suited(self) -> Defaults:
@@ -130,7 +169,9 @@ class Backend:
         """
         # each method has a constructor of its own
         kind: Any = methods_in_words().get(way, PerpNeg)
-        usual = Negative("what to leave out", **(defaults(self.model).negative if kind is PerpNeg else {}))
+        usual = Negative("what to leave out")
+        if kind is PerpNeg and self.toyworld:
+            usual = replace(usual, weight=EMBEDDED[self.model].weight)
         (window,) = kind(replace(usual, weight=AUTO) if automatic else usual).windows
         assert not isinstance(window.start, Timestep) and not isinstance(window.stop, Timestep)
         return usual.fixed_weight, window.start, window.stop
@@ -138,7 +179,7 @@ class Backend:
     @property
     def steps(self) -> int:
         """Denoising steps that suit the model."""
-        return STEPS.get(self.model, 25)
+        return EMBEDDED[self.model].steps if self.toyworld else STEPS
 
     @property
     def resizable(self) -> bool:
@@ -178,17 +219,17 @@ class Backend:
             found |= {"height": run.size, "width": run.size}
         return found
 
-    def draw(self, run: Run, on_step: Callable[[], None], stop: threading.Event) -> Drawn:
+    def draw(self, run: Run, on_step: Callable[[], object], stop: threading.Event) -> Drawn:
         """Draw, calling `on_step` after every denoising step; waits while another run has the device.
 
         Raises:
-            Stopped: soon after `stop` was set.
+            StoppedError: soon after `stop` was set.
             TypeError, ValueError: for what the pipeline refuses, or when the device has too little memory.
         """
 
         def after_step(*_: Any) -> None:
             if stop.is_set():
-                raise Stopped
+                raise StoppedError
             on_step()
 
         def on_step_end(_pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -202,7 +243,7 @@ class Backend:
             arguments["callback"] = after_step
         with self.device_lock:
             if stop.is_set():
-                raise Stopped
+                raise StoppedError
             try:
                 output = self.pipe(
                     prompt=run.prompt,

@@ -15,7 +15,10 @@ class Limits:
         max_size: pixels along an edge of a drawn image.
         max_steps: denoising steps of one image.
         max_images: images of one method in one go.
+        max_evaluations: evaluations of the denoiser in one go: images x steps x predictions a step, summed over all
+            that is drawn beside each other.
         max_queue: requests that wait for the device; the next one is asked to come back.
+        max_waiting: those of them that may come from one address.
         max_upload_mb: megabytes of an uploaded picture.
         keep_seconds: age at which outputs and uploads are deleted.
 
@@ -26,7 +29,9 @@ class Limits:
     max_size: int = 1024
     max_steps: int = 50
     max_images: int = 8
+    max_evaluations: int = 2000
     max_queue: int = 20
+    max_waiting: int = 4
     max_upload_mb: int = 10
     keep_seconds: int = 3600
 

@@ -14,6 +14,8 @@ from negguide.demo.backend import Backend
 from negguide.mining.verify.judge import ClipJudge
 from negguide.toyworld import is_trademark, load_judge, parse
 from negguide.toyworld.measure import agreement
+from negguide.views import SolidFit
+from negguide.views.embedded import as_image
 
 
 def agree(images: Sequence[Image.Image], text: str) -> int:
@@ -22,12 +24,29 @@ def agree(images: Sequence[Image.Image], text: str) -> int:
     return sum(all(agreement(said, seen).values()) for seen in load_judge().read(images))
 
 
+def fur_colours(images: Sequence[Image.Image]) -> int:
+    """How many fur colours the images show."""
+    seen = load_judge().read(images)
+    return len({scene.characters[0].fur for scene in seen if scene.characters})
+
+
 def fur_entropy(images: Sequence[Image.Image]) -> float:
     """Entropy of the fur colours over its maximum for as many images: 0 = all the same, 1 = all different."""
     seen = load_judge().read(images)
     furs = Counter(scene.characters[0].fur if scene.characters else None for scene in seen)
     n = len(images)
     return abs(sum(count / n * math.log(count / n) for count in furs.values())) / math.log(n)
+
+
+BACK = tuple(range(135, 226, 15))
+"""Azimuths from which a solid is seen from behind, in degrees."""
+
+
+def faces_at_the_back(fit: SolidFit) -> tuple[int, int]:
+    """From how many azimuths a solid was looked at from behind, and in how many of the pictures there is a face."""
+    images = [as_image(picture) for picture in fit.turntable(tuple(float(at) for at in BACK))]
+    seen = load_judge().read(images)
+    return len(BACK), sum(bool(scene.characters) and scene.characters[0].view == "front" for scene in seen)
 
 
 def features(backend: Backend, images: Sequence[Image.Image]) -> Tensor | None:

@@ -22,11 +22,19 @@ class Outputs:
         self.folder = Path(tempfile.mkdtemp(prefix="negguide-demo-")) if folder is None else folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._kept: frozenset[Path] = frozenset()
+        self._lasting: set[Path] = set()
         self._stop = threading.Event()
 
-    def new(self) -> Path:
-        """A new folder for the files of one call; its name cannot be guessed."""
-        return Path(tempfile.mkdtemp(prefix="call-", dir=self.folder))
+    def new(self, *, lasting: bool = False) -> Path:
+        """A new folder for the files of one call; its name cannot be guessed.
+
+        Args:
+            lasting: whether it stays as long as the page, since it is shown to everybody who comes.
+        """
+        path = Path(tempfile.mkdtemp(prefix="call-", dir=self.folder))
+        if lasting:
+            self._lasting.add(path)
+        return path
 
     def delete_old(self, now: float | None = None) -> int:
         """Delete what was last written more than `keep_seconds` before `now` (a time.time()); how many files it was."""
@@ -34,7 +42,7 @@ class Outputs:
         count = 0
         # the deepest first, so that a folder is looked at after what was in it
         for path in sorted(self.folder.rglob("*"), reverse=True):
-            if path in self._kept:
+            if path in self._kept or not self._lasting.isdisjoint((path, *path.parents)):
                 continue
             try:
                 if path.stat().st_mtime > oldest:

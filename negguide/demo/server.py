@@ -14,6 +14,7 @@ from negguide.demo.outputs import Outputs
 
 if TYPE_CHECKING:
     from negguide.demo.backend import Backend
+    from negguide.demo.clients import Clients
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +26,14 @@ class Server:
         share_url: the public address, with `share`.
         page: the `gradio.Blocks`.
         outputs: the only folder that is served.
+        clients: who waits for what.
     """
 
     url: str
     share_url: str | None
     page: Any
     outputs: Outputs
+    clients: Clients
 
     def wait(self) -> None:
         """Serve until it is interrupted or told to end, as containers are; either way nothing stays behind."""
@@ -56,7 +59,7 @@ def serve(
     share: bool = False,
     mcp: bool = False,
     auth: Sequence[tuple[str, str]] | None = None,
-    greeting: bool = True,
+    warm_up: bool = True,
     quiet: bool = False,
 ) -> Server:
     """Serve the interface in the background; one at a time in a process, since Gradio has one folder for all.
@@ -69,7 +72,7 @@ def serve(
         share: also a public address at gradio.live, for a week.
         mcp: also serve the actions as tools of the Model Context Protocol.
         auth: (user, password) of those who may enter; None = everybody.
-        greeting: show an example when the page opens; drawn at the start, on the embedded model alone.
+        warm_up: show an example when the page opens; drawn at the start, on the embedded model alone.
         quiet: print nothing.
 
     Raises:
@@ -84,9 +87,13 @@ def serve(
     # read by Gradio when it is imported and when components are made
     os.environ["GRADIO_TEMP_DIR"] = str(outputs.folder)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    from negguide.demo.interface import CSS, THEME, build
+    from starlette.middleware import Middleware
 
-    page = build(backend, limits, outputs, greeting=greeting and backend.toyworld)
+    from negguide.demo.app import CSS, SCRIPT, THEME, build
+    from negguide.demo.clients import Clients, Watch
+
+    clients = Clients(limits.max_waiting)
+    page = build(backend, limits, outputs, clients=clients, warm_up=warm_up and backend.toyworld)
     # pictures that belong to the page itself were written while it was built
     outputs.start()
     _, url, share_url = page.launch(
@@ -102,12 +109,18 @@ def serve(
         footer_links=["api"],
         theme=THEME,
         css_paths=CSS,
+        head=f"<script>{SCRIPT.read_text(encoding='utf-8')}</script>",
+        app_kwargs={"middleware": [Middleware(Watch, clients=clients)]},
         prevent_thread_lock=True,
         quiet=quiet,
         # the page was reached already; Gradio would ask for it again, and give up after 3 seconds on a busy machine
         _frontend=False,
     )
-    return Server(url, share_url, page, outputs)
+    if mcp:
+        from negguide.demo.tools import complete
+
+        complete(page, clients)
+    return Server(url, share_url, page, outputs, clients)
 
 
 def _check_mcp(auth: Sequence[tuple[str, str]] | None) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """Raised inside the denoising loop after the visitor pressed Stop."""
 
 

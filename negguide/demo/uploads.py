@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import gradio as gr
 from fastapi import HTTPException
 from PIL import Image, ImageOps
 
 from negguide.demo.limits import MAX_PIXELS
-from negguide.demo.words import said_on_the_page
+from negguide.demo.messages import validation_messages
+
+_log = logging.getLogger(__name__)
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """What is read; Pillow knows many more, and some of those start other programs."""
@@ -42,7 +46,7 @@ def refuse_broken(component: Any) -> None:
     preprocess = component.preprocess
 
     def checked(payload: Any) -> Any:
-        with said_on_the_page():
+        with validation_messages():
             _check_call(component, payload)
             # Gradio decodes what it hands on; a component that hands on a path leaves that to `opened`
             with _readable():
@@ -50,6 +54,24 @@ def refuse_broken(component: Any) -> None:
 
     # of this one component: a subclass would have Gradio write a .pyi file beside this one
     component.preprocess = checked
+
+
+def refuse_quietly(page: Any) -> None:
+    """Have a `gradio.Blocks` answer inputs that it cannot take, such as files that it may not read, in one line."""
+    preprocess = page.preprocess_data
+
+    async def preprocess_data(*arguments: Any, **named: Any) -> Any:
+        try:
+            return await preprocess(*arguments, **named)
+        except gr.Error:
+            raise
+        # of many kinds: paths outside the folder, addresses that are not public, what is no file at all
+        except Exception as error:
+            _log.warning("an input was refused: %s: %.200r", type(error).__name__, str(error))
+            message = "This input cannot be read here. Pictures are uploaded, or given as public addresses."
+            raise gr.Error(message, title="Please change this", print_exception=False) from error
+
+    page.preprocess_data = preprocess_data
 
 
 def _check_call(component: Any, payload: Any) -> None:

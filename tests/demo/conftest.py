@@ -46,13 +46,13 @@ def backend(tiny_model: Path) -> Gated:
 
 @pytest.fixture(scope="session")
 def limits() -> Limits:
-    return Limits(max_steps=4, max_images=4, max_queue=3, max_upload_mb=1)
+    return Limits(max_steps=4, max_images=4, max_queue=3, max_waiting=5, max_upload_mb=1)
 
 
 @pytest.fixture(scope="session")
 def server(backend: Gated, limits: Limits) -> Iterator[Server]:
     pytest.importorskip("mcp", reason='MCP needs its package: pip install ".[demo-mcp]"')
-    served = serve(backend, limits, mcp=True, greeting=False, quiet=True)
+    served = serve(backend, limits, mcp=True, warm_up=False, quiet=True)
     yield served
     served.close()
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import httpx
 import pytest
 from gradio_client import Client
@@ -16,6 +17,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from negguide.demo import Limits, serve
+from negguide.demo.app import TABS
 from negguide.demo.server import Server
 from negguide.pictures import read_settings
 from negguide.toyworld import TRADEMARK, Scene, parse, render
@@ -28,6 +30,8 @@ ENDPOINTS = {
     "/hard_negatives",
     "/download_set",
     "/compare",
+    "/turn_around",
+    "/words",
 }
 SHORT: dict[str, Any] = {"images": 1, "steps": 2}
 
@@ -48,22 +52,26 @@ def test_every_action_is_a_named_endpoint_with_typed_and_described_parameters(
 
 
 def test_leave_out_gives_pictures_numbers_trace_and_settings(client: Client) -> None:
-    sheet, said, slider, gallery, where, when, python = client.predict(
+    sheet, said, slider, gallery, where, when, python, numbers, sides = client.predict(
         prompt="a bear wearing glasses", negative_1="black glasses", images=2, steps=2, api_name="/leave_out"
     )
-    assert "overlaps the prompt by" in said
-    assert "| still *black glasses* |" in said
+    # first in plain words, and the numbers apart
+    assert "“a bear wearing glasses”" in said and "of 2" in said and "overlap" not in said
+    assert "overlaps the prompt by" in numbers
+    assert "| still *black glasses* |" in numbers
+    assert sides.startswith("Left **Negative prompt**, right **Perp-Neg**, seed 0.")
     assert [one["caption"] for one in gallery] == [
         f"seed {seed} · {name}" for seed in (0, 1) for name in ("Plain", "Negative prompt", "Perp-Neg")
     ]
     pixels = [Image.open(path).convert("RGB").tobytes() for path in slider]
-    assert pixels[0] == Image.open(gallery[0]["image"]).convert("RGB").tobytes()
+    # the classic negative prompt against Perp-Neg, of the first seed
+    assert pixels == [Image.open(gallery[i]["image"]).convert("RGB").tobytes() for i in (1, 2)]
     assert pixels[0] != pixels[1]
     assert Image.open(where).width > Image.open(where).height / 2
     assert Image.open(when).width > 500
     settings = read_settings(Path(sheet))
     assert [column["label"] for column in settings["columns"]] == ["Plain", "Negative prompt", "Perp-Neg"]
-    assert settings["columns"][2]["methods"][0]["negatives"][0]["weight"] == 3.0
+    assert settings["columns"][2]["methods"][0]["negatives"][0]["weight"] == 1.5
     assert 'PerpNeg(Negative("black' in python.replace("'", '"')
 
 
@@ -96,20 +104,19 @@ def test_leave_out_by_every_other_method(client: Client, method: str) -> None:
 
 
 def test_push_apart_gives_both_batches(client: Client) -> None:
-    sheet, said, before, after, where, _, python = client.predict(
+    sheet, said, before, after, where, _, python, numbers = client.predict(
         prompt="a bear", images=2, steps=2, stop=0.5, api_name="/push_apart"
     )
-    assert "NegToMe pushed" in said and "entropy of the fur colours" in said
+    assert said.startswith("**Plain: fur of")
+    assert "NegToMe pushed" in numbers and "variety of the fur colours" in numbers
     assert len(before) == len(after) == 2 and Image.open(where).size[0] > 300
     assert read_settings(Path(sheet))["columns"][1]["methods"][0]["method"] == "NegToMe"
     assert "NegToMe(" in python
 
 
 def test_keep_away_from_pip_and_from_a_painted_upload(client: Client, editor: dict[str, Any]) -> None:
-    said, files = client.predict(prompt="an explorer in a meadow", stop=0.5, **SHORT, api_name="/keep_away")[
-        1::6
-    ]
-    assert "| is Pip himself |" in said and files is None
+    result = client.predict(prompt="an explorer in a meadow", stop=0.5, **SHORT, api_name="/keep_away")
+    assert "show Pip himself" in result[1] and "| is Pip himself |" in result[8] and result[7] is None
     result = client.predict(
         prompt="a cat in the snow",
         character="upload",
@@ -118,7 +125,7 @@ def test_keep_away_from_pip_and_from_a_painted_upload(client: Client, editor: di
         **SHORT,
         api_name="/keep_away",
     )
-    assert "distance to the picture" in result[1] and "Pip" not in result[1]
+    assert "distance to the picture" in result[8] and "Pip" not in result[1] + result[8]
     reference, mask = (Image.open(path) for path in result[7])
     assert reference.size == mask.size == (64, 64)
     assert mask.getpixel((30, 10)) == 255 and mask.getpixel((30, 40)) == 0
@@ -139,15 +146,15 @@ def test_compare_gives_one_png_with_its_settings(client: Client) -> None:
 BAD: list[tuple[str, dict[str, Any], str]] = [
     ("/leave_out", {"prompt": "a dragon wearing sunglasses"}, "does not know “dragon”, “sunglasses”"),
     ("/leave_out", {"prompt": " "}, "The prompt is empty"),
-    ("/leave_out", {"prompt": "a bear glasses"}, "got 'glasses'"),
-    ("/leave_out", {"negative_1": "<b>x</b>"}, "“&lt;b&gt;x&lt;/b&gt;”"),
+    ("/leave_out", {"prompt": "a bear glasses"}, "cannot read “a bear glasses” at “glasses”"),
+    ("/leave_out", {"negative_1": "<b>x</b>"}, "“‹b›x‹/b›”"),
     ("/leave_out", {"negative_1": ""}, "Nothing to leave out"),
-    ("/leave_out", {"start_1": 0.9, "stop_1": 0.1}, "0 <= start < stop <= 1".replace("<", "&lt;")),
+    ("/leave_out", {"start_1": 0.9, "stop_1": 0.1}, "must begin to act before it ends"),
     ("/leave_out", {"steps": 999}, "greater than maximum value 4"),
     ("/leave_out", {"images": 9}, "greater than maximum value 4"),
     ("/leave_out", {"steps": 1.5}, "steps must be a whole number"),
     ("/leave_out", {"method": "magic"}, "not in the list of choices"),
-    ("/leave_out", {"method": "nag", "scale": 0.5}, "scale must be finite and &gt;= 1"),
+    ("/leave_out", {"method": "nag", "scale": 0.5}, "scale must be finite and at least 1"),
     ("/leave_out", {"guidance_scale": 1}, "guidance_scale"),
     ("/push_apart", {"images": 1}, "less than minimum value 2"),
     ("/keep_away", {"character": "upload"}, "There is no picture to keep away from"),
@@ -255,7 +262,7 @@ def test_a_full_queue_sends_visitors_away(server: Server, backend: Any, gate: An
     with pytest.raises(Exception, match="Queue is full"):
         visitors[-1].predict(prompt="a bear", method="plain", **SHORT, api_name="/leave_out")
     gate.set()
-    assert all(len(job.result(timeout=60)) == 7 for job in jobs)
+    assert all(len(job.result(timeout=60)) == 9 for job in jobs)
 
 
 def test_only_what_the_demo_wrote_is_served(client: Client, server: Server) -> None:
@@ -308,7 +315,7 @@ def another_server(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_with_auth_nobody_enters_without_a_password(backend: Any) -> None:
     with pytest.raises(ValueError, match="tools cannot log in"):
         serve(backend, mcp=True, auth=[("me", "secret")])
-    served = serve(backend, auth=[("me", "secret")], greeting=False, quiet=True)
+    served = serve(backend, auth=[("me", "secret")], warm_up=False, quiet=True)
     try:
         assert httpx.get(f"{served.url}config").status_code == 401
         assert httpx.post(f"{served.url}gradio_api/queue/join", json={"data": []}).status_code == 401
@@ -320,38 +327,53 @@ def test_with_auth_nobody_enters_without_a_password(backend: Any) -> None:
 
 
 @pytest.mark.usefixtures("another_server")
-def test_the_page_greets_with_the_first_example(backend: Any) -> None:
-    served = serve(backend, Limits(max_steps=2), quiet=True)
+def test_every_tab_opens_with_the_results_of_its_first_example(backend: Any) -> None:
+    served = serve(backend, Limits(max_steps=4, keep_seconds=60), quiet=True)
     try:
-        config = httpx.get(f"{served.url}config").json()
+        config = httpx.get(f"{served.url}config", timeout=60).json()
+        tabs = {tab.id: block_id for block_id, tab in served.page.blocks.items() if isinstance(tab, gr.Tab)}
+        assert list(tabs) == list(TABS)
+
+        def answered(dependency: dict[str, Any], visit: str) -> list[Any]:
+            body = {
+                "data": [None] * len(dependency["inputs"]),
+                "fn_index": dependency["id"],
+                "session_hash": visit,
+            }
+            answer = httpx.post(f"{served.url}gradio_api/run/predict", json=body, timeout=300)
+            found: list[Any] = answer.json()["data"]
+            return found
+
+        def of(target: Any) -> list[dict[str, Any]]:
+            """What the page asks the server when this happens."""
+            found = [d for d in config["dependencies"] if target in [tuple(one) for one in d["targets"]]]
+            return [d for d in found if d["backend_fn"]]
+
         loads = [d for d in config["dependencies"] if any(event == "load" for _, event in d["targets"])]
-        # what the page fills in, and what was drawn with that
-        (begin, greeting), again = (
-            [
-                httpx.post(
-                    f"{served.url}gradio_api/run/predict",
-                    json={"data": [], "fn_index": load["id"], "session_hash": visit},
-                ).json()["data"]
-                for load in loads
-            ]
-            for visit in ("first", "second")
-        )
-        # every visitor gets the same
-        assert again == [begin, greeting]
-        updates = [one for one in begin if isinstance(one, dict)]
-        assert [one["value"] for one in updates] == [True, *[3.0] * 4]
-        assert {"a bear wearing glasses", "black glasses", "brown fur"} <= set(
-            text for text in begin if isinstance(text, str)
-        )
-        assert "overlaps the prompt" in greeting[1]
-        assert len(greeting[3]) == 6
-        assert greeting[-1].count("weight='auto'") == 2 or greeting[-1].count('weight="auto"') == 2
+        begin, warm_up = (d for d in loads if d["backend_fn"])
+        updates = answered(begin, "first")
+        assert {"a bear wearing glasses", "black glasses", "brown fur"} <= {
+            text for text in updates if isinstance(text, str)
+        }
+        assert [one["value"] for one in updates if isinstance(one, dict)] == [False, *[1.5] * 4]
+        first = answered(warm_up, "first")
+        # all four seeds; every visitor gets the same, and each but once
+        assert "“a bear wearing glasses”" in first[1] and len(first[3]) == 12
+        assert answered(warm_up, "second") == first
+        for name, tab in list(tabs.items())[1:]:
+            (greet,) = of((tab, "select"))
+            shown = [one for one in answered(greet, "first") if isinstance(one, str) and len(one) > 20]
+            assert shown, name
+        # what everybody sees does not grow old
+        files = set(served.outputs.folder.rglob("*.png"))
+        served.outputs.delete_old(time.time() + 1000)
+        assert set(served.outputs.folder.rglob("*.png")) == files
     finally:
         served.close()
 
 
 def test_pip_is_the_trademark_character() -> None:
-    from negguide.demo.reference import pip
+    from negguide.demo.tabs.reference import pip
 
     assert pip().tobytes() == render(Scene((parse("pip in front view").characters[0],), "meadow")).tobytes()
     assert parse("pip").characters[0] == TRADEMARK

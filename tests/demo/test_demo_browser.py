@@ -2,6 +2,7 @@
 
 import re
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from negguide.demo import app
 from negguide.demo.server import Server
 from negguide.mining.packed import unpack
 from negguide.toyworld import parse, render
@@ -60,43 +62,75 @@ def page(browser: Any, server: Server) -> Iterator[Any]:
     opened.close()
 
 
+def _drawing(page: Any, backend: Any, steps: int) -> None:
+    """Wait until so many steps were made."""
+    for _ in range(WAIT // 50):
+        if len(backend.prompts) >= steps:
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("nothing was drawn")
+
+
 def _tab(page: Any, title: str) -> None:
     page.get_by_role("tab", name=title).click()
 
 
-def test_the_page_begins_with_two_negatives_that_weigh_themselves(page: Any) -> None:
-    playwright.expect(page.locator("#negatives-negative-2 textarea")).to_have_value("brown fur", timeout=WAIT)
+def test_the_page_begins_with_two_negatives_and_each_method_says_what_it_does(page: Any) -> None:
+    expect = playwright.expect
+    expect(page.locator("#negatives-negative-2 textarea")).to_have_value("brown fur", timeout=WAIT)
     assert page.input_value("#negatives-negative-1 textarea") == "black glasses"
-    assert page.is_checked("#negatives-automatic input")
     weight = page.locator("#negatives-weight-1 input[type=range]")
-    assert weight.is_disabled()
-    # a method that has no such weights
+    assert weight.is_enabled() and weight.input_value() == "1.5"
+    assert "perpendicular to the prompt" in page.inner_text("#negatives-explained")
     page.get_by_role("radio", name="NAG").check()
-    playwright.expect(page.locator("#negatives-automatic")).to_be_hidden(timeout=WAIT)
-    assert weight.is_enabled()
+    expect(page.locator("#negatives-explained")).to_contain_text(
+        "extrapolates attention", timeout=WAIT, ignore_case=True
+    )
+    link = page.locator("#negatives-explained a")
+    assert link.get_attribute("href") == "https://arxiv.org/abs/2505.21179"
     page.get_by_role("radio", name="Perp-Neg").check()
-    playwright.expect(page.locator("#negatives-automatic input")).to_be_checked(timeout=WAIT)
+    expect(page.locator("#negatives-explained")).to_contain_text("perpendicular", timeout=WAIT)
 
 
 def test_an_example_of_negatives_runs_at_a_click(page: Any) -> None:
-    page.click("#negatives-example-1")
-    page.wait_for_selector("#negatives-said table")
+    page.click("#negatives-example-2")
+    page.wait_for_selector("#negatives-numbers table")
     assert page.input_value("#negatives-prompt textarea") == "a bear wearing a hat"
-    assert "overlaps the prompt" in page.inner_text("#negatives-said")
+    # what happened comes first in plain words, the numbers below the pictures
+    assert "“a bear wearing a hat”" in page.inner_text("#negatives-said")
+    assert "overlaps the prompt" in page.inner_text("#negatives-numbers")
     assert page.locator("#negatives-slider img").count() == 2
     assert page.locator("#negatives-gallery img").count() == 12
     shown = page.locator("#negatives-slider img").first.get_attribute("src")
-    page.locator("#negatives-gallery button.thumbnail-item").nth(4).click()
+    page.locator("#negatives-gallery button.thumbnail-item").nth(7).click()
     playwright.expect(page.locator("#negatives-slider img").first).not_to_have_attribute(
         "src", shown, timeout=WAIT
     )
+    playwright.expect(page.locator("#negatives-sides")).to_contain_text(
+        "Left Negative prompt, right Perp-Neg, seed 2", timeout=WAIT
+    )
+    page.get_by_role("button", name="Use seed 2").click()
+    playwright.expect(page.get_by_label("Seed").first).to_have_value("2", timeout=WAIT)
+
+
+def test_the_line_moves_by_the_keys_and_pictures_say_what_they_are(page: Any) -> None:
+    line = page.locator("#negatives-slider [role=slider]")
+    before = line.bounding_box()["x"]
+    line.focus()
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    playwright.expect(line).to_have_attribute("aria-valuenow", "70", timeout=WAIT)
+    width = page.locator("#negatives-slider .wrap").bounding_box()["width"]
+    assert line.bounding_box()["x"] - before == pytest.approx(0.2 * width, abs=4)
+    page.wait_for_timeout(500)
+    assert page.evaluate(_WORDLESS) == []
+    texts = page.locator("#negatives-slider img").evaluate_all("images => images.map(image => image.alt)")
+    assert texts == ["Negative prompt", "Perp-Neg"]
 
 
 def test_a_slider_changes_what_is_drawn(page: Any) -> None:
     before = page.inner_text("#negatives-python .cm-content") if page.is_visible("#negatives-python") else ""
     weight = page.locator("#negatives-weight-1 input[type=range]")
-    page.uncheck("#negatives-automatic input")
-    playwright.expect(weight).to_be_enabled(timeout=WAIT)
     weight.focus()
     # keyboard only: the slider, then the button
     for _ in range(5):
@@ -105,7 +139,7 @@ def test_a_slider_changes_what_is_drawn(page: Any) -> None:
     page.keyboard.press("Enter")
     page.get_by_role("button", name="The same in Python").first.click()
     code = page.locator("#negatives-python .cm-content")
-    playwright.expect(code).to_contain_text("weight=3.5", timeout=WAIT)
+    playwright.expect(code).to_contain_text("weight=2.0", timeout=WAIT)
     assert code.inner_text() != before
 
 
@@ -116,6 +150,39 @@ def test_unknown_words_are_answered_on_the_page_without_a_traceback(page: Any) -
     playwright.expect(toast).to_contain_text("Did you mean “glasses”?", timeout=WAIT)
     assert "Traceback" not in page.content()
     page.locator(".toast-close").first.click()
+    # nothing of before stands beside the words that were refused
+    playwright.expect(page.locator("#negatives-said")).to_contain_text("Nothing was drawn", timeout=WAIT)
+    playwright.expect(page.locator("#negatives-draw")).to_have_text("Draw", timeout=WAIT)
+    assert page.locator("#negatives-gallery img").count() == 0
+
+
+def test_what_is_written_runs_nowhere_on_the_page(page: Any) -> None:
+    page.evaluate("window.ran = 0")
+    page.fill("#negatives-prompt textarea", "<img src=x onerror='window.ran = 1'>")
+    page.press("#negatives-prompt textarea", "Enter")
+    toast = page.locator(".toast-body").first
+    playwright.expect(toast).to_contain_text("‹img", timeout=WAIT)
+    assert toast.locator("img").count() == 0
+    page.locator(".toast-close").first.click()
+    assert page.evaluate("window.ran") == 0
+
+
+def test_draw_starts_over_while_something_is_drawn(page: Any, backend: Any, gate: threading.Event) -> None:
+    expect = playwright.expect
+    gate.clear()
+    backend.prompts.clear()
+    page.fill("#negatives-prompt textarea", "a bear wearing a hat")
+    page.click("#negatives-draw")
+    _drawing(page, backend, 1)
+    expect(page.locator("#negatives-draw")).to_have_text("Start over with these words", timeout=WAIT)
+    page.fill("#negatives-prompt textarea", "a cat wearing a hat")
+    page.click("#negatives-draw")
+    page.wait_for_timeout(500)
+    gate.set()
+    expect(page.locator("#negatives-said")).to_contain_text("a cat wearing a hat", timeout=WAIT)
+    expect(page.locator("#negatives-draw")).to_have_text("Draw", timeout=WAIT)
+    assert backend.prompts.count("a bear wearing a hat") == 1
+    assert page.locator(".toast-body").count() == 0
 
 
 def test_stop_ends_a_run(page: Any, backend: Any, gate: threading.Event) -> None:
@@ -123,31 +190,28 @@ def test_stop_ends_a_run(page: Any, backend: Any, gate: threading.Event) -> None
     gate.clear()
     backend.prompts.clear()
     page.click("#negatives-draw")
-    for _ in range(WAIT // 50):
-        if backend.prompts:
-            break
-        page.wait_for_timeout(50)
+    _drawing(page, backend, 1)
     page.click("#negatives-stop")
     playwright.expect(page.locator("#negatives-said")).to_contain_text("Stopped.", timeout=WAIT)
     # and can be used again
-    playwright.expect(page.locator("#negatives-draw")).to_be_enabled()
+    playwright.expect(page.locator("#negatives-draw")).to_have_text("Draw", timeout=WAIT)
     gate.set()
     page.wait_for_timeout(300)
     assert backend.prompts == ["a bear wearing glasses"]
 
 
 def test_a_batch_is_pushed_apart(page: Any) -> None:
-    _tab(page, "Diversity")
+    _tab(page, "Variety")
     page.click("#diversity-example-0")
-    page.wait_for_selector("#diversity-said table")
+    page.wait_for_selector("#diversity-numbers table")
     assert page.locator("#diversity-after img").count() == 4
 
 
 def test_a_picture_is_uploaded_and_kept_away_from(page: Any, tmp_path: Path) -> None:
     _tab(page, "Keep away from an image")
     page.click("#reference-example-0")
-    page.wait_for_selector("#reference-said table")
-    assert "is Pip himself" in page.inner_text("#reference-said")
+    page.wait_for_selector("#reference-numbers table")
+    assert "Pip himself" in page.inner_text("#reference-said")
 
     render(parse("a white cat in front view wearing a red hat in the snow"), 256).save(tmp_path / "cat.png")
     page.locator("#reference-character label", has_text="my picture").click()
@@ -163,8 +227,9 @@ def test_a_picture_is_uploaded_and_kept_away_from(page: Any, tmp_path: Path) -> 
     page.mouse.move(box["x"] + box["width"] / 2 + 30, box["y"] + box["height"] / 2 + 10, steps=5)
     page.mouse.up()
     page.click("#reference-draw")
-    said = page.locator("#reference-said")
-    playwright.expect(said).not_to_contain_text("is Pip himself", timeout=WAIT)
+    said = page.locator("#reference-numbers")
+    playwright.expect(page.locator("#reference-said")).to_contain_text("before and after", timeout=WAIT)
+    assert "Pip" not in said.inner_text()
     playwright.expect(said).to_contain_text("distance to the picture", timeout=WAIT)
     # the painted mask came with it
     playwright.expect(page.get_by_text("reference-mask").last).to_be_visible(timeout=WAIT)
@@ -203,17 +268,23 @@ def test_nothing_went_wrong_and_nobody_else_was_asked(page: Any) -> None:
     assert page.wrong == []
 
 
-TABS = {
-    "Negative prompts": "negatives",
-    "Diversity": "diversity",
-    "Keep away from an image": "reference",
-    "Hard negatives": "mining",
-    "Compare": "compare",
-}
+TABS = {title: (name, module.__name__.rsplit(".", 1)[1]) for name, (title, module) in app.TABS.items()}
+"""{title: (end of the address, how its elements are called)}."""
+
+
+def _done(page: Any, name: str) -> None:
+    """Wait until all of a tab's results are there."""
+    page.wait_for_selector(
+        {
+            "mining": "#mining-keep label",
+            "compare": "#compare-said table",
+            "views": "#views-own img",
+        }.get(name, f"#{name}-numbers table")
+    )
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_at_phone_width_no_tab_is_wider_than_the_screen_with_its_results(
+def test_on_a_phone_every_tab_can_be_reached_and_shows_its_results_below_the_button(
     browser: Any, server: Server, scheme: str
 ) -> None:
     phone = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
@@ -223,22 +294,27 @@ def test_at_phone_width_no_tab_is_wider_than_the_screen_with_its_results(
     background = phone.evaluate("getComputedStyle(document.body).backgroundColor")
     levels = [int(level) for level in re.findall(r"\d+", background)[:3]]
     assert (sum(levels) < 200) == (scheme == "dark")
-    for title, name in TABS.items():
-        tab = phone.get_by_role("tab", name=title)
-        if not (tab.count() and tab.first.is_visible()):
-            phone.locator(".overflow-menu > button").click()
-            tab = phone.locator(".overflow-dropdown button", has_text=title)
-        tab.first.click()
+    for title, (link, name) in TABS.items():
+        phone.click(f"#nav-{link}")
         phone.click(f"#{name}-example-0")
-        phone.wait_for_selector(f"#{name}-keep label" if name == "mining" else f"#{name}-said table")
+        _done(phone, name)
         assert phone.evaluate("document.documentElement.scrollWidth") <= 390, title
-        # the results lie below what can be set, and are brought into view
-        assert phone.evaluate("scrollY") > 300, title
+        # brought into view, and right below the button
+        assert phone.evaluate("scrollY") > 100, title
+        gap = phone.evaluate(_GAP, [f"#{name}-draw", f"#{name}-said"])
+        assert 0 <= gap < 60, (title, gap)
         assert phone.evaluate(_TOO_SMALL) == [], title
+    phone.click("#nav-leave-out")
+    top = phone.evaluate("document.querySelector('#negatives-slider').getBoundingClientRect().top + scrollY")
+    assert top < 1200
     phone.close()
 
 
-_TOO_SMALL = """() => [...document.querySelectorAll("button.example, .actions button")]
+_GAP = """([above, below]) => document.querySelector(below).getBoundingClientRect().top
+    - document.querySelector(above).getBoundingClientRect().bottom"""
+_WORDLESS = """() => [...document.querySelectorAll("img")].filter(image => image.checkVisibility() && !image.alt)
+    .map(image => image.outerHTML.slice(0, 200))"""
+_TOO_SMALL = """() => [...document.querySelectorAll("button.example, .actions button, #nav button")]
     .filter(button => button.offsetParent && button.offsetHeight < 36).map(button => button.innerText)"""
 _NAMELESS = """() => [...document.querySelectorAll("input, textarea, button, select, [role=tab]")]
     .filter(field => field.checkVisibility() && field.type !== "file")
@@ -252,7 +328,55 @@ _NAMELESS = """() => [...document.querySelectorAll("input, textarea, button, sel
 def test_every_field_and_button_has_a_name_for_those_who_do_not_see_it(page: Any) -> None:
     for title in TABS:
         _tab(page, title)
+        page.wait_for_timeout(500)
         assert page.evaluate(_NAMELESS) == [], title
+        assert page.evaluate(_WORDLESS) == [], title
+
+
+def test_a_tab_has_an_address_and_back_goes_to_the_one_before(browser: Any, server: Server) -> None:
+    expect = playwright.expect
+    visitor = browser.new_page()
+    visitor.set_default_timeout(WAIT)
+    visitor.goto(f"{server.url}#compare")
+    expect(visitor.get_by_role("tab", name="Compare")).to_have_attribute(
+        "aria-selected", "true", timeout=WAIT
+    )
+    _tab(visitor, "Variety")
+    visitor.wait_for_url("**/#variety")
+    visitor.fill("#diversity-prompt textarea", "a cat in the snow")
+    visitor.go_back()
+    expect(visitor.get_by_role("tab", name="Compare")).to_have_attribute(
+        "aria-selected", "true", timeout=WAIT
+    )
+    # also from another page, and with the words that were written
+    visitor.goto(f"{server.url}config")
+    visitor.go_back()
+    visitor.wait_for_selector("#compare-draw")
+    _tab(visitor, "Variety")
+    expect(visitor.locator("#diversity-prompt textarea")).to_have_value("a cat in the snow", timeout=WAIT)
+    visitor.close()
+
+
+def test_a_page_that_is_closed_leaves_nothing_running(
+    browser: Any, server: Server, backend: Any, gate: threading.Event
+) -> None:
+    visitor = browser.new_context().new_page()
+    visitor.set_default_timeout(WAIT)
+    visitor.goto(server.url)
+    visitor.wait_for_selector("#negatives-draw")
+    gate.clear()
+    backend.prompts.clear()
+    visitor.click("#negatives-draw")
+    _drawing(visitor, backend, 1)
+    visitor.context.close()
+    end = time.monotonic() + WAIT / 1000
+    running = server.page._queue.active_jobs
+    while any(event.alive for job in running for event in job or ()) and time.monotonic() < end:
+        time.sleep(0.05)
+    gate.set()
+    while any(running) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(running) and len(backend.prompts) == 1
 
 
 def test_the_whole_way_to_a_picture_works_with_the_keyboard(browser: Any, server: Server) -> None:
@@ -261,10 +385,10 @@ def test_the_whole_way_to_a_picture_works_with_the_keyboard(browser: Any, server
     page.goto(server.url)
     page.wait_for_selector("#negatives-draw")
 
-    def until(selector: str) -> None:
+    def until(selector: str, key: str = "Tab") -> None:
         """Press Tab until the focus is on it, and see that this shows."""
         for _ in range(80):
-            page.keyboard.press("Tab")
+            page.keyboard.press(key)
             if page.evaluate("selector => document.activeElement.matches(selector)", selector):
                 break
         assert page.evaluate("selector => document.activeElement.matches(selector)", selector), selector
@@ -283,9 +407,9 @@ def test_the_whole_way_to_a_picture_works_with_the_keyboard(browser: Any, server
     page.keyboard.type("a red hat")
     until("#negatives-method input[value=nag]")
     page.keyboard.press("Space")
-    until("#negatives-draw")
+    until("#negatives-draw", "Shift+Tab")
     page.keyboard.press("Enter")
-    playwright.expect(page.locator("#negatives-said")).to_contain_text("NAG changed", timeout=WAIT)
+    playwright.expect(page.locator("#negatives-said")).to_contain_text("NAG", timeout=WAIT)
     assert page.locator("#negatives-gallery img").count() == 12
     page.close()
 
@@ -299,7 +423,7 @@ def test_visitors_do_not_see_each_others_pictures(browser: Any, server: Server) 
     mine, theirs = visitors
     mine.fill("#negatives-prompt textarea", "a robot wearing a hat")
     mine.click("#negatives-draw")
-    mine.wait_for_selector("#negatives-said table")
+    mine.wait_for_selector("#negatives-numbers table")
     assert theirs.locator("#negatives-gallery img").count() == 0
     assert theirs.input_value("#negatives-prompt textarea") == "a bear wearing glasses"
     theirs.reload()

@@ -14,6 +14,7 @@ import gradio
 import httpx
 import pytest
 import typer
+from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
 from negguide.cli import demo
@@ -119,7 +120,32 @@ def test_the_folder_is_a_space() -> None:
     assert fields["sdk"] == "gradio" and fields["app_file"] == "app.py"
     assert fields["sdk_version"].split(".")[0] == gradio.__version__.split(".")[0]
     assert len(fields["short_description"]) <= 60
-    assert "negguide[demo]" in (SPACE / "requirements.txt").read_text().splitlines()
+    # the package is on no index: its bare name would install whatever somebody publishes under it
+    lines = (SPACE / "requirements.txt").read_text().splitlines()
+    assert ".[demo]" in lines and not [line for line in lines if line.startswith("negguide")]
+    assert {path.name for path in SPACE.iterdir()} - {"__pycache__"} == {
+        "README.md",
+        "app.py",
+        "requirements.txt",
+    }
+
+
+def test_a_space_is_made_with_an_address_that_is_given(tmp_path: Path) -> None:
+    script = SPACE.parent / "scripts" / "make_space.py"
+    address = "git+https://example.org/owner/negguide@v1"
+
+    def made(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(script), str(tmp_path / "space"), *arguments], capture_output=True, text=True
+        )
+
+    assert "got 'negguide'" in made("--package", "negguide").stderr
+    assert not (tmp_path / "space").exists()
+    assert made("--package", address).returncode == 0
+    lines = (tmp_path / "space" / "requirements.txt").read_text().splitlines()
+    (own,) = (Requirement(line) for line in lines if not line.startswith("--"))
+    assert (own.name, own.extras, own.url) == ("negguide", {"demo"}, address)
+    assert "is there already" in made("--package", address).stderr
 
 
 @pytest.mark.parametrize("on_spaces", [True, False])

@@ -8,7 +8,7 @@ import pytest
 from gradio_client import Client, handle_file
 from PIL import Image, ImageChops
 
-from negguide.demo.studio import enlarged
+from negguide.demo.state import enlarged
 from negguide.image_files import read_image
 from negguide.mining.render.job import Job
 from negguide.mining.render.pipeline import PipelinePainter
@@ -24,7 +24,7 @@ def test_hard_negatives_are_judged_and_packed_in_the_mining_format(client: Clien
         steps=2,
         api_name="/hard_negatives",
     )
-    assert len(gallery) == 3 and table.count("\n") == 4
+    assert len(gallery) == 3 and table.count("\n") == 6 and " of 3 are right" in table
     assert Image.open(original).size == (384, 384)
     # a random model paints nothing right: kept or not is up to the visitor
     assert [value for _, value in keep["choices"]] == ["1", "2", "3"]

@@ -18,7 +18,7 @@ from negguide import NAG, Negative, NegToMe, PerpNeg, from_pipe
 from negguide.demo import Limits, serve
 from negguide.demo.backend import Backend, Run
 from negguide.demo.server import Server
-from negguide.demo.stopping import Stopped
+from negguide.demo.stopping import StoppedError
 from negguide.methods import Method
 from negguide.pictures import read_settings
 
@@ -75,7 +75,7 @@ def test_every_family_draws_with_its_steps_counted_and_stops(name: str) -> None:
         assert [type(image) for image in drawn.images] == [Image.Image] * 2
         assert len(steps) == 2
     stop = threading.Event()
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         backend.draw(run, stop.set, stop)
 
 
@@ -160,13 +160,13 @@ def test_every_tab_that_needs_no_toy_world_draws_words_that_it_does_not_know(unj
     client = Client(unjudged.url, verbose=False)
     words = {"prompt": "a photograph of a boy wearing sunglasses", **SHORT}
     result = client.predict(**words, negative_1="a black frame", size=96, api_name="/leave_out")
-    assert "overlaps the prompt by" in result[1] and "judge" not in result[1]
+    assert "overlaps the prompt by" in result[7] and "judge" not in result[1] + result[7]
     settings = read_settings(Path(result[0]))
     assert [column["size"] for column in settings["columns"]] == [96] * 3
     assert len(result[3]) == 6 and f"load_pipeline('{settings['model']}')" in result[6]
 
     result = client.predict(**words, stop=1.0, api_name="/push_apart")
-    assert "NegToMe pushed" in result[1] and "|" not in result[1]
+    assert "NegToMe pushed" in result[7] and "|" not in result[7]
 
     result = client.predict(
         **words, negative="a black frame", methods=["perp-neg", "nag"], api_name="/compare"
@@ -180,7 +180,7 @@ def test_it_keeps_away_from_an_uploaded_picture_and_knows_no_pip(unjudged: Serve
     client = Client(unjudged.url, verbose=False)
     painted = {"background": handle_file(str(picture)), "layers": [], "composite": None}
     result = client.predict(prompt="a boy", picture=painted, stop=1.0, **SHORT, api_name="/keep_away")
-    assert "NegToMe pushed" in result[1] and "|" not in result[1]
+    assert "NegToMe pushed" in result[8] and "|" not in result[8]
     assert [Path(path).name for path in result[7]] == ["reference.png"]
     with pytest.raises(AppError, match="not in the list of choices"):
         client.predict(prompt="a boy", character="pip", **SHORT, api_name="/keep_away")
@@ -209,13 +209,13 @@ def test_a_clip_judge_measures_distances_and_judges_edits_of_english(judged: Ser
     file = handle_file(str(picture))
     client = Client(judged.url, verbose=False)
     assert "needs a judge" not in _texts(judged)
-    said = client.predict(prompt="a boy", stop=1.0, **SHORT, api_name="/push_apart")[1]
-    assert "| mean distance of two pictures |" in said and "fur" not in said
+    said = client.predict(prompt="a boy", stop=1.0, **SHORT, api_name="/push_apart")[7]
+    assert "| mean distance of two pictures (0: the same) |" in said and "fur" not in said
     painted = {"background": file, "layers": [], "composite": None}
-    said = client.predict(prompt="a boy", picture=painted, stop=1.0, **SHORT, api_name="/keep_away")[1]
+    said = client.predict(prompt="a boy", picture=painted, stop=1.0, **SHORT, api_name="/keep_away")[8]
     assert "| distance to the picture (0 = the same) |" in said and "Pip" not in said
     original, table, gallery, keep, python, _ = client.predict(
         caption="a black cat on a red chair", edits=2, steps=2, image=file, api_name="/hard_negatives"
     )
     assert Image.open(original).width >= 64 and len(gallery) == len(keep["choices"]) == 2
-    assert table.count("I′:") == 2 and python.count("pipe(") == 2
+    assert table.count("the negative:") == 2 and python.count("pipe(") == 2

@@ -14,11 +14,29 @@ from markdown_it import MarkdownIt
 
 from negguide import NAG, Negative, NegToMe, PerpNeg
 from negguide.demo.backend import Backend, Run, first_and_rest, joined
+from negguide.demo.examples import (
+    ANY_LEAVE_OUT,
+    TOYWORLD_CAPTIONS,
+    TOYWORLD_DIVERSITY,
+    TOYWORLD_LEAVE_OUT,
+    TOYWORLD_REFERENCE,
+    TOYWORLD_SOLIDS,
+)
 from negguide.demo.limits import MAX_TEXT, Limits, text, whole
+from negguide.demo.measures import agree
+from negguide.demo.messages import (
+    as_markdown,
+    as_message,
+    complaint,
+    validation_messages,
+    verdict,
+    weighted,
+    what_happened,
+)
+from negguide.demo.methods import CLASSIC, with_method
 from negguide.demo.outputs import Outputs
-from negguide.demo.pairs import marked
-from negguide.demo.stopping import Stopped, Stops
-from negguide.demo.words import as_markdown, complaint, said_on_the_page, what_happened
+from negguide.demo.stopping import StoppedError, Stops
+from negguide.demo.tabs.pairs import marked
 from negguide.integration.diagnostics.trace import Trace
 from negguide.mining.item import Edit
 
@@ -91,7 +109,7 @@ def test_a_stopped_run_ends_before_its_next_step_and_leaves_the_device_free(back
         steps.append(1)
         stop.set()
 
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         backend.draw(run, on_step, stop)
     assert len(steps) == 1
     assert len(backend.draw(run, lambda: None, threading.Event()).images) == 1
@@ -123,13 +141,13 @@ def test_unknown_words_are_named_with_the_closest_known_ones() -> None:
 
 
 def test_an_error_becomes_a_message_in_which_nothing_is_markup() -> None:
-    with pytest.raises(gr.Error) as caught, said_on_the_page():
+    with pytest.raises(gr.Error) as caught, validation_messages():
         raise ValueError("no <script>alert(1)</script>")
-    assert caught.value.message == "no &lt;script&gt;alert(1)&lt;/script&gt;"
+    assert caught.value.message == "no ‹script›alert(1)‹/script›"
     assert not caught.value.print_exception
-    with pytest.raises(gr.Error, match="Stopped"), said_on_the_page():
-        raise Stopped
-    with pytest.raises(gr.Error, match="pip install"), said_on_the_page():
+    with pytest.raises(gr.Error, match="Stopped"), validation_messages():
+        raise StoppedError
+    with pytest.raises(gr.Error, match="pip install"), validation_messages():
         raise ImportError('edits of English need the package inflect: pip install ".[mining]"')
 
 
@@ -151,6 +169,84 @@ def test_the_sentence_tells_the_numbers_of_the_trace() -> None:
     assert "by 12%" in what_happened(NAG("black glasses"), _trace(nan, nan, 0.12), ["black glasses"])
     assert "also from what it shares" in what_happened(None, None, ["black glasses"])
     assert "Nothing was left out" in what_happened(None, None, [])
+
+
+def test_the_verdict_says_in_plain_words_which_of_the_two_kept_more() -> None:
+    gone = {"black glasses": 3, "brown fur": 4}
+    said = verdict("Perp-Neg", "a bear wearing glasses", {"method": 4, "classic": 1}, gone, 4)
+    assert said == (
+        "**Perp-Neg kept all of “a bear wearing glasses” in 4 of 4 pictures, the classic negative prompt in 1.** "
+        "Gone with Perp-Neg: “black glasses” in 3 of 4 and “brown fur” in 4 of 4."
+    )
+    # also when it is the other one
+    said = verdict("NAG", "a bear", {"method": 1, "classic": 3}, {"a hat": 0}, 4)
+    assert said.startswith(
+        "**The classic negative prompt kept all of “a bear” in 3 of 4 pictures, NAG in 1.**"
+    )
+    assert "both do the same: all of “a bear” is in 2 of 4" in verdict(
+        "NAG", "a bear", {"method": 2, "classic": 2}, {}, 4
+    )
+    assert verdict("NAG", "![t](//h)", {"method": 1}, {}, 1).startswith("**NAG kept all of “&#33;")
+
+
+@pytest.mark.parametrize("words", ["(a bear:1.3)", "((a bear)) wearing a hat", "[hat:0.5]", "a hat++"])
+def test_weights_inside_words_are_answered_with_where_the_weight_is(words: str) -> None:
+    assert f"“{words}”" in str(weighted(words)) and "slider beside it" in str(weighted(words))
+    assert weighted("a bear, wearing a hat (red)") is None
+
+
+def test_messages_are_words_of_the_page() -> None:
+    said = complaint("a cat, hat") or ""
+    assert said.startswith("This little world cannot read “a cat, hat” at “hat”. Expected here: ")
+    assert "Leave out" in (complaint("a bear without a hat") or "")
+    for message in (said, complaint("a bear without a hat") or ""):
+        assert "Negative(" not in message and "'" not in message.replace("'wearing ...'", "").replace(
+            "'to the left of ...'", ""
+        )
+    assert as_message("scale must be >= 1, got <b>") == "scale must be at least 1, got ‹b›"
+
+
+def test_what_everybody_sees_does_not_grow_old(tmp_path: Path) -> None:
+    outputs = Outputs(60, tmp_path / "out")
+    lasting, other = outputs.new(lasting=True), outputs.new()
+    for folder in (lasting, other):
+        (folder / "picture.png").write_text("x")
+    outputs.delete_old(time.time() + 3600)
+    assert (lasting / "picture.png").exists() and not other.exists()
+    outputs.close()
+
+
+def test_examples_suit_the_model_that_is_loaded() -> None:
+    assert len(ANY_LEAVE_OUT) >= 10
+    for one in TOYWORLD_LEAVE_OUT:
+        assert [complaint(words) for words in (one.prompt, *one.negatives)] == [None] * (
+            1 + len(one.negatives)
+        )
+    for words in (
+        *TOYWORLD_DIVERSITY,
+        *TOYWORLD_REFERENCE.values(),
+        *TOYWORLD_CAPTIONS.values(),
+        *TOYWORLD_SOLIDS,
+    ):
+        assert complaint(words) is None
+
+
+def test_the_page_opens_with_a_case_where_the_difference_is_plain() -> None:
+    backend = Backend()
+    first = TOYWORLD_LEAVE_OUT[0]
+    weight, start, stop = backend.strength()
+    plain = Run(first.prompt, backend.steps, backend.suited.guidance_scale, (0, 1, 2, 3))
+    negatives = [Negative(words, weight, start, stop) for words in first.negatives]
+    kept = {
+        way: agree(
+            backend.draw(
+                with_method(plain, way, negatives, None, True), lambda: None, threading.Event()
+            ).images,
+            first.prompt,
+        )
+        for way in (CLASSIC, first.method)
+    }
+    assert kept == {CLASSIC: 1, first.method: 4}
 
 
 def test_what_a_pipeline_cannot_take_is_said(backend: Backend) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 from negguide import Negative, from_pipe
 from negguide.demo.as_python import code
 from negguide.demo.backend import Backend, Run
-from negguide.demo.how import method_labels, scales, with_method
-from negguide.demo.words import what_happened
+from negguide.demo.messages import what_happened
+from negguide.demo.methods import method_labels, scales, with_method
 from negguide.methods.choices import methods_in_words
 from negguide.models import TOYWORLD_DEFAULTS, Defaults
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from negguide.demo import Limits
 from negguide.demo.server import Server
-from negguide.demo.studio import MAX_SHOWN, enlarged
+from negguide.demo.state import MAX_SHOWN, enlarged
 from negguide.demo.uploads import Waiting, opened
 
 

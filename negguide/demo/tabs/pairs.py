@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from negguide.demo.backend import Run
-from negguide.demo.words import as_markdown
+from negguide.demo.messages import as_markdown
 from negguide.mining.edits import Planner
 from negguide.mining.item import Edit, Item
 from negguide.mining.mined import Mined

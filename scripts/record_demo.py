@@ -1,8 +1,10 @@
-"""The moving picture of the slider in the README of the project, from what the embedded model draws.
+"""The moving pictures of the demo, from what the embedded model draws.
 
-    python demo/record.py [--out docs/demo-slider.gif]
+    python scripts/record_demo.py [--out docs/demo-slider.gif]
+    python scripts/record_demo.py --turntables
 
-A line goes over three seeds and back: plain on its left, Perp-Neg on its right.
+The first goes into the README of the project: a line over three seeds and back, a classic negative
+prompt on its left, Perp-Neg on its right. `--turntables` writes the solids that the demo shows first.
 """
 
 from __future__ import annotations
@@ -10,17 +12,20 @@ from __future__ import annotations
 import argparse
 import math
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-from negguide import Negative, PerpNeg
+from negguide import Negative
 from negguide.cli.errors import quiet_libraries
 from negguide.demo.backend import Backend, Run
+from negguide.demo.examples import TOYWORLD_LEAVE_OUT
+from negguide.demo.methods import CLASSIC, with_method
+from negguide.demo.solids import MADE, SEED, solid_of, turntable
+from negguide.demo.solids import PROMPT as PROMPT_OF_SOLIDS
 
-PROMPT, NEGATIVE = "a bear wearing glasses", Negative("black glasses", weight=3.0, stop=1.0)
+FIRST = TOYWORLD_LEAVE_OUT[0]
 SEEDS, SIDE, GAP, TOP, BOTTOM = (0, 1, 2), 224, 12, 46, 34
 FRAMES, MILLISECONDS = 40, 70
 INK, PAPER, LINE = (28, 30, 38), (255, 255, 255), (99, 102, 241)
@@ -31,12 +36,32 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs" / "demo-slider.gif")
-    out = parser.parse_args().out
+    parser.add_argument("--turntables", action="store_true", help="the solids of the demo, in the package")
+    arguments = parser.parse_args()
     quiet_libraries()
     backend = Backend()
-    plain = Run(PROMPT, backend.steps, backend.suited.guidance_scale, SEEDS)
-    guided = replace(plain, methods=(PerpNeg(NEGATIVE),))
-    pairs = [backend.draw(run, lambda: None, threading.Event()).images for run in (plain, guided)]
+    if arguments.turntables:
+        _turntables(backend)
+    else:
+        _slider(backend, arguments.out)
+
+
+def _turntables(backend: Backend) -> None:
+    for said_by, path in MADE.items():
+        fit = solid_of(backend.pipe, PROMPT_OF_SOLIDS, said_by, SEED)
+        while fit.done < fit.rounds:
+            fit.round()
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(turntable(fit))
+        print(f"{path} ({path.stat().st_size / 1024:.0f} kB)")
+
+
+def _slider(backend: Backend, out: Path) -> None:
+    plain = Run(FIRST.prompt, backend.steps, backend.suited.guidance_scale, SEEDS)
+    weight, start, stop = backend.strength()
+    negatives = [Negative(words, weight, start, stop) for words in FIRST.negatives]
+    runs = [with_method(plain, way, negatives, None, True) for way in (CLASSIC, FIRST.method)]
+    pairs = [backend.draw(run, lambda: None, threading.Event()).images for run in runs]
     large = [[image.resize((SIDE, SIDE), Image.Resampling.BICUBIC) for image in images] for images in pairs]
     frames = [_frame(large, (1 - math.cos(2 * math.pi * i / FRAMES)) / 2) for i in range(FRAMES)]
     # one palette for all frames, so that nothing flickers
@@ -52,14 +77,20 @@ def _frame(pairs: list[list[Image.Image]], share: float) -> Image.Image:
     width = len(SEEDS) * (SIDE + GAP) + GAP
     frame = Image.new("RGB", (width, TOP + SIDE + BOTTOM), PAPER)
     draw = ImageDraw.Draw(frame)
-    draw.text((GAP, TOP / 2), f"“{PROMPT}” minus “{NEGATIVE.prompt}”", INK, _font(19, True), anchor="lm")
+    draw.text(
+        (GAP, TOP / 2),
+        " − ".join(f"“{words}”" for words in (FIRST.prompt, *FIRST.negatives)),
+        INK,
+        _font(19, True),
+        anchor="lm",
+    )
     at = round(share * SIDE)
     for place, (before, after) in enumerate(zip(*pairs, strict=True)):
         left = GAP + place * (SIDE + GAP)
         frame.paste(after, (left, TOP))
         frame.paste(before.crop((0, 0, at, SIDE)), (left, TOP))
         draw.line((left + at, TOP, left + at, TOP + SIDE - 1), LINE, 3)
-        draw.text((left, TOP + SIDE + BOTTOM / 2), "plain", INK, _font(15), anchor="lm")
+        draw.text((left, TOP + SIDE + BOTTOM / 2), "negative prompt", INK, _font(15), anchor="lm")
         draw.text((left + SIDE, TOP + SIDE + BOTTOM / 2), "Perp-Neg", INK, _font(15), anchor="rm")
     return frame
 

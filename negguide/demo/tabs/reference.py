@@ -10,21 +10,21 @@ import gradio as gr
 from PIL import Image, ImageChops
 
 from negguide import NegToMe
-from negguide.demo import parts
+from negguide.demo import components
 from negguide.demo.as_python import code
 from negguide.demo.backend import Drawn, Run
+from negguide.demo.examples import ANY_REFERENCE, TOYWORLD_REFERENCE
 from negguide.demo.measures import distance, features, trademarks
-from negguide.demo.studio import Studio
+from negguide.demo.messages import JUDGE, pushed_sentence, validation_messages
+from negguide.demo.methods import paper
+from negguide.demo.state import AppState
 from negguide.demo.uploads import bound, refuse_broken
-from negguide.demo.words import pushed_sentence, said_on_the_page
 from negguide.toyworld import TRADEMARK, Scene, render
 
 PIP, UPLOAD = "pip", "upload"
 PLACE = "meadow"
-EXAMPLES = {
-    "an explorer, away from Pip": "an explorer in a meadow",
-    "a cat, away from Pip": "a cat in a meadow",
-}
+IMAGES = 4
+"""Seeds that are drawn unless another number is chosen."""
 
 _PIP_IMPORTS = (
     "from dataclasses import replace",
@@ -60,7 +60,7 @@ def painted(editor: dict[str, Any] | None) -> tuple[Image.Image, Image.Image | N
 class Reference:
     """The actions of the tab."""
 
-    studio: Studio
+    state: AppState
 
     def keep_away(
         self,
@@ -97,15 +97,15 @@ class Reference:
             picture: the reference as background; where a layer is painted, only that part counts.
 
         Returns:
-            All as one PNG, what happened with its numbers, the first seed before and after, all pictures, the share
-            of tokens pushed at each step, the settings as Python code, and the files that the code reads.
+            All as one PNG, what happened, the first seed before and after, all pictures, where it was pushed and how
+            much at each step, the settings as Python code, the files that the code reads, and the same in numbers.
         """
-        with said_on_the_page():
-            plain = self.studio.plain(prompt, images, seed, steps, guidance_scale, size)
+        with validation_messages():
+            plain = self.state.plain(prompt, images, seed, steps, guidance_scale, size)
             reference, mask = (pip(), None) if character == PIP else painted(picture)
             options = {
                 # those with images are for centred tokens
-                **self.studio.backend.suited.of_negtome(images=center),
+                **self.state.backend.suited.of_negtome(images=center),
                 "alpha": alpha,
                 "threshold": threshold,
                 "stop": stop or None,
@@ -113,17 +113,17 @@ class Reference:
             }
             method = NegToMe(reference, reference_mask=mask, **options)
         pushed = replace(plain, methods=(method,))
-        with self.studio.drawing(request, progress, [plain, pushed]) as draw:
+        with self.state.drawing(request, progress, [plain, pushed]) as draw:
             before = draw(plain, "Plain")
             gallery = self._gallery([("before", plain, before)])
-            yield gr.skip(), gr.skip(), gr.skip(), gallery, *[gr.skip()] * 4
+            yield gr.skip(), gr.skip(), gr.skip(), gallery, *[gr.skip()] * 5
             after = draw(pushed, "Away from the picture")
             yield self._all(plain, pushed, before, after, reference, mask)
 
     def _gallery(self, columns: list[tuple[str, Run, Drawn]]) -> list[tuple[Any, str]]:
         seeds = columns[0][1].seeds
         return [
-            (self.studio.shown(drawn.images[i]), f"seed {seed} · {label}")
+            (self.state.shown(drawn.images[i]), f"seed {seed} · {label}")
             for i, seed in enumerate(seeds)
             for label, _, drawn in columns
         ]
@@ -139,13 +139,13 @@ class Reference:
     ) -> tuple[Any, ...]:
         is_pip = mask is None and reference == pip()
         title = f"“{plain.prompt}”, pushed away from {'Pip' if is_pip else 'a picture'}"
-        sheet = self.studio.sheet(
+        sheet = self.state.sheet(
             [("plain", plain, before.images), ("away", pushed, after.images)], title, as_rows=True
         )
         imports, lines, files = list(_PIP_IMPORTS), [_PIP], []
         if not is_pip:
             imports, lines = ["from PIL import Image"], [_UPLOAD]
-            folder = self.studio.outputs.new()
+            folder = self.state.folder()
             reference.save(folder / "reference.png")
             files = [folder / "reference.png"]
             if mask is not None:
@@ -154,22 +154,34 @@ class Reference:
                 files.append(folder / "reference-mask.png")
         return (
             sheet,
-            self._said(before, after, reference, is_pip),
-            (self.studio.shown(before.images[0]), self.studio.shown(after.images[0])),
+            self._verdict(before, after, is_pip),
+            (self.state.shown(before.images[0]), self.state.shown(after.images[0])),
             self._gallery([("before", plain, before), ("after", pushed, after)]),
-            self.studio.heatmap(after),
-            self.studio.curves(after),
+            self.state.heatmap(after),
+            self.state.curves(after),
             code(
-                self.studio.backend,
+                self.state.backend,
                 [("before", plain), ("after", pushed)],
                 imports=imports,
                 reference="\n".join(lines),
             ),
             [str(path) for path in files] or None,
+            self._numbers(before, after, reference, is_pip),
         )
 
-    def _said(self, before: Drawn, after: Drawn, reference: Image.Image, is_pip: bool) -> str:
-        sentence, backend = f"**{pushed_sentence(after.trace)}**", self.studio.backend
+    def _verdict(self, before: Drawn, after: Drawn, is_pip: bool) -> str:
+        """What happened in plain words; for Pip, counted by the judge of the embedded model."""
+        if not (is_pip and self.state.backend.toyworld):
+            return (
+                "**The same seeds and words, before and after.** Look at what of your picture is in them before, and "
+                "not after."
+            )
+        first, second = (trademarks(drawn.images) for drawn in (before, after))
+        n = len(before.images)
+        return f"**Before, {first} of {n} pictures show Pip himself; after being pushed away from him, {second}.**"
+
+    def _numbers(self, before: Drawn, after: Drawn, reference: Image.Image, is_pip: bool) -> str:
+        sentence, backend = pushed_sentence(after.trace), self.state.backend
         goal = features(backend, [reference])
         vectors = [features(backend, drawn.images) for drawn in (before, after)]
         means = [distance(found, goal) for found in vectors if found is not None and goal is not None]
@@ -182,25 +194,51 @@ class Reference:
                 ("is Pip himself", *(f"{trademarks(drawn.images)} of {n}" for drawn in (before, after)))
             )
         lines = ["| what the judge sees | Before | After |", "|---|---|---|"]
-        return "\n".join([sentence, "", *lines, *(f"| {' | '.join(row)} |" for row in rows)])
+        shown = [sentence, "", *lines, *(f"| {' | '.join(row)} |" for row in rows)]
+        return "\n".join([*shown, "", JUDGE] if backend.toyworld else shown)
 
 
-def build(studio: Studio) -> parts.Tab:
-    """Lay the tab out and wire it."""
-    actions = Reference(studio)
-    toy = studio.backend.toyworld
-    suited = {"alpha": 0.9, **studio.backend.suited.of_negtome(images=True)}
-    gr.Markdown(
-        "In this little world “an explorer” is mostly **Pip**, an orange cat with a green hat and a purple scarf. "
-        "**NegToMe** pushes what is drawn away from a reference picture, without a word about it."
-        if toy
-        else "**NegToMe** pushes what is drawn away from a reference picture, without a word about it."
+def warm_up(state: AppState) -> list[Any]:
+    """The results of the first example."""
+    suited = _suited(state)
+    return components.last(
+        Reference(state).keep_away(
+            prompt=next(iter(TOYWORLD_REFERENCE.values())),
+            character=PIP,
+            alpha=suited["alpha"],
+            threshold=suited["threshold"],
+            stop=suited.get("stop") or 0,
+            center=True,
+            **components.usual(state, images=IMAGES),
+        )
     )
-    tries = parts.examples(list(EXAMPLES), "reference") if toy else []
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=2, min_width=320):
+
+
+def _suited(state: AppState) -> dict[str, Any]:
+    return {"alpha": 0.9, **state.backend.suited.of_negtome(images=True)}
+
+
+def build(state: AppState) -> components.Tab:
+    """Lay the tab out and wire it."""
+    actions = Reference(state)
+    toy = state.backend.toyworld
+    suited = _suited(state)
+    here = (
+        "In this little world “an explorer” is mostly **Pip**, an orange cat with a green hat and a purple scarf. "
+        if toy
+        else ""
+    )
+    gr.Markdown(
+        f"{here}**NegToMe** ({paper(NegToMe)}) pushes what is drawn away from a "
+        "reference picture, without a word about it.",
+        elem_classes="intro",
+    )
+    prompts = TOYWORLD_REFERENCE if toy else {prompt: prompt for prompt in ANY_REFERENCE}
+    tries = components.examples(list(prompts), "reference")
+    with components.work() as (asked, results, more):
+        with asked:
             prompt = gr.Textbox(
-                "an explorer in a meadow" if toy else "a cat in the snow",
+                next(iter(prompts.values())),
                 label="Draw",
                 elem_id="reference-prompt",
                 max_lines=3,
@@ -214,7 +252,7 @@ def build(studio: Studio) -> parts.Tab:
                 visible=toy,
             )
             gr.Image(
-                studio.shown(pip()),
+                state.shown(pip()),
                 label="Pip",
                 show_label=False,
                 interactive=False,
@@ -238,31 +276,23 @@ def build(studio: Studio) -> parts.Tab:
                 visible="hidden" if toy else True,
             )
             refuse_broken(picture)
-            limits = studio.limits
+            limits = state.limits
             bound(picture, 4 * limits.max_queue, 16 * limits.max_upload_mb << 20)
             alpha = gr.Slider(0, 20, suited["alpha"], step=0.1, label="How strongly (alpha)", buttons=[])
-            with gr.Accordion("What is pushed, and when", open=False):
-                threshold = gr.Slider(
-                    -1,
-                    1,
-                    suited["threshold"],
-                    step=0.05,
-                    label="How alike tokens must be (threshold)",
-                    buttons=[],
-                )
-                stop = parts.until(suited.get("stop"))
-                center = gr.Checkbox(toy, label="subtract the mean token first (for small models)")
-            button = parts.buttons("Draw before and after", "reference")
-            settings = parts.settings(studio, images=4)
-            parts.vocabulary(studio)
-        with gr.Column(scale=3, min_width=320):
+            button = components.buttons("Draw before and after", "reference")
+        with results:
             said = gr.Markdown(
                 label="What happened", elem_id="reference-said", elem_classes="said", min_height=48
             )
-            slider = parts.slider("Before on the left, after on the right; drag the line", "reference-slider")
-            gallery = parts.gallery("The same seeds before and after", "reference-gallery", columns=4)
-            where, when = parts.acted()
-            python, sheet = parts.to_take_away("reference")
+            slider = components.slider("reference-slider")
+            gr.Markdown(
+                "Left **before**, right **after**. Drag the line, or move it with the arrow keys.",
+                elem_classes="title sides",
+            )
+            gallery = components.gallery("The same seeds before and after", "reference-gallery", columns=4)
+            numbers = components.numbers("reference")
+            where, when = components.acted()
+            python, sheet = components.to_take_away("reference")
             files = gr.File(
                 label="Files that the code reads",
                 visible=not toy,
@@ -270,6 +300,17 @@ def build(studio: Studio) -> parts.Tab:
                 elem_classes="file-out",
                 file_count="multiple",
             )
+        with more:
+            settings = components.settings(state, images=IMAGES)
+            with gr.Accordion("What is pushed, and when", open=False):
+                threshold = components.threshold(suited["threshold"])
+                stop = components.until(suited.get("stop"))
+                center = gr.Checkbox(
+                    toy,
+                    label="subtract the mean token first",
+                    info="the patches of small models are nearly parallel, and only the rest tells them apart",
+                )
+            components.vocabulary(state)
     character.change(
         lambda chosen: [gr.update(visible=True if chosen == UPLOAD else "hidden")] * 2,
         character,
@@ -278,17 +319,21 @@ def build(studio: Studio) -> parts.Tab:
         queue=False,
         show_progress="hidden",
     )
-    outputs = [sheet, said, slider, gallery, where, when, python, files]
-    events = parts.wire(
+    outputs = [sheet, said, slider, gallery, where, when, python, files, numbers]
+    chosen = [(character, PIP)] if toy else []
+    events, begun = components.wire(
+        state,
         actions.keep_away,
         [prompt, character, alpha, threshold, stop, center, *settings, picture],
         outputs,
         triggers=[button.draw.click, prompt.submit],
         api_name="keep_away",
-        progress_on=said,
+        buttons=button,
+        said=said,
+        cleared={numbers: "", python: ""},
         filled={
-            example: [(prompt, value), (character, PIP)]
-            for example, value in zip(tries, EXAMPLES.values(), strict=False)
+            example: [(prompt, value), *chosen]
+            for example, value in zip(tries, prompts.values(), strict=True)
         },
     )
-    return parts.Tab(events, button.stop, outputs, said)
+    return components.Tab(events, button, outputs, said, warm_up=warm_up if toy else None, begun=begun)

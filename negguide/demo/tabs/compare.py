@@ -10,31 +10,29 @@ from typing import Any
 import gradio as gr
 
 from negguide import Negative, PerpNeg
-from negguide.demo import parts
+from negguide.demo import components
 from negguide.demo.as_python import code
 from negguide.demo.backend import Run
-from negguide.demo.how import CLASSIC, PLAIN, method_labels, with_method
+from negguide.demo.examples import ANY_COMPARE, TOYWORLD_COMPARE
 from negguide.demo.measures import agree
-from negguide.demo.studio import Studio
-from negguide.demo.words import said_on_the_page
+from negguide.demo.messages import JUDGE, as_markdown, validation_messages
+from negguide.demo.methods import CLASSIC, PLAIN, method_labels, with_method
+from negguide.demo.state import AppState
 
 MAX_COLUMNS = 6
+WEIGHTS = "1, 2, 3"
 
-EXAMPLES = {
-    "methods: a bear wearing a hat − a brown bear wearing a hat": (
-        "a bear wearing a hat",
-        "a brown bear wearing a hat",
-        "methods",
-    ),
-    "weights: a bear wearing glasses − black glasses": ("a bear wearing glasses", "black glasses", "weights"),
-}
+IMAGES = 3
+"""Rows unless another number is chosen."""
+METHODS = (PLAIN, CLASSIC, PerpNeg.key)
+"""Columns to begin with."""
 
 
 @dataclass(frozen=True, eq=False)
 class Compare:
     """The actions of the tab."""
 
-    studio: Studio
+    state: AppState
 
     def compare(
         self,
@@ -74,29 +72,29 @@ class Compare:
         Returns:
             The grid as a PNG with its settings inside, what the judge sees in it, and the settings as Python code.
         """
-        with said_on_the_page():
-            plain = self.studio.plain(prompt, images, seed, steps, guidance_scale, size)
-            left_out = Negative(self.studio.words("negative", negative), weight, start, stop)
+        with validation_messages():
+            plain = self.state.plain(prompt, images, seed, steps, guidance_scale, size)
+            left_out = self.state.negative(negative, weight, start, stop)
             runs = self._columns(plain, left_out, columns, methods, weights)
             for _, run in runs:
-                self.studio.backend.arguments(run)
+                self.state.backend.arguments(run)
         title = f"“{plain.prompt}” minus “{left_out.prompt}”"
-        with self.studio.drawing(request, progress, [run for _, run in runs]) as draw:
+        with self.state.drawing(request, progress, [run for _, run in runs]) as draw:
             drawn = []
             for label, run in runs:
                 drawn.append((label, run, draw(run, label).images))
-                yield self.studio.sheet(drawn, title), gr.skip(), gr.skip()
+                yield self.state.sheet(drawn, title), gr.skip(), gr.skip()
             names = [label.lower().replace(" ", "-") for label, _ in runs]
             yield (
-                self.studio.sheet(drawn, title),
+                self.state.sheet(drawn, title),
                 self._counted(plain.prompt, left_out.prompt, drawn),
-                code(self.studio.backend, [(name, run) for name, (_, run) in zip(names, runs, strict=True)]),
+                code(self.state.backend, [(name, run) for name, (_, run) in zip(names, runs, strict=True)]),
             )
 
     def _columns(
         self, plain: Run, negative: Negative, columns: str, methods: list[str], weights: str
     ) -> list[tuple[str, Run]]:
-        toy = self.studio.backend.toyworld
+        toy = self.state.backend.toyworld
         if columns == "weights":
             found = [("Plain", plain)]
             for number in _weights(weights):
@@ -117,13 +115,35 @@ class Compare:
 
     def _counted(self, prompt: str, negative: str, drawn: list[tuple[str, Run, Any]]) -> str:
         """A table of what the judge sees, for the embedded model."""
-        if not self.studio.backend.toyworld:
+        if not self.state.backend.toyworld:
             return ""
-        lines = [f"| what the judge sees | all of *{prompt}* | still *{negative}* |", "|---|---|---|"]
+        lines = [
+            f"| what the judge sees | all of *{as_markdown(prompt)}* | still *{as_markdown(negative)}* |",
+            "|---|---|---|",
+        ]
         for label, _, images in drawn:
             counts = (f"{agree(images, text)} of {len(images)}" for text in (prompt, negative))
             lines.append(f"| {label} | {' | '.join(counts)} |")
-        return "\n".join(lines)
+        return "\n".join([*lines, "", JUDGE])
+
+
+def warm_up(state: AppState) -> list[Any]:
+    """The results of the first example."""
+    prompt, negative, columns = TOYWORLD_COMPARE[0]
+    weight, start, stop = state.backend.strength()
+    return components.last(
+        Compare(state).compare(
+            prompt=prompt,
+            negative=negative,
+            columns=columns,
+            methods=list(METHODS),
+            weights=WEIGHTS,
+            weight=weight,
+            start=start,
+            stop=stop,
+            **components.usual(state, images=IMAGES),
+        )
+    )
 
 
 def _weights(text: str) -> list[float]:
@@ -137,36 +157,30 @@ def _weights(text: str) -> list[float]:
     return numbers
 
 
-def build(studio: Studio) -> parts.Tab:
+def build(state: AppState) -> components.Tab:
     """Lay the tab out and wire it."""
-    actions = Compare(studio)
-    usual = studio.backend.strength()
+    actions = Compare(state)
+    toy = state.backend.toyworld
+    usual = state.backend.strength()
+    chosen = TOYWORLD_COMPARE if toy else ANY_COMPARE
+    first = chosen[0]
     gr.Markdown(
         "Every row is a seed, every column a way to leave the same thing out. The picture carries its settings; "
-        "download it, and it says how it was made."
+        "download it, and it says how it was made.",
+        elem_classes="intro",
     )
-    tries = parts.examples(list(EXAMPLES), "compare")
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=2, min_width=320):
-            prompt = gr.Textbox("a bear wearing a hat", label="Draw", elem_id="compare-prompt", max_lines=3)
-            negative = gr.Textbox("a brown bear wearing a hat", label="Leave out", max_lines=2)
+    tries = components.examples(
+        [f"{what}: {prompt} − {negative}" for prompt, negative, what in chosen], "compare"
+    )
+    with components.work() as (asked, results, more):
+        with asked:
+            prompt = gr.Textbox(first[0], label="Draw", elem_id="compare-prompt", max_lines=3)
+            negative = gr.Textbox(first[1], label="Leave out", max_lines=2)
             columns = gr.Radio(
                 ["methods", "weights"], value="methods", label="Columns", elem_id="compare-columns"
             )
-            methods = gr.CheckboxGroup(
-                [(label, key) for key, label in method_labels().items()],
-                value=[PLAIN, CLASSIC, PerpNeg.key],
-                label="Methods",
-            )
-            weights = gr.Textbox("1, 2, 3", label="Weights of Perp-Neg", visible=False)
-            with gr.Accordion("Weight and window", open=False), gr.Row():
-                weight = gr.Slider(0, 5, usual[0], step=0.1, label="Weight", min_width=130, buttons=[])
-                start = gr.Slider(0, 1, usual[1], step=0.05, label="From", min_width=130, buttons=[])
-                stop = gr.Slider(0, 1, usual[2], step=0.05, label="Until", min_width=130, buttons=[])
-            button = parts.buttons("Compare", "compare")
-            settings = parts.settings(studio, images=3)
-            parts.vocabulary(studio)
-        with gr.Column(scale=3, min_width=320):
+            button = components.buttons("Compare", "compare")
+        with results:
             said = gr.Markdown(
                 label="What happened", elem_id="compare-said", elem_classes="said", min_height=48
             )
@@ -176,9 +190,23 @@ def build(studio: Studio) -> parts.Tab:
                 show_label=False,
                 interactive=False,
                 elem_id="compare-sheet",
-                buttons=["download"],
+                buttons=["download", "fullscreen"],
             )
-            python = parts.python("compare")
+            python = components.python("compare")
+        with more:
+            methods = gr.CheckboxGroup(
+                [(label, key) for key, label in method_labels().items()],
+                value=list(METHODS),
+                label="Methods",
+                info="what each does, and where it was published, stands on the first tab",
+            )
+            weights = gr.Textbox(WEIGHTS, label="Weights of Perp-Neg", visible=False)
+            with gr.Accordion("Weight and window", open=False), gr.Row():
+                weight = gr.Slider(0, 5, usual[0], step=0.1, label="Weight", min_width=130, buttons=[])
+                start = gr.Slider(0, 1, usual[1], step=0.05, label="Acts from", min_width=130, buttons=[])
+                stop = gr.Slider(0, 1, usual[2], step=0.05, label="Acts until", min_width=130, buttons=[])
+            settings = components.settings(state, images=IMAGES)
+            components.vocabulary(state)
     columns.change(
         lambda chosen: (gr.update(visible=chosen == "methods"), gr.update(visible=chosen == "weights")),
         columns,
@@ -188,16 +216,19 @@ def build(studio: Studio) -> parts.Tab:
         show_progress="hidden",
     )
     outputs = [sheet, said, python]
-    events = parts.wire(
+    events, begun = components.wire(
+        state,
         actions.compare,
         [prompt, negative, columns, methods, weights, weight, start, stop, *settings],
         outputs,
         triggers=[button.draw.click, prompt.submit, negative.submit],
         api_name="compare",
-        progress_on=said,
+        buttons=button,
+        said=said,
+        cleared={python: ""},
         filled={
             example: list(zip((prompt, negative, columns), values, strict=True))
-            for example, values in zip(tries, EXAMPLES.values(), strict=True)
+            for example, values in zip(tries, chosen, strict=True)
         },
     )
-    return parts.Tab(events, button.stop, outputs, said)
+    return components.Tab(events, button, outputs, said, warm_up=warm_up if toy else None, begun=begun)

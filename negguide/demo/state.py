@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import gradio as gr
+from gradio.context import LocalContext
 from PIL import Image
 
-from negguide import plot_maps, plot_trace
+from negguide import Negative, plot_maps, plot_trace
 from negguide.demo.backend import Backend, Drawn, Run
+from negguide.demo.clients import Clients
 from negguide.demo.limits import GRAIN, Limits, text, whole
+from negguide.demo.messages import complaint, validation_messages, weighted
 from negguide.demo.outputs import Outputs
-from negguide.demo.stopping import Stops
-from negguide.demo.words import complaint, said_on_the_page
+from negguide.demo.stopping import StoppedError, Stops
+from negguide.methods import AUTO
+from negguide.methods.validation import number
 from negguide.models import revision
 from negguide.pictures import file_name, grid, save_png, versions
 from negguide.version import __version__
@@ -27,18 +32,29 @@ SHOWN = 384
 MAX_SHOWN = 1 << 22
 """Pixels of a picture that was enlarged."""
 MAX_SEED = 2**31 - 1
+MAX_WEIGHT = 100
+"""Of what is left out."""
 
 Draw = Callable[[Run, str], Drawn]
 
 
+class Step(Protocol):
+    """Says that a step begins, and under which title; `count` of them are done then."""
+
+    def __call__(self, title: str, count: int = 1) -> threading.Event: ...
+
+
 @dataclass(frozen=True, eq=False)
-class Studio:
+class AppState:
     """The backend, and what holds for everybody who uses it."""
 
     backend: Backend
     limits: Limits
     outputs: Outputs
+    clients: Clients
     stops: Stops = field(default_factory=Stops)
+    lasting: bool = False
+    """Whether what is written stays as long as the page."""
 
     def plain(
         self,
@@ -86,11 +102,59 @@ class Studio:
         """
         stripped = text(name, value)
         if not stripped:
-            raise ValueError(f"The {name} is empty; write what to draw, like “a bear wearing glasses”.")
-        wrong = complaint(stripped) if self.backend.toyworld else None
+            example = (
+                "to leave out, like “black glasses”"
+                if name == "negative"
+                else "to draw, like “a bear wearing glasses”"
+            )
+            raise ValueError(f"The {name} is empty; write what {example}.")
+        wrong = weighted(stripped) or (complaint(stripped) if self.backend.toyworld else None)
         if wrong:
             raise ValueError(wrong)
         return stripped
+
+    def negative(self, value: str, weight: float | Literal["auto"], start: float, stop: float) -> Negative:
+        """What to leave out, from one row of a page.
+
+        Raises:
+            TypeError, ValueError: naming what is wrong in the words of the page.
+        """
+        prompt = self.words("negative", value)
+        if weight != AUTO and not 0 <= number("weight", weight) <= MAX_WEIGHT:
+            raise ValueError(f"The weight of “{prompt}” must be from 0 to {MAX_WEIGHT}, got {weight:g}.")
+        if not 0 <= start < stop <= 1:
+            raise ValueError(
+                f"“{prompt}” must begin to act before it ends: from a share of the steps, 0 to 1, until a later one; "
+                f"got from {start:g} until {stop:g}."
+            )
+        return Negative(prompt, weight, start, stop)
+
+    def stop(self, session: str | None) -> None:
+        """A visitor stops what is drawn, and what waits."""
+        self.clients.start_over(session)
+        self.stops.stop(session)
+
+    @contextmanager
+    def working(
+        self, request: gr.Request, progress: Callable[..., Any], total: int, unit: str
+    ) -> Iterator[Step]:
+        """A function to be called before each of `total` steps, with what is done; it gives the flag of Stop.
+
+        It ends the work when the same visitor pressed Stop, or has gone; errors become messages on the page.
+        """
+        done = 0
+        with validation_messages(), self.stops.running(request.session_hash) as stop:
+            event_id = LocalContext.event_id.get(None)
+
+            def step(title: str, count: int = 1) -> threading.Event:
+                nonlocal done
+                if stop.is_set() or not self.clients.waits_for(event_id):
+                    raise StoppedError
+                progress((done, total), desc=title, unit=unit)
+                done += count
+                return stop
+
+            yield step
 
     @contextmanager
     def drawing(
@@ -98,22 +162,29 @@ class Studio:
     ) -> Iterator[Draw]:
         """A function that draws one of `runs` under a title, with one progress bar over all of them.
 
-        Stop, pressed by the same visitor, ends it; errors become messages on the page.
+        Stop, pressed by the same visitor, ends it, and so does a client that has gone; errors become messages on the
+        page.
         """
         total = sum(run.steps for run in runs)
-        done = 0
-        with said_on_the_page(), self.stops.running(request.session_hash) as stop:
+        with validation_messages(), self.working(request, progress, total, "steps") as step:
+            self._check_budget(runs)
 
             def draw(run: Run, title: str) -> Drawn:
-                def on_step() -> None:
-                    nonlocal done
-                    done += 1
-                    progress((done, total), desc=title, unit="steps")
-
-                progress((done, total), desc=title, unit="steps")
-                return self.backend.draw(run, on_step, stop)
+                return self.backend.draw(run, lambda: step(title), step(title, 0))
 
             yield draw
+
+    def _check_budget(self, runs: Sequence[Run]) -> None:
+        asked, most = sum(run.evaluations for run in runs), self.limits.max_evaluations
+        if asked > most:
+            raise ValueError(
+                f"This would take {asked} evaluations of the model (images × steps × predictions); {most} are made in "
+                "one go. Ask for fewer images, steps, or things beside each other."
+            )
+
+    def folder(self) -> Path:
+        """A new folder for files that are served."""
+        return self.outputs.new(lasting=self.lasting)
 
     def shown(self, image: Image.Image) -> str:
         """The picture as a file of this call, as large as a page wants it; its path.
@@ -134,7 +205,7 @@ class Studio:
         return None if drawn.trace is None else self._file(plot_trace(drawn.trace))
 
     def _file(self, image: Image.Image) -> str:
-        path = self.outputs.new() / "picture.png"
+        path = self.folder() / "picture.png"
         image.save(path)
         return str(path)
 
@@ -164,7 +235,7 @@ class Studio:
             "revision": revision(self.backend.model),
             "versions": versions(),
         }
-        path = self.outputs.new() / f"{file_name(title)}.png"
+        path = self.folder() / f"{file_name(title)}.png"
         save_png(picture, path, settings)
         return str(path)
 

@@ -1,8 +1,9 @@
 """The screenshots of the demo in docs/, from the embedded model in a real browser.
 
-    python demo/shots.py [--out docs] [--chromium /usr/bin/chromium] [--tabs negatives,mining]
+    python scripts/photograph_demo.py [--out docs] [--chromium /usr/bin/chromium] [--tabs negatives,mining] [--all]
 
-Each tab after its first example, at 1280 pixels in light and at 390 in dark. Needs playwright and a Chromium.
+Each tab as it opens, at 1280 pixels in light and at 390 in dark; with `--all`, both widths in both. Needs playwright
+and a Chromium.
 """
 
 from __future__ import annotations
@@ -17,17 +18,22 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from negguide.cli.errors import quiet_libraries
-from negguide.demo import Backend, Limits, serve
+from negguide.demo import Backend, Limits, app, serve
 
-TABS = {
-    "Negative prompts": "negatives",
-    "Diversity": "diversity",
-    "Keep away from an image": "reference",
-    "Hard negatives": "mining",
-    "Compare": "compare",
-}
+TABS = {name: module.__name__.rsplit(".", 1)[1] for name, (_, module) in app.TABS.items()}
+"""{end of the address: name of the file}."""
+SHOWN = {"mining": "#mining-keep label", "compare": "#compare-sheet img", "views": "#views-perp-neg img"}
+"""What is there when a tab's results are, where that is not a table of numbers."""
 VIEWS = ((1280, "light"), (390, "dark"))
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+OTHER_VIEWS = ((1280, "dark"), (390, "light"))
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+]
 WAIT = 300_000
 
 
@@ -38,17 +44,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs")
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     parser.add_argument("--tabs", default=",".join(TABS.values()), help="which, by the names of their files")
+    parser.add_argument("--all", action="store_true", help="both widths in light and in dark")
     arguments = parser.parse_args()
+    views = VIEWS + OTHER_VIEWS if arguments.all else VIEWS
     names = arguments.tabs.split(",")
     if unknown := [name for name in names if name not in TABS.values()]:
         parser.error(f"--tabs: {unknown[0]} is none of {', '.join(TABS.values())}")
     quiet_libraries()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    server = serve(Backend(), Limits(), greeting=False, quiet=True)
+    server = serve(Backend(), Limits(), quiet=True)
     try:
         with sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=arguments.chromium, args=ARGUMENTS)
-            for width, scheme in VIEWS:
+            for width, scheme in views:
                 _shots(browser, server.url, width, scheme, arguments.out, names)
             browser.close()
     finally:
@@ -58,34 +66,24 @@ def main() -> None:
 def _shots(browser: Any, url: str, width: int, scheme: str, out: Path, names: Sequence[str]) -> None:
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page.set_default_timeout(WAIT)
-    page.goto(url)
-    page.wait_for_selector("#negatives-draw")
-    for title, name in TABS.items():
+    for link, name in TABS.items():
         if name not in names:
             continue
-        _open(page, title)
-        page.click(f"#{name}-example-0")
-        page.wait_for_selector(f"#{name}-keep label" if name == "mining" else f"#{name}-said table")
+        # a change of the address's end alone loads nothing anew
+        page.goto("about:blank")
+        page.goto(f"{url}#{link}")
+        page.wait_for_selector(SHOWN.get(name, f"#{name}-numbers table"))
         # pictures that fade in
-        page.wait_for_timeout(1500)
+        page.wait_for_timeout(2500)
         page.evaluate("scrollTo(0, 0)")
         page.mouse.move(2, 2)
-        path = out / f"demo-{name}-{width}.png"
+        suffix = "" if (width, scheme) in VIEWS else f"-{scheme}"
+        path = out / f"demo-{name}-{width}{suffix}.png"
         with Image.open(io.BytesIO(page.screenshot(full_page=True))) as shot:
             # a palette: a quarter of the bytes
             shot.convert("RGB").quantize(256).save(path, optimize=True)
         print(f"{path} ({path.stat().st_size / 1024:.0f} kB)")
     page.close()
-
-
-def _open(page: Any, title: str) -> None:
-    """Choose a tab, which on a narrow screen may be in the menu of those that do not fit."""
-    tab = page.get_by_role("tab", name=title)
-    if tab.count() and tab.first.is_visible():
-        tab.first.click()
-        return
-    page.locator(".overflow-menu > button").click()
-    page.locator(".overflow-dropdown button", has_text=title).click()
 
 
 if __name__ == "__main__":

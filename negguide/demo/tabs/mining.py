@@ -12,15 +12,16 @@ import gradio as gr
 from PIL import Image
 
 from negguide import Negative, PerpNeg
-from negguide.demo import parts
+from negguide.demo import components
 from negguide.demo.as_python import code
 from negguide.demo.backend import Run
-from negguide.demo.how import CLASSIC, PLAIN, method_labels, with_method
+from negguide.demo.examples import ANY_CAPTIONS, TOYWORLD_CAPTIONS
 from negguide.demo.limits import whole
-from negguide.demo.pairs import SET, Original, Pair, marked, pack, settings_of, write_set
-from negguide.demo.studio import MAX_SEED, Studio
+from negguide.demo.messages import validation_messages
+from negguide.demo.methods import CLASSIC, PLAIN, method_labels, with_method
+from negguide.demo.state import MAX_SEED, AppState
+from negguide.demo.tabs.pairs import SET, Original, Pair, marked, pack, settings_of, write_set
 from negguide.demo.uploads import opened, refuse_broken
-from negguide.demo.words import said_on_the_page
 from negguide.mining.edits import make_planner, plan
 from negguide.mining.item import CATEGORIES, Edit
 from negguide.mining.settings import Settings
@@ -32,21 +33,11 @@ from negguide.toyworld.scene import is_complete
 
 _SET_ID = re.compile(r"call-\w{1,40}")
 """What `Outputs.new` calls its folders; the name comes back from the visitor."""
-EXAMPLES = {
-    "a brown bear wearing a red hat": "a brown bear in front view wearing a red hat in a meadow",
-    "a white cat wearing black glasses": "a white cat in front view wearing black glasses in the snow",
-    "a grey rabbit wearing a blue scarf": "a grey rabbit in front view wearing a blue scarf on a beach",
-}
-ENGLISH = {
-    caption: caption
-    for caption in (
-        "a black cat on a red chair",
-        "two brown dogs in a park",
-        "a man in a blue shirt riding a horse",
-    )
-}
-"""For models of the real world."""
-WAYS = (PerpNeg.key, CLASSIC, PLAIN)
+EDITS = 4
+"""Unless another number is chosen."""
+WEIGHT = 1.5
+"""Of what was edited away."""
+METHODS = (PerpNeg.key, CLASSIC, PLAIN)
 """How what was edited out is kept out of the negative picture; the mining format knows no others."""
 STOP = 0.6
 """Share of the steps after which it is not kept out any more."""
@@ -71,7 +62,7 @@ class Plan:
 class Mining:
     """The actions of the tab."""
 
-    studio: Studio
+    state: AppState
 
     def draw_scene(self, seed: int) -> tuple[str, str]:
         """Draw a scene of the toy world, with the caption that is true of it.
@@ -82,9 +73,9 @@ class Mining:
         Returns:
             The picture and its caption.
         """
-        with said_on_the_page():
+        with validation_messages():
             scene = sample_scene(random.Random(whole("seed", seed, 0, MAX_SEED)))
-            path = self.studio.outputs.new() / "scene.png"
+            path = self.state.folder() / "scene.png"
             render(scene).save(path)
             return str(path), caption_of(scene)
 
@@ -116,25 +107,25 @@ class Mining:
             image: the picture; none = one is drawn from the caption.
 
         Returns:
-            The original, every edit with its scores and verdict, the negative pictures, which to keep, the settings
-            as Python code, and the id of the set for download.
+            The original, every edit with its verdict and scores, the negative pictures, which to keep, the settings as
+            Python code, and the id of the set for download.
         """
-        with said_on_the_page():
+        with validation_messages():
             planned = self._plan(caption, categories, edits, method, weight, seed, steps, guidance_scale)
             original = self._original(planned.run.prompt, image)
         to_paint = [*([planned.run] if original is None else []), *planned.runs]
-        with self.studio.drawing(request, progress, to_paint) as draw:
+        with self.state.drawing(request, progress, to_paint) as draw:
             if original is None:
                 (image_of_it,) = draw(planned.run, "The original").images
                 original = Original(planned.run.prompt, image_of_it, True)
-            shown = self.studio.shown(original.image)
+            shown = self.state.shown(original.image)
             yield shown, "", [], *[gr.skip()] * 3
             pairs: list[Pair] = []
             for edit, run in zip(planned.edits, planned.runs, strict=True):
                 (drawn,) = draw(run, edit.caption).images
                 pairs.append(_judged(planned.judge, original, edit, drawn))
                 yield shown, _table(pairs), self._gallery(pairs), *[gr.skip()] * 3
-            folder = self.studio.outputs.new()
+            folder = self.state.folder()
             write_set(folder / SET, planned.settings, original, pairs)
             choices = [(f"{i} · {pair.edit.caption}", str(i)) for i, pair in enumerate(pairs, 1)]
             kept = [str(i) for i, pair in enumerate(pairs, 1) if not pair.objections]
@@ -151,15 +142,15 @@ class Mining:
         Returns:
             The zip: a set as `negguide mine` writes it.
         """
-        with said_on_the_page():
+        with validation_messages():
             if not set_id:
                 raise ValueError("There is no set yet; make hard negatives first.")
-            folder = self.studio.outputs.folder / set_id / SET if _SET_ID.fullmatch(set_id) else None
+            folder = self.state.outputs.folder / set_id / SET if _SET_ID.fullmatch(set_id) else None
             if folder is None or not folder.is_dir():
                 raise ValueError(
                     "This set is not there any more; sets are deleted after an hour. Make it again."
                 )
-            return str(pack(folder, self.studio.outputs.new(), keep))
+            return str(pack(folder, self.state.folder(), keep))
 
     def _plan(
         self,
@@ -172,15 +163,15 @@ class Mining:
         steps: int,
         guidance_scale: float,
     ) -> Plan:
-        studio, backend = self.studio, self.studio.backend
+        state, backend = self.state, self.state.backend
         if backend.judge is None:
             raise ValueError(NO_JUDGE)
-        if method not in WAYS:
-            raise ValueError(f"method must be one of {', '.join(WAYS)}, got {method!r}")
+        if method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
         if not 0 <= weight <= 10:
             raise ValueError(f"weight must be from 0 to 10, got {weight}")
-        run = studio.plain(caption, 1, seed, steps, guidance_scale, studio.size)
-        count = whole("edits", edits, 1, studio.limits.max_images)
+        run = state.plain(caption, 1, seed, steps, guidance_scale, state.size)
+        count = whole("edits", edits, 1, state.limits.max_images)
         planner = make_planner("rules", world=backend.toyworld)
         rng = random.Random(run.seeds[0])
         found, _ = plan(run.prompt, planner, categories=categories, per_item=count, rng=rng)
@@ -207,7 +198,7 @@ class Mining:
         """The run that paints the edited caption, what was edited away kept out of it."""
         negatives = [Negative(edit.avoid, weight, stop=STOP)] if edit.avoid and weight else []
         painted = replace(original, prompt=edit.prompt)
-        return with_method(painted, method, negatives, None, self.studio.backend.toyworld)
+        return with_method(painted, method, negatives, None, self.state.backend.toyworld)
 
     def _code(self, planned: Plan, original: Original) -> str:
         runs = [("original", planned.run)] if original.painted else []
@@ -215,19 +206,19 @@ class Mining:
             (f"{i}-{edit.category}", run)
             for i, (edit, run) in enumerate(zip(planned.edits, planned.runs, strict=True), 1)
         ]
-        return code(self.studio.backend, runs)
+        return code(self.state.backend, runs)
 
     def _original(self, caption: str, image: str | None) -> Original | None:
         """The picture that was given, or drawn by the toy world itself; None = the model has to paint it."""
         if image is not None:
             return Original(caption, opened(image), False)
-        if self.studio.backend.toyworld and is_complete(scene := parse(caption)):
+        if self.state.backend.toyworld and is_complete(scene := parse(caption)):
             return Original(caption, render(scene), False)
         return None
 
     def _gallery(self, pairs: Sequence[Pair]) -> list[tuple[Any, str]]:
         return [
-            (self.studio.shown(pair.image), f"{i} · {pair.edit.category}") for i, pair in enumerate(pairs, 1)
+            (self.state.shown(pair.image), f"{i} · {pair.edit.category}") for i, pair in enumerate(pairs, 1)
         ]
 
 
@@ -239,42 +230,77 @@ def _judged(judge: PairJudge, original: Original, edit: Edit, drawn: Image.Image
 
 
 def _table(pairs: Sequence[Pair]) -> str:
-    """Every edit with the 2x2 scores; I is the picture, T the caption, and ′ marks the negative ones."""
-    lines = ["| | edit | negative caption, T′ | verdict | scores of T and T′ |", "|---|---|---|---|---|"]
+    """How many are right, and every edit with its verdict and the 2x2 scores."""
+    right = sum(not pair.objections for pair in pairs)
+    lines = [
+        f"**{right} of {len(pairs)} are right**: the judge finds each caption true of its own picture and "
+        "not of the other.",
+        "",
+        "| | edit | negative caption | verdict | how well the captions fit: true one · edited one |",
+        "|---|---|---|---|---|",
+    ]
     for i, pair in enumerate(pairs, 1):
         verdict = "rejected: " + "; ".join(pair.objections) if pair.objections else "**kept**"
         first, second = ("{:.2f} · {:.2f}".format(*row) for row in (pair.scores[:2], pair.scores[2:]))
-        scores = f"I: {first}<br>I′: {second}"
+        scores = f"the original: {first}<br>the negative: {second}"
         lines.append(f"| {i} | {pair.edit.category} | {marked(pair.edit)} | {verdict} | {scores} |")
     return "\n".join(lines)
 
 
-def build(studio: Studio) -> parts.Tab:
+def build(state: AppState) -> components.Tab:
     """Lay the tab out and wire it."""
-    actions = Mining(studio)
-    toy = studio.backend.toyworld
+    actions = Mining(state)
+    toy = state.backend.toyworld
     gr.Markdown(
         "A hard negative is a pair that is wrong in exactly one way. The caption is edited, the edited caption "
         "is painted with **Perp-Neg** keeping out what was edited away, and a judge looks at all four combinations. "
         "Keep what is right, and download it to train a CLIP-like model on."
     )
-    judged = studio.backend.judge is not None
+    judged = state.backend.judge is not None
     if not judged:
         gr.Markdown(NO_JUDGE, elem_id="mining-no-judge")
-    captions = EXAMPLES if toy else ENGLISH
-    tries = parts.examples(list(captions), "mining") if judged else []
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=2, min_width=320):
+    captions = TOYWORLD_CAPTIONS if toy else ANY_CAPTIONS
+    tries = components.examples(list(captions), "mining") if judged else []
+    with components.work() as (asked, results, more):
+        with asked:
             words = gr.Textbox(
                 next(iter(captions.values())),
                 label="Caption",
                 elem_id="mining-caption",
                 max_lines=3,
             )
+            button = components.buttons("Make hard negatives", "mining", interactive=judged)
+        with results:
+            said = gr.Markdown(
+                label="Edits and verdicts", elem_id="mining-said", elem_classes="said scores", min_height=48
+            )
+            gr.Markdown("The original", elem_classes="title")
+            with gr.Row():
+                original = gr.Image(
+                    label="The original",
+                    show_label=False,
+                    format="png",
+                    interactive=False,
+                    buttons=["fullscreen"],
+                    height=180,
+                    min_width=160,
+                    elem_id="mining-original",
+                )
+            gallery = components.gallery("The negatives: pictures of the edited captions", "mining-gallery")
+            choices = [str(i) for i in range(1, state.limits.max_images + 1)]
+            keep = gr.CheckboxGroup(choices, value=[], label="Keep", visible=False, elem_id="mining-keep")
+            set_id = gr.Textbox("", label="Set", visible=False)
+            with gr.Row():
+                pack = gr.Button("Pack what is kept as a zip", elem_id="mining-pack")
+            packed = gr.File(
+                label="The set", interactive=False, elem_id="mining-zip", elem_classes="file-out"
+            )
+            python = components.python("mining")
+        with more:
             image = gr.Image(
                 type="filepath",
                 image_mode=None,
-                label="Its picture (without one, it is drawn)",
+                label="A picture of the caption (without one, it is drawn)",
                 sources=["upload", "clipboard"],
                 height=230,
                 elem_id="mining-image",
@@ -286,56 +312,49 @@ def build(studio: Studio) -> parts.Tab:
             categories = gr.CheckboxGroup(
                 list(CATEGORIES), value=list(CATEGORIES), label="What may be edited"
             )
-            edits = parts.up_to(studio.limits.max_images, 4, "Edits")
-            button = parts.buttons("Make hard negatives", "mining", interactive=judged)
+            edits = components.up_to(state.limits.max_images, EDITS, "Edits")
             with gr.Accordion("How they are painted", open=False):
                 method = gr.Radio(
-                    [(method_labels()[key], key) for key in WAYS],
+                    [(method_labels()[key], key) for key in METHODS],
                     value=PerpNeg.key,
                     label="What was edited out is kept out by",
                 )
-                weight = gr.Slider(0, 10, 1.5, step=0.1, label="Weight", buttons=[])
-                seed, steps, scale = parts.sampling(studio)
-            parts.vocabulary(studio)
-        with gr.Column(scale=3, min_width=320):
-            gr.Markdown("The original, I, and its caption, T", elem_classes="title")
-            with gr.Row():
-                original = gr.Image(
-                    label="The original",
-                    show_label=False,
-                    format="png",
-                    interactive=False,
-                    buttons=[],
-                    height=220,
-                    min_width=160,
-                    elem_id="mining-original",
-                )
-            said = gr.Markdown(
-                label="Edits and verdicts", elem_id="mining-said", elem_classes="said scores", min_height=48
-            )
-            gallery = parts.gallery("The negatives", "mining-gallery")
-            choices = [str(i) for i in range(1, studio.limits.max_images + 1)]
-            keep = gr.CheckboxGroup(choices, value=[], label="Keep", visible=False, elem_id="mining-keep")
-            set_id = gr.Textbox("", label="Set", visible=False)
-            with gr.Row():
-                pack = gr.Button("Pack what is kept as a zip", elem_id="mining-pack")
-            packed = gr.File(
-                label="The set", interactive=False, elem_id="mining-zip", elem_classes="file-out"
-            )
-            python = parts.python("mining")
+                weight = gr.Slider(0, 10, WEIGHT, step=0.1, label="Weight", buttons=[])
+                seed, steps, scale = components.sampling(state)
+            components.vocabulary(state)
     scene.click(actions.draw_scene, number, [image, words], api_name="draw_scene", show_progress="hidden")
     pack.click(actions.download_set, [set_id, keep], packed, api_name="download_set", show_progress="hidden")
     outputs = [original, said, gallery, keep, python, set_id]
-    events = parts.wire(
+    events, begun = components.wire(
+        state,
         actions.hard_negatives,
         [words, categories, edits, method, weight, seed, steps, scale, image],
         outputs,
         triggers=[button.draw.click, words.submit],
         api_name="hard_negatives",
-        progress_on=said,
+        buttons=button,
+        said=said,
+        cleared={keep: gr.update(value=[], visible=False), python: "", set_id: ""},
         filled={
             example: [(words, value), (image, None)]
             for example, value in zip(tries, captions.values(), strict=False)
         },
     )
-    return parts.Tab(events, button.stop, outputs, said)
+    return components.Tab(
+        events, button, outputs, said, warm_up=warm_up if toy and judged else None, begun=begun
+    )
+
+
+def warm_up(state: AppState) -> list[Any]:
+    """The results of the first example."""
+    usual = components.usual(state, images=1)
+    return components.last(
+        Mining(state).hard_negatives(
+            caption=next(iter(TOYWORLD_CAPTIONS.values())),
+            categories=list(CATEGORIES),
+            edits=min(EDITS, state.limits.max_images),
+            method=PerpNeg.key,
+            weight=WEIGHT,
+            **{name: value for name, value in usual.items() if name not in ("images", "size")},
+        )
+    )

@@ -3,36 +3,61 @@
 from __future__ import annotations
 
 import difflib
-import html
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import gradio as gr
 
-from negguide.demo.stopping import Stopped
+from negguide.demo.stopping import StoppedError
 from negguide.integration.diagnostics.trace import Trace
 from negguide.methods import Method, NegToMe, ScoreMethod
 from negguide.toyworld.language import PLACES, parse, vocabulary
 from negguide.toyworld.scene import ACCESSORIES, COLORS, FURS, KINDS, TRADEMARK_NAME, VIEWS
 
-# Plurals, other spellings and the small words are understood too; these are the ones to choose from.
-VOCABULARY = f"""\
-| | |
-|---|---|
-| **who** | {", ".join(f"a {kind}" for kind in KINDS)}, two bears, three cats, {TRADEMARK_NAME}, an explorer |
-| **fur** | {", ".join(FURS)} |
-| **wearing** | {", ".join(ACCESSORIES)} |
-| **in** | {", ".join(COLORS)} |
-| **seen in** | {", ".join(f"{view} view" for view in VIEWS)} |
-| **where** | {", ".join(PLACES.values())} |
-| **two of them** | to the left of, to the right of |
-
-Put together: *a white cat in side view wearing a red hat and glasses in the snow*, or
-*a bear to the left of a grey rabbit*. What to leave out may be a part: *black glasses*, *brown fur*, *a scarf*.
-"""
+WORDS = (
+    (
+        "who",
+        f"{', '.join(f'a {kind}' for kind in KINDS)}, two bears, three cats, {TRADEMARK_NAME}, an explorer",
+    ),
+    ("fur", ", ".join(FURS)),
+    ("wearing", ", ".join(ACCESSORIES)),
+    ("in", ", ".join(COLORS)),
+    ("seen in", ", ".join(f"{view} view" for view in VIEWS)),
+    ("where", ", ".join(PLACES.values())),
+    ("two of them", "to the left of, to the right of"),
+    (
+        "put together",
+        "a white cat in side view wearing a red hat and glasses in the snow; a bear to the left of a grey rabbit",
+    ),
+    ("to leave out, also parts", "black glasses, brown fur, a scarf"),
+)
+"""(kind, words) of the embedded model. Plurals, other spellings and the small words are understood too; these are the
+ones to choose from."""
+WORDS_TOOL = "words"
+"""The action that lists them."""
+VOCABULARY = "| | |\n|---|---|\n" + "\n".join(f"| **{kind}** | {words} |" for kind, words in WORDS)
 """The embedded model's closed vocabulary, as a table."""
+
+
+_WEIGHTED = re.compile(r"[(\[][^()\[\]]*:\s*\d*\.?\d+\s*[)\]]|\({2,}|\+\+")
+
+
+def weighted(text: str) -> str | None:
+    """The answer to words that carry weights, as other programs read them; None for words without."""
+    if _WEIGHTED.search(text) is None:
+        return None
+    return (
+        f"Weights inside words, as in “{text}”, are not read here. Write the words alone; what is left out has its "
+        "weight in the slider beside it, and “Guidance scale” is the strength of the whole prompt."
+    )
+
+
+JUDGE = (
+    "The judge is a small classifier that reads what each picture shows; it was trained on the world's own drawings "
+    "and takes no part in drawing."
+)
 
 
 def complaint(text: str) -> str | None:
@@ -43,8 +68,16 @@ def complaint(text: str) -> str | None:
         known = vocabulary()
         words = text.lower().replace(",", " ").replace(".", " ").split()
         unknown = list(dict.fromkeys(word for word in words if word not in known))
-        if not unknown or "without" in unknown:
-            return str(error).removeprefix("prompt=")
+        if "without" in words:
+            return (
+                f"“{text}”: this world does not read “without”. Write what is not wanted into “Leave out”, as a "
+                "negative, and leave it out of the prompt."
+            )
+        if not unknown:
+            expected, got = _EXPECTED.search(str(error)), _GOT.search(str(error))
+            wanted = f" Expected here: {expected[1]}." if expected else ""
+            at = f" at “{got[1]}”" if got else ""
+            return f"This little world cannot read “{text}”{at}.{wanted} See “Words you can use”."
         close = [match for word in unknown for match in difflib.get_close_matches(word, known, n=1)]
         meant = f" Did you mean {_listed(close)}?" if close else ""
         listed = "Its words are listed under “Words you can use”."
@@ -57,22 +90,58 @@ def as_markdown(words: str) -> str:
     return re.sub(r"[\\`*_\[\]<>&~|!]|:(?=//)", lambda sign: f"&#{ord(sign[0])};", words)
 
 
+_EXPECTED = re.compile(r"expected (.*?)(?:, got|$)")
+_GOT = re.compile(r"got '(.*)'$")
+
+
+def as_message(text: str) -> str:
+    """A message for a place that shows HTML, which must not become markup, and that programs get as well."""
+    for sign, said in ((">=", "at least"), ("<=", "at most")):
+        text = text.replace(f" {sign} ", f" {said} ")
+    return text.translate({ord("<"): "‹", ord(">"): "›"})
+
+
 def _listed(words: Sequence[str]) -> str:
     return ", ".join(f"“{word}”" for word in dict.fromkeys(words))
 
 
 @contextmanager
-def said_on_the_page() -> Iterator[None]:
+def validation_messages() -> Iterator[None]:
     """Turn what is wrong with an input into a message on the page, and a pressed Stop into a remark."""
     try:
         yield
-    except Stopped:
+    except StoppedError:
         raise gr.Error("Stopped.", title="Stopped", duration=3, print_exception=False) from None
     # a missing package: its message says how to install it
     except (ValueError, TypeError, ImportError) as error:
-        # the message is shown as HTML, and repeats what the visitor wrote
-        message = html.escape(str(error), quote=False)
-        raise gr.Error(message, title="Please change this", duration=20, print_exception=False) from error
+        raise gr.Error(
+            as_message(str(error)), title="Please change this", duration=20, print_exception=False
+        ) from error
+
+
+def verdict(label: str, prompt: str, kept: Mapping[str, int], gone: Mapping[str, int], total: int) -> str:
+    """What came of it, in plain words.
+
+    Args:
+        label: of the method.
+        prompt: what was asked for.
+        kept: {"method": in how many pictures all of the prompt is, "classic": the same of the classic negative prompt,
+            where it was drawn}.
+        gone: {what was left out: in how many of the method's pictures it is not}.
+        total: pictures of each.
+    """
+    pictures = f"{total} picture" + "s" * (total > 1)
+    mine, asked = kept["method"], f"“{as_markdown(prompt)}”"
+    if "classic" not in kept:
+        said = f"{label} kept all of {asked} in {mine} of {pictures}."
+    elif mine == kept["classic"]:
+        said = f"Here both do the same: all of {asked} is in {mine} of {pictures}."
+    else:
+        order = [(label, mine), ("the classic negative prompt", kept["classic"])]
+        (first, more), (second, fewer) = sorted(order, key=lambda one: -one[1])
+        said = f"{first} kept all of {asked} in {more} of {pictures}, {second} in {fewer}."
+    away = " and ".join(f"“{as_markdown(name)}” in {count} of {total}" for name, count in gone.items())
+    return f"**{said[0].upper()}{said[1:]}** Gone with {label}: {away}."
 
 
 def what_happened(method: Method | None, trace: Trace | None, negatives: Sequence[str]) -> str:

@@ -7,12 +7,20 @@ from dataclasses import replace
 
 from negguide import Negative
 from negguide.demo.backend import Run
-from negguide.methods import negatives_of
+from negguide.methods import Method, negatives_of
 from negguide.methods.choices import methods_in_words, options_of
 from negguide.models import TOYWORLD, Defaults, defaults
 
 PLAIN, CLASSIC = "plain", "negative-prompt"
 """The ways without a method."""
+
+
+def paper(kind: type[Method], name: str | None = None) -> str:
+    """Where a method was published, as a link of Markdown that says `name`, where that is on arXiv."""
+    number = kind.source.removeprefix("arXiv ")
+    if number == kind.source:
+        return kind.source if name is None else f"{name} ({kind.source})"
+    return f"[{name or kind.source}](https://arxiv.org/abs/{number})"
 
 
 def method_labels() -> dict[str, str]:

@@ -1,0 +1,90 @@
+// What Gradio has no setting for: tabs in the address, words that come back, keys for the line, texts for pictures.
+const negguide = {
+  // what a visitor writes
+  fields: "#negatives-prompt, [id^=negatives-negative-], #diversity-prompt, #reference-prompt, #mining-caption, #compare-prompt",
+  store: "negguide-words",
+
+  // the address names the tab that is open, and the browser's Back goes to the one before
+  opened(name) {
+    if (location.hash.slice(1) !== name) history.pushState(null, "", "#" + name);
+    for (const link of document.querySelectorAll("#nav button")) link.classList.toggle("open", link.id === "nav-" + name);
+  },
+  open() {
+    const name = location.hash.slice(1) || "leave-out";
+    if (/^[a-z0-9-]+$/.test(name)) document.getElementById("nav-" + name)?.click();
+  },
+
+  // after Back, the words are those that were written
+  keep() {
+    const words = {};
+    for (const field of document.querySelectorAll(negguide.fields)) words[field.id] = field.querySelector("textarea")?.value;
+    sessionStorage.setItem(negguide.store, JSON.stringify(words));
+  },
+  begin() {
+    const kept = JSON.parse(sessionStorage.getItem(negguide.store) || "{}");
+    if (performance.getEntriesByType("navigation")[0]?.type === "back_forward") {
+      for (const [id, words] of Object.entries(kept)) {
+        const area = document.getElementById(id)?.querySelector("textarea");
+        if (area && words !== undefined && area.value !== words) {
+          area.value = words;
+          area.dispatchEvent(new Event("input", { bubbles: true }));
+        }
+      }
+    }
+    document.getElementById("nav-leave-out")?.classList.add("open");
+    if (location.hash.length > 1) negguide.open();
+  },
+
+  // the line between two pictures takes the arrow keys; it listens to the mouse alone
+  line(handle) {
+    handle.tabIndex = 0;
+    handle.setAttribute("role", "slider");
+    handle.setAttribute("aria-label", "Line between the two pictures");
+    handle.setAttribute("aria-valuemin", "0");
+    handle.setAttribute("aria-valuemax", "100");
+    handle.setAttribute("aria-valuenow", "50");
+    handle.addEventListener("keydown", (event) => {
+      const box = handle.parentElement.getBoundingClientRect();
+      const own = handle.getBoundingClientRect();
+      const x = own.left + own.width / 2;
+      const step = box.width / 20;
+      const wanted = { ArrowLeft: x - step, ArrowRight: x + step, Home: box.left, End: box.right }[event.key];
+      if (wanted === undefined) return;
+      event.preventDefault();
+      const to = Math.min(Math.max(wanted, box.left), box.right);
+      const at = (clientX) => ({ bubbles: true, cancelable: true, view: window, button: 0, clientX, clientY: own.top + own.height / 2 });
+      handle.dispatchEvent(new MouseEvent("mousedown", at(x)));
+      window.dispatchEvent(new MouseEvent("mousemove", at(to)));
+      window.dispatchEvent(new MouseEvent("mouseup", at(to)));
+      handle.setAttribute("aria-valuenow", String(Math.round((100 * (to - box.left)) / box.width)));
+    });
+  },
+
+  // pictures say what they are
+  describe() {
+    for (const handle of document.querySelectorAll(".two .outer:not([role=slider])")) negguide.line(handle);
+    for (const block of document.querySelectorAll(".two")) {
+      const said = [...(block.parentElement.querySelectorAll(".sides strong") || [])].map((one) => one.innerText);
+      block.querySelectorAll("img").forEach((image, i) => negguide.alt(image, said[i] || (i ? "right picture" : "left picture")));
+    }
+    for (const image of document.querySelectorAll(".block:not(.two) img")) {
+      const caption = image.closest("button")?.querySelector(".caption-label")?.innerText;
+      const label = image.closest(".block")?.querySelector("[data-testid=block-label]")?.innerText.trim();
+      if (caption || label) negguide.alt(image, caption || label);
+    }
+  },
+  alt(image, text) {
+    if (image.alt !== text) image.alt = text;
+  },
+};
+addEventListener("popstate", negguide.open);
+addEventListener("pagehide", negguide.keep);
+addEventListener("DOMContentLoaded", () => {
+  let waiting = false;
+  const soon = () => {
+    if (waiting) return;
+    waiting = true;
+    setTimeout(() => ((waiting = false), negguide.describe()), 200);
+  };
+  new MutationObserver(soon).observe(document.body, { childList: true, subtree: true });
+});
