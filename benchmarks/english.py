@@ -35,8 +35,8 @@ from negguide.mining.settings import seed_of
 
 VERDICTS = ("clean", "ungrammatical", "implausible", "no negative")
 TARGETS = {
-    "object": 0.18, "attribute": 0.15, "count": 0.15, "relation": 0.13, "action": 0.14, "swap": 0.10, "add": 0.065,
-    "negation": 0.085,
+    "object": 0.18, "attribute": 0.17, "count": 0.15, "relation": 0.11, "action": 0.14, "swap": 0.10, "add": 0.075,
+    "negation": 0.075,
 }  # fmt: skip
 """What part of a set each category is to have; additions and denials are few, since their words tell them."""
 UNBALANCED = ("add", "negation")

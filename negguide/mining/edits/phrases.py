@@ -75,10 +75,13 @@ def phrases(tokens: list[Token], *, known: bool = True) -> list[Phrase]:
         _walk_left(tokens, phrase)
         if noun and plural(noun.word) == noun.word:  # one sheep, two sheep
             said = tokens[phrase.determiner].word if phrase.determiner is not None else ""
-            one = phrase.number is not None and tokens[phrase.number].word in ("one", "1", "single")
+            one = any(
+                t.word in ("one", "1", "single", "lone", "another")
+                for t in tokens[max(0, phrase.first - 1) : at]
+            )
             phrase.plural = (
                 not one
-                and said not in ("a", "an", "another", "this", "each")
+                and said not in ("a", "an", "this", "each")
                 and (phrase.number is not None or token.tag == "NNS" or not said)
             )
         found.append(phrase)

@@ -45,6 +45,7 @@ class Usage:
         self.places = [_exchange(row) for row in data["places"]]
         self.bound: dict[str, frozenset[str]] = {name: frozenset(v) for name, v in data["bound"].items()}
         self.colours: dict[str, list[str]] = data["colours"]
+        self.seldom: dict[str, list[str]] = data["seldom"]
         self.commonness: dict[str, float] = data["commonness"]
         self.shares: dict[str, float] = data["shares"]
         self.tilts: dict[str, float] = data["tilts"]

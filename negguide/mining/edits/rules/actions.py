@@ -63,5 +63,14 @@ def _exchanged(
         avoided = set(row.more.get("avoid", {}).get(new, ()))
         if avoided & caption.said or {head} & (caption.said - own):
             continue
-        changes = {at: " ".join((verb_form(head, form), *rest))} | {at + i: "" for i in range(1, more + 1)}
+        changes = {at: " ".join((_inflected(old.split()[0], head, form), *rest))} | {
+            at + i: "" for i in range(1, more + 1)
+        }
         yield Candidate(caption.edit(changes, "action"), weight)
+
+
+def _inflected(old: str, new: str, form: str) -> str:
+    """The new verb in the form of the old one; what is parked stands, what drives moves: "driving" -> "parked"."""
+    if new == "park" and form == "VBG":
+        return verb_form(new, "VBN")
+    return verb_form(new, "VBG" if old == "park" and form == "VBN" else form)

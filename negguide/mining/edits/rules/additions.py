@@ -13,6 +13,7 @@ WITH = {
     "animal": (("dog", 32.0), ("cat", 29.0), ("horse", 14.0), ("cow", 12.0)),
     "person": (("man", 60.0), ("woman", 53.0), ("boy", 20.0), ("girl", 27.0)),
     "vehicle": (("bus", 12.0), ("truck", 9.0), ("car", 22.0), ("motorcycle", 12.0)),
+    "plane": (("helicopter", 3.0),),
     "dish": (("sandwich", 8.0), ("banana", 6.0), ("salad", 6.0), ("donut", 8.0)),
     "fruit": (("banana", 6.0), ("apple", 5.0), ("carrot", 4.0), ("sandwich", 5.0)),
     "furniture": (("chair", 15.0),),
@@ -20,8 +21,9 @@ WITH = {
     "bird": (("cat", 10.0), ("duck", 4.0)),
 }
 """What is put beside a thing of some class, and how common it is in captions."""
-SAVANNA = ("giraffe", "zebra", "elephant", "lion", "rhino")
+SAVANNA = ("giraffe", "zebra", "elephant")
 FARM = ("horse", "cow", "sheep", "goat")
+FLYING = ("airplane", "plane", "jet", "aircraft", "jetliner")
 PETS = ("dog", "cat", "puppy", "kitten")
 
 
@@ -53,13 +55,19 @@ def _grows(caption: Caption, subject: Phrase) -> bool:
         or caption.tokens[subject.at].name
     ):
         return False
+    if after is not None and after.tag.startswith("NN"):
+        return False
     if subject.determiner is None and subject.number is None:
         return False
     single = {"each", "alone", "one", "his", "her", "its", "himself", "herself", "itself", "it", "he", "she", "wear",
               "selfie", "ride", "tie", "hat", "dress", "hold", "toilet", "single", "lone", "other", "another",
               "together",
               "uniform", "full", "filled", "topped", "fill", "top", "cover", "build", "encase", "shirt",
-              "suit", "jacket", "that", "chair", "lap"}  # fmt: skip
+              "suit", "jacket", "that", "chair", "lap", "pregnant", "tree", "driver", "go", "sink", "male", "female",
+              # what one does, or has, by oneself
+              "bat", "racket", "racquet", "serve", "base", "tag", "swing", "lead", "cell", "phone", "laptop", "computer",
+              "surf", "surfing", "skateboard", "snowboard", "surfboard", "ski", "skis", "motorcycle", "bike", "bicycle",
+              "dunk", "pitch", "tennis", "ball", "mirror", "selfie", "stroller", "beard", "read", "book"}  # fmt: skip
     if single & caption.said:
         return False
     return after is None or after.tag != "IN" or after.word not in ("of", "with", "like")
@@ -72,7 +80,9 @@ def _beside(subject: Phrase) -> tuple[tuple[str, float], ...]:
         return tuple(
             (word, counts.get(word, 12.0)) for word in row if word in lexicon().classes["animal"]["words"]
         )
+    if usage().is_a(subject.word, FLYING):
+        return WITH["plane"]
     kind = next((name for name in WITH if usage().is_a(subject.word, (name,))), None)
-    if kind is None or kind == "animal":
+    if kind is None or kind == "animal" or subject.word in ("people", "train", "boat", "ship", "skateboard"):
         return ()
     return WITH[kind]

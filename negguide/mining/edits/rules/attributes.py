@@ -9,12 +9,20 @@ from negguide.mining.edits.lexicon import lexicon
 from negguide.mining.edits.tagging import BE
 from negguide.mining.edits.usage import usage
 
+SHADES = frozenset(
+    ("light", "dark", "bright", "pale", "deep", "lime", "sky", "olive", "navy", "baby", "royal", "forest", "mint", "hot"),
+)  # fmt: skip
+"""What goes with one colour and not with another: "lime green"."""
+COMPACT = frozenset(("compact", "sized", "size"))
+
 
 def attributes(caption: Caption) -> Iterator[Candidate]:
     """Adjectives that exclude the old one, and that one says of such a thing."""
     book, tokens = lexicon(), caption.tokens
     for at, token in enumerate(tokens):
         if token.kind != "adjective" or token.name or at >= caption.denied_from:
+            continue
+        if at and tokens[at - 1].word in SHADES and not tokens[at - 1].boundary:
             continue
         head = next((p for p in caption.phrases if at in p.adjectives), None)
         if head is None:
@@ -25,7 +33,9 @@ def attributes(caption: Caption) -> Iterator[Candidate]:
         else:
             noun, avoid = head.word, f"{token.word} {head.word}"
             between = {tokens[i].word for i in range(at + 1, head.at)}
-            if any(not usage().suits(token.word, word, book.adjective(token.word)) for word in between):
+            if COMPACT & between or any(
+                not usage().suits(token.word, word, book.adjective(token.word)) for word in between
+            ):
                 continue
             if head.compound and book.adjective(token.word) == "material":
                 continue  # "a glass window skyscraper"

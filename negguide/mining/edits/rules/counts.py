@@ -32,7 +32,7 @@ UNCOUNTED = frozenset(
      "crowd", "flock", "row", "line", "pile", "collection", "assortment", "team", "toilet", "tub", "office",
      "shower",
      "reflection", "look", "model", "computer", "hand", "body", "game", "meal", "ocean", "restroom", "stall",
-     "wall"),
+     "wall", "fire", "arrangement", "engine", "half", "halves"),
 )  # fmt: skip
 """Places, ways to show things, and words that count others."""
 HELD = ("with", "hold", "holding", "watch", "watching", "eat", "eating", "carry", "carrying")
@@ -44,6 +44,13 @@ ALONE = frozenset(
      "other", "each", "alone", "uniform", "blue", "black", "white", "yellow", "red", "phone", "computer", "book"),
 )  # fmt: skip
 """Said of one, or worn, ridden or held by one at a time."""
+
+VESSELS = ("tray", "pan", "pot", "case", "jar", "cup", "glass", "platter")
+TOGETHER = frozenset(
+    ("fight", "race", "hug", "kiss", "talk", "meet", "shake", "compete", "cross", "third", "differ", "differing", "pair",
+     "side-by-side", "match", "matching", "apart", "opposite", "battle", "wrestle", "argue", "pose", "line", "lean"),
+)  # fmt: skip
+"""What one alone does not do."""
 
 
 def counts(caption: Caption) -> Iterator[Candidate]:
@@ -87,7 +94,7 @@ def _ungrouped(caption: Caption, phrase: Phrase) -> Iterator[Candidate]:
             return
         changes[inner.at] = plural(inner.noun.word)
     verbs = {i: verb_form(tokens[i].word, "VBP") for i in _finite(caption, (phrase.at, inner.at))}
-    if any(word in caption.said for word in ("each other's", "both", "one", "its", "it", "huge")):
+    if any(word in caption.said for word in ("each other's", "both", "one", "its", "it", "huge", "all")):
         return
     for number in ("two", "three", "four")[phrase.word == "couple" :]:
         first = {phrase.determiner: number}
@@ -123,6 +130,8 @@ def _numbers(caption: Caption, phrase: Phrase) -> Iterator[Candidate]:
     apart = {"both", "another", "third", "pair", "one", "second"}
     if apart & caption.said or ("other" in caption.said and "each" not in caption.said):
         return
+    if phrase.word in ("half", "side", "end", "part", "thing", "hand", "arm", "leg", "eye"):
+        return
     digits = now.word.isdigit()
     old = words[int(now.word) - 1] if digits and int(now.word) <= len(words) else now.word
     if old == "two" and not digits and phrase.determiner is None:
@@ -144,7 +153,10 @@ def _to_one(caption: Caption, phrase: Phrase) -> Iterator[Candidate]:
     agreeing = caption.holders_number(phrase, many=False)
     if agreeing is None or phrase.number is None or phrase.determiner is not None or phrase.noun is None:
         return
-    if phrase.noun.form != "count" or "next to each" in caption.text or "sit" in caption.said & {"set"}:
+    if phrase.noun.form != "count" or TOGETHER & caption.said:
+        return
+    after = caption.after(phrase.at)
+    if after is not None and after.word == "of":
         return
     begins = caption.tokens[phrase.number + 1].word if phrase.number < phrase.at - 1 else phrase.word
     changes = {phrase.number: article(begins), phrase.at: phrase.word} | agreeing
@@ -189,7 +201,9 @@ def _multiplies(caption: Caption, phrase: Phrase) -> bool:
     if begins is not None and (begins.word in ("few", "little", "lot", "very") or begins.tag == "NNP"):
         return False
     after = caption.after(phrase.at)
-    if noun is None and after is not None and (after.word == "of" or after.tag.startswith("NN")):
+    if after is not None and (
+        after.tag.startswith("NN") or (noun is None and after.word == "of" and phrase.word not in VESSELS)
+    ):
         return False
     if caption.tokens[phrase.determiner].word not in ("a", "an") or not _alone(caption, phrase):
         return False
@@ -206,6 +220,33 @@ def _to_many(caption: Caption, phrase: Phrase) -> Iterator[Candidate]:
     agreeing = caption.holders_number(phrase, many=True)
     if agreeing is None or phrase.determiner is None:
         return
+    if "subject" in caption.slots(phrase) and _unagreed(caption, phrase, agreeing):
+        return
     for number in ("two", "three"):
         changes = {phrase.determiner: number, phrase.at: plural(phrase.word)} | agreeing
         yield Candidate(caption.edit(changes, "count"), _weight("a", number))
+
+
+def _unagreed(caption: Caption, phrase: Phrase, agreeing: dict[int, str]) -> bool:
+    """Whether a verb in the singular is left behind a subject that has become plural, with no other noun to go with."""
+    for at, token in enumerate(caption.tokens):
+        if (
+            at > phrase.at
+            and at not in agreeing
+            and (token.tag == "VBZ" or token.word in ("is", "was", "has"))
+        ):
+            subject = next(
+                (i for i, t in enumerate(caption.tokens) if t.dep.startswith("nsubj") and t.head == at), -1
+            )
+            if token.dep in ("aux", "auxpass"):
+                subject = next(
+                    (
+                        i
+                        for i, t in enumerate(caption.tokens)
+                        if t.dep.startswith("nsubj") and t.head == token.head
+                    ),
+                    -1,
+                )
+            if subject <= phrase.at:
+                return True
+    return False

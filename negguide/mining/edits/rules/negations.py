@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from negguide.mining.edits.caption import Candidate, Caption
+from negguide.mining.edits.caption import SHOWN, Candidate, Caption
 from negguide.mining.edits.lexicon import article, lexicon, verb_form
 from negguide.mining.edits.phrases import Phrase, ends_here, joined_pairs
 from negguide.mining.edits.rules.removals import removed
-from negguide.mining.edits.tagging import BE
+from negguide.mining.edits.tagging import BE, PREPOSITIONS
 from negguide.mining.edits.usage import usage
 
 NEGATED = {"isn't": "is", "aren't": "are", "wasn't": "was", "weren't": "were"}
@@ -26,6 +26,7 @@ PLACES = (
     "at",
     "on top of",
     "inside",
+    "outside",
     "by",
     "beside",
 )
@@ -76,9 +77,12 @@ def _some(caption: Caption, at: int) -> Iterator[Candidate]:
 
 def _deeds(caption: Caption) -> Iterator[Candidate]:
     tokens = caption.tokens
-    if any(t.word in ("that", "which", "who", "while", "as", "but", "because", "what") for t in tokens):
+    if any(t.word in ("that", "which", "who", "but", "because", "what") for t in tokens):
         return
     helper = next((i for i, t in enumerate(tokens) if t.word in BE), None)
+    clause = next((i for i, t in enumerate(tokens) if t.word in ("while", "as")), len(tokens))
+    if helper is not None and helper > clause:
+        helper = None
     if helper is not None and helper > 0 and not tokens[helper].boundary:
         following = tokens[helper + 1]
         verbal = following.tag in ("VBG", "VBN", "JJ", "IN") or (
@@ -90,7 +94,7 @@ def _deeds(caption: Caption) -> Iterator[Candidate]:
         return
     if not caption.parses:
         return
-    roots = [i for i, t in enumerate(tokens) if t.dep == "ROOT" and t.tag in HELPERS]
+    roots = [i for i, t in enumerate(tokens[:clause]) if t.dep == "ROOT" and t.tag in HELPERS]
     subject = any(t.dep == "nsubj" and roots and t.head == roots[0] for t in tokens)
     if roots and subject and not any(t.dep == "conj" and t.head == roots[0] for t in tokens):
         at = roots[0]
@@ -131,7 +135,11 @@ def _fragments(caption: Caption) -> Iterator[Candidate]:
     if first.word == "some" and subject.plural:
         yield Candidate(caption.edit({subject.first: "no"}, "negation"), 0.1)
     at = subject.at
-    if subject.word in usage().kinds["measure"] and not tokens[at].boundary and tokens[at + 1].word == "of":
+    if (
+        subject.word in usage().kinds["measure"] | SHOWN
+        and not tokens[at].boundary
+        and tokens[at + 1].word == "of"
+    ):
         inner = next((p for p in caption.phrases if p.at > at), None)
         at = inner.at if inner is not None else at
     following = caption.after(at)
@@ -141,8 +149,20 @@ def _fragments(caption: Caption) -> Iterator[Candidate]:
     deeds = [i for i, t in enumerate(tokens) if t.tag == "VBG" and i > at]
     if following.tag == "VBG" and (len(deeds) == 1 or not joined):
         yield Candidate(caption.edit({at + 1: f"not {following.text}"}, "negation"), 0.15)
-    elif following.word in PLACES and not joined:
+    elif following.tag == "VBN" and not joined and _is_thing(caption, at):
         yield Candidate(caption.edit({at + 1: f"not {following.text}"}, "negation"), 0.1)
+    elif (
+        following.word in PLACES
+        and not joined
+        and not tokens[at].tag.startswith("V")
+        and _is_thing(caption, at)
+    ):
+        yield Candidate(caption.edit({at + 1: f"not {following.text}"}, "negation"), 0.1)
+
+
+def _is_thing(caption: Caption, at: int) -> bool:
+    """Whether a noun is one that the lexicon knows: small models take "pants" of "a dog pants" for one."""
+    return caption.tokens[at].noun is not None or usage().is_a(caption.tokens[at].lemma, ("person", "animal"))
 
 
 def _relative(caption: Caption) -> Iterator[Candidate]:
@@ -154,7 +174,7 @@ def _relative(caption: Caption) -> Iterator[Candidate]:
         verb = tokens[at + 1]
         if verb.word in BE:
             following = caption.after(at + 1)
-            if following is not None and following.tag in ("VBG", "VBN", "JJ", "IN"):
+            if following is not None and following.tag in ("VBG", "VBN", "JJ", "IN", "RB"):
                 yield Candidate(caption.edit({at + 1: f"{verb.text} not"}, "negation"), 0.8)
         elif verb.word in ("has", "have"):
             yield Candidate(
@@ -195,9 +215,8 @@ def _things(caption: Caption) -> Iterator[Candidate]:
             and _hangs_on_noun(caption, at)
             and (end := _list_end(caption, phrase))
         ):
-            yield Candidate(
-                caption.edit({at: "without", end: "or"} | _indefinite(caption, phrase), "negation"), 0.5
-            )
+            changes = {at: "without", end: "or"} | _indefinite(caption, phrase) | _any(caption, end + 1)
+            yield Candidate(caption.edit(changes, "negation"), 0.5)
         elif (
             before.word == "wearing"
             and at > 0
@@ -240,7 +259,7 @@ def _indefinite(caption: Caption, phrase: Phrase) -> dict[int, str]:
     first = tokens[phrase.first]
     return (
         {phrase.first: "any"}
-        if first.word in ("several", "many", "various") and first.head == phrase.at
+        if first.word in ("several", "many", "various", "multiple") and first.head == phrase.at
         else {}
     )
 
@@ -259,11 +278,13 @@ def _list_end(caption: Caption, phrase: Phrase) -> int | None:
     """The place of "and" in the list that begins with a phrase, where the list ends the caption."""
     tokens = caption.tokens
     joints = [i for i in range(phrase.at + 1, len(tokens)) if tokens[i].word == "and"]
-    if len(joints) != 1 or any(
-        t.tag.startswith("V") or t.word in BE or t.kind == "relation" for t in tokens[phrase.at :]
-    ):
+    if len(joints) != 1:
         return None
-    return joints[0]
+    last = caption.phrase_from(joints[0] + 1)
+    listed = tokens[phrase.at : joints[0]]
+    if last is None or any(t.tag.startswith("V") or t.word in BE for t in tokens[phrase.at :]):
+        return None
+    return None if any(t.kind == "relation" or t.word in PREPOSITIONS for t in listed) else joints[0]
 
 
 def _hangs_on_noun(caption: Caption, at: int) -> bool:

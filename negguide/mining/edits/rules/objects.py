@@ -11,6 +11,8 @@ from negguide.mining.edits.usage import Exchange, usage
 
 MEASURED = ("plate", "bowl", "basket", "picture")
 """What holds the same things: "a cup of tea" is none of its peers."""
+LAID = ("with", "topped", "covered", "full", "filled", "set", "for", "holding")
+"""What follows a table that is known by what stands on it."""
 GENDERED = {
     "man": MALE, "boy": MALE, "guy": MALE, "woman": FEMALE, "girl": FEMALE, "lady": FEMALE,
 }  # fmt: skip
@@ -19,15 +21,26 @@ GENDERED = {
 def objects(caption: Caption) -> Iterator[Candidate]:
     """Words of one row of the table of peers, where nothing in the caption belongs to the old one alone."""
     for phrase in caption.affirmed:
-        if phrase.noun is None or not phrase.noun.editable or phrase.compound:
+        if phrase.noun is None or not phrase.noun.editable or phrase.compound or _again(caption, phrase):
             continue
         token = caption.tokens[phrase.at]
         after = caption.after(phrase.at)
         if token.name or (after is not None and after.word == "of" and phrase.word not in MEASURED):
             continue
+        if phrase.kind == "furniture" and after is not None and after.word in LAID:
+            continue
         for row in usage().peers:
             if phrase.word in row.words and _fits(caption, phrase, row):
                 yield from _exchanged(caption, phrase, row)
+
+
+def _again(caption: Caption, phrase: Phrase) -> bool:
+    """Whether the caption names such a thing once more: "a cat looking at another cat"."""
+    return any(
+        phrase.word in token.word.split() or token.lemma == phrase.word
+        for at, token in enumerate(caption.tokens)
+        if at != phrase.at
+    )
 
 
 def _fits(caption: Caption, phrase: Phrase, row: Exchange) -> bool:
@@ -51,7 +64,8 @@ def _exchanged(caption: Caption, phrase: Phrase, row: Exchange) -> Iterator[Cand
         if found is None:
             return
         pointing = found
-    said = caption.said - {phrase.word, tokens[phrase.at].word}
+    said = caption.said - {phrase.word, tokens[phrase.at].word, *tokens[phrase.at].word.split()}
+    avoid = row.more.get("avoid", {})
     for word, weight in row.instead(phrase.word):
         if any(word == other or book.related_nouns(word, other) for other in others):
             continue
@@ -59,7 +73,7 @@ def _exchanged(caption: Caption, phrase: Phrase, row: Exchange) -> Iterator[Cand
             continue
         if {"child", "kid"} & {word, phrase.word} and {"little", "small", "young", "old"} & caption.said:
             continue
-        if not usage().allowed(phrase.word, word, said):
+        if not usage().allowed(phrase.word, word, said) or caption.said & set(avoid.get(word, ())):
             continue
         adjectives = [tokens[at].word for at in phrase.adjectives]
         if not all(

@@ -22,6 +22,7 @@ def relations(caption: Caption) -> Iterator[Candidate]:
     words = [token.word for token in caption.tokens]
     first = {part for word in words for part in (word, word.partition(" ")[0])}
     for row in usage().places:
+        avoid = row.more.get("avoid", {})
         for old in row.words:
             if old.partition(" ")[0] not in first:
                 continue
@@ -31,7 +32,7 @@ def relations(caption: Caption) -> Iterator[Candidate]:
                     continue
                 if _fits(caption, row, at, end):
                     for new, weight in row.instead(old):
-                        if new in words or new in caption.text.lower():
+                        if new in caption.text.lower() or caption.said & set(avoid.get(new, ())):
                             continue
                         changes = {at: new} | {place: "" for place in range(at + 1, end)}
                         yield Candidate(caption.edit(changes, "relation"), weight)

@@ -9,57 +9,29 @@ from negguide.mining.edits.caption import Candidate, Caption
 from negguide.mining.edits.lexicon import lexicon
 from negguide.mining.edits.phrases import Phrase
 from negguide.mining.edits.planner import normalised
+from negguide.mining.edits.tagging import PREPOSITIONS
 from negguide.mining.edits.usage import usage
 
 DIRECTED = (
-    "look at", "watch", "chase", "follow", "carry", "face", "stare at", "pass", "lead", "pull", "behind", "in front of",
-    "guide", "teach", "photograph", "lick", "kiss", "sniff", "push", "feed", "hug", "next to and behind",
+    "watch", "look at", "stare at", "chase", "follow", "face", "lead", "guide", "teach", "photograph", "lick", "kiss", "sniff",
+    "feed", "hug", "bite", "serve", "approach", "help", "point at", "wave at", "smile at", "look on", "run away from",
+    "walk towards", "walk toward", "run towards", "carry", "pull",
 )  # fmt: skip
-"""What lies between two things that can trade places with another meaning."""
-FIXTURES = frozenset(
-    ("toilet", "sink", "bathtub", "tub", "bathroom", "shower", "refrigerator", "stove", "oven")
-)
+"""What one living being does to another, and the other could do to it."""
+ASIDE = (
+    "behind", "in front of", "pass", "ahead of", "next to and behind", "to the left of", "to the right of", "on the left of",
+    "on the right of",
+)  # fmt: skip
+"""What lies between two large things that can trade places with another meaning."""
+ASIDE_ENDS = frozenset((*ASIDE, "passes", "passing", "of", "behind"))
+BESIDE = ("next to", "near", "beside", "behind", "in front of", "by")
+LIVING = ("person", "animal", "swimmer", "bird")
 NO_ATTRIBUTES = frozenset(
-    (
-        "front",
-        "back",
-        "top",
-        "side",
-        "middle",
-        "end",
-        "background",
-        "lot",
-        "way",
-        "game",
-        "day",
-        "night",
-        "picture",
-        "photo",
-        "photograph",
-        "image",
-        "view",
-        "air",
-        "hand",
-        "head",
-        "face",
-        "mouth",
-        "line",
-        "kind",
-        "type",
-        "piece",
-        "slice",
-        "time",
-        "sun",
-        "rain",
-        "dark",
-        "display",
-        "corner",
-        "camera",
-        "close",
-        "distance",
-        "tennis",
-    )
-)
+    ("front", "back", "top", "side", "middle", "end", "background", "lot", "way", "game", "day", "night", "picture",
+     "photo", "photograph", "image", "view", "air", "hand", "head", "face", "mouth", "line", "kind", "type", "piece",
+     "slice", "time", "sun", "rain", "dark", "display", "corner", "camera", "close", "distance", "tennis", "room",
+     "bathroom", "kitchen", "bedroom", "body", "area", "scene", "shade", "ball", "group", "person"),
+)  # fmt: skip
 """What is no thing of its own, or has no colour and no size that is worth a word."""
 LARGE = ("person", "animal", "vehicle", "furniture", "bus", "truck", "train", "boat", "swimmer", "bird")
 STANDING = (*LARGE, "building", "fixture", "plant", "appliance", "device")
@@ -77,7 +49,9 @@ def swaps(caption: Caption) -> Iterator[Candidate]:
 
 def _attributes(caption: Caption, one: Phrase, two: Phrase) -> Iterator[Candidate]:
     book, tokens = lexicon(), caption.tokens
-    if one.word == two.word and not _apart(caption, one, two):
+    if (one.word == two.word and not _apart(caption, one, two)) or (
+        {one.word, two.word} & usage().kinds["measure"]
+    ):
         return
     for mine in one.adjectives:
         for theirs in two.adjectives:
@@ -85,7 +59,7 @@ def _attributes(caption: Caption, one: Phrase, two: Phrase) -> Iterator[Candidat
             kinds = [book.adjective(a), book.adjective(b)]
             if a == b or book.related_adjectives(a, b) or tokens[mine].name or tokens[theirs].name:
                 continue
-            if _paired(caption, mine) or _paired(caption, theirs):
+            if any(_paired(caption, at) or _fused(caption, at, p) for at, p in ((mine, one), (theirs, two))):
                 continue
             if not (usage().suits(b, one.word, kinds[1]) and usage().suits(a, two.word, kinds[0])):
                 continue
@@ -101,47 +75,43 @@ def _attributes(caption: Caption, one: Phrase, two: Phrase) -> Iterator[Candidat
 
 
 def _moved(caption: Caption, one: Phrase, two: Phrase) -> Iterator[Candidate]:
-    """An attribute of the first thing said of the second instead: "a white cat on a bed" -> "a cat on a white bed"."""
+    """A colour of the first thing said of the second instead: "a red car by a bus" -> "a car by a red bus".
+
+    The caption does not say what colour the second thing has, so only colours move that it is seldom found in.
+    """
     book, tokens = lexicon(), caption.tokens
     if one.word == two.word or two.adjectives or two.number is not None or len(one.adjectives) != 1:
         return
-    if two.modified and not two.compound:
+    if any(phrase.modified and not phrase.compound for phrase in (one, two)) or two.negated:
         return
     at = one.adjectives[0]
     word = tokens[at].word
-    kind = book.adjective(word)
-    if (
-        kind is None
-        or _paired(caption, at)
-        or tokens[at].name
-        or tokens[two.at].name
-        or (one.modified and not one.compound)
-    ):
+    if book.adjective(word) != "color" or _paired(caption, at) or tokens[at].name or tokens[two.at].name:
         return
-    if two.noun is None and not usage().is_a(two.word, LARGE):
+    if not _seldom(word, two) or not usage().suits(word, two.word, "color"):
+        return
+    if two.determiner is None and not two.plural:
         return
     if two.determiner is not None and tokens[two.determiner].word not in ("a", "an", "the"):
         return
-    if (
-        word not in usage().commonness
-        or two.word in usage().kinds["measure"]
-        or one.word in usage().kinds["measure"]
-    ):
+    if {two.word, one.word} & (NO_ATTRIBUTES | usage().kinds["measure"]):
         return
-    sizes = kind == "opposite" and word in ("large", "small", "big", "tall", "little")
-    if not (sizes or kind in ("color", "pattern")) or (two.noun is not None and two.noun.form == "mass"):
+    if two.at + 1 < len(tokens) and tokens[two.at + 1].tag.startswith("NN") and not tokens[two.at].boundary:
         return
-    if word == "white" and FIXTURES & {one.word, two.word}:
-        return  # where one is white, so is the other
-    if {two.word, one.word} & NO_ATTRIBUTES:
-        return
-    if (sizes and usage().is_a(two.word, ("person",))) or not usage().suits(word, two.word, kind):
+    left, right = sorted((one, two), key=lambda phrase: phrase.at)
+    between = [token.word for token in tokens[left.at + 1 : right.first]]
+    if between in (["and"], ["or"], ["with"], []):
+        return  # "a red shirt and tie": both may be red as it is
+    if tokens[at - 1].boundary or sum(token.word == word for token in tokens) > 1:
         return
     begins = two.first + 1 if two.determiner == two.first else two.first
-    changes = {at: "", begins: f"{word} {tokens[begins].text}"}
-    if two.determiner is None and not two.plural:
-        return
-    yield from _written(caption, changes, moved=True)
+    yield from _written(caption, {at: "", begins: f"{word} {tokens[begins].text}"}, moved=True)
+
+
+def _seldom(colour: str, phrase: Phrase) -> bool:
+    """Whether it is news that such a thing has such a colour."""
+    table = usage().seldom
+    return usage().is_a(phrase.word, table.get(colour, table["other"]))
 
 
 def _sized(caption: Caption, one: Phrase, two: Phrase, kinds: list[str | None]) -> bool:
@@ -154,10 +124,22 @@ def _sized(caption: Caption, one: Phrase, two: Phrase, kinds: list[str | None]) 
 
 def _paired(caption: Caption, at: int) -> bool:
     """Whether an adjective is one of two that are joined: "black and white"."""
+    tokens = caption.tokens
     before, after = caption.before(at), caption.after(at)
-    if caption.tokens[at].boundary or (at and caption.tokens[at - 1].boundary):
+    if tokens[at].boundary or (at and tokens[at - 1].boundary and tokens[at - 1].kind == "adjective"):
         return True
-    return any(token is not None and token.word in ("and", "or", "very") for token in (before, after))
+    if after is not None and after.word in ("and", "or"):
+        return True
+    if before is None or before.word not in ("and", "or", "very"):
+        return False
+    # "a pink shoe and blue jeans" joins two things
+    return at < 2 or before.word == "very" or tokens[at - 2].kind == "adjective" or tokens[at - 2].tag == "JJ"
+
+
+def _fused(caption: Caption, at: int, phrase: Phrase) -> bool:
+    """Whether an adjective goes with the word after it: "old fashioned", "blue plastic"."""
+    following = caption.tokens[at + 1]
+    return at + 1 < phrase.at and not following.tag.startswith("NN")
 
 
 def _apart(caption: Caption, one: Phrase, two: Phrase) -> bool:
@@ -168,26 +150,37 @@ def _things(caption: Caption, one: Phrase, two: Phrase) -> Iterator[Candidate]:
     tokens = caption.tokens
     if one.word == two.word or lexicon().related_nouns(one.word, two.word) or _hangs(caption, one, two):
         return
-    if any(tokens[p.at].name for p in (one, two)) or one.compound or two.compound:
+    if any(tokens[p.at].name for p in (one, two)):
+        return
+    if _supports(caption, one, two):
+        yield from _written(
+            caption, {one.at: tokens[two.at].text, two.at: tokens[one.at].text}, keep=(one, two)
+        )
         return
     between = tokens[one.at + 1 : two.first]
     if not between or any(token.word in ("and", "or", "that", "with", "who") for token in between):
-        if _both_described(caption, one, two):
+        if _both_described(caption, one, two) and not (one.compound or two.compound):
             yield from _written(caption, {one.at: tokens[two.at].text, two.at: tokens[one.at].text})
         return
     words = {word for token in between for word in (token.lemma, token.word)}
     words |= {f"{a.lemma} {b.word}" for a, b in pairwise(between)}
-    directed = any(word in words for word in DIRECTED)
-    if not directed or any(token.boundary for token in tokens[one.at : two.first]) or "of" in words:
+    words |= {
+        f"{a.lemma} {b.word} {c.word}" for a, b, c in zip(between, between[1:], between[2:], strict=False)
+    }
+    if any(token.boundary for token in tokens[one.at : two.first]) or "of" in words:
         return
-    large = STANDING if len(between) == 1 else LARGE
-    if (
-        not all(usage().is_a(p.word, large) for p in (one, two))
-        or caption.in_list(one)
-        or caption.in_list(two)
-    ):
+    if words & set(DIRECTED):
+        kinds = LIVING
+    elif words & set(ASIDE) and tokens[two.first - 1].word in ASIDE_ENDS:
+        kinds = STANDING if len(between) == 1 else LARGE
+    else:
         return
-    if one.plural == two.plural:
+    if not all(usage().is_a(p.word, kinds) and not caption.in_list(p) for p in (one, two)):
+        return
+    # what is on, in or of another thing does not do anything by itself
+    if one.first and tokens[one.first - 1].word in PREPOSITIONS:
+        return
+    if one.plural == two.plural and not (one.compound or two.compound):
         yield from _written(
             caption, {one.at: tokens[two.at].text, two.at: tokens[one.at].text}, keep=(one, two)
         )
@@ -196,8 +189,26 @@ def _things(caption: Caption, one: Phrase, two: Phrase) -> Iterator[Candidate]:
 
 def _hangs(caption: Caption, one: Phrase, two: Phrase) -> bool:
     """Whether words of the caption point to one of them: "his", "which"."""
-    pointing = {"his", "her", "its", "himself", "herself", "itself", "it", "he", "she"}
+    pointing = {"his", "her", "himself", "herself", "he", "she"}
+    if not all(usage().is_a(phrase.word, ("person",)) for phrase in (one, two)):
+        pointing |= {"its", "it's", "itself", "it"}
     return bool(pointing & caption.said)
+
+
+def _supports(caption: Caption, one: Phrase, two: Phrase) -> bool:
+    """Two of a kind that others are on or in: "on a chair next to a bed", "a man on a bus and a woman on a train"."""
+    tokens = caption.tokens
+    if not one.kind or one.kind != two.kind or one.kind not in ("furniture", "vehicle", "container"):
+        return False
+    if one.plural != two.plural or one.compound or two.compound or two.first <= one.at + 1:
+        return False
+    before = [tokens[p.first - 1].word if p.first else "" for p in (one, two)]
+    if before[0] not in ("on", "in") or before[1] not in (*BESIDE, before[0]):
+        return False
+    if before[1] in BESIDE:
+        return two.first == one.at + 2
+    apart = [p.word for p in caption.phrases if one.at < p.at < two.at]
+    return bool(apart) and any(t.word in ("and", "while", "as") for t in tokens[one.at : two.first])
 
 
 def _both_described(caption: Caption, one: Phrase, two: Phrase) -> bool:
@@ -206,7 +217,7 @@ def _both_described(caption: Caption, one: Phrase, two: Phrase) -> bool:
         not one.kind or one.kind != two.kind or one.kind not in ("animal", "bird", "vehicle")
     ):
         return False
-    if one.plural != two.plural or (one.noun is None or two.noun is None):
+    if one.plural != two.plural or one.modified or two.modified:
         return False
     between = caption.tokens[one.at + 1 : two.first]
     joint = [i for i, token in enumerate(between) if token.word in ("and", "while", "with")]
@@ -220,6 +231,8 @@ def _whole(caption: Caption, one: Phrase, two: Phrase) -> Iterator[Candidate]:
     if any(t.tag in ("VBZ", "VBP") or t.word in ("is", "are") for t in tokens) and one.plural != two.plural:
         return
     if one.first == one.at and two.first == two.at:
+        return
+    if {"other", "another"} & {token.word for p in (one, two) for token in tokens[p.first : p.at]}:
         return
     left, right = (text[tokens[p.first].start : tokens[p.at].end] for p in (one, two))
     if tokens[one.first].start == 0 and left[0].isupper() and not text.isupper():
