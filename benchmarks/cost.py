@@ -32,8 +32,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from negguide import NAG, Negative, NegToMe, PerpNeg
+from negguide.embedded import TOYWORLD_DEFAULTS
 from negguide.methods import AUTO, registered_methods
-from negguide.models import TOYWORLD_DEFAULTS
 from negguide.toyworld import KINDS, Scene, parse
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.measure import Rate, agreement, share

@@ -21,7 +21,7 @@ from report import STEPS, arguments, models, plot_rates, print_table, rows_so_fa
 from tqdm import tqdm
 
 from negguide import NegToMe
-from negguide.models import TOYWORLD_DEFAULTS
+from negguide.embedded import TOYWORLD_DEFAULTS
 from negguide.toyworld import FURS, KINDS, Scene, parse
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.measure import Rate, agreement, mean, share

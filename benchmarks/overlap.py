@@ -36,8 +36,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from negguide import NAG, NASA, VSF, Negative, PerpNeg
+from negguide.embedded import TOYWORLD_DEFAULTS
 from negguide.methods.choices import methods_in_words, options_of
-from negguide.models import TOYWORLD_DEFAULTS
 from negguide.toyworld import Scene
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.measure import mean, share

@@ -20,7 +20,7 @@ from report import STEPS, arguments, models, plot_rates, print_table, rows_so_fa
 from tqdm import tqdm
 
 from negguide import NegToMe
-from negguide.models import TOYWORLD_DEFAULTS
+from negguide.embedded import TOYWORLD_DEFAULTS
 from negguide.toyworld import BACKGROUNDS, TRADEMARK, Scene, is_trademark, render
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.language import PLACES

@@ -21,7 +21,8 @@ from torch import Tensor
 
 import negguide
 from negguide import PerpNeg, toyworld
-from negguide.models import TOYWORLD, revision
+from negguide.embedded import TOYWORLD
+from negguide.models import revision
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.measure import Rate
 

@@ -36,7 +36,8 @@ import torch
 from report import STEPS, arguments, models, plt, print_table, rows_so_far, write_json
 from tqdm import tqdm
 
-from negguide.models import TOYWORLD, TOYWORLD_DEFAULTS, revision
+from negguide.embedded import TOYWORLD, TOYWORLD_DEFAULTS
+from negguide.models import revision
 from negguide.toyworld.measure import Rate, draw
 from negguide.toyworld.models import CLIP
 from negguide.vlm.evaluate import evaluate, make_suite

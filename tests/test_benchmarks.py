@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from negguide import NegToMe
-from negguide.models import TOYWORLD_DEFAULTS
+from negguide.embedded import TOYWORLD_DEFAULTS
 from negguide.toyworld import Character, Scene, parse
 from negguide.toyworld.measure import share
 

@@ -199,7 +199,7 @@ def finetune(
     chosen = dict(locals())
     from negguide.cli.errors import quiet_libraries
     from negguide.cli.output import check_folder, remark
-    from negguide.models import TOYWORLD
+    from negguide.embedded import TOYWORLD
     from negguide.vlm.settings import Settings, default_lr
     from negguide.vlm.suites import make_suite
     from negguide.vlm.train import finetune as train

@@ -13,24 +13,22 @@ from PIL import Image
 
 from negguide._utils.text import listed
 from negguide.demo.stopping import Stopped
+from negguide.embedded import EMBEDDED, TOYWORLD, Defaults
 from negguide.integration.diagnostics.trace import Trace
 from negguide.methods import AUTO, Method, Negative, NegToMe, PerpNeg, Save, Timestep
 from negguide.methods.choices import methods_in_words
 from negguide.mining.verify.judge import load_judge
 from negguide.mining.verify.margins import PairJudge
 from negguide.models import (
-    TOYWORLD,
-    Defaults,
+    call_arguments,
     check_model,
     defaults,
     guidance_arguments,
     load_pipeline,
     not_from_words,
     own_guidance_scale,
+    usual_steps,
 )
-
-STEPS = {TOYWORLD: 12}
-"""Denoising steps that suit a model; 25 for others."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +105,8 @@ class Backend:
 
     @property
     def toyworld(self) -> bool:
-        """Whether this is the embedded model, whose words, pictures and truth are known."""
-        return self.model == TOYWORLD
+        """Whether this is an embedded model, whose words, pictures and truth are known."""
+        return self.model in EMBEDDED
 
     @property
     def suited(self) -> Defaults:
@@ -138,7 +136,7 @@ class Backend:
     @property
     def steps(self) -> int:
         """Denoising steps that suit the model."""
-        return STEPS.get(self.model, 25)
+        return usual_steps(self.model, draft=True)
 
     @property
     def resizable(self) -> bool:
@@ -173,7 +171,9 @@ class Backend:
                 f"a classic negative prompt acts only with a guidance scale above 1, got {run.guidance_scale:g}; "
                 f"{listed(others)} act without"
             )
-        found |= guidance_arguments(self.pipe, run.guidance_scale, run.negative_prompt)
+        found |= call_arguments(self.pipe) | guidance_arguments(
+            self.pipe, run.guidance_scale, run.negative_prompt
+        )
         if run.size is not None:
             found |= {"height": run.size, "width": run.size}
         return found

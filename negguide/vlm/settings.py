@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from negguide.models import TOYWORLD
+from negguide.embedded import TOYWORLD
 
 PRECISIONS: Mapping[str, Literal["no", "fp16", "bf16"]] = {"fp32": "no", "amp": "fp16", "amp_bf16": "bf16"}
 """open_clip's names, and accelerate's."""
