@@ -83,10 +83,15 @@ def own_guidance_scale(pipeline: Any, *, guided: bool) -> float:
     return own if own > 1 else TRUE_CFG_SCALE
 
 
-def guidance_arguments(pipeline: Any, scale: float, negative_prompt: str = "") -> dict[str, Any]:
+def guidance_arguments(
+    pipeline: Any, scale: float, negative_prompt: str = "", prompts: int | None = None
+) -> dict[str, Any]:
     """The arguments with which a call of a diffusers pipeline is guided by `scale`.
 
     FLUX.1 and Qwen-Image have guidance of their own beside true CFG, and need a negative prompt to be guided by that.
+
+    Args:
+        prompts: how many the call has, as a list; None = one, as a string. The negative prompt is given likewise.
     """
     accepted = inspect.signature(pipeline.__call__).parameters
     true_cfg = "true_cfg_scale" in accepted
@@ -94,7 +99,7 @@ def guidance_arguments(pipeline: Any, scale: float, negative_prompt: str = "") -
     if true_cfg or "guidance_scale" in accepted:
         found["true_cfg_scale" if true_cfg else "guidance_scale"] = scale
     if negative_prompt or (true_cfg and scale > 1):
-        found["negative_prompt"] = negative_prompt
+        found["negative_prompt"] = negative_prompt if prompts is None else [negative_prompt] * prompts
     return found
 
 

@@ -126,12 +126,7 @@ def evaluate(
         bars += _reading_bars(folder, judge)
     bars += drawing_bars(_pipeline(weights, model), model, judge, count)
     if out is not None:
-        rows = [
-            {"model": b.model, "name": b.name, "at_least": b.at_least}
-            | ({} if b.at_most is None else {"at_most": b.at_most})
-            | b.rate.to_dict()
-            for b in bars
-        ]
+        rows = [{"model": b.model, "name": b.name, **b.goal, **b.rate.to_dict()} for b in bars]
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(rows, indent=1) + "\n")
     _print(bars)

@@ -37,6 +37,11 @@ class Bar:
         return None if self.at_least is None else self.rate.value >= self.at_least
 
     @property
+    def goal(self) -> dict[str, float | None]:
+        """The bar as JSON has it."""
+        return {"at_least": self.at_least} if self.at_most is None else {"at_most": self.at_most}
+
+    @property
     def bar_in_words(self) -> str:
         """The bar as a table shows it; "" without one."""
         if self.at_least is None and self.at_most is None:

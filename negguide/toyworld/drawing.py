@@ -67,12 +67,14 @@ class Drawer:
         model = EMBEDDED[name]
         self.steps = STEPS.get(name, model.steps)
         own = model.defaults.guidance_scale if model.always_guided else 1.0
-        self.call = dict(model.call) | guidance_arguments(pipe, GUIDANCE_SCALES.get(name, own))
+        self.guidance_scale = GUIDANCE_SCALES.get(name, own)
 
     def images(self, prompts: Sequence[str]) -> list[Image.Image]:
         """One picture a prompt, always the same ones."""
         seeds = [random.Random(f"{SEED}-{i}").getrandbits(31) for i in range(len(prompts))]
-        return draw(self.pipe, prompts, seeds, steps=self.steps, **self.call)
+        call = dict(EMBEDDED[self.name].call)
+        call |= guidance_arguments(self.pipe, self.guidance_scale, prompts=len(prompts))
+        return draw(self.pipe, prompts, seeds, steps=self.steps, **call)
 
     def facts(self, scenes: Sequence[Scene]) -> list[dict[str, bool]]:
         """For each scene: what it fixes, and whether that is so in the picture of its caption."""

@@ -214,9 +214,8 @@ class PipelinePainter:
             # on the CPU, so that a seed is the same noise on every device
             "generator": [torch.Generator("cpu").manual_seed(job.seed) for job in jobs],
         }
-        arguments |= call_arguments(self.pipe) | guidance_arguments(self.pipe, self.guidance_scale)
-        if "negative_prompt" in arguments:
-            arguments["negative_prompt"] = [""] * len(jobs)
+        arguments |= call_arguments(self.pipe)
+        arguments |= guidance_arguments(self.pipe, self.guidance_scale, prompts=len(jobs))
         if self.method == "negative-prompt":
             arguments["negative_prompt"] = [job.avoid for job in jobs]
         if self.mode != "generate" and not checked:
