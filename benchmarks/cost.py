@@ -1,7 +1,7 @@
 """Time and peak memory over plain classifier-free guidance, and what the cheaper settings still remove and keep.
 
     python benchmarks/cost.py
-    python benchmarks/cost.py --model toyworld-flow-turbo --part times
+    python benchmarks/cost.py --model toyworld-flow --part times
 
 Each method runs in alternation with plain guidance in one process; the ratio is the median over the pairs. `operations`
 are the floating point operations of a run over those of a plain one, which no noise of the machine touches; of a method

@@ -1,7 +1,7 @@
 """Prompts that leave the fur colour open, in batches of four: how varied are the batches, and still what was asked for?
 
     python benchmarks/diversity.py
-    python benchmarks/diversity.py --model toyworld-flow-turbo
+    python benchmarks/diversity.py --model toyworld-flow
 
 Entropy is that of the fur colours in a batch of four over its maximum (four different colours); distance is the mean
 pairwise 1 - cosine of the judge's features; fidelity is the share of images that show what the prompt says. A run that

@@ -3,7 +3,7 @@
     python benchmarks/overlap.py                                   # the suite that settings are chosen on
     python benchmarks/overlap.py --suite heavy                     # others, by which nothing was chosen: suites.py
     python benchmarks/overlap.py --suite several --methods negative-prompt,perp-neg:3
-    python benchmarks/overlap.py --model toyworld-flow-turbo --methods nag,nasa,ong,vsf
+    python benchmarks/overlap.py --model toyworld-flow --methods nag,nasa,ong,vsf
     python benchmarks/overlap.py --name few-steps --methods perp-neg,nag,nasa,ong,vsf --steps 6 --guidance-scale 1.5
 
 Pairs like "a bear wearing glasses" minus "black glasses". For every method and weight, `kept` is the share of images

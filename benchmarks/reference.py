@@ -1,7 +1,7 @@
 """Prompts that lead to the trademark character: how close do the pictures come to it, without and with NegToMe?
 
     python benchmarks/reference.py
-    python benchmarks/reference.py --model toyworld-flow-turbo
+    python benchmarks/reference.py --model toyworld-flow
 
 Similarity is the cosine of the judge's features to those of the trademark character drawn in the same place, rescaled
 so that 1 is the character itself and 0 is the mean over other explorers; `trademark` is the share of images that the

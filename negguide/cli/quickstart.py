@@ -35,7 +35,7 @@ FUR_PROMPT, FUR_NEGATIVE = "a bear wearing a hat", "a brown bear wearing a hat"
 FUR_WEIGHT, FUR_WINDOW = 1.0, (0.0, 0.6)
 VIEW_PROMPT, VIEW_NEGATIVE = "a bear in back view", "front view"
 VIEW_WEIGHT, VIEW_WINDOW = 3.0, (0.0, 1.0)
-# NegToMe: how is said by negguide.models.TOYWORLD_DEFAULTS.
+# NegToMe: how is said by negguide.embedded.TOYWORLD_DEFAULTS.
 BATCH_PROMPT = "a bear"
 REFERENCE_PROMPT = "an explorer"
 # Perp-Neg by view: a strip of one seed, and a solid.

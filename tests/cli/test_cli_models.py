@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from negguide import NegGuideStableDiffusionPipeline, models
+from negguide import NegGuideStableDiffusionPipeline, embedded, models
 from negguide.integration.defaults import TRUE_CFG_SCALE
 from negguide.integration.families import supported_pipelines
 
@@ -172,7 +172,7 @@ def test_pipelines_that_need_more_than_words_say_why() -> None:
 
 
 def test_only_toyworld_departs_from_the_published_defaults() -> None:
-    assert models.defaults("toyworld") == models.TOYWORLD_DEFAULTS != models.defaults("owner/name")
+    assert models.defaults("toyworld") == embedded.TOYWORLD_DEFAULTS != models.defaults("owner/name")
     assert dict(models.defaults("owner/name").negtome) == {}
 
 
