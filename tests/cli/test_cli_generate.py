@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import negguide
-from negguide import Negative, NegToMe, PerpNeg, Timestep, embedded
+from negguide import Negative, NegToMe, PerpNeg, Timestep, embedded, models
 from negguide.cli.job import Job
 from negguide.methods import method_from_dict
 from negguide.pictures import read_settings
