@@ -197,7 +197,6 @@ StepsOption = Annotated[
     int | None,
     typer.Option(
         help=f"Denoising steps (25; {', '.join(f'{m.name} {m.steps}' for m in EMBEDDED.values() if m.steps != 25)}).",
-        min=1,
         rich_help_panel=_MODEL,
     ),
 ]

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from negguide import NegGuideStableDiffusionPipeline, embedded, models
+from negguide.embedded import EMBEDDED
 from negguide.integration.defaults import TRUE_CFG_SCALE
 from negguide.integration.families import supported_pipelines
 
@@ -55,7 +56,10 @@ def test_what_is_neither_a_folder_nor_a_hub_id_is_refused_by_name(model: str) ->
     with pytest.raises(ValueError) as caught:
         models.load_pipeline(model)
     assert f"model={model!r} is unknown" in str(caught.value)
-    assert "'toyworld', a folder that save_pretrained wrote, or a hub id (owner/name)" in str(caught.value)
+    right = (
+        f"use {', '.join(map(repr, EMBEDDED))}, a folder that save_pretrained wrote, or a hub id (owner/name)"
+    )
+    assert right in str(caught.value)
 
 
 def test_a_model_that_is_no_string_is_refused() -> None:
