@@ -1,6 +1,7 @@
 """Time and peak memory over plain classifier-free guidance, and what the cheaper settings still remove and keep.
 
     python benchmarks/cost.py
+    python benchmarks/cost.py --model toyworld-flow --part times
 
 Each method runs in alternation with plain guidance in one process; the ratio is the median over the pairs. `operations`
 are the floating point operations of a run over those of a plain one, which no noise of the machine touches; of a method
@@ -23,8 +24,18 @@ from typing import Any
 
 import torch
 from overlap import LABELS, WEIGHTS, negative_guidance
-from report import STEPS as JUDGED_STEPS
-from report import arguments, models, plot_rates, print_table, rows_so_far, write_json
+from report import (
+    arguments,
+    call_of,
+    file_stem,
+    models,
+    plot_rates,
+    print_table,
+    rows_so_far,
+    steps_of,
+    title_of,
+    write_json,
+)
 from suites import first
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -32,8 +43,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from negguide import NAG, Negative, NegToMe, PerpNeg
+from negguide.embedded import EMBEDDED, TOYWORLD, Embedded
 from negguide.methods import AUTO, registered_methods
-from negguide.models import TOYWORLD_DEFAULTS
+from negguide.models import embedded_of
 from negguide.toyworld import KINDS, Scene, parse
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.measure import Rate, agreement, share
@@ -48,6 +60,7 @@ LAST = {"start": 0.96, "stop": 1.0}
 """The window of the last step alone."""
 IMAGES = 4
 STEPS = 20
+"""Of a timed run, on models that take more than a few."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +91,20 @@ def automatic(**options: Any) -> Callable[[tuple[str, ...]], PerpNeg]:
     return lambda texts: PerpNeg(*(Negative(text, AUTO) for text in texts), **options)
 
 
-def attention(key: str) -> Case:
+def attention(key: str, model: Embedded) -> Case:
     """A method inside attention; its strength makes no difference to its time."""
     weight = WEIGHTS[key][0]
     return Case(
         f"{LABELS[key]}, scale {weight:g}",
-        lambda texts: negative_guidance(key, [texts[:1]], weight),
+        lambda texts: negative_guidance(key, [texts[:1]], weight, model.defaults),
         judged=False,
     )
 
 
-def cases() -> list[Case]:
+def cases(model: Embedded) -> list[Case]:
+    """The rows of a model: of one without classifier-free guidance, what acts without it."""
+    if not model.always_guided:
+        return unguided(model)
     rows: list[Case] = []
     for count in (1, 4):
         rows += [
@@ -104,14 +120,26 @@ def cases() -> list[Case]:
         Case("Perp-Neg K=4, first quarter", perp_neg(0.25), 4),
         Case("Perp-Neg K=2, whole run", perp_neg(1.0), 2, judged=False),
         Case("Perp-Neg K=2, default window", perp_neg(), 2, judged=False),
-        *(attention(method.key) for method in registered_methods("attention")),
-        Case("NegToMe, embedded model's values", lambda _: NegToMe("others", **TOYWORLD_DEFAULTS.negtome), 0),
-        Case("NegToMe, published values", lambda _: NegToMe("others"), 0),
+        *unguided(model),
         # attached for the whole run, acting in its last step only, which is not counted
         Case("off: Perp-Neg that rests", lambda _: PerpNeg(Negative("black glasses", **LAST)), 0),
         Case("off: NegToMe that rests", lambda _: NegToMe("others", blocks="attn1$", **LAST), 0),
         Case("off: NAG that rests", lambda _: NAG(Negative("black glasses", **LAST)), 0),
     ]
+
+
+def unguided(model: Embedded) -> list[Case]:
+    """The methods that act without classifier-free guidance too."""
+    return [
+        *(attention(method.key, model) for method in registered_methods("attention")),
+        Case("NegToMe, embedded model's values", lambda _: NegToMe("others", **model.defaults.negtome), 0),
+        Case("NegToMe, published values", lambda _: NegToMe("others"), 0),
+    ]
+
+
+def timed_steps(pipe: Any) -> int:
+    """Sampling steps of a timed run."""
+    return min(STEPS, embedded_of(pipe).steps)
 
 
 def run(pipe: Any, guidance: Any, after_step: Callable[[int], None] | None = None) -> tuple[float, float]:
@@ -129,8 +157,8 @@ def run(pipe: Any, guidance: Any, after_step: Callable[[int], None] | None = Non
     pipe(
         PROMPT,
         num_images_per_prompt=IMAGES,
-        num_inference_steps=STEPS,
-        guidance_scale=TOYWORLD_DEFAULTS.guidance_scale,
+        num_inference_steps=timed_steps(pipe),
+        **call_of(pipe),
         generator=generators,
         negative_guidance=guidance,
         callback_on_step_end=on_step_end,
@@ -166,7 +194,7 @@ def operators(pipe: Any, guidance: Any) -> int:
     """Operators of the steps of a run but the first and the last."""
     with Operators() as counter:
         run(pipe, guidance, counter.after_step)
-    return sum(counter.calls[step] for step in range(1, STEPS - 1))
+    return sum(counter.calls[step] for step in range(1, timed_steps(pipe) - 1))
 
 
 def ratios(pipe: Any, guidance: Any, count: int, inner: bool = False) -> list[float]:
@@ -226,8 +254,8 @@ def none_left(scene: Scene, count: int) -> bool:
 def _read(pipe: Any, judge: Judge, prompt: str, guidance: Any, seed: int, count: int) -> list[Scene]:
     images = pipe(
         [prompt] * count,
-        num_inference_steps=JUDGED_STEPS,
-        guidance_scale=TOYWORLD_DEFAULTS.guidance_scale,
+        num_inference_steps=steps_of(embedded_of(pipe).name),
+        **call_of(pipe, prompts=count),
         generator=[torch.Generator().manual_seed(seed + i) for i in range(count)],
         negative_guidance=guidance,
     ).images
@@ -236,7 +264,12 @@ def _read(pipe: Any, judge: Judge, prompt: str, guidance: Any, seed: int, count:
 
 def main() -> None:
     args = arguments(
-        "Cost of negatives over plain guidance.", pairs=9, idle_pairs=30, images_per_pair=10, part="all"
+        "Cost of negatives over plain guidance.",
+        pairs=9,
+        idle_pairs=30,
+        images_per_pair=10,
+        part="all",
+        model=TOYWORLD,
     )
     if min(args.pairs, args.idle_pairs) < 2:
         raise SystemExit(
@@ -244,40 +277,41 @@ def main() -> None:
         )
     if args.part not in ("all", "judged", "times"):
         raise SystemExit(f"--part must be all, judged or times, got {args.part!r}")
-    pipe, judge = models()
+    pipe, judge = models(args.model)
+    rows_of = cases(EMBEDDED[args.model])
     settings = {
         "images": IMAGES,
-        "steps": STEPS,
+        "steps": timed_steps(pipe),
         "threads": args.threads,
         "judged": 20 * args.images_per_pair,
-        "judged_steps": JUDGED_STEPS,
+        "judged_steps": steps_of(args.model),
         "weights": {"alone": ALONE, **FOUR},
     }
-    path = args.out / "cost.json"
-    found = {row["name"]: row for row in rows_so_far(path, settings)}
-    rows = [found.get(case.name, {"name": case.name}) for case in cases()]
+    path = args.out / f"{file_stem('cost', args.model)}.json"
+    found = {row["name"]: row for row in rows_so_far(path, settings, args.model)}
+    rows = [found.get(case.name, {"name": case.name}) for case in rows_of]
     if args.part != "times":
-        for case, row in tqdm(list(zip(cases(), rows, strict=True)), desc="judged"):
+        for case, row in tqdm(list(zip(rows_of, rows, strict=True)), desc="judged"):
             if case.judged and case.negatives and "kept" not in row:
                 kept, removed = judged(pipe, judge, case, args.images_per_pair)
                 row |= {"kept": kept.to_dict(), "removed": removed.to_dict()}
-                write_json(path, settings, rows)
+                write_json(path, settings, rows, args.model)
     if args.part != "judged":
         run(pipe, None)
         base_peak, base_operators = peak_bytes(pipe, None), operators(pipe, None)
         base_operations = {inner: operations(pipe, None, inner) for inner in (False, True)}
-        for case, row in tqdm(list(zip(cases(), rows, strict=True)), desc="times"):
+        for case, row in tqdm(list(zip(rows_of, rows, strict=True)), desc="times"):
             guidance, rests = case.method(case.texts), case.name.startswith("off")
             if "ratios" not in row:
                 times = ratios(pipe, guidance, args.idle_pairs if rests else args.pairs, inner=rests)
                 row |= {"ratio": statistics.median(times), "ratios": times}
                 row["memory"] = peak_bytes(pipe, guidance) / base_peak
-                write_json(path, settings, rows)
+                write_json(path, settings, rows, args.model)
             if "operations" not in row:
                 row["operations"] = operations(pipe, guidance, rests) / base_operations[rests]
                 if rests:
                     row["operators"] = operators(pipe, guidance) / base_operators
-                write_json(path, settings, rows)
+                write_json(path, settings, rows, args.model)
     rows = [row for row in rows if "operations" in row]
     if not rows:
         return
@@ -294,8 +328,10 @@ def main() -> None:
             (row["name"], f"{median:.3f} [{low:.3f}, {high:.3f}]", counted, f"{row['memory']:.2f}", *seen)
         )
     columns = ("method", "time over CFG (median, quartiles)", "operations", "peak memory", "kept", "removed")
-    print_table(f"{IMAGES} images, {STEPS} steps, {args.threads} threads", columns, lines)
-    plot_rates(args.out / "cost.png", "Time over plain guidance (median, quartiles)", bars)
+    title = f"{IMAGES} images, {timed_steps(pipe)} steps, {args.threads} threads"
+    print_table(title_of(title, args.model), columns, lines)
+    title = title_of("Time over a plain call (median, quartiles)", args.model)
+    plot_rates(path.with_suffix(".png"), title, bars)
 
 
 if __name__ == "__main__":

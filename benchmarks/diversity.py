@@ -1,6 +1,7 @@
 """Prompts that leave the fur colour open, in batches of four: how varied are the batches, and still what was asked for?
 
     python benchmarks/diversity.py
+    python benchmarks/diversity.py --model toyworld-flow
 
 Entropy is that of the fur colours in a batch of four over its maximum (four different colours); distance is the mean
 pairwise 1 - cosine of the judge's features; fidelity is the share of images that show what the prompt says. A run that
@@ -17,18 +18,29 @@ from typing import Any
 
 import torch
 from PIL import Image
-from report import STEPS, arguments, models, plot_rates, print_table, rows_so_far, write_json
+from report import (
+    arguments,
+    call_of,
+    file_stem,
+    models,
+    plot_rates,
+    print_table,
+    rows_so_far,
+    steps_of,
+    title_of,
+    write_json,
+)
 from tqdm import tqdm
 
 from negguide import NegToMe
-from negguide.models import TOYWORLD_DEFAULTS
+from negguide.embedded import EMBEDDED, TOYWORLD
+from negguide.models import embedded_of, own_guidance_scale
 from negguide.toyworld import FURS, KINDS, Scene, parse
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.measure import Rate, agreement, mean, share
 
 BATCH = 4
 FIGURES = ("entropy", "distance", "fidelity")
-GUIDANCE_SCALE = TOYWORLD_DEFAULTS.guidance_scale
 PROMPTS = tuple(
     f"a {kind}{rest}" for kind in KINDS for rest in ("", " wearing glasses", " wearing a hat", " in the snow")
 )
@@ -53,8 +65,8 @@ def draw(pipe: Any, prompts: list[str], seeds: list[int], method: NegToMe | None
     images: list[Image.Image] = pipe(
         prompts,
         num_images_per_prompt=BATCH,
-        num_inference_steps=STEPS,
-        guidance_scale=GUIDANCE_SCALE,
+        num_inference_steps=steps_of(embedded_of(pipe).name),
+        **call_of(pipe, prompts=len(prompts)),
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         negative_guidance=method,
     ).images
@@ -72,8 +84,8 @@ def measure(
         if method is None:
             images = pipe(
                 texts,
-                num_inference_steps=STEPS,
-                guidance_scale=GUIDANCE_SCALE,
+                num_inference_steps=steps_of(embedded_of(pipe).name),
+                **call_of(pipe, prompts=len(texts)),
                 generator=[torch.Generator().manual_seed(s) for s in seeds],
             ).images
         else:
@@ -89,9 +101,13 @@ def measure(
 
 def main() -> None:
     args = arguments(
-        "Diversity of batches of four with and without NegToMe.", batches_per_prompt=3, first_seed=0
+        "Diversity of batches of four with and without NegToMe.",
+        batches_per_prompt=3,
+        first_seed=0,
+        model=TOYWORLD,
     )
-    pipe, judge = models()
+    pipe, judge = models(args.model)
+    own = EMBEDDED[args.model].defaults.negtome
     prompts = [p for p in PROMPTS for _ in range(args.batches_per_prompt * BATCH)]
     rng = random.Random(0)
     furry = [_with_fur(p, rng.choice(FURS)) for p in prompts]
@@ -100,31 +116,31 @@ def main() -> None:
         ("other seeds", prompts, 10_000, None),
         ("random fur colour in the prompt", furry, 0, None),
         ("NegToMe, published values", prompts, 0, NegToMe("others")),
-        ("NegToMe, first", prompts, 0, NegToMe("first", **TOYWORLD_DEFAULTS.negtome)),
-        ("NegToMe, others", prompts, 0, NegToMe("others", **TOYWORLD_DEFAULTS.negtome)),
+        ("NegToMe, first", prompts, 0, NegToMe("first", **own)),
+        ("NegToMe, others", prompts, 0, NegToMe("others", **own)),
         (
             "NegToMe, others, one match for four blocks",
             prompts,
             0,
-            NegToMe("others", match_every=4, **TOYWORLD_DEFAULTS.negtome),
+            NegToMe("others", match_every=4, **own),
         ),
     ]
     settings = {
         "batches": len(prompts) // BATCH,
         "first_seed": args.first_seed,
-        "steps": STEPS,
-        "guidance_scale": GUIDANCE_SCALE,
-        "negtome": dict(TOYWORLD_DEFAULTS.negtome),
+        "steps": steps_of(args.model),
+        "guidance_scale": own_guidance_scale(pipe, guided=False),
+        "negtome": dict(own),
     }
-    path = args.out / "diversity.json"
-    rows = rows_so_far(path, settings)
+    path = args.out / f"{file_stem('diversity', args.model)}.json"
+    rows = rows_so_far(path, settings, args.model)
     done = {row["name"] for row in rows}
     for name, asked, seed, method in tqdm([cell for cell in cells if cell[0] not in done], desc="diversity"):
         rates = zip(
             FIGURES, measure(pipe, judge, prompts, asked, args.first_seed + seed, method), strict=True
         )
         rows.append({"name": name} | {figure: rate.to_dict() for figure, rate in rates})
-        write_json(path, settings, rows)
+        write_json(path, settings, rows, args.model)
     bars = {row["name"]: {figure: Rate(**row[figure]) for figure in FIGURES} for row in rows}
     lines = [
         (
@@ -135,8 +151,9 @@ def main() -> None:
         )
         for name, f in bars.items()
     ]
-    print_table("Batches of four", ("batch", "entropy of fur", "mean pairwise distance", "fidelity"), lines)
-    plot_rates(path.with_suffix(".png"), "Batches of four", bars)
+    title = title_of("Batches of four", args.model)
+    print_table(title, ("batch", "entropy of fur", "mean pairwise distance", "fidelity"), lines)
+    plot_rates(path.with_suffix(".png"), title, bars)
 
 
 def _with_fur(prompt: str, fur: str) -> str:

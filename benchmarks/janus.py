@@ -30,7 +30,7 @@ from PIL import Image
 from report import STEPS, arguments, models, plot_rates, print_table, rows_so_far, write_json
 from tqdm import tqdm
 
-from negguide.models import TOYWORLD, TOYWORLD_DEFAULTS
+from negguide.embedded import TOYWORLD, TOYWORLD_DEFAULTS
 from negguide.pictures import grid
 from negguide.toyworld import KINDS, Character, Scene
 from negguide.toyworld.judge import Judge

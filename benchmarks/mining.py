@@ -40,6 +40,7 @@ from report import STEPS, arguments, models, rows_so_far, write_json
 from tqdm import tqdm
 
 from negguide import Negative, NegToMe, PerpNeg
+from negguide.embedded import TOYWORLD, TOYWORLD_DEFAULTS
 from negguide.image_files import read_image
 from negguide.mining import audit as auditing
 from negguide.mining.block import Miner
@@ -52,7 +53,6 @@ from negguide.mining.settings import Settings, seed_of
 from negguide.mining.shards import read_set
 from negguide.mining.sources import open_source
 from negguide.mining.verify.world import WorldJudge
-from negguide.models import TOYWORLD, TOYWORLD_DEFAULTS
 from negguide.toyworld import ACCESSORIES, Scene, parse
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.measure import agreement, mean, share

@@ -3,6 +3,7 @@
     python benchmarks/overlap.py                                   # the suite that settings are chosen on
     python benchmarks/overlap.py --suite heavy                     # others, by which nothing was chosen: suites.py
     python benchmarks/overlap.py --suite several --methods negative-prompt,perp-neg:3
+    python benchmarks/overlap.py --model toyworld-flow --methods nag,nasa,ong,vsf
     python benchmarks/overlap.py --name few-steps --methods perp-neg,nag,nasa,ong,vsf --steps 6 --guidance-scale 1.5
 
 Pairs like "a bear wearing glasses" minus "black glasses". For every method and weight, `kept` is the share of images
@@ -30,14 +31,26 @@ import torch
 from dng import DynamicNegativeGuidance, Posterior, reverse_steps
 from overlap_report import LABELS, plot, show
 from PIL import Image
-from report import STEPS, Subtraction, arguments, models, rows_so_far, write_json
+from report import (
+    STEPS,
+    Subtraction,
+    arguments,
+    call_of,
+    file_stem,
+    models,
+    rows_so_far,
+    steps_of,
+    title_of,
+    write_json,
+)
 from suites import SUITES, Case, Suite, by_count
 from torch import Tensor
 from tqdm import tqdm
 
 from negguide import NAG, NASA, VSF, Negative, PerpNeg
+from negguide.embedded import TOYWORLD, TOYWORLD_DEFAULTS, Defaults
 from negguide.methods.choices import methods_in_words, options_of
-from negguide.models import TOYWORLD_DEFAULTS
+from negguide.models import defaults_of, own_guidance_scale
 from negguide.toyworld import Scene
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.measure import mean, share
@@ -58,14 +71,6 @@ SWEEPS: dict[str, tuple[float | str, ...]] = {
     NASA.key: (0.25, 0.5, 0.75, 1.0),
     VSF.key: (2.0, 3.0, 4.0),
 }
-OPTIONS = {
-    **{
-        key: {name: value for name, value in arguments.items() if name != "scale"}
-        for key, arguments in TOYWORLD_DEFAULTS.attention.items()
-    },
-    "perp-neg-economy": {"economy": True},
-}
-"""What suits the embedded model, but for the scale."""
 METHODS = {
     "subtraction": Subtraction,
     "dng": DynamicNegativeGuidance,
@@ -80,11 +85,11 @@ WEIGHTS = {name: SWEEPS.get(name, USUAL) for name in LABELS}
 
 @dataclass(frozen=True)
 class Sampling:
-    """How images are drawn: how many of a case, in how many steps, at which guidance scale."""
+    """How images are drawn: how many of a case, in how many steps, at which guidance scale (None = the model's own)."""
 
     images: int
     steps: int = STEPS
-    guidance_scale: float = TOYWORLD_DEFAULTS.guidance_scale
+    guidance_scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -96,16 +101,27 @@ class Drawn:
 
 
 def negative_guidance(
-    method: str, negatives: Sequence[Sequence[str]], weight: float | str, **options: Any
+    method: str,
+    negatives: Sequence[Sequence[str]],
+    weight: float | str,
+    suited: Defaults = TOYWORLD_DEFAULTS,
+    **options: Any,
 ) -> Any:
-    """The method object of a name of `METHODS` for a list of prompts, with the negatives of each."""
+    """The method object of a name of `METHODS` for a list of prompts, with the negatives of each.
+
+    Args:
+        suited: what suits the model; of methods with a scale everything but that.
+    """
     kind = METHODS[method]
     if "scale" in options_of(kind):
-        return kind.per_prompt(*map(list, negatives), scale=weight, **OPTIONS.get(method, {}))
+        own = {name: value for name, value in suited.arguments(method).items() if name != "scale"}
+        return kind.per_prompt(*map(list, negatives), scale=weight, **{**own, **options})
+    if method == "perp-neg-economy":
+        options = {"economy": True, **options}
     # an automatic one in its own window
     window = {} if weight == "auto" else {"start": 0.0, "stop": 1.0}
     weighted = [[Negative(text, weight=weight, **window) for text in own] for own in negatives]
-    return kind.per_prompt(*weighted, **OPTIONS.get(method, {}), **options)
+    return kind.per_prompt(*weighted, **options)
 
 
 def draw(
@@ -118,15 +134,19 @@ def draw(
 ) -> Drawn:
     """`sampling.images` images of each case in one call, one for each of `seeds`, with the cases in their order."""
     each = sampling.images
-    extra: dict[str, Any] = {"prompt": [case.prompt for case in cases], "num_images_per_prompt": each}
+    suited = defaults_of(pipe)
+    extra = call_of(pipe, sampling.guidance_scale, prompts=len(cases))
+    extra |= {"prompt": [case.prompt for case in cases], "num_images_per_prompt": each}
     if method == "negative-prompt":
-        extra = classic(pipe, cases, weight, each)
+        extra = classic(pipe, cases, weight, each, sampling.guidance_scale)
     elif method == "dng":
         posterior = Posterior(reverse_steps(pipe.scheduler, sampling.steps))
         texts = [case.negatives for case in cases]
-        extra["negative_guidance"] = negative_guidance(method, texts, weight, posterior=posterior)
+        extra["negative_guidance"] = negative_guidance(method, texts, weight, suited, posterior=posterior)
     elif method != "plain":
-        extra["negative_guidance"] = negative_guidance(method, [case.negatives for case in cases], weight)
+        extra["negative_guidance"] = negative_guidance(
+            method, [case.negatives for case in cases], weight, suited
+        )
     last: list[Tensor] = []
 
     def keep(_pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -136,25 +156,46 @@ def draw(
     images = pipe(
         **extra,
         num_inference_steps=sampling.steps,
-        guidance_scale=sampling.guidance_scale,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         callback_on_step_end=keep,
     ).images
     return Drawn(images, last[0])
 
 
-def classic(pipe: Any, cases: Sequence[Case], weight: float, each: int) -> dict[str, Tensor]:
-    """The arguments of a classic negative prompt of some weight, for `each` images a case."""
+def classic(
+    pipe: Any, cases: Sequence[Case], weight: float, each: int, guidance_scale: float | None
+) -> dict[str, Any]:
+    """The arguments of a classic negative prompt of some weight, for `each` images a case.
 
-    def encode(texts: list[str]) -> tuple[Tensor, Tensor]:
-        found: tuple[Tensor, Tensor] = pipe.encode_prompt(
-            texts, pipe.device, each, True, negative_prompt=[""] * len(texts)
-        )
-        return found
+    Raises:
+        SystemExit: nothing is guided, so that it would do nothing.
+    """
+    own = own_guidance_scale(pipe, guided=True) if guidance_scale is None else guidance_scale
+    if own <= 1:
+        raise SystemExit(f"negative-prompt acts only with --guidance-scale above 1, got {own:g}")
+    call = call_of(pipe, own)
+    call.pop("negative_prompt", None)
+    # what an embedding is called, in the order in which the pipeline encodes them
+    names = ["prompt_embeds", "pooled_prompt_embeds"] if "true_cfg_scale" in call else ["prompt_embeds"]
 
-    prompts, empty = encode([case.prompt for case in cases])
-    negatives, _ = encode([case.together for case in cases])
-    return {"prompt_embeds": prompts, "negative_prompt_embeds": empty + weight * (negatives - empty)}
+    def encode(texts: list[str]) -> tuple[Tensor, ...]:
+        if len(names) == 1:
+            found: tuple[Tensor, ...] = pipe.encode_prompt(texts, pipe.device, each, False)
+        else:
+            found = pipe.encode_prompt(
+                texts,
+                prompt_2=None,
+                num_images_per_prompt=each,
+                max_sequence_length=call["max_sequence_length"],
+            )
+        return found[: len(names)]
+
+    prompts, negatives = encode([case.prompt for case in cases]), encode([case.together for case in cases])
+    for name, prompt, negative, empty in zip(
+        names, prompts, negatives, encode([""] * len(cases)), strict=True
+    ):
+        call |= {name: prompt, f"negative_{name}": empty + weight * (negative - empty)}
+    return call
 
 
 def draw_all(
@@ -272,16 +313,18 @@ def main() -> None:
         suite="first",
         seeds_per_pair=0,
         methods="negative-prompt,subtraction,dng,perp-neg",
-        steps=STEPS,
-        guidance_scale=TOYWORLD_DEFAULTS.guidance_scale,
+        model=TOYWORLD,
+        steps=0,
+        guidance_scale=0.0,
         name="",
     )
     if args.suite not in SUITES:
         raise SystemExit(f"--suite: {args.suite} is none of {', '.join(SUITES)}")
     rest = chosen(args.methods)
     suite = SUITES[args.suite]
-    sampling = Sampling(args.seeds_per_pair or suite.images, args.steps, args.guidance_scale)
-    pipe, judge = models()
+    pipe, judge = models(args.model)
+    scale = args.guidance_scale or own_guidance_scale(pipe, guided=False)
+    sampling = Sampling(args.seeds_per_pair or suite.images, args.steps or steps_of(args.model), scale)
     measurement = Measurement(pipe, judge, suite, sampling)
     settings = {
         "pairs": len(measurement.cases),
@@ -290,18 +333,18 @@ def main() -> None:
         "guidance_scale": sampling.guidance_scale,
     }
     name = args.name or ("overlap" if args.suite == "first" else f"overlap-{args.suite}")
-    path = args.out / f"{name}.json"
-    rows = rows_so_far(path, settings)
+    path = args.out / f"{file_stem(name, args.model)}.json"
+    rows = rows_so_far(path, settings, args.model)
     cells = [
         (method, weight, negatives)
         for method, weight in [("plain", 0.0), *rest]
         for negatives in by_count(measurement.cases)
     ]
     done = {(row["method"], row["weight"], row.get("negatives", 1)) for row in rows}
-    title = f"{suite.title} ({args.steps} steps, guidance {args.guidance_scale:g})"
+    title = title_of(f"{suite.title} ({sampling.steps} steps, guidance {scale:g})", args.model)
     for cell in tqdm([cell for cell in cells if cell not in done], desc=name):
         rows.append(measurement.row(*cell))
-        write_json(path, settings, rows)
+        write_json(path, settings, rows, args.model)
     show(rows, title)
     plot(rows, path.with_suffix(".png"), title, suite.kind)
 

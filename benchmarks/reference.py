@@ -1,6 +1,7 @@
 """Prompts that lead to the trademark character: how close do the pictures come to it, without and with NegToMe?
 
     python benchmarks/reference.py
+    python benchmarks/reference.py --model toyworld-flow
 
 Similarity is the cosine of the judge's features to those of the trademark character drawn in the same place, rescaled
 so that 1 is the character itself and 0 is the mean over other explorers; `trademark` is the share of images that the
@@ -16,30 +17,43 @@ from typing import Any
 
 import torch
 from PIL import Image
-from report import STEPS, arguments, models, plot_rates, print_table, rows_so_far, write_json
+from report import (
+    arguments,
+    call_of,
+    file_stem,
+    models,
+    plot_rates,
+    print_table,
+    rows_so_far,
+    steps_of,
+    title_of,
+    write_json,
+)
 from tqdm import tqdm
 
 from negguide import NegToMe
-from negguide.models import TOYWORLD_DEFAULTS
+from negguide.embedded import TOYWORLD
+from negguide.models import defaults_of, embedded_of, own_guidance_scale
 from negguide.toyworld import BACKGROUNDS, TRADEMARK, Scene, is_trademark, render
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.language import PLACES
 from negguide.toyworld.measure import Rate, mean, share
 from negguide.toyworld.scene import sample_explorer
 
-GUIDANCE_SCALE = TOYWORLD_DEFAULTS.guidance_scale
 FIGURES = ("similarity", "trademark", "fidelity")
 
-BATCH = TOYWORLD_DEFAULTS.negtome
-AWAY = TOYWORLD_DEFAULTS.of_negtome(images=True)
-METHODS: dict[str, dict[str, Any]] = {
-    "NegToMe, published values": {},
-    "NegToMe, the embedded model's values without a reference": {**BATCH},
-    "NegToMe, whole push": {**AWAY, "perpendicular": False},
-    "NegToMe, each block its own match": {**AWAY, "match_every": 1},
-    "NegToMe": {**AWAY},
-}
-"""The last one's values were chosen on seeds from 500,000 to 599,999."""
+
+def methods(pipe: Any) -> dict[str, dict[str, Any]]:
+    """Arguments of NegToMe by name; the last one's values were chosen on seeds from 500,000 to 599,999."""
+    suited = defaults_of(pipe)
+    away = suited.of_negtome(images=True)
+    return {
+        "NegToMe, published values": {},
+        "NegToMe, the embedded model's values without a reference": {**suited.negtome},
+        "NegToMe, whole push": {**away, "perpendicular": False},
+        "NegToMe, each block its own match": {**away, "match_every": 1},
+        "NegToMe": {**away},
+    }
 
 
 def reference(background: str) -> Scene:
@@ -60,12 +74,16 @@ def other_explorers(background: str, count: int = 100) -> list[Image.Image]:
 def draw(pipe: Any, background: str, seeds: list[int], extra: dict[str, Any]) -> list[Image.Image]:
     images: list[Image.Image] = pipe(
         [f"an explorer {PLACES[background]}"] * len(seeds),
-        num_inference_steps=STEPS,
-        guidance_scale=GUIDANCE_SCALE,
+        num_inference_steps=steps_of(embedded_of(pipe).name),
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        **extra,
+        **{**call_of(pipe, scale_of(pipe, extra), prompts=len(seeds)), **extra},
     ).images
     return images
+
+
+def scale_of(pipe: Any, extra: dict[str, Any]) -> float:
+    """Of classifier-free guidance: on where a negative prompt is to act."""
+    return own_guidance_scale(pipe, guided="negative_prompt" in extra)
 
 
 def measure(pipe: Any, judge: Judge, name: str, seeds_per_place: int, first_seed: int = 0) -> dict[str, Rate]:
@@ -73,8 +91,8 @@ def measure(pipe: Any, judge: Judge, name: str, seeds_per_place: int, first_seed
     for number, background in enumerate(BACKGROUNDS):
         target = render(reference(background))
         extra: dict[str, Any] = {}
-        if name in METHODS:
-            extra["negative_guidance"] = NegToMe(target, **METHODS[name])
+        if name in methods(pipe):
+            extra["negative_guidance"] = NegToMe(target, **methods(pipe)[name])
         elif name == "negative prompt":
             extra["negative_prompt"] = [f"pip {PLACES[background]}"] * seeds_per_place
         seeds = [first_seed + 1000 * number + i for i in range(seeds_per_place)]
@@ -91,24 +109,27 @@ def measure(pipe: Any, judge: Judge, name: str, seeds_per_place: int, first_seed
 
 def main() -> None:
     args = arguments(
-        "Likeness to the trademark character without and with a reference.", seeds_per_place=40, first_seed=0
+        "Likeness to the trademark character without and with a reference.",
+        seeds_per_place=40,
+        first_seed=0,
+        model=TOYWORLD,
     )
-    pipe, judge = models()
-    names = ("plain", "negative prompt", *METHODS)
+    pipe, judge = models(args.model)
+    names = ("plain", "negative prompt", *methods(pipe))
     settings = {
         "seeds_per_place": args.seeds_per_place,
         "first_seed": args.first_seed,
-        "steps": STEPS,
-        "guidance_scale": GUIDANCE_SCALE,
-        "negtome": METHODS,
+        "steps": steps_of(args.model),
+        "guidance_scale": own_guidance_scale(pipe, guided=False),
+        "negtome": methods(pipe),
     }
-    path = args.out / "reference.json"
-    rows = rows_so_far(path, settings)
+    path = args.out / f"{file_stem('reference', args.model)}.json"
+    rows = rows_so_far(path, settings, args.model)
     done = {row["name"] for row in rows}
     for name in tqdm([name for name in names if name not in done], desc="reference"):
         rates = measure(pipe, judge, name, args.seeds_per_place, args.first_seed)
         rows.append({"name": name} | {figure: rate.to_dict() for figure, rate in rates.items()})
-        write_json(path, settings, rows)
+        write_json(path, settings, rows, args.model)
     base = rows[0]["similarity"]["value"]
     lines = [
         (
@@ -121,9 +142,9 @@ def main() -> None:
         for row in rows
     ]
     columns = ("method", "similarity", "less similar by", "trademark character", "fidelity")
-    print_table("Away from the trademark character", columns, lines)
+    print_table(title_of("Away from the trademark character", args.model), columns, lines)
     bars = {row["name"]: {figure: Rate(**row[figure]) for figure in FIGURES} for row in rows}
-    plot_rates(path.with_suffix(".png"), "Away from the trademark character", bars)
+    plot_rates(path.with_suffix(".png"), title_of("Away from the trademark character", args.model), bars)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,14 @@ from typing import Any
 import diffusers
 import matplotlib
 import torch
-from diffusers import StableDiffusionPipeline
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 import negguide
 from negguide import PerpNeg, toyworld
-from negguide.models import TOYWORLD, revision
+from negguide.embedded import EMBEDDED, TOYWORLD
+from negguide.models import call_arguments, guidance_arguments, own_guidance_scale, revision
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.measure import Rate
 
@@ -52,18 +52,47 @@ def fast_bfloat16() -> bool:
     return torch.cuda.is_available() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def models() -> tuple[Any, Judge]:
-    """The embedded text-to-image model with negative guidance, and the judge.
+def models(name: str = TOYWORLD) -> tuple[Any, Judge]:
+    """An embedded text-to-image model with negative guidance, and the judge.
 
     The denoiser computes in bfloat16, as it was trained, where the machine does; everything around it in float32.
     """
     diffusers.utils.logging.set_verbosity_error()
-    plain: StableDiffusionPipeline = toyworld.load_pipeline()
+    if name not in EMBEDDED:
+        raise SystemExit(f"--model must be one of {', '.join(EMBEDDED)}, got {name!r}")
+    plain = toyworld.load_pipeline(name)
     if fast_bfloat16():
-        plain.unet.forward = torch.autocast("cpu", torch.bfloat16)(plain.unet.forward)
+        denoiser = getattr(plain, "unet", None) or plain.transformer
+        denoiser.forward = torch.autocast("cpu", torch.bfloat16)(denoiser.forward)
     pipe = negguide.from_pipe(plain)
     pipe.set_progress_bar_config(disable=True)
     return pipe, toyworld.load_judge()
+
+
+def steps_of(name: str) -> int:
+    """Sampling steps of an embedded model in the benchmarks that judge images."""
+    return EMBEDDED[name].draft_steps
+
+
+def call_of(pipe: Any, guidance_scale: float | None = None, prompts: int | None = None) -> dict[str, Any]:
+    """What every call of an embedded model has beside prompt, seeds and steps; one image of each of ``prompts``.
+
+    Args:
+        guidance_scale: of classifier-free guidance; None = the model's own, off where it is distilled.
+        prompts: how many the call has, as a list; None = one, as a string.
+    """
+    scale = own_guidance_scale(pipe, guided=False) if guidance_scale is None else guidance_scale
+    return call_arguments(pipe) | guidance_arguments(pipe, scale, prompts=prompts)
+
+
+def file_stem(name: str, model: str) -> str:
+    """What the result of a benchmark is called: of the model that is used unless another is named, its bare name."""
+    return name if model == TOYWORLD else f"{name}-{model.removeprefix('toyworld-')}"
+
+
+def title_of(title: str, model: str) -> str:
+    """A title that says the model, where it is not the one that is used unless another is named."""
+    return title if model == TOYWORLD else f"{title}, {model}"
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -76,28 +105,32 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     Console(width=140).print(table)
 
 
-def write_json(path: Path, settings: Mapping[str, object], rows: Sequence[Mapping[str, object]]) -> None:
+def write_json(
+    path: Path, settings: Mapping[str, object], rows: Sequence[Mapping[str, object]], model: str = TOYWORLD
+) -> None:
     """The same result for programs, with what it was made by."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"settings": dict(settings), "made_by": _made_by(), "rows": [dict(row) for row in rows]}
+    content = {"settings": dict(settings), "made_by": _made_by(model), "rows": [dict(row) for row in rows]}
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(content, indent=1) + "\n")
     partial.replace(path)
 
 
-def rows_so_far(path: Path, settings: Mapping[str, object]) -> list[dict[str, Any]]:
+def rows_so_far(path: Path, settings: Mapping[str, object], model: str = TOYWORLD) -> list[dict[str, Any]]:
     """The rows that an earlier run with these settings, versions and weights has left in ``path``; it goes on there."""
     if not path.exists():
         return []
     content = json.loads(path.read_text())
-    same = content["settings"] == json.loads(json.dumps(dict(settings))) and content["made_by"] == _made_by()
+    same = content["settings"] == json.loads(json.dumps(dict(settings))) and content["made_by"] == _made_by(
+        model
+    )
     return list(content["rows"]) if same else []
 
 
-def _made_by() -> dict[str, str]:
+def _made_by(model: str) -> dict[str, str]:
     return {
         "negguide": negguide.__version__,
-        "weights": str(revision(TOYWORLD)),
+        "weights": str(revision(model)),
         "diffusers": diffusers.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 from report import arguments, models, print_table, write_json
 
 from negguide.cli.views_object import draw_turntable
-from negguide.models import TOYWORLD, TOYWORLD_DEFAULTS
+from negguide.embedded import TOYWORLD, TOYWORLD_DEFAULTS
 from negguide.pictures import grid
 from negguide.toyworld import KINDS
 from negguide.views import find_preset

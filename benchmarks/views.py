@@ -25,7 +25,7 @@ from report import (
 from tqdm import tqdm
 
 from negguide import Negative, PerpNeg
-from negguide.models import TOYWORLD_DEFAULTS
+from negguide.embedded import TOYWORLD_DEFAULTS
 from negguide.toyworld import KINDS, parse
 from negguide.toyworld.measure import Rate, agreement, share
 

@@ -34,7 +34,8 @@ import torch
 from report import arguments, plt, print_table, rows_so_far, write_json
 from vlm_sets import keeping_set, mined_set, parts, plain_set, recipe, rendered_set, set_folder
 
-from negguide.models import TOYWORLD, revision
+from negguide.embedded import TOYWORLD
+from negguide.models import revision
 from negguide.toyworld.measure import Rate
 from negguide.toyworld.models import CLIP
 from negguide.vlm.data.readers import read_triplets

@@ -20,7 +20,8 @@ from report import STEPS, models
 from tqdm import tqdm
 
 import negguide
-from negguide.models import TOYWORLD, TOYWORLD_DEFAULTS, revision
+from negguide.embedded import TOYWORLD, TOYWORLD_DEFAULTS
+from negguide.models import revision
 from negguide.toyworld.measure import draw
 from negguide.vlm.data.readers import read_triplets
 

@@ -6,110 +6,71 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+
+from negguide.embedded import EMBEDDED, TOYWORLD, Defaults, Embedded
 
 if TYPE_CHECKING:
     import torch
 
-TOYWORLD = "toyworld"
-"""The name of the embedded model, accepted wherever a model id goes."""
-_RIGHT = f"{TOYWORLD!r}, a folder that save_pretrained wrote, or a hub id (owner/name)"
+_RIGHT = f"{', '.join(map(repr, EMBEDDED))}, a folder that save_pretrained wrote, or a hub id (owner/name)"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
-@dataclass(frozen=True)
-class Defaults:
-    """What suits a model unless the user says otherwise.
-
-    Attributes:
-        guidance_scale: of classifier-free guidance, where the pipeline is not asked (`own_guidance_scale`).
-        negtome: arguments of `NegToMe` that differ from its own defaults.
-        negtome_images: those of it with reference images; None = `negtome`, as without.
-        negative: arguments of a `Negative` of `PerpNeg` that do.
-        attention: {key: arguments} of the methods in attention space that do, e.g. of "nag".
-    """
-
-    guidance_scale: float = 7.5
-    negtome: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    negtome_images: Mapping[str, Any] | None = None
-    negative: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    attention: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
-
-    def arguments(self, key: str, images: bool = False) -> Mapping[str, Any]:
-        """The arguments of the method with this key that differ from its own defaults, with reference images or not."""
-        return self.of_negtome(images) if key == "negtome" else self.attention.get(key, {})
-
-    def of_negtome(self, images: bool) -> Mapping[str, Any]:
-        """Arguments of `NegToMe`, with reference images or without."""
-        return self.negtome if self.negtome_images is None or not images else self.negtome_images
-
-
-TOYWORLD_DEFAULTS = Defaults(
-    guidance_scale=5.0,
-    # A small model's tokens are nearly parallel, so it is pushed much harder than SDXL; at its 8x8 feature maps, which
-    # decide what is seen and cost next to nothing.
-    negtome=MappingProxyType(
-        {
-            "alpha": 10.0,
-            "threshold": 0.65,
-            "stop": 0.25,
-            "blocks": r"(down_blocks\.1|mid_block|up_blocks\.0).*attn1$",
-        }
-    ),
-    # goes far from the trademark character and keeps most of what was asked for (benchmarks/reference.py)
-    negtome_images=MappingProxyType(
-        {
-            "alpha": 8.0,
-            "threshold": 0.3,
-            "stop": 0.25,
-            "blocks": "attn1$",
-            "center": True,
-            "perpendicular": True,
-            "match_every": 4,
-        }
-    ),
-    # keeps and removes most (benchmarks/overlap.py); larger models are broken by so much
-    negative=MappingProxyType({"weight": 3.0}),
-    # how they were chosen: docs/values.md
-    attention=MappingProxyType(
-        {
-            # the published cap and blend are those of large models; with these the scale alone decides
-            "nag": MappingProxyType({"scale": 3.0, "tau": 5.0, "alpha": 1.0}),
-            "ong": MappingProxyType({"scale": 2.0}),
-            # a negative's text, as long as the prompt's with its padding, would take half of the attention from it
-            "vsf": MappingProxyType({"orthogonal": True}),
-        }
-    ),
-)
-
-
 def defaults(model: str) -> Defaults:
-    """What suits `model`; the published values for every model but the embedded one."""
-    return TOYWORLD_DEFAULTS if model == TOYWORLD else Defaults()
+    """What suits `model`; the published values for every model but the embedded ones."""
+    return EMBEDDED[model].defaults if model in EMBEDDED else Defaults()
+
+
+def usual_steps(model: str, *, draft: bool = False) -> int:
+    """Steps of the sampler that suit `model`: 25 but for the embedded ones, which say theirs.
+
+    Args:
+        draft: where many pictures are drawn while somebody waits.
+    """
+    if model not in EMBEDDED:
+        return 25
+    return EMBEDDED[model].draft_steps if draft else EMBEDDED[model].steps
+
+
+def call_arguments(pipeline: Any) -> dict[str, Any]:
+    """What a diffusers pipeline is to be called with unless the user says otherwise: of an embedded model the size and
+    the length of texts that it has learned, of any other nothing."""
+    found = embedded_of(pipeline)
+    accepted = inspect.signature(pipeline.__call__).parameters
+    call = {} if found is None else found.call
+    # an embedded model can be loaded as another pipeline of its family
+    return {name: value for name, value in call.items() if name in accepted}
+
+
+def embedded_of(pipeline: Any) -> Embedded | None:
+    """The embedded model that a diffusers pipeline holds, told by where it was loaded from; None for any other."""
+    from negguide.toyworld.models import folder_of
+
+    loaded_from = None if isinstance(pipeline, type) else getattr(pipeline, "name_or_path", None)
+    return next((one for name, one in EMBEDDED.items() if loaded_from == str(folder_of(name))), None)
 
 
 def defaults_of(pipeline: Any) -> Defaults:
-    """The same for a diffusers pipeline, or a class of them: the embedded model is told by where it was loaded from."""
-    from negguide.toyworld.models import TEXT_TO_IMAGE
-
-    loaded_from = None if isinstance(pipeline, type) else getattr(pipeline, "name_or_path", None)
-    return defaults(TOYWORLD if loaded_from == str(TEXT_TO_IMAGE) else "")
+    """The same for a diffusers pipeline, or a class of them."""
+    found = embedded_of(pipeline)
+    return Defaults() if found is None else found.defaults
 
 
 def own_guidance_scale(pipeline: Any, *, guided: bool) -> float:
     """The guidance scale that suits a diffusers pipeline, or a class of them: the default of its call.
 
-    Where there is `true_cfg_scale` (FLUX.1, Qwen-Image) it is that one, and 1, off, unless `guided`: these pipelines
-    run without it when there is no negative prompt.
+    An embedded model says its own. Where there is `true_cfg_scale` (FLUX.1, Qwen-Image) it is that one, and 1, off,
+    unless `guided`: these pipelines run without it when there is no negative prompt.
 
     Args:
         guided: whether something is asked for that needs classifier-free guidance.
     """
     accepted = inspect.signature(pipeline.__call__).parameters
+    embedded = embedded_of(pipeline)
+    if embedded is not None:
+        return embedded.defaults.guidance_scale if guided or embedded.always_guided else 1.0
     if "true_cfg_scale" not in accepted:
         # a pipeline from elsewhere may have no default
         scale = accepted["guidance_scale"].default if "guidance_scale" in accepted else None
@@ -122,10 +83,15 @@ def own_guidance_scale(pipeline: Any, *, guided: bool) -> float:
     return own if own > 1 else TRUE_CFG_SCALE
 
 
-def guidance_arguments(pipeline: Any, scale: float, negative_prompt: str = "") -> dict[str, Any]:
+def guidance_arguments(
+    pipeline: Any, scale: float, negative_prompt: str = "", prompts: int | None = None
+) -> dict[str, Any]:
     """The arguments with which a call of a diffusers pipeline is guided by `scale`.
 
     FLUX.1 and Qwen-Image have guidance of their own beside true CFG, and need a negative prompt to be guided by that.
+
+    Args:
+        prompts: how many the call has, as a list; None = one, as a string. The negative prompt is given likewise.
     """
     accepted = inspect.signature(pipeline.__call__).parameters
     true_cfg = "true_cfg_scale" in accepted
@@ -133,7 +99,7 @@ def guidance_arguments(pipeline: Any, scale: float, negative_prompt: str = "") -
     if true_cfg or "guidance_scale" in accepted:
         found["true_cfg_scale" if true_cfg else "guidance_scale"] = scale
     if negative_prompt or (true_cfg and scale > 1):
-        found["negative_prompt"] = negative_prompt
+        found["negative_prompt"] = negative_prompt if prompts is None else [negative_prompt] * prompts
     return found
 
 
@@ -185,7 +151,7 @@ def check_model(model: str) -> str:
     """
     if not isinstance(model, str):
         raise TypeError(f"model must be {_RIGHT} (a string), got {model!r}")
-    if model == TOYWORLD:
+    if model in EMBEDDED:
         return model
     folder = Path(model).expanduser()
     if model and folder.is_dir():
@@ -209,9 +175,9 @@ def load_pipeline(
     """The pipeline that `model` names, with `negative_guidance=`.
 
     Args:
-        model: "toyworld", a folder in the layout of diffusers, or a hub id like "owner/name". Only safetensors are
-            loaded. The pipeline that it names is one of diffusers or one that a registered family brings; a guided
-            pipeline that was saved is an ordinary one.
+        model: an embedded one ("toyworld", "toyworld-flow", ...), a folder in the layout of diffusers, or a hub id
+            like "owner/name". Only safetensors are loaded. The pipeline that it names is one of diffusers or one that a
+            registered family brings; a guided pipeline that was saved is an ordinary one.
         dtype: of all weights; None = float32.
         device: where they go.
         pipeline: the class to load it as, by name, one of `supported_pipelines()`; None = the one that it names.
@@ -226,7 +192,7 @@ def load_pipeline(
 
     from negguide.integration.pipelines import from_pipe
 
-    if model != TOYWORLD and pipeline is None:
+    if model not in EMBEDDED and pipeline is None:
         # before gigabytes are loaded
         _check_class(model)
     pipe = _load(model, torch.float32 if dtype is None else dtype, pipeline)
@@ -251,8 +217,8 @@ def published_dtype(model: str, pipeline: str | None = None) -> str:
 
 def pipeline_name(model: str) -> str | None:
     """The pipeline class that a model names; None where that cannot be read. Nothing but its index is downloaded."""
-    if model == TOYWORLD:
-        return "StableDiffusionPipeline"
+    if model in EMBEDDED:
+        return EMBEDDED[model].pipeline
     try:
         if Path(model).is_dir():
             index = json.loads(Path(model, "model_index.json").read_text(encoding="utf-8"))
@@ -313,10 +279,10 @@ def revision(model: str) -> str | None:
     The fingerprint covers every file's name and size and its first and last megabyte. None for a hub model that is
     not in the local cache.
     """
-    if model == TOYWORLD:
-        from negguide.toyworld.models import TEXT_TO_IMAGE
+    if model in EMBEDDED:
+        from negguide.toyworld.models import folders_of
 
-        return _fingerprint(TEXT_TO_IMAGE)
+        return _fingerprint(*folders_of(model))
     if Path(model).is_dir():
         return _fingerprint(Path(model))
     from huggingface_hub import try_to_load_from_cache
@@ -326,20 +292,15 @@ def revision(model: str) -> str | None:
 
 
 def _load(model: str, dtype: torch.dtype, pipeline: str | None) -> Any:
-    if model == TOYWORLD and pipeline is None:
-        from negguide.toyworld.models import load_pipeline as load_toyworld
-
-        return load_toyworld(dtype=dtype)
     import diffusers
 
-    place: str | Path = model
-    if model == TOYWORLD:
-        from negguide.toyworld.models import TEXT_TO_IMAGE
-
-        place = TEXT_TO_IMAGE
     kind = _brought_class(model) if pipeline is None else _supported_class(pipeline)
+    if model in EMBEDDED:
+        from negguide.toyworld.models import load_pipeline as load_embedded
+
+        return load_embedded(model, dtype=dtype, kind=kind)
     try:
-        return (kind or diffusers.DiffusionPipeline).from_pretrained(place, dtype=dtype, use_safetensors=True)
+        return (kind or diffusers.DiffusionPipeline).from_pretrained(model, dtype=dtype, use_safetensors=True)
     except Exception as error:
         as_what = "" if pipeline is None else f" as {pipeline}"
         raise ValueError(
@@ -391,14 +352,15 @@ def first_sentence(error: Exception) -> str:
     return text or type(error).__name__
 
 
-def _fingerprint(folder: Path) -> str:
+def _fingerprint(*folders: Path) -> str:
     edge = 1 << 20
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(edge))
-            file.seek(max(edge, size - edge))
-            digest.update(file.read(edge))
+    for folder in folders:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            size = path.stat().st_size
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(edge))
+                file.seek(max(edge, size - edge))
+                digest.update(file.read(edge))
     return digest.hexdigest()[:16]

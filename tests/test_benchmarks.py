@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from negguide import NegToMe
-from negguide.models import TOYWORLD_DEFAULTS
+from negguide.embedded import EMBEDDED, TOYWORLD_DEFAULTS
 from negguide.toyworld import Character, Scene, parse
 from negguide.toyworld.measure import share
 
@@ -56,8 +56,8 @@ def test_entropy_and_distance_know_their_extremes():
 
 def test_diversity_and_reference_measure_with_and_without(models, monkeypatch):
     pipe, judge = models
-    monkeypatch.setattr(diversity, "STEPS", 2)
-    monkeypatch.setattr(reference, "STEPS", 2)
+    monkeypatch.setattr(diversity, "steps_of", lambda name: 2)
+    monkeypatch.setattr(reference, "steps_of", lambda name: 2)
     prompts = ["a bear"] * diversity.BATCH
     method = NegToMe("others", **{**TOYWORLD_DEFAULTS.negtome, "stop": 1.0})
     plain = diversity.measure(pipe, judge, prompts, prompts, 0, None)
@@ -69,9 +69,9 @@ def test_diversity_and_reference_measure_with_and_without(models, monkeypatch):
 
 def test_the_reference_rows_draw_something_else(models, monkeypatch):
     pipe, _ = models
-    monkeypatch.setattr(reference, "STEPS", 4)
+    monkeypatch.setattr(reference, "steps_of", lambda name: 4)
     target = report.toyworld.render(reference.reference("snow"))
-    rows = [{}, *({"negative_guidance": NegToMe(target, **own)} for own in reference.METHODS.values())]
+    rows = [{}, *({"negative_guidance": NegToMe(target, **own)} for own in reference.methods(pipe).values())]
     images = {np.asarray(reference.draw(pipe, "snow", [0], row)[0]).tobytes() for row in rows}
     assert len(images) == len(rows)
 
@@ -96,8 +96,8 @@ def test_cost_measures_time_memory_and_what_is_removed(models, monkeypatch):
     pipe, judge = models
     monkeypatch.setattr(cost, "STEPS", 4)
     monkeypatch.setattr(cost, "IMAGES", 2)
-    monkeypatch.setattr(cost, "JUDGED_STEPS", 2)
-    case = next(case for case in cost.cases() if case.name == "Perp-Neg K=4, whole run")
+    monkeypatch.setattr(cost, "steps_of", lambda name: 2)
+    case = next(case for case in cost.cases(EMBEDDED["toyworld"]) if case.name == "Perp-Neg K=4, whole run")
     guidance = case.method(case.texts)
     assert [n.weight for n in guidance.negatives] == list(cost.FOUR.values())
     whole, inner = cost.run(pipe, guidance)

@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 
 from negguide._utils.text import listed
+from negguide.embedded import EMBEDDED
 from negguide.methods import Method
 from negguide.methods.choices import methods_in_words
 from negguide.models import (
-    TOYWORLD,
-    TOYWORLD_DEFAULTS,
+    call_arguments,
     check_model,
     guidance_arguments,
     load_pipeline,
@@ -36,7 +36,7 @@ class Sampling:
     """What all calls of a run share.
 
     Attributes:
-        model: "toyworld", a folder or a hub id.
+        model: an embedded one, a folder or a hub id.
         steps: of the sampler.
         guidance_scale: None = what suits the pipeline.
         height, width: in pixels; None = the pipeline's own.
@@ -69,8 +69,8 @@ class Sampling:
         scale = self.guidance_scale
         if scale is not None and not 0 <= scale < float("inf"):
             raise ValueError(f"--guidance-scale must be a finite number >= 0, got {scale}")
-        if self.model == TOYWORLD and (self.height or 64, self.width or 64) != (64, 64):
-            raise ValueError("--height and --width: the embedded model draws 64 x 64; leave them out")
+        if self.model in EMBEDDED and (self.height or 64, self.width or 64) != (64, 64):
+            raise ValueError("--height and --width: the embedded models draw 64 x 64; leave them out")
 
     def to_dict(self) -> dict[str, Any]:
         """What decides how the images look, as JSON: the settings, the weights, the versions and the device."""
@@ -158,11 +158,7 @@ class Generator:
                 raise ValueError(f"--{name}: {kind} has none; leave it out")
         self.guidance_scale = sampling.guidance_scale
         if self.guidance_scale is None:
-            self.guidance_scale = (
-                TOYWORLD_DEFAULTS.guidance_scale
-                if sampling.model == TOYWORLD
-                else own_guidance_scale(self.pipe, guided=sampling.guided)
-            )
+            self.guidance_scale = own_guidance_scale(self.pipe, guided=sampling.guided)
 
     def draw(self, call: Call) -> Measured:
         """The images of a call.
@@ -208,7 +204,7 @@ class Generator:
                 f"a classic negative prompt acts only with a guidance scale above 1, got {scale:g}; "
                 f"{listed(others)} act without"
             )
-        found = guidance_arguments(self.pipe, scale, call.negative_prompt)
+        found = call_arguments(self.pipe) | guidance_arguments(self.pipe, scale, call.negative_prompt)
         sizes = {"height": sampling.height, "width": sampling.width}
         return found | {name: value for name, value in sizes.items() if value is not None}
 

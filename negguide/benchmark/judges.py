@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 from PIL import Image
 
 from negguide.benchmark.suites import Check
-from negguide.models import TOYWORLD, first_sentence, revision
+from negguide.embedded import TOYWORLD
+from negguide.models import first_sentence, revision
 
 if TYPE_CHECKING:
     from negguide.toyworld.scene import Character, Scene

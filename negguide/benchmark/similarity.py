@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from negguide.benchmark.judges import Judge, PhraseJudge, SceneJudge, is_two_towers
-from negguide.models import TOYWORLD
+from negguide.embedded import TOYWORLD
 
 if TYPE_CHECKING:
     from negguide.vlm.models import VisionLanguageModel

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from negguide._utils.text import listed
-from negguide.models import TOYWORLD
+from negguide.embedded import EMBEDDED, TOYWORLD
 
 OVERLAP, DIVERSITY, REFERENCE = "overlap", "diversity", "reference"
 KINDS = (OVERLAP, DIVERSITY, REFERENCE)
@@ -97,7 +97,7 @@ def load_suite(name: str, model: str, count: int | None = None) -> Suite:
 
     Args:
         name: of `KINDS`, or a file.
-        model: the embedded model has built-in suites of its own, in the words that it knows.
+        model: the embedded models have built-in suites of their own, in the words that they know.
         count: at most so many items, the first ones; None = all.
 
     Raises:
@@ -105,7 +105,7 @@ def load_suite(name: str, model: str, count: int | None = None) -> Suite:
     """
     path = Path(name).expanduser()
     if name in KINDS:
-        path = _DATA / f"{TOYWORLD}-{name}.json" if model == TOYWORLD else _DATA / f"{name}.json"
+        path = _DATA / f"{TOYWORLD}-{name}.json" if model in EMBEDDED else _DATA / f"{name}.json"
     elif not path.is_file():
         raise ValueError(f"--suite must be one of {', '.join(KINDS)}, or a JSON or JSONL file, got {name!r}")
     try:
@@ -118,7 +118,7 @@ def load_suite(name: str, model: str, count: int | None = None) -> Suite:
     if count is not None and not 1 <= count <= len(items):
         raise ValueError(f"--count must be from 1 to {len(items)}, the prompts of {name}, got {count}")
     suite = Suite(name if name in KINDS else path.stem, kind, items[:count])
-    if model == TOYWORLD:
+    if model in EMBEDDED:
         _check_words(suite)
     return suite
 

@@ -43,7 +43,7 @@ def benchmark(
     seed: Annotated[
         int, typer.Option(help="Seed of the first image; those of prompt i begin at seed + 1000 i.")
     ] = 0,
-    steps: options.StepsOption = 25,
+    steps: options.StepsOption = None,
     guidance_scale: options.GuidanceScaleOption = None,
     height: options.HeightOption = None,
     width: options.WidthOption = None,
@@ -76,11 +76,13 @@ def benchmark(
     from negguide.cli.lora import load_loras
     from negguide.cli.output import check_folder, console, remark, show, steps_bar, waiting
     from negguide.cli.syntax import parse_lora
-    from negguide.models import TOYWORLD, check_model
+    from negguide.embedded import EMBEDDED, TOYWORLD
+    from negguide.models import check_model, usual_steps
     from negguide.pictures import file_name
 
     quiet_libraries()
     model = check_model(model)
+    steps = usual_steps(model) if steps is None else steps
     asked = load_suite(suite, model, count)
     device = choose_device(device)
     if out is None:
@@ -119,7 +121,7 @@ def benchmark(
         seeds=USUAL_SEEDS[asked.kind] if seeds is None else seeds,
         seed=seed,
     )
-    name = (TOYWORLD if model == TOYWORLD else USUAL) if judge is None else judge
+    name = (TOYWORLD if model in EMBEDDED else USUAL) if judge is None else judge
     # what cannot judge is refused before anything is drawn
     with waiting("looking for the judge"):
         check_judge(name)

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from negguide.cli.job import Job
+    from negguide.embedded import Defaults
     from negguide.integration.diagnostics.trace import Trace
     from negguide.methods import Method, NegativesMethod, NegToMe
-    from negguide.models import Defaults
 
 PLAIN, CLASSIC = "plain", "negative-prompt"
 """The columns without a method."""
@@ -64,7 +64,7 @@ def compare(
     model: options.ModelOption = "toyworld",
     pipeline: options.PipelineOption = None,
     lora: options.LoraOption = None,
-    steps: options.StepsOption = 25,
+    steps: options.StepsOption = None,
     guidance_scale: options.GuidanceScaleOption = None,
     height: options.HeightOption = None,
     width: options.WidthOption = None,
@@ -98,11 +98,12 @@ def compare(
     from negguide.cli.job import Job, choose_device, choose_dtype
     from negguide.methods import NegToMe, PerpNeg
     from negguide.methods.choices import methods_in_words, options_of
-    from negguide.models import check_model, defaults, revision
+    from negguide.models import check_model, defaults, revision, usual_steps
     from negguide.pictures import file_name, grid, save_png, versions
 
     check_folder(out)
     model = check_model(model)
+    steps = usual_steps(model) if steps is None else steps
     suited = defaults(model)
     attachments = Attachments()
     numbers = {
@@ -317,11 +318,11 @@ def _together(model: str, minus: NegativesMethod) -> str:
     Raises:
         ValueError: when the toy world's grammar has no place for all of them.
     """
-    from negguide.models import TOYWORLD
+    from negguide.embedded import EMBEDDED
     from negguide.toyworld.language import joined
 
     texts = [negative.prompt for negative in minus.negatives]
-    if model != TOYWORLD:
+    if model not in EMBEDDED:
         return ", ".join(texts)
     try:
         return joined(texts)

@@ -19,6 +19,7 @@ from negguide.cli.takes import NUMBERS, check_takes, one_by_one, picture_size
 from negguide.methods import Method, NegativesMethod
 from negguide.methods.choices import options_of
 from negguide.models import (
+    call_arguments,
     guidance_arguments,
     load_pipeline,
     own_guidance_scale,
@@ -147,7 +148,8 @@ def _call(
 
     accepted = signature(pipe.__call__).parameters
     assert job.guidance_scale is not None
-    arguments = guidance_arguments(pipe, job.guidance_scale, job.negative_prompt)
+    arguments = call_arguments(pipe)
+    arguments |= guidance_arguments(pipe, job.guidance_scale, job.negative_prompt)
     if "callback_on_step_end" in accepted:
         arguments["callback_on_step_end"] = on_step_end
     elif "callback" in accepted:  # PixArt-Sigma has the older kind

@@ -53,9 +53,10 @@ def evaluate_editing(
     from negguide.cli.errors import quiet_libraries
     from negguide.cli.job import choose_device, choose_dtype
     from negguide.cli.output import check_folder, console, remark, show, steps_bar, waiting
+    from negguide.embedded import TOYWORLD
     from negguide.mining.formats.editing import read_editing
     from negguide.mining.settings import without_place
-    from negguide.models import TOYWORLD, revision
+    from negguide.models import revision
 
     quiet_libraries()
     check_folder(out)

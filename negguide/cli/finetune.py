@@ -45,7 +45,7 @@ def finetune(
     """
     from negguide.cli.errors import quiet_libraries
     from negguide.cli.output import check_folder, remark
-    from negguide.models import TOYWORLD
+    from negguide.embedded import TOYWORLD
     from negguide.vlm.evaluation.suites.registry import make_suite
     from negguide.vlm.training.loop import finetune as train
     from negguide.vlm.training.model_card import check_push, push_result

@@ -48,7 +48,7 @@ def generate(
     model: options.ModelOption = "toyworld",
     pipeline: options.PipelineOption = None,
     lora: options.LoraOption = None,
-    steps: options.StepsOption = 25,
+    steps: options.StepsOption = None,
     guidance_scale: options.GuidanceScaleOption = None,
     height: options.HeightOption = None,
     width: options.WidthOption = None,
@@ -86,9 +86,10 @@ def generate(
     from negguide.cli.attachments import Attachments
     from negguide.cli.draw import draw
     from negguide.cli.job import Job, choose_device, choose_dtype
-    from negguide.models import check_model, defaults
+    from negguide.models import check_model, defaults, usual_steps
 
     model = check_model(model)
+    steps = usual_steps(model) if steps is None else steps
     attachments = Attachments()
     suited = defaults(model)
     numbers = {

@@ -11,7 +11,7 @@ from negguide._utils.text import listed
 from negguide.cli.options import METHOD
 from negguide.cli.output import remark
 from negguide.cli.syntax import flag, parse_negative, parse_timesteps, parse_window
-from negguide.models import TOYWORLD, TOYWORLD_DEFAULTS, Defaults
+from negguide.embedded import EMBEDDED, Defaults
 
 if TYPE_CHECKING:
     from negguide.cli.attachments import Attachments
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 def guidance_scale(given: float | None, model: str) -> float | None:
     """What `--guidance-scale` says, or else what suits the model; None where its pipeline knows, once it is loaded."""
-    return TOYWORLD_DEFAULTS.guidance_scale if given is None and model == TOYWORLD else given
+    if given is None and model in EMBEDDED and EMBEDDED[model].always_guided:
+        return EMBEDDED[model].defaults.guidance_scale
+    return given
 
 
 def said_of_method(joint: bool, refresh_every: int, adaptive: bool, economy: bool) -> dict[str, Any]:

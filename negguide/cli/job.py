@@ -13,10 +13,11 @@ from negguide._utils.text import listed
 from negguide.cli.lora import Lora
 from negguide.cli.options import OFFLOADS
 from negguide.cli.syntax import flag
+from negguide.embedded import EMBEDDED
 from negguide.methods import Load, Method, Negative, Save, TokenMethod, method_from_dict, negatives_of
 from negguide.methods.choices import methods_in_words
 from negguide.methods.serialise import decode, encode
-from negguide.models import PICTURES, TOYWORLD, published_dtype
+from negguide.models import PICTURES, published_dtype
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -32,7 +33,7 @@ class Job:
     Attributes:
         prompt, negative_prompt: as diffusers takes them; negative_prompt "" = without.
         methods: negative guidance, at most one of each kind.
-        model: "toyworld", a folder or a hub id.
+        model: an embedded one, a folder or a hub id.
         steps: of the sampler.
         guidance_scale: of classifier-free guidance (true CFG where a pipeline has it); None until the model is loaded =
             what suits its pipeline.
@@ -98,7 +99,7 @@ class Job:
                 f"--offload {self.offload} keeps a model on the CPU while a GPU computes, and --device is cpu; leave "
                 "it out"
             )
-        if self.model == TOYWORLD:
+        if self.model in EMBEDDED:
             check_vocabulary([self.prompt, self.negative_prompt, *(n.prompt for n in self.negatives)])
 
     def _check_guidance_scale(self, scale: Any) -> None:
@@ -230,14 +231,14 @@ def choose_device(name: str) -> str:
 
 
 def choose_dtype(name: str, device: str, model: str, pipeline: str | None = None) -> str:
-    """`name` when it is a dtype to compute in; "auto" is float32 on the CPU and for the embedded model, and on a GPU
+    """`name` when it is a dtype to compute in; "auto" is float32 on the CPU and for the embedded models, and on a GPU
     what the model's family was published in.
 
     Raises:
         ValueError: for another name.
     """
     if name == "auto":
-        small = device == "cpu" or model == TOYWORLD
+        small = device == "cpu" or model in EMBEDDED
         return "float32" if small else published_dtype(model, pipeline)
     if name not in DTYPES:
         raise ValueError(f"--dtype must be auto or one of {', '.join(DTYPES)}, got {name!r}")

@@ -17,12 +17,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from negguide.cli import options
 from negguide.cli.mine_report import audited, nothing_written, show_funnel, speed
 from negguide.cli.output import check_folder, console, remark, show, waiting
+from negguide.embedded import EMBEDDED, TOYWORLD
 from negguide.storage import location, on_this_machine, write_whole
 
 if TYPE_CHECKING:
     from negguide.mining.build_text import Built
 
-TOYWORLD_STEPS = 12
 _IN, _PLAN, _PAINT, _CHECK, _RUN = "Input", "Plan", "Paint", "Check", "Run"
 
 
@@ -170,7 +170,10 @@ def mine(
     ] = "attention",
     steps: Annotated[
         int | None,
-        typer.Option(help=f"Of the sampler (toyworld {TOYWORLD_STEPS}, others 25).", rich_help_panel=_PAINT),
+        typer.Option(
+            help=f"Of the sampler (toyworld {EMBEDDED[TOYWORLD].draft_steps}, others 25 or as in `negguide models`).",
+            rich_help_panel=_PAINT,
+        ),
     ] = None,
     guidance_scale: options.GuidanceScaleOption = None,
     batch_size: Annotated[
@@ -305,7 +308,7 @@ def mine(
             built = build_text(**planning, out=out, categories=chosen)
         else:
             from negguide.mining.build import build
-            from negguide.models import TOYWORLD
+            from negguide.models import usual_steps
 
             built = build(
                 **planning,
@@ -318,7 +321,7 @@ def mine(
                 absolute_margin=absolute_margin,
                 mode=mode,
                 method=method,
-                steps=(TOYWORLD_STEPS if model == TOYWORLD else 25) if steps is None else steps,
+                steps=usual_steps(model, draft=True) if steps is None else steps,
                 batch_size=batch_size,
                 strength=strength,
                 weight=weight,
@@ -415,10 +418,9 @@ def _where(device: str, dtype: str, model: str, local: int) -> tuple[str, str]:
     import torch
 
     from negguide.cli.job import choose_dtype
-    from negguide.models import TOYWORLD
 
     chosen = _device(device, local)
-    if dtype == "auto" and chosen == "cpu" and model == TOYWORLD and torch.cpu._is_avx512_bf16_supported():
+    if dtype == "auto" and chosen == "cpu" and model in EMBEDDED and torch.cpu._is_avx512_bf16_supported():
         # as the model was trained, and twice as fast where the processor has it
         return chosen, "bfloat16"
     return chosen, choose_dtype(dtype, chosen, model)

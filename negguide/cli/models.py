@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from negguide.cli.output import console, show, waiting
+from negguide.embedded import EMBEDDED, Embedded
 from negguide.models import (
-    TOYWORLD,
     check_model,
     defaults,
     needed_pictures,
@@ -63,18 +63,18 @@ def models(
             for family in registered_families()
             if (rows := _rows(family))
         ]
-        own = defaults(TOYWORLD)
-        toyworld = _about("float32", NegToMe(**own.negtome))
+        embedded = [
+            (
+                f"{one.name} (embedded, 64x64, a closed vocabulary)",
+                _about("float32", _negtome(one)),
+                [(one.pipeline, "", _guidance_in_words(one))],
+            )
+            for one in EMBEDDED.values()
+        ]
     screen = console()
     screen.print(Text("Models that take negatives", style="bold"))
     screen.print(_table([Text("pipeline"), Text("needs"), Text("guidance")], style="dim"))
-    _show(
-        screen,
-        f"{TOYWORLD} (embedded, 64x64, a closed vocabulary)",
-        toyworld,
-        [("StableDiffusionPipeline", "", f"{own.guidance_scale:g}")],
-    )
-    for name, about, rows in families:
+    for name, about, rows in [*embedded, *families]:
         _show(screen, name, about, rows)
 
 
@@ -85,7 +85,7 @@ def _show_one(name: str) -> None:
         from negguide.integration.pipelines import not_supported
 
         # a class has neither a slash nor a folder of its name
-        model = name == TOYWORLD or "/" in name or Path(name).is_dir()
+        model = name in EMBEDDED or "/" in name or Path(name).is_dir()
         own = pipeline_name(check_model(name)) if model else name
         if own is None:
             raise ValueError(
@@ -96,8 +96,8 @@ def _show_one(name: str) -> None:
             raise ValueError(not_supported(own))
         page = str(defaults_of(kind))
     show(page)
-    if name == TOYWORLD:
-        suited = defaults(TOYWORLD)
+    if name in EMBEDDED:
+        suited = defaults(name)
         from negguide.methods import registered_methods
 
         begins = [f"Perp-Neg at {_said(suited.negative)}"]
@@ -107,7 +107,21 @@ def _show_one(name: str) -> None:
             with_images = suited.arguments(method.key, images=True)
             if with_images != own_values:
                 begins.append(f"{method.label} with reference images at {_said(with_images)}")
-        show("\n".join(("", "toyworld begins with", *(f"  {one}" for one in begins))))
+        show("\n".join(("", f"{name} begins with", *(f"  {one}" for one in begins))))
+
+
+def _negtome(model: Embedded) -> NegToMe:
+    """NegToMe as an embedded model begins with it."""
+    from negguide.integration.families import supported_pipelines
+    from negguide.methods import NegToMe
+
+    own = NegToMe(**model.defaults.negtome, default_values=model.defaults.negtome)
+    return supported_pipelines()[model.pipeline].with_defaults(own)
+
+
+def _guidance_in_words(model: Embedded) -> str:
+    scale = f"{model.defaults.guidance_scale:g}"
+    return scale if model.always_guided else f"{scale}, or 1"
 
 
 def _said(values: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from negguide.cli.syntax import LORA_FORM, NEGATIVE_FORM, TIMESTEPS_FORM
-from negguide.models import TOYWORLD_DEFAULTS
+from negguide.embedded import EMBEDDED, TOYWORLD_DEFAULTS
 
 METHOD = "perp-neg"
 """How `--negative` acts unless told."""
@@ -188,12 +188,18 @@ ReferenceMaskOption = Annotated[
 ModelOption = Annotated[
     str,
     typer.Option(
-        help="toyworld (embedded), a folder that save_pretrained wrote, or a Hugging Face hub id; see `negguide "
-        "models`.",
+        help=f"{', '.join(EMBEDDED)} (embedded), a folder that save_pretrained wrote, or a Hugging Face hub id; see "
+        "`negguide models`.",
         rich_help_panel=_MODEL,
     ),
 ]
-StepsOption = Annotated[int, typer.Option(help="Denoising steps.", rich_help_panel=_MODEL)]
+StepsOption = Annotated[
+    int | None,
+    typer.Option(
+        help=f"Denoising steps (25; {', '.join(f'{m.name} {m.steps}' for m in EMBEDDED.values() if m.steps != 25)}).",
+        rich_help_panel=_MODEL,
+    ),
+]
 GuidanceScaleOption = Annotated[
     float | None,
     typer.Option(
@@ -216,7 +222,7 @@ DtypeOption = Annotated[
     str,
     typer.Option(
         help="float32, float16 or bfloat16; auto: on a GPU what the model's family was published in (bfloat16, older "
-        "ones such as Stable Diffusion XL float16; see `negguide models`), except toyworld.",
+        "ones such as Stable Diffusion XL float16; see `negguide models`), except the embedded ones.",
         autocompletion=lambda: ["auto", "float32", "float16", "bfloat16"],
         rich_help_panel=_MODEL,
     ),

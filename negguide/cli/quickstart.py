@@ -35,7 +35,7 @@ FUR_PROMPT, FUR_NEGATIVE = "a bear wearing a hat", "a brown bear wearing a hat"
 FUR_WEIGHT, FUR_WINDOW = 1.0, (0.0, 0.6)
 VIEW_PROMPT, VIEW_NEGATIVE = "a bear in back view", "front view"
 VIEW_WEIGHT, VIEW_WINDOW = 3.0, (0.0, 1.0)
-# NegToMe: how is said by negguide.models.TOYWORLD_DEFAULTS.
+# NegToMe: how is said by negguide.embedded.TOYWORLD_DEFAULTS.
 BATCH_PROMPT = "a bear"
 REFERENCE_PROMPT = "an explorer"
 # Perp-Neg by view: a strip of one seed, and a solid.
@@ -99,8 +99,9 @@ def quickstart(
     """
     from negguide.cli.draw import draw
     from negguide.cli.job import Job
+    from negguide.embedded import TOYWORLD
     from negguide.methods import AUTO, Negative
-    from negguide.models import TOYWORLD, defaults
+    from negguide.models import defaults
 
     check_folder(out)
     began = time.monotonic()
@@ -146,7 +147,8 @@ def quickstart(
 
 
 def _strip(plain: Job, out: Path) -> tuple[Path, str, str]:
-    from negguide.models import TOYWORLD, revision
+    from negguide.embedded import TOYWORLD
+    from negguide.models import revision
     from negguide.pictures import save_png, versions
     from negguide.views import find_preset
 
@@ -159,7 +161,7 @@ def _strip(plain: Job, out: Path) -> tuple[Path, str, str]:
 
 
 def _solid(out: Path, rounds: int) -> tuple[Path, str, str]:
-    from negguide.models import TOYWORLD, TOYWORLD_DEFAULTS
+    from negguide.embedded import TOYWORLD, TOYWORLD_DEFAULTS
     from negguide.views import find_preset
 
     drawn = draw_turntable(
@@ -194,8 +196,8 @@ def _minus(plain: Job, file: str, prompt: str, negatives: Sequence[Negative], lo
 
 
 def _batch(plain: Job) -> Sheet:
+    from negguide.embedded import TOYWORLD_DEFAULTS
     from negguide.methods import NegToMe
-    from negguide.models import TOYWORLD_DEFAULTS
 
     return Sheet(
         file="negtome.png",
@@ -208,8 +210,8 @@ def _batch(plain: Job) -> Sheet:
 
 
 def _reference(plain: Job) -> Sheet:
+    from negguide.embedded import TOYWORLD_DEFAULTS
     from negguide.methods import NegToMe
-    from negguide.models import TOYWORLD_DEFAULTS
     from negguide.toyworld.render import render
     from negguide.toyworld.scene import BACKGROUNDS, TRADEMARK, Scene
 
@@ -232,7 +234,8 @@ def _reference(plain: Job) -> Sheet:
 
 def _write(sheet: Sheet, pictures: list[list[Image.Image]], out: Path) -> None:
     from negguide.cli.draw import describe
-    from negguide.models import TOYWORLD, revision
+    from negguide.embedded import TOYWORLD
+    from negguide.models import revision
     from negguide.pictures import grid, save_png, versions
 
     rows = [list(sheet.above), *pictures] if sheet.above else pictures

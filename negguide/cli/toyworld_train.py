@@ -12,9 +12,13 @@ import typer
 from rich.table import Table
 
 from negguide.cli.output import check_file, check_folder, console, show
+from negguide.embedded import EMBEDDED, TOYWORLD
 
 if TYPE_CHECKING:
-    from negguide.toyworld.evaluate import Bar
+    from diffusers import DiffusionPipeline
+
+    from negguide.toyworld.bars import Bar
+    from negguide.toyworld.judge import Judge
 
 
 def train(
@@ -85,9 +89,16 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="With text-to-image, clip and judge in it, such as runs/toyworld/weights; default: the shipped ones.",
+            help="With the models in it, such as runs/toyworld/weights; default: the shipped ones.",
         ),
     ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            help=f"Which text-to-image model: {', '.join(EMBEDDED)}; with the first, the judge, CLIP and the "
+            "autoencoder too."
+        ),
+    ] = TOYWORLD,
     count: Annotated[int, typer.Option(min=20, help="Images per figure of the text-to-image model.")] = 300,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="Also write the figures to this JSON file.")
@@ -97,37 +108,64 @@ def evaluate(
 
     What is drawn is read by the judge: with --count 300 it takes long on a CPU (--count 20 for a first look).
     """
-    import torch
-    from diffusers import StableDiffusionPipeline
-    from transformers import CLIPModel, CLIPProcessor
-
     from negguide.cli.errors import quiet_libraries
-    from negguide.toyworld import evaluate as measured
+    from negguide.toyworld.drawing import drawing_bars
     from negguide.toyworld.judge import Judge
     from negguide.toyworld.models import WEIGHTS
 
+    if model not in EMBEDDED:
+        raise ValueError(f"--model must be one of {', '.join(EMBEDDED)}, got {model!r}")
     if out is not None:
         check_file(out)
     quiet_libraries()
     folder = weights or WEIGHTS
     with _loading(folder, "judge") as path:
         judge = Judge.load(path)
+    bars: list[Bar] = []
+    if model == TOYWORLD:
+        bars += _reading_bars(folder, judge)
+    bars += drawing_bars(_pipeline(weights, model), model, judge, count)
+    if out is not None:
+        rows = [{"model": b.model, "name": b.name, **b.goal, **b.rate.to_dict()} for b in bars]
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(rows, indent=1) + "\n")
+    _print(bars)
+
+
+def _reading_bars(folder: Path, judge: Judge) -> list[Bar]:
+    """The judge, the CLIP, and the autoencoder of the UNet's pipeline in a folder."""
+    import torch
+    from diffusers import AutoencoderTiny
+    from transformers import CLIPModel, CLIPProcessor
+
+    from negguide.toyworld import evaluate as measured
+
     with _loading(folder, "clip") as path:
         clip = CLIPModel.from_pretrained(
             path, dtype=torch.float32, local_files_only=True, use_safetensors=True
         ).eval()
         processor = CLIPProcessor.from_pretrained(path, local_files_only=True)
-    with _loading(folder, "text-to-image") as path:
-        pipe = StableDiffusionPipeline.from_pretrained(path, dtype=torch.float32, local_files_only=True)
+    with _loading(folder, EMBEDDED[TOYWORLD].folder) as path:
+        vae = AutoencoderTiny.from_pretrained(path / "vae", dtype=torch.float32, local_files_only=True)
     bars = measured.judge_bars(judge)
     bars += measured.clip_bars(clip, processor)
-    bars += measured.autoencoder_bars(pipe.vae)
-    bars += measured.text_to_image_bars(pipe, judge, count)
-    if out is not None:
-        rows = [{"model": b.model, "name": b.name, "at_least": b.at_least, **b.rate.to_dict()} for b in bars]
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(rows, indent=1) + "\n")
-    _print(bars)
+    bars += measured.autoencoder_bars(vae)
+    return bars
+
+
+def _pipeline(weights: Path | None, model: str) -> DiffusionPipeline:
+    """A text-to-image model as it ships, or whole in a folder of weights, as training leaves it."""
+    import diffusers
+    import torch
+
+    from negguide.toyworld.models import WEIGHTS, load_pipeline
+
+    chosen = EMBEDDED[model]
+    with _loading(weights or WEIGHTS, chosen.folder) as path:
+        if weights is None:
+            return load_pipeline(model)
+        kind = getattr(diffusers, chosen.pipeline)
+        return kind.from_pretrained(path, dtype=torch.float32, local_files_only=True)
 
 
 @contextmanager
@@ -149,11 +187,7 @@ def _print(bars: list[Bar]) -> None:
         table.add_column(column, justify="right" if column.startswith(("measured", "bar")) else "left")
     for bar in bars:
         rate = bar.rate
-        if bar.unit == "dB":
-            text, goal = f"{rate.value:.1f} dB [{rate.low:.1f}, {rate.high:.1f}]", f"{bar.at_least:.0f} dB"
-        else:
-            text = str(rate)
-            goal = "" if bar.at_least is None else f"{100 * bar.at_least:.0f}%"
+        text = f"{rate.value:.1f} dB [{rate.low:.1f}, {rate.high:.1f}]" if bar.unit == "dB" else str(rate)
         verdict = "" if bar.passed is None else ("passed" if bar.passed else "missed")
-        table.add_row(bar.model, bar.name, text, goal, verdict)
+        table.add_row(bar.model, bar.name, text, bar.bar_in_words, verdict)
     console(width=120).print(table)

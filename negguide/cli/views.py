@@ -58,7 +58,7 @@ def views(
     ] = PERP_NEG,
     model: options.ModelOption = "toyworld",
     pipeline: options.PipelineOption = None,
-    steps: options.StepsOption = 25,
+    steps: options.StepsOption = None,
     guidance_scale: options.GuidanceScaleOption = None,
     height: options.HeightOption = None,
     width: options.WidthOption = None,
@@ -88,19 +88,21 @@ def views(
     with its settings inside; with the embedded model, the view that its judge reads stands under each picture.
     """
     from negguide.cli.job import Job, choose_device, choose_dtype
-    from negguide.models import TOYWORLD, TOYWORLD_DEFAULTS, check_model, revision
+    from negguide.embedded import EMBEDDED, TOYWORLD, TOYWORLD_DEFAULTS
+    from negguide.models import check_model, revision, usual_steps
     from negguide.pictures import file_name, save_png, versions
     from negguide.views import find_preset, view_prompts, view_text
 
     model = check_model(model)
+    steps = usual_steps(model) if steps is None else steps
     _check_given(ctx, object_ is not None)
     names = _methods(methods)
     degrees = _degrees(azimuths)
-    chosen = _said("preset", preset or ("toyworld" if model == TOYWORLD else "threestudio"), find_preset)
+    chosen = _said("preset", preset or ("toyworld" if model in EMBEDDED else "threestudio"), find_preset)
     if object_ is not None:
         if model != TOYWORLD:
             raise ValueError(
-                f"--object is of the embedded model, got --model {model}; for others there is "
+                f"--object is of the embedded UNet ({TOYWORLD}), got --model {model}; for others there is "
                 "negguide.views.ScoreDistillation, with a renderer of your own"
             )
         draw_object(

@@ -81,7 +81,8 @@ def draw_turntable(
     Raises:
         ValueError: a prompt that the world does not know, or the state of another run.
     """
-    from negguide.models import TOYWORLD, load_pipeline, revision
+    from negguide.embedded import TOYWORLD
+    from negguide.models import load_pipeline, revision
     from negguide.pictures import versions
     from negguide.views.distillation import ScoreDistillation
     from negguide.views.embedded import Stage

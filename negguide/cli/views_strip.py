@@ -49,7 +49,7 @@ def draw_strip(
         names: rows, of `ROWS`.
     """
     from negguide.cli.draw import describe, draw
-    from negguide.models import TOYWORLD
+    from negguide.embedded import EMBEDDED
     from negguide.pictures import grid
     from negguide.views import view_prompts
 
@@ -70,7 +70,7 @@ def draw_strip(
     labels = [
         ROWS[name] + (f", seed {one}" if len(base.seeds) > 1 else "") for name in names for one in base.seeds
     ]
-    readings = [_readings(row) for row in images] if base.model == TOYWORLD else []
+    readings = [_readings(row) for row in images] if base.model in EMBEDDED else []
     sheet = grid(
         images,
         row_labels=labels,

@@ -13,6 +13,7 @@ from PIL import Image
 
 from negguide._utils.text import listed
 from negguide.demo.stopping import StoppedError
+from negguide.embedded import EMBEDDED, TOYWORLD, Defaults
 from negguide.integration.diagnostics.trace import Trace
 from negguide.methods import (
     AUTO,
@@ -29,36 +30,19 @@ from negguide.methods.choices import methods_in_words
 from negguide.mining.verify.judge import load_judge
 from negguide.mining.verify.margins import PairJudge
 from negguide.models import (
-    TOYWORLD,
-    Defaults,
+    call_arguments,
     check_model,
     defaults,
     guidance_arguments,
     load_pipeline,
     not_from_words,
     own_guidance_scale,
+    usual_steps,
 )
 
-STEPS = 25
-"""Denoising steps that suit most models."""
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """With what the page begins for a model of the embedded world.
-
-    Attributes:
-        steps: denoising steps.
-        weight: of a negative of Perp-Neg; not the one that removes most, but one that leaves the place and the other
-            things of a picture as they are.
-    """
-
-    steps: int
-    weight: float
-
-
-EMBEDDED = {TOYWORLD: Embedded(steps=12, weight=1.5)}
-"""{name: its values} of the models whose words, pictures and truth are known; a further one is a line here."""
+WEIGHTS = {TOYWORLD: 1.5}
+"""{embedded model: the weight of a negative of Perp-Neg with which the page begins}: not the one that removes most, but
+one that leaves the place and the other things of a picture as they are. The others begin with their own."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +130,7 @@ class Backend:
 
     @property
     def toyworld(self) -> bool:
-        """Whether this is the embedded model, whose words, pictures and truth are known."""
+        """Whether this is an embedded model, whose words, pictures and truth are known."""
         return self.model in EMBEDDED
 
     @property
@@ -171,7 +155,8 @@ class Backend:
         kind: Any = methods_in_words().get(way, PerpNeg)
         usual = Negative("what to leave out")
         if kind is PerpNeg and self.toyworld:
-            usual = replace(usual, weight=EMBEDDED[self.model].weight)
+            usual = replace(usual, **defaults(self.model).negative)
+            usual = replace(usual, weight=WEIGHTS.get(self.model, usual.weight))
         (window,) = kind(replace(usual, weight=AUTO) if automatic else usual).windows
         assert not isinstance(window.start, Timestep) and not isinstance(window.stop, Timestep)
         return usual.fixed_weight, window.start, window.stop
@@ -179,7 +164,7 @@ class Backend:
     @property
     def steps(self) -> int:
         """Denoising steps that suit the model."""
-        return EMBEDDED[self.model].steps if self.toyworld else STEPS
+        return usual_steps(self.model, draft=True)
 
     @property
     def resizable(self) -> bool:
@@ -189,6 +174,9 @@ class Backend:
     @property
     def size(self) -> int:
         """Pixels along an edge of what the model draws unless it is asked for another size."""
+        if self.toyworld:
+            # what its call is told, which is not what its pipeline would draw
+            return int(EMBEDDED[self.model].call.get("height", 64))
         denoiser = getattr(self.pipe, "unet", None) or self.pipe.transformer
         own = getattr(self.pipe, "default_sample_size", None) or getattr(denoiser.config, "sample_size", None)
         # Z-Image says it nowhere, and draws 1024
@@ -214,7 +202,9 @@ class Backend:
                 f"a classic negative prompt acts only with a guidance scale above 1, got {run.guidance_scale:g}; "
                 f"{listed(others)} act without"
             )
-        found |= guidance_arguments(self.pipe, run.guidance_scale, run.negative_prompt)
+        found |= call_arguments(self.pipe) | guidance_arguments(
+            self.pipe, run.guidance_scale, run.negative_prompt
+        )
         if run.size is not None:
             found |= {"height": run.size, "width": run.size}
         return found

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from negguide import Negative
 from negguide.demo.backend import Run
+from negguide.embedded import TOYWORLD, Defaults
 from negguide.methods import Method, negatives_of
 from negguide.methods.choices import methods_in_words, options_of
-from negguide.models import TOYWORLD, Defaults, defaults
+from negguide.models import defaults
 
 PLAIN, CLASSIC = "plain", "negative-prompt"
 """The ways without a method."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from negguide.models import TOYWORLD, TOYWORLD_DEFAULTS
+from negguide.embedded import TOYWORLD, TOYWORLD_DEFAULTS
 from negguide.views import (
     Fit,
     Schedule,

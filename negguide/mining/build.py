@@ -87,8 +87,7 @@ def build(
         _autocast(pipe)
     if guidance_scale is None:
         guided = options.get("method", "perp-neg") != "plain"
-        own = model == TOYWORLD
-        guidance_scale = suited.guidance_scale if own else own_guidance_scale(pipe, guided=guided)
+        guidance_scale = own_guidance_scale(pipe, guided=guided)
     settings = Settings(
         data={"name": source.name, "licence": source.licence, **source.description},
         planner=planner.description,

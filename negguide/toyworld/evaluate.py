@@ -1,56 +1,21 @@
-"""Measure the embedded models on held-out scenes against the bars they are meant to pass."""
+"""Measure the embedded judge, CLIP and autoencoder on held-out scenes against the bars they are meant to pass."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-from diffusers import AutoencoderTiny, StableDiffusionPipeline
+from diffusers import AutoencoderTiny
 from transformers import CLIPModel, CLIPProcessor
 
+from negguide.toyworld.bars import SEED, Bar, held_out_scenes
 from negguide.toyworld.judge import Judge, to_pixels
 from negguide.toyworld.language import caption
-from negguide.toyworld.measure import Rate, agreement, draw, mean, share
+from negguide.toyworld.measure import mean, share
 from negguide.toyworld.render import render
 from negguide.toyworld.scene import ACCESSORIES, KINDS, Character, Scene
 from negguide.toyworld.train.autoencoder import psnr
-from negguide.toyworld.train.data import batch_of_scenes
-
-SEED = 2026
-TEXT_TO_IMAGE_STEPS = 25
-GUIDANCE_SCALE = 4.0
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One measured figure and what it should reach; ``at_least`` None is a figure without a bar."""
-
-    model: str
-    name: str
-    rate: Rate
-    at_least: float | None = None
-    unit: str = "%"
-
-    @property
-    def passed(self) -> bool | None:
-        return None if self.at_least is None else self.rate.value >= self.at_least
-
-
-def held_out_scenes(count: int, *, characters: int | None = None, biased: bool = True) -> list[Scene]:
-    """``count`` scenes of the held-out tenth; with ``characters``, only scenes of so many different ones."""
-    scenes: list[Scene] = []
-    step = 0
-    while len(scenes) < count:
-        drawn, _ = batch_of_scenes(SEED, step, 256, test=True, biased=biased)
-        if characters is not None:
-            drawn = [
-                s for s in drawn if s.count == characters and (characters == 1 or s.relation is not None)
-            ]
-        scenes += drawn
-        step += 1
-    return scenes[:count]
 
 
 def judge_bars(judge: Judge, count: int = 2000) -> list[Bar]:
@@ -73,29 +38,6 @@ def autoencoder_bars(vae: AutoencoderTiny, count: int = 400) -> list[Bar]:
     x = to_pixels([render(scene, 64, SEED + i) for i, scene in enumerate(scenes)])
     values = torch.cat([psnr(vae, part) for part in x.split(50)])
     return [Bar("autoencoder", "PSNR", mean(values.tolist()), 28.0, unit="dB")]
-
-
-def text_to_image_bars(pipe: StableDiffusionPipeline, judge: Judge, count: int = 300) -> list[Bar]:
-    """Plain classifier-free guidance, 25 steps, read by the judge; captions say everything but the front view."""
-    single = [_front_unsaid(s) for s in held_out_scenes(count, characters=1, biased=False) if not s.explorer]
-    facts = _draw_and_read(pipe, judge, single)
-    bars = []
-    for name, at_least in (("kind", 0.95), ("fur", 0.90)):
-        bars.append(
-            Bar("text-to-image", name, share([f[f"{name}0"] for f in facts if f"{name}0" in f]), at_least)
-        )
-    worn = [f[f"{name}0"] for f in facts for name in ACCESSORIES if f"{name}0" in f]
-    bars.append(Bar("text-to-image", "accessory and its colour", share(worn), 0.85))
-    for view in ("side", "back"):
-        scenes = [Scene((Character(kind=kind, view=view),)) for kind in KINDS] * (count // len(KINDS))
-        facts = _draw_and_read(pipe, judge, scenes)
-        bars.append(Bar("text-to-image", f"{view} view when asked for", share([f["view0"] for f in facts])))
-    pairs = [_front_unsaid(s) for s in held_out_scenes(count, characters=2)]
-    facts = _draw_and_read(pipe, judge, pairs)
-    bars.append(
-        Bar("text-to-image", "both kinds of two", share([f["kind0"] and f["kind1"] for f in facts]), 0.80)
-    )
-    return bars
 
 
 def clip_bars(model: CLIPModel, processor: CLIPProcessor, count: int = 600) -> list[Bar]:
@@ -131,18 +73,6 @@ def clip_scores(
     return scores
 
 
-def _front_unsaid(scene: Scene) -> Scene:
-    characters = tuple(replace(c, view=None if c.view == "front" else c.view) for c in scene.characters)
-    return replace(scene, characters=characters)
-
-
 def _furs_exchanged(scene: Scene) -> Scene:
     first, second = scene.characters
     return replace(scene, characters=(replace(first, fur=second.fur), replace(second, fur=first.fur)))
-
-
-def _draw_and_read(pipe: StableDiffusionPipeline, judge: Judge, scenes: list[Scene]) -> list[dict[str, bool]]:
-    prompts = [caption(scene) for scene in scenes]
-    seeds = [random.Random(f"{SEED}-{i}").getrandbits(31) for i in range(len(scenes))]
-    images = draw(pipe, prompts, seeds, steps=TEXT_TO_IMAGE_STEPS, guidance_scale=GUIDANCE_SCALE)
-    return [dict(agreement(s, seen)) for s, seen in zip(scenes, judge.read(images), strict=True)]

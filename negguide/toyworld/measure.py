@@ -97,16 +97,21 @@ def draw(
     guidance_scale: float = 4.0,
     **arguments: object,
 ) -> list[Image.Image]:
-    """One image for every prompt; image i starts from ``seeds[i]`` alone, so it does not depend on the batch."""
+    """One image for every prompt; image i starts from ``seeds[i]`` alone, so it does not depend on the batch.
+
+    Further ``arguments`` are of the pipeline's call; a list among them, such as of negative prompts, has an item for
+    every prompt.
+    """
     images: list[Image.Image] = []
     for start in range(0, len(prompts), batch_size):
         chosen = slice(start, start + batch_size)
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds[chosen]]
+        own = {name: value[chosen] if isinstance(value, list) else value for name, value in arguments.items()}
         images += pipe(
             list(prompts[chosen]),
             generator=generators,
             num_inference_steps=steps,
             guidance_scale=guidance_scale,
-            **arguments,
+            **own,
         ).images
     return images

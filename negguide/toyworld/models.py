@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import diffusers
 import torch
-from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderTiny,
+    DDIMScheduler,
+    DiffusionPipeline,
+    FluxTransformer2DModel,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from safetensors.torch import load_file
+from torch import Tensor
 from transformers import (
     CLIPImageProcessorPil,
     CLIPModel,
@@ -15,6 +27,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from negguide.embedded import EMBEDDED, TOYWORLD
+from negguide.toyworld import deltas
 from negguide.toyworld.judge import Judge
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -23,9 +37,60 @@ CLIP = WEIGHTS / "clip"
 JUDGE = WEIGHTS / "judge"
 
 
-def load_pipeline(dtype: torch.dtype = torch.float32) -> StableDiffusionPipeline:
-    """The embedded text-to-image model, a plain `StableDiffusionPipeline` for 64x64 images."""
-    return StableDiffusionPipeline.from_pretrained(str(TEXT_TO_IMAGE), dtype=dtype, local_files_only=True)
+def folder_of(name: str) -> Path:
+    """Where an embedded model's own weights lie: what `save_pretrained` writes, or a difference (`deltas`)."""
+    return WEIGHTS / EMBEDDED[name].folder
+
+
+def folders_of(name: str) -> tuple[Path, ...]:
+    """Every folder that an embedded model is made of: its own, and that of the model whose weights it shares."""
+    base = EMBEDDED[name].base
+    return (folder_of(name),) if base is None else (folder_of(name), folder_of(base))
+
+
+def load_pipeline(
+    name: str = TOYWORLD, dtype: torch.dtype = torch.float32, kind: type[DiffusionPipeline] | None = None
+) -> Any:
+    """An embedded text-to-image model for 64x64 images: a plain diffusers pipeline.
+
+    Args:
+        name: a key of `negguide.embedded.EMBEDDED`.
+        dtype: of all weights.
+        kind: another class of its family to load it as; None = its own.
+
+    Raises:
+        ValueError: there is no such model, or it cannot be loaded as ``kind``.
+    """
+    if name not in EMBEDDED:
+        raise ValueError(f"name={name!r} is no embedded model; use one of {', '.join(EMBEDDED)}")
+    model = EMBEDDED[name]
+    chosen: Any = kind or getattr(diffusers, model.pipeline)
+    changed: dict[str, Any] = {}
+    if model.base is not None:
+        changed["transformer"] = _changed(folder_of(model.base) / "transformer", folder_of(name), dtype)
+    folder = folder_of(model.base or name)
+    try:
+        pipe = chosen.from_pretrained(str(folder), dtype=dtype, local_files_only=True, **changed)
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(f"model={name!r} cannot be loaded as {chosen.__name__}: {error}") from error
+    # what it is told by afterwards
+    pipe.register_to_config(_name_or_path=str(folder_of(name)))
+    return pipe
+
+
+def _changed(base: Path, folder: Path, dtype: torch.dtype) -> FluxTransformer2DModel:
+    """The transformer whose difference from the one in ``base`` lies in ``folder``."""
+    weights = load_file(base / "diffusion_pytorch_model.safetensors")
+    state = deltas.load(folder, weights)
+    config = {**FluxTransformer2DModel.load_config(base), "guidance_embeds": has_guidance(state)}
+    model = FluxTransformer2DModel.from_config(config)
+    model.load_state_dict(state)
+    return model.to(dtype).eval()
+
+
+def has_guidance(state: Mapping[str, Tensor]) -> bool:
+    """Whether the weights of a flow-matching transformer take the guidance scale as an input."""
+    return any(".guidance_embedder." in key for key in state)
 
 
 def load_clip(dtype: torch.dtype = torch.float32) -> tuple[CLIPModel, CLIPProcessor]:

@@ -10,8 +10,8 @@ from typing import Any, overload
 
 from torch import Tensor
 
+from negguide.embedded import EMBEDDED
 from negguide.methods import Edge, Negative, PerpNeg
-from negguide.models import TOYWORLD
 from negguide.views.presets import VIEWS, Preset, View, find_preset
 
 NEGLIGIBLE = 1e-3
@@ -110,7 +110,8 @@ def view_text(prompt: str, view: View, *, model: str = "") -> str:
     Args:
         prompt: what is seen, without a view.
         view: front, side, back or overhead.
-        model: "toyworld" for the grammar of the embedded model; any other name for words that real models know.
+        model: "toyworld" for the grammar of the embedded models, as the name of any of them; any other name for words
+            that real models know.
 
     Raises:
         ValueError: an empty prompt or unknown view; on the embedded model "overhead", which its world does not have,
@@ -118,7 +119,7 @@ def view_text(prompt: str, view: View, *, model: str = "") -> str:
     """
     if view not in VIEWS:
         raise ValueError(f"view must be one of {', '.join(VIEWS)}, got {view!r}")
-    if model == TOYWORLD:
+    if model in EMBEDDED:
         from negguide.toyworld.language import in_view
 
         return in_view(prompt, view)

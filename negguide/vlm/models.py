@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
-from negguide.models import TOYWORLD, revision
+from negguide.embedded import TOYWORLD
+from negguide.models import revision
 
 Kind = Literal["clip", "siglip"]
 

@@ -68,11 +68,11 @@ def tiny_toyworld(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     import negguide.toyworld.models as models
 
-    def load(dtype: torch.dtype = torch.float32) -> Any:
-        return StableDiffusionPipeline.from_pretrained(tiny_model, dtype=dtype)
+    def load(name: str, dtype: torch.dtype = torch.float32, kind: Any = None) -> Any:
+        return (kind or StableDiffusionPipeline).from_pretrained(tiny_model, dtype=dtype)
 
     monkeypatch.setattr(models, "load_pipeline", load)
-    monkeypatch.setattr(models, "TEXT_TO_IMAGE", tiny_model)
+    monkeypatch.setattr(models, "folder_of", lambda name: tiny_model)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from negguide import NAG, ONG, VSF, Negative, NegToMe, PerpNeg, Timestep
 from negguide.cli import guidance
 from negguide.cli.attachments import Attachments
-from negguide.models import TOYWORLD_DEFAULTS, Defaults
+from negguide.embedded import TOYWORLD_DEFAULTS, Defaults
 
 PUBLISHED = Defaults()
 NOTHING = dict.fromkeys(

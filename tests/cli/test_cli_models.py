@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from negguide import NegGuideStableDiffusionPipeline, models
+from negguide import NegGuideStableDiffusionPipeline, embedded, models
+from negguide.embedded import EMBEDDED
 from negguide.integration.defaults import TRUE_CFG_SCALE
 from negguide.integration.families import supported_pipelines
 
@@ -55,7 +56,10 @@ def test_what_is_neither_a_folder_nor_a_hub_id_is_refused_by_name(model: str) ->
     with pytest.raises(ValueError) as caught:
         models.load_pipeline(model)
     assert f"model={model!r} is unknown" in str(caught.value)
-    assert "'toyworld', a folder that save_pretrained wrote, or a hub id (owner/name)" in str(caught.value)
+    right = (
+        f"use {', '.join(map(repr, EMBEDDED))}, a folder that save_pretrained wrote, or a hub id (owner/name)"
+    )
+    assert right in str(caught.value)
 
 
 def test_a_model_that_is_no_string_is_refused() -> None:
@@ -172,7 +176,7 @@ def test_pipelines_that_need_more_than_words_say_why() -> None:
 
 
 def test_only_toyworld_departs_from_the_published_defaults() -> None:
-    assert models.defaults("toyworld") == models.TOYWORLD_DEFAULTS != models.defaults("owner/name")
+    assert models.defaults("toyworld") == embedded.TOYWORLD_DEFAULTS != models.defaults("owner/name")
     assert dict(models.defaults("owner/name").negtome) == {}
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import negguide.toyworld.models as toyworld_models
 from negguide import NegToMe
 from negguide.cli import app, quickstart
-from negguide.models import TOYWORLD_DEFAULTS
+from negguide.embedded import TOYWORLD_DEFAULTS
 from negguide.pictures import read_settings
 from negguide.toyworld.language import parse
 
@@ -34,13 +34,13 @@ FILES = [*NAMES, "bear.png"]
 def shown(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A quickstart on the tiny model: the folder that it wrote, and what it printed."""
 
-    def load(dtype: torch.dtype = torch.float32) -> Any:
-        return StableDiffusionPipeline.from_pretrained(tiny_model, dtype=dtype)
+    def load(name: str, dtype: torch.dtype = torch.float32, kind: Any = None) -> Any:
+        return (kind or StableDiffusionPipeline).from_pretrained(tiny_model, dtype=dtype)
 
     folder = tmp_path_factory.mktemp("quickstart") / "shown"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(toyworld_models, "load_pipeline", load)
-        patch.setattr(toyworld_models, "TEXT_TO_IMAGE", tiny_model)
+        patch.setattr(toyworld_models, "folder_of", lambda name: tiny_model)
         result = CliRunner().invoke(app, ["quickstart", "--quick", "--out", str(folder)])
     assert result.exit_code == 0, result.output
     return folder, result.stdout

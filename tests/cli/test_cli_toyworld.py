@@ -11,7 +11,7 @@ from PIL import Image
 
 from negguide.cli.toyworld import complete
 from negguide.pictures import read_settings
-from negguide.toyworld import evaluate
+from negguide.toyworld import drawing
 from negguide.toyworld.language import caption, parse
 from negguide.toyworld.models import WEIGHTS
 from negguide.toyworld.render import render
@@ -150,5 +150,5 @@ def test_a_damaged_checkpoint_of_a_training_is_one_message(run: Any, tmp_path: P
 
 
 def test_evaluation_draws_with_as_many_steps_as_its_figures_say() -> None:
-    assert evaluate.TEXT_TO_IMAGE_STEPS == 25
-    assert "25 steps" in evaluate.text_to_image_bars.__doc__
+    drawer = drawing.Drawer(None, "toyworld", judge=None)
+    assert (drawer.steps, drawer.guidance_scale) == (25, 4.0)

@@ -11,9 +11,9 @@ from tiny_pipelines import NEGATIVES, TINY, differ
 
 import negguide
 from negguide import NAG, ONG, VSF, NegToMe, PerpNeg, Timestep
+from negguide.embedded import TOYWORLD_DEFAULTS
 from negguide.integration.families import family_of, registered_families
 from negguide.methods import NegativesMethod
-from negguide.models import TOYWORLD_DEFAULTS
 from negguide.toyworld import load_pipeline
 
 Run = Callable[..., torch.Tensor]

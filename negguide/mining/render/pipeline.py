@@ -17,7 +17,7 @@ from negguide.methods import Method, Negative, NegToMe, PerpNeg, Window
 from negguide.mining.render.blend import Blend
 from negguide.mining.render.job import Job, Mode, RenderMethod
 from negguide.mining.render.paste import fitted, inside, paste
-from negguide.models import guidance_arguments
+from negguide.models import call_arguments, guidance_arguments
 
 MODES: tuple[str, ...] = get_args(Mode)
 METHODS: tuple[str, ...] = get_args(RenderMethod)
@@ -214,9 +214,8 @@ class PipelinePainter:
             # on the CPU, so that a seed is the same noise on every device
             "generator": [torch.Generator("cpu").manual_seed(job.seed) for job in jobs],
         }
-        arguments |= guidance_arguments(self.pipe, self.guidance_scale)
-        if "negative_prompt" in arguments:
-            arguments["negative_prompt"] = [""] * len(jobs)
+        arguments |= call_arguments(self.pipe)
+        arguments |= guidance_arguments(self.pipe, self.guidance_scale, prompts=len(jobs))
         if self.method == "negative-prompt":
             arguments["negative_prompt"] = [job.avoid for job in jobs]
         if self.mode != "generate" and not checked:

@@ -17,7 +17,7 @@ import torch
 from diffusers import AutoencoderTiny, FluxPipeline, FluxTransformer2DModel, StableDiffusionPipeline
 from transformers import CLIPTextModel, T5EncoderModel
 
-from negguide.toyworld.models import TEXT_TO_IMAGE, save_clip, save_pipeline
+from negguide.toyworld.models import TEXT_TO_IMAGE, has_guidance, save_clip, save_pipeline
 from negguide.toyworld.train.autoencoder import new_autoencoder, train_autoencoder
 from negguide.toyworld.train.clip import train_clip
 from negguide.toyworld.train.distill import TURBO_GUIDANCE, TURBO_STEPS, train_distilled, train_turbo
@@ -241,7 +241,7 @@ def export_flow(out: Path, name: str = "flow") -> Path:
 def trained_transformer(folder: Path) -> FluxTransformer2DModel:
     """The flow-matching transformer that was trained in ``folder``, with a guidance embedding where it has one."""
     state = result(folder, "transformer")
-    model = new_transformer(guidance=any(".guidance_embedder." in key for key in state))
+    model = new_transformer(guidance=has_guidance(state))
     model.load_state_dict(state)
     return model.eval()
 

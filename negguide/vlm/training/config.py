@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from negguide.models import TOYWORLD
+from negguide.embedded import TOYWORLD
 
 if TYPE_CHECKING:
     from negguide.vlm.losses.registry import Loss

@@ -67,7 +67,7 @@ def _grows(caption: Caption, subject: Phrase) -> bool:
               # what one does, or has, by oneself
               "bat", "racket", "racquet", "serve", "base", "tag", "swing", "lead", "cell", "phone", "laptop", "computer",
               "surf", "surfing", "skateboard", "snowboard", "surfboard", "ski", "skis", "motorcycle", "bike", "bicycle",
-              "dunk", "pitch", "tennis", "ball", "mirror", "selfie", "stroller", "beard", "read", "book"}  # fmt: skip
+              "dunk", "pitch", "tennis", "ball", "mirror", "stroller", "beard", "read", "book"}  # fmt: skip
     if single & caption.said:
         return False
     return after is None or after.tag != "IN" or after.word not in ("of", "with", "like")

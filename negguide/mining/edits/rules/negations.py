@@ -149,9 +149,7 @@ def _fragments(caption: Caption) -> Iterator[Candidate]:
     deeds = [i for i, t in enumerate(tokens) if t.tag == "VBG" and i > at]
     if following.tag == "VBG" and (len(deeds) == 1 or not joined):
         yield Candidate(caption.edit({at + 1: f"not {following.text}"}, "negation"), 0.15)
-    elif following.tag == "VBN" and not joined and _is_thing(caption, at):
-        yield Candidate(caption.edit({at + 1: f"not {following.text}"}, "negation"), 0.1)
-    elif (
+    elif (following.tag == "VBN" and not joined and _is_thing(caption, at)) or (
         following.word in PLACES
         and not joined
         and not tokens[at].tag.startswith("V")
