@@ -136,12 +136,12 @@ class Backend:
     @property
     def suited(self) -> Defaults:
         """What suits the model: the embedded one's values, or those of the pipeline and of its family."""
-        if self.toyworld:
-            return defaults(self.model)
-        method = self.pipe.family.with_defaults(NegToMe())
-        return Defaults(
+        own = defaults(self.model)
+        method = self.pipe.family.with_defaults(NegToMe(**own.negtome))
+        return replace(
+            own,
             guidance_scale=own_guidance_scale(self.pipe, guided=True),
-            negtome={"threshold": method.threshold},
+            negtome={"threshold": method.threshold, **own.negtome},
         )
 
     def strength(self, way: str = PerpNeg.key, *, automatic: bool = False) -> tuple[float, float, float]:

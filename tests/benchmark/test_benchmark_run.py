@@ -322,7 +322,7 @@ def test_methods_of_another_package_are_measured(tiny, negguide_extra, tmp_path)
         (("--judge", "no/such"), "--judge 'no/such' cannot be loaded"),
         (("--similarity", "no/such"), "'no/such' cannot be loaded"),
         (("--model", "no-such"), "no such folder, and no hub id"),
-        (("--height", 128), "the embedded model draws 64 x 64"),
+        (("--height", 128), "the embedded models draw 64 x 64"),
         (("--dtype", "int8"), "--dtype must be auto or one of"),
         (("--offload", "some"), "--offload must be one of none, model, sequential, group, got 'some'"),
         (("--lora", "no.safetensors"), "there is no file 'no.safetensors'"),

@@ -74,7 +74,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_hub_id_that_cannot_be_reached_is_refused_by_name() -> None:
     with pytest.raises(
-        ValueError, match=r"model='owner/no-such-model' cannot be loaded: .*; use 'toyworld', a folder"
+        ValueError, match=r"model='owner/no-such-model' cannot be loaded: .*; use 'toyworld', .*, a folder"
     ):
         models.load_pipeline("owner/no-such-model")
 
@@ -265,7 +265,8 @@ def test_the_wheel_holds_the_pipeline_files_and_they_are_found_there(tmp_path: P
     with zipfile.ZipFile(built) as archive:
         packed = [name for name in archive.namelist() if name.startswith("negguide/_pipelines/")]
         archive.extractall(
-            tmp_path / "site", [*packed, "negguide/__init__.py", "negguide/models.py", "negguide/version.py"]
+            tmp_path / "site",
+            [*packed, *(f"negguide/{name}.py" for name in ("__init__", "embedded", "models", "version"))],
         )
     assert sorted(Path(name).name for name in packed) == sorted(
         path.name for path in (root / "pipelines").glob("*.py")

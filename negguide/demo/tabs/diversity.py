@@ -138,6 +138,7 @@ class Diversity:
 def warm_up(state: AppState) -> list[Any]:
     """The results of the first example."""
     suited = NegToMe(**state.backend.suited.negtome)
+    assert suited.threshold is not None
     return components.last(
         Diversity(state).push_apart(
             prompt=TOYWORLD_DIVERSITY[0],
