@@ -186,6 +186,35 @@ def test_a_method_written_as_in_the_documentation_works(toyworld_pipeline: Any) 
         registry._METHODS.update(before)
 
 
+def test_a_loss_and_a_suite_written_as_in_the_documentation_are_registered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from negguide.vlm import make_suite
+    from negguide.vlm.evaluation.suites import registry as suites
+    from negguide.vlm.losses import registry as losses
+
+    # they are imported when they are first asked for
+    assert losses.registered_losses() and suites.registered_suites()
+    own_losses, own_suites = dict(losses._LOSSES), dict(suites._READERS)
+    monkeypatch.setattr(losses, "_LOSSES", own_losses)
+    monkeypatch.setattr(suites, "_READERS", own_suites)
+    known = {*own_losses, *own_suites}
+    (snippet,) = [one for one in snippets("docs/extending.md") if "@register_loss" in one]
+    exec(snippet, {})
+    (loss,), (suite,) = own_losses.keys() - known, own_suites.keys() - known
+    features = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    inputs = {
+        "image": features,
+        "text": features,
+        "negative_text": features.flip(0),
+        "valid": features[0] > 0,
+    }
+    assert own_losses[loss](inputs) == 0
+    Image.new("RGB", (4, 4)).save(tmp_path / "cat.png")
+    (part,) = make_suite(f"{suite}:{tmp_path}").parts.values()
+    assert part.items[0].options[0] == "a cat"
+
+
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="mkdocs is in the extra docs alone")
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     import subprocess
