@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+import typer
 from PIL import Image
 
 import negguide
+from negguide.cli import app
 
 PROJECT = Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(str(path.relative_to(PROJECT)) for path in (PROJECT / "docs").rglob("*.md"))]
@@ -96,6 +99,34 @@ def test_every_python_snippet_parses_and_names_only_what_negguide_has() -> None:
                 assert all(hasattr(negguide, alias.name) for alias in node.names), snippet
             if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "negguide":
                 assert hasattr(negguide, node.attr) or node.attr == "toyworld", node.attr
+
+
+def commands(page: str) -> list[list[str]]:
+    """The words of every call of negguide in a page's shell snippets, comments and continuations taken out."""
+    blocks = re.findall(r"^```(?:bash|sh)\n(.*?)^```", (PROJECT / page).read_text(), re.DOTALL | re.MULTILINE)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [found[1:] for found in words if found[:1] == ["negguide"]]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_a_page_exists_with_its_options(page: str) -> None:
+    for words in commands(page):
+        command: Any = typer.main.get_command(app)
+        context = command.make_context("negguide", [], resilient_parsing=True)
+        rest = list(words)
+        while hasattr(command, "get_command"):
+            name = rest.pop(0)
+            found = command.get_command(context, name)
+            assert found is not None, f"negguide {' '.join(words)}"
+            command = found
+        known = {option for param in command.params for option in (*param.opts, *param.secondary_opts)}
+        said = {word.partition("=")[0] for word in rest if re.match(r"-{1,2}[a-z]", word)}
+        assert said <= known, f"negguide {' '.join(words)}: {said - known}"
+
+
+def test_the_commands_of_the_pages_are_found() -> None:
+    assert sum(len(commands(page)) for page in PAGES) >= 40
 
 
 @pytest.fixture
