@@ -81,6 +81,8 @@ class Both:
         if self.kind == "flux":
             given |= {"latents": _packed(noise), "max_sequence_length": 16}
             given |= {"negative_prompt": "", "true_cfg_scale": cfg}
+        elif self.kind == "flux2":
+            given |= {"guidance_scale": cfg, **ENCODED, "callback_on_step_end": keep}
         elif self.kind == "wan":
             given |= {
                 "max_sequence_length": 16,

@@ -199,7 +199,14 @@ class LoadTransformer:
         names = names_of(kind, weights, known)
         weights = {key: value.float() for key, value in placed(weights, names).items()}
         if kind == "z_image":
-            # whose sizes ComfyUI takes from the width of the trained model
+            # an older ComfyUI has a norm that nothing goes through
+            unused = {
+                key: value for key, value in model.diffusion_model.state_dict().items() if "norm_final" in key
+            }
+            weights |= {
+                key: value for key, value in unused.items() if key not in weights and "layer" not in key
+            }
+            # sizes that ComfyUI takes from the width of the trained model
             for layer in (0, 2):
                 out, width = weights[f"t_embedder.mlp.{layer}.weight"].shape
                 model.diffusion_model.t_embedder.mlp[layer] = torch.nn.Linear(width, out)
