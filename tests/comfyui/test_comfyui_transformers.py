@@ -172,7 +172,7 @@ def both(
     return get
 
 
-@pytest.mark.parametrize("kind", ["flux", "flux2", "wan"])
+@pytest.mark.parametrize("kind", ["flux", "flux2", "wan", "z_image"])
 def test_methods_in_attention_are_those_of_negguide(both: Callable[[str], Both], kind: str) -> None:
     tiny = both(kind)
     right = {"plain": tiny.diffusers(batch=2)}
@@ -225,11 +225,14 @@ def test_negtome_and_perp_neg_are_those_of_negguide(both: Callable[[str], Both],
 
 
 def test_models_that_a_method_does_not_know_are_refused_by_name(both: Callable[[str], Both]) -> None:
-    tiny = both("z_image")
+    tiny = both("wan")
     tiny.diffusers()
-    graph, model = tiny.graph()
-    patched = in_attention(graph, "NAG", model, tiny.text(graph, NEGATIVE))
-    with pytest.raises(
-        GraphError, match="NAG does not know models of the class NextDiT; it knows UNetModel, Flux"
-    ):
-        tiny.server.latents(graph, tiny.sampled(graph, patched))
+    graph = Graph()
+    model = graph("TestLoadTransformer", folder=str(tiny.folder), kind=tiny.kind, other=True)
+    for name, patched in {
+        "NAG": in_attention(graph, "NAG", model, tiny.text(graph, NEGATIVE)),
+        "NegToMe": negtome(graph, model),
+    }.items():
+        said = f"{name} does not know models of the class OtherModel; it knows UNetModel, Flux"
+        with pytest.raises(GraphError, match=said):
+            tiny.server.latents(graph, tiny.sampled(graph, patched, 2))

@@ -174,9 +174,10 @@ class LoadTransformer:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"folder": ("STRING", {}), "kind": ("STRING", {})}}
+        other = ("BOOLEAN", {"default": False})
+        return {"required": {"folder": ("STRING", {}), "kind": ("STRING", {})}, "optional": {"other": other}}
 
-    def load(self, folder, kind):
+    def load(self, folder, kind, other=False):
         known = json.loads((Path(folder) / "config.json").read_text())
         weights = load_file(Path(folder) / "diffusion_pytorch_model.safetensors")
         unet, base, sampling, channels = {"flux": flux, "flux2": flux2, "wan": wan, "z_image": z_image}[kind](
@@ -211,6 +212,9 @@ class LoadTransformer:
                 out, width = weights[f"t_embedder.mlp.{layer}.weight"].shape
                 model.diffusion_model.t_embedder.mlp[layer] = torch.nn.Linear(width, out)
         model.diffusion_model.load_state_dict(weights)
+        if other:
+            # what a model is that builds on one of these
+            model.diffusion_model.__class__ = type("OtherModel", (type(model.diffusion_model),), {})
         device = comfy.model_management.get_torch_device()
         return (comfy.model_patcher.ModelPatcher(model, device, torch.device("cpu")),)
 
