@@ -61,10 +61,11 @@ class Both:
             self.pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
         self.pipe.transformer.save_pretrained(folder, safe_serialization=True)
         self.frames = frames
+        self.side = SIDE
         self.channels = {"flux": 4, "flux2": 16, "wan": 16, "z_image": 4}[kind]
 
     def noise(self, batch: int) -> torch.Tensor:
-        size = (SIDE, SIDE) if not self.frames else (self.frames, SIDE, SIDE)
+        size = (self.side, self.side) if not self.frames else (self.frames, self.side, self.side)
         return torch.randn(batch, self.channels, *size, generator=torch.manual_seed(5))
 
     def diffusers(self, *guidance: Any, batch: int = 1, cfg: float = 1.0) -> torch.Tensor:
@@ -96,7 +97,7 @@ class Both:
         # of pixels: 8 to a latent of FLUX and Wan in these tiny autoencoders
         scale = self.pipe.vae_scale_factor_spatial if self.kind == "wan" else self.pipe.vae_scale_factor
         scale *= 2 if self.kind == "flux2" else 1
-        sizes = {"height": SIDE * scale, "width": SIDE * scale, count: batch}
+        sizes = {"height": self.side * scale, "width": self.side * scale, count: batch}
         result = self.pipe(prompt=PROMPT, **given, **sizes, negative_guidance=list(guidance) or None)
         if self.kind == "flux2":
             # what the pipeline gives has been made ready for the autoencoder
@@ -195,6 +196,21 @@ def test_methods_in_attention_are_those_of_negguide(both: Callable[[str], Both],
     assert max(differences.values()) < SAME, differences
     for name in METHODS:
         assert rms(right[name], right["plain"]) > 10 * SAME, name
+
+
+def test_texts_of_other_lengths_lie_as_far_from_the_image_as_alone(both: Callable[[str], Both]) -> None:
+    """Z-Image fills captions up to 32 or 64 tokens; what fills the image up lies elsewhere, so it has none here."""
+    tiny = both("z_image")
+    longer = " ".join([NEGATIVE] * 10)
+    tiny.side = 2 * SIDE
+    try:
+        right = tiny.diffusers(NAG(longer, **METHODS["NAG"]), batch=2)
+        graph, model = tiny.graph()
+        patched = in_attention(graph, "NAG", model, tiny.text(graph, longer))
+        (found,) = tiny.server.latents(graph, tiny.sampled(graph, patched, 2))
+    finally:
+        tiny.side = SIDE
+    assert rms(found, right) < SAME
 
 
 @pytest.mark.parametrize("kind", ["flux", "flux2", "wan", "z_image"])
