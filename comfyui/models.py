@@ -183,6 +183,73 @@ def wan(texts: Texts) -> Any:
     return call()
 
 
+def z_image(texts: Texts) -> Any:
+    """Z-Image: caption and image in one sequence, the caption first and refined before by itself.
+
+    Each text is filled up to a multiple of 32 tokens as it would be alone, and lies as far from the image as alone.
+    """
+    call = texts.call
+    model, context = call.model, call.arguments["context"]
+    multiple = getattr(model, "pad_tokens_multiple", None)
+    if multiple is None or call.arguments.get("kwargs", call.arguments).get("ref_latents"):
+        what = "Lumina 2" if multiple is None else "reference images of Z-Image"
+        raise ValueError(f"{texts.run.method.label} does not know {what}; with cfg above 1, Perp-Neg does")
+    negatives = texts.contexts(context)
+    lengths = [context.shape[1], *(negative.shape[1] for negative in negatives)]
+    filled = [-(-length // multiple) * multiple for length in lengths]
+    prompt, spans = _spans(filled[0], filled[1:])
+    total = sum(filled)
+    call.arguments["context"] = _appended(context, negatives)
+    own = texts.image_tokens(model.patch_size)
+    positions = torch.cat([torch.arange(1, count + 1) + filled[0] - count for count in filled])
+    seen = {"texts": 0, "positions": 0, "attentions": 0}
+
+    def fill(module: Any, inputs: Any, output: Tensor) -> Tensor:
+        seen["texts"] += 1
+        filler = model.cap_pad_token.to(output).reshape(1, 1, -1).expand(len(output), -1, -1)
+        parts = []
+        for part, length, count in zip(output.split(lengths, dim=1), lengths, filled, strict=True):
+            parts += [part, filler.expand(-1, count - length, -1)]
+        return torch.cat(parts, dim=1)
+
+    def place(module: Any, inputs: Any) -> Any:
+        ids = inputs[0].clone()
+        image = ids
+        if not seen["positions"]:
+            ids[:, :total, 0] = positions.to(ids)
+            image = ids[:, total:]
+        seen["positions"] += 1
+        # what fills the image up is at 0
+        image[..., 0] -= (total - filled[0]) * (image[..., 0] != 0)
+        return (ids, *inputs[1:])
+
+    def answer(attention: Attention) -> Tensor | None:
+        seen["attentions"] += 1
+        if seen["attentions"] <= len(model.context_refiner):
+            apart = [attention.attended([span], [span]) for span in (prompt, *spans)]
+            return attention.like_output(torch.cat([attention.tokens_of(one) for one in apart], dim=1))
+        if seen["attentions"] <= len(model.context_refiner) + len(model.noise_refiner):
+            return None
+        return joint(texts, attention, prompt, spans, own)
+
+    take_over(call, answer)
+    handles = [
+        model.cap_embedder.register_forward_hook(fill),
+        model.rope_embedder.register_forward_pre_hook(place),
+    ]
+    try:
+        result = call()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not (seen["texts"] and seen["positions"]):
+        raise ValueError(
+            f"{texts.run.method.label}: parts of this model ran by other means than ComfyUI's own; take out the node "
+            "that compiles or replaces them"
+        )
+    return result
+
+
 def across(texts: Texts, attention: Attention, prompt: slice, spans: list[slice]) -> Tensor:
     """A cross-attention over [prompt | negatives]."""
     image = slice(0, attention.tokens[0])
@@ -208,5 +275,11 @@ def _spans(prompt: int, lengths: list[int]) -> tuple[slice, list[slice]]:
     return slice(0, prompt), spans
 
 
-ADAPTERS: dict[str, Adapter] = {"UNetModel": unet, "Flux": flux, "WanModel": wan, "VaceWanModel": wan}
+ADAPTERS: dict[str, Adapter] = {
+    "UNetModel": unet,
+    "Flux": flux,
+    "WanModel": wan,
+    "VaceWanModel": wan,
+    "NextDiT": z_image,
+}
 """{class of the denoiser: adapter}"""

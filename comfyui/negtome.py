@@ -158,7 +158,7 @@ class NegToMeRun(Run):
         )
         conds = self.guider.conds
         text = conds.get("negative") or conds["positive"]
-        captures: dict[Any, Tensor] = {}
+        captures = Captures()
         options = {**model_options.get("transformer_options", {}), _CAPTURES: captures}
         predict(
             self,
@@ -167,7 +167,14 @@ class NegToMeRun(Run):
             level.expand(len(latents)),
             {**model_options, "transformer_options": options},
         )
-        self.tokens = {key: value.reshape(1, -1, value.shape[2]) for key, value in captures.items()}
+        self.tokens = {key: value.reshape(1, -1, value.shape[2]) for key, value in captures.tokens.items()}
+
+
+class Captures:
+    """The references' tokens of one forward, by place; no dict, of which ComfyUI would hand on a copy."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[Any, Tensor] = {}
 
 
 class Pushes:
@@ -180,7 +187,7 @@ class Pushes:
     def __init__(self, run: NegToMeRun, call: Call) -> None:
         self.run = run
         self.call = call
-        self.captures: dict[Any, Tensor] | None = call.options.get(_CAPTURES)
+        self.captures: Captures | None = call.options.get(_CAPTURES)
         sample: Tensor = next(iter(call.arguments.values()))
         self.size = (int(sample.shape[-2]), int(sample.shape[-1]))
         self.frames = sample.shape[2] if sample.ndim == 5 else 1
@@ -210,7 +217,7 @@ class Pushes:
         self.run.used = True
         self.met += 1
         if self.captures is not None:
-            self.captures[place] = tokens.detach().clone()
+            self.captures.tokens[place] = tokens.detach().clone()
             return tokens
         options = self.run.options
         mask = reference_mask = None

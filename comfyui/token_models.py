@@ -47,8 +47,9 @@ def unet(pushes: Pushes) -> Any:
 
 
 def flux(pushes: Pushes) -> Any:
-    """FLUX.1, FLUX.2 and Kontext: all blocks, as published; tokens of reference images stay as they are.
+    """FLUX.1 and Kontext: all blocks, as published; FLUX.2, whose later blocks are most of it: the first ones.
 
+    Tokens of reference images stay as they are.
     Behind the projection of the attention in the first blocks; in the later ones, where attention and feed-forward
     share one projection, in front of it.
     """
@@ -58,7 +59,8 @@ def flux(pushes: Pushes) -> Any:
         for i, block in enumerate(model.double_blocks):
             hooks.behind(("double", i), block.img_attn.proj, lambda tokens: slice(0, own))
         # these have the text in front; how much of it is known from how many tokens the images had before
-        for i, block in enumerate(model.single_blocks):
+        later = [] if model.params.global_modulation else model.single_blocks
+        for i, block in enumerate(later):
             hooks.before(
                 ("single", i),
                 block.linear2,

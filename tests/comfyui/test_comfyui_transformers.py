@@ -9,13 +9,14 @@ import pytest
 import torch
 from comfyui_server import Graph, GraphError, Link, Server
 from comfyui_toy import METHODS, SAME, in_attention, negtome, perp_neg, rms
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
 from safetensors.torch import save_file
 
 sys.path.append(str(Path(__file__).parents[1] / "families"))
 
 import tiny_joint
 import tiny_unet_and_cross
+from tiny_parts import louder
 
 from negguide import NAG, ONG, VSF, Negative, NegToMe, PerpNeg, from_pipe
 
@@ -24,7 +25,8 @@ PROMPT, NEGATIVE = "a bear wearing a hat", "a brown bear"
 SAME_METHOD = {"NAG": NAG, "ONG": ONG, "VSF": VSF}
 MASK = torch.zeros(1, 16, 16)
 MASK[:, :, :6] = 1
-# numbers of features that are random: pushed at any likeness
+ENCODED = {"max_sequence_length": tiny_joint.CHAT_LENGTH, "text_encoder_out_layers": (1, 2, 3)}
+# features are random: pushed at any likeness
 PUSH = {"threshold": 0.0, "alpha": 0.5}
 
 
@@ -40,25 +42,48 @@ class Both:
 
     def __init__(self, server: Server, folder: Path, kind: str, frames: int = 0) -> None:
         self.server, self.folder, self.kind = server, folder, kind
-        build = {"flux": tiny_joint.flux, "wan": tiny_unet_and_cross.wan, "z_image": tiny_joint.z_image}
-        self.pipe = from_pipe(build[kind]())
+        build = {
+            "flux": tiny_joint.flux,
+            "flux2": tiny_joint.flux2_klein,
+            "wan": tiny_unet_and_cross.wan,
+            "z_image": tiny_joint.z_image,
+        }
+        pipe = build[kind]()
+        if kind == "flux2":
+            # ComfyUI knows one number of channels for the timestep
+            config = {**pipe.transformer.config, "timestep_guidance_channels": 256}
+            torch.manual_seed(24)
+            factors = {"modulation": 6, "context_embedder": 2, "attn.": 2, "proj_out": 2}
+            pipe.register_modules(transformer=louder(Flux2Transformer2DModel.from_config(config), factors))
+        self.pipe = from_pipe(pipe)
         self.pipe.set_progress_bar_config(disable=True)
         if kind == "wan":
             self.pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
         self.pipe.transformer.save_pretrained(folder, safe_serialization=True)
         self.frames = frames
-        self.channels = {"flux": 4, "wan": 16, "z_image": 4}[kind]
+        self.side = SIDE
+        self.channels = {"flux": 4, "flux2": 16, "wan": 16, "z_image": 4}[kind]
 
     def noise(self, batch: int) -> torch.Tensor:
-        size = (SIDE, SIDE) if not self.frames else (self.frames, SIDE, SIDE)
+        size = (self.side, self.side) if not self.frames else (self.frames, self.side, self.side)
         return torch.randn(batch, self.channels, *size, generator=torch.manual_seed(5))
 
     def diffusers(self, *guidance: Any, batch: int = 1, cfg: float = 1.0) -> torch.Tensor:
         noise = self.noise(batch)
+        last: dict[str, torch.Tensor] = {}
+
+        def keep(
+            pipe: Any, step: int, timestep: Any, tensors: dict[str, torch.Tensor]
+        ) -> dict[str, torch.Tensor]:
+            last.update(tensors)
+            return tensors
+
         given: dict[str, Any] = {"num_inference_steps": STEPS, "output_type": "latent", "latents": noise}
         if self.kind == "flux":
             given |= {"latents": _packed(noise), "max_sequence_length": 16}
             given |= {"negative_prompt": "", "true_cfg_scale": cfg}
+        elif self.kind == "flux2":
+            given |= {"guidance_scale": cfg, **ENCODED, "callback_on_step_end": keep}
         elif self.kind == "wan":
             given |= {
                 "max_sequence_length": 16,
@@ -71,8 +96,12 @@ class Both:
         count = "num_videos_per_prompt" if self.kind == "wan" else "num_images_per_prompt"
         # of pixels: 8 to a latent of FLUX and Wan in these tiny autoencoders
         scale = self.pipe.vae_scale_factor_spatial if self.kind == "wan" else self.pipe.vae_scale_factor
-        sizes = {"height": SIDE * scale, "width": SIDE * scale, count: batch}
-        result = self.pipe(PROMPT, **given, **sizes, negative_guidance=list(guidance) or None)
+        scale *= 2 if self.kind == "flux2" else 1
+        sizes = {"height": self.side * scale, "width": self.side * scale, count: batch}
+        result = self.pipe(prompt=PROMPT, **given, **sizes, negative_guidance=list(guidance) or None)
+        if self.kind == "flux2":
+            # what the pipeline gives has been made ready for the autoencoder
+            return last["latents"].transpose(1, 2).unflatten(2, (SIDE, SIDE))
         latents = result.frames if self.kind == "wan" else result.images
         return _unpacked(latents) if self.kind == "flux" else latents
 
@@ -81,6 +110,8 @@ class Both:
         if self.kind == "flux":
             embeds, pooled, _ = pipe.encode_prompt(text, None, max_sequence_length=16)
             tensors = {"text": embeds, "pooled": pooled}
+        elif self.kind == "flux2":
+            tensors = {"text": pipe.encode_prompt(text, **ENCODED)[0]}
         elif self.kind == "wan":
             tensors = {"text": pipe.encode_prompt(text, None, False, max_sequence_length=16)[0]}
         else:
@@ -142,7 +173,7 @@ def both(
     return get
 
 
-@pytest.mark.parametrize("kind", ["flux", "wan"])
+@pytest.mark.parametrize("kind", ["flux", "flux2", "wan", "z_image"])
 def test_methods_in_attention_are_those_of_negguide(both: Callable[[str], Both], kind: str) -> None:
     tiny = both(kind)
     right = {"plain": tiny.diffusers(batch=2)}
@@ -167,7 +198,22 @@ def test_methods_in_attention_are_those_of_negguide(both: Callable[[str], Both],
         assert rms(right[name], right["plain"]) > 10 * SAME, name
 
 
-@pytest.mark.parametrize("kind", ["flux", "wan", "z_image"])
+def test_texts_of_other_lengths_lie_as_far_from_the_image_as_alone(both: Callable[[str], Both]) -> None:
+    """Z-Image fills captions up to 32 or 64 tokens; what fills the image up lies elsewhere, so it has none here."""
+    tiny = both("z_image")
+    longer = " ".join([NEGATIVE] * 10)
+    tiny.side = 2 * SIDE
+    try:
+        right = tiny.diffusers(NAG(longer, **METHODS["NAG"]), batch=2)
+        graph, model = tiny.graph()
+        patched = in_attention(graph, "NAG", model, tiny.text(graph, longer))
+        (found,) = tiny.server.latents(graph, tiny.sampled(graph, patched, 2))
+    finally:
+        tiny.side = SIDE
+    assert rms(found, right) < SAME
+
+
+@pytest.mark.parametrize("kind", ["flux", "flux2", "wan", "z_image"])
 def test_negtome_and_perp_neg_are_those_of_negguide(both: Callable[[str], Both], kind: str) -> None:
     tiny = both(kind)
     graph, model = tiny.graph()
@@ -195,11 +241,14 @@ def test_negtome_and_perp_neg_are_those_of_negguide(both: Callable[[str], Both],
 
 
 def test_models_that_a_method_does_not_know_are_refused_by_name(both: Callable[[str], Both]) -> None:
-    tiny = both("z_image")
+    tiny = both("wan")
     tiny.diffusers()
-    graph, model = tiny.graph()
-    patched = in_attention(graph, "NAG", model, tiny.text(graph, NEGATIVE))
-    with pytest.raises(
-        GraphError, match="NAG does not know models of the class NextDiT; it knows UNetModel, Flux"
-    ):
-        tiny.server.latents(graph, tiny.sampled(graph, patched))
+    graph = Graph()
+    model = graph("TestLoadTransformer", folder=str(tiny.folder), kind=tiny.kind, other=True)
+    for name, patched in {
+        "NAG": in_attention(graph, "NAG", model, tiny.text(graph, NEGATIVE)),
+        "NegToMe": negtome(graph, model),
+    }.items():
+        said = f"{name} does not know models of the class OtherModel; it knows UNetModel, Flux"
+        with pytest.raises(GraphError, match=said):
+            tiny.server.latents(graph, tiny.sampled(graph, patched, 2))

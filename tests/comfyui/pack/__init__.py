@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from .transformers import LoadTransformer, Sigmas
 
+CHANGED = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_v.weight"
+
 
 class Operations(comfy.ops.disable_weight_init):
     """ComfyUI's, with the groups of the embedded model where ComfyUI says 32."""
@@ -80,6 +82,8 @@ class LoadEmbedded:
         model.diffusion_model.load_state_dict({names[key]: value.float() for key, value in weights.items()})
         alphas = load_file(Path(folder) / "alphas_cumprod.safetensors")["alphas_cumprod"].double()
         model.model_sampling.set_sigmas(((1 - alphas) / alphas) ** 0.5)
+        # while a patched copy is loaded, the model's own are changed
+        model.weight_before = comfy.utils.get_attr(model, CHANGED).clone()
         device = comfy.model_management.get_torch_device()
         return (comfy.model_patcher.ModelPatcher(model, device, torch.device("cpu")),)
 
@@ -190,9 +194,7 @@ class ChangeWeights:
 
     def patch(self, model, strength):
         patched = model.clone()
-        name = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_v.weight"
-        weight = comfy.utils.get_attr(model.model, name)
-        patched.add_patches({name: ("diff", (0.3 * weight.clone(),))}, strength)
+        patched.add_patches({CHANGED: ("diff", (0.3 * model.model.weight_before,))}, strength)
         return (patched,)
 
 

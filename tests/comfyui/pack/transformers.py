@@ -8,7 +8,6 @@ from pathlib import Path
 import comfy.latent_formats
 import comfy.ldm.flux.model
 import comfy.model_base
-import comfy.model_detection
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
@@ -17,6 +16,15 @@ import comfy.utils
 import torch
 from safetensors.torch import load_file
 
+FLUX2 = (
+    (r"^transformer_blocks\.(\d+)\.ff\.linear_in", r"double_blocks.\1.img_mlp.0"),
+    (r"^transformer_blocks\.(\d+)\.ff\.linear_out", r"double_blocks.\1.img_mlp.2"),
+    (r"^transformer_blocks\.(\d+)\.ff_context\.linear_in", r"double_blocks.\1.txt_mlp.0"),
+    (r"^transformer_blocks\.(\d+)\.ff_context\.linear_out", r"double_blocks.\1.txt_mlp.2"),
+    (r"^single_transformer_blocks\.(\d+)\.attn\.to_qkv_mlp_proj", r"single_blocks.\1.linear1"),
+    (r"^single_transformer_blocks\.(\d+)\.attn\.to_out", r"single_blocks.\1.linear2"),
+    (r"stream_modulation(.*)\.linear\.", r"stream_modulation\1.lin."),
+)
 WAN = (
     (r"condition_embedder\.time_embedder\.linear_1", "time_embedding.0"),
     (r"condition_embedder\.time_embedder\.linear_2", "time_embedding.2"),
@@ -100,28 +108,63 @@ def z_image(known):
     return unet, comfy.model_base.Lumina2, {"multiplier": 1.0, "shift": 3.0}, known["in_channels"]
 
 
-def renamed(kind, weights, known):
-    if kind == "flux":
-        return comfy.model_detection.convert_diffusers_mmdit(dict(weights))
+def flux2(known):
+    unet, *rest = flux({**known, "pooled_projection_dim": None})
+    unet |= {
+        "in_channels": known["in_channels"],
+        "out_channels": known["in_channels"],
+        "mlp_ratio": known["mlp_ratio"],
+        "theta": known["rope_theta"],
+        "patch_size": 1,
+        "qkv_bias": False,
+        "global_modulation": True,
+        "mlp_silu_act": True,
+        "ops_bias": False,
+    }
+    if "txt_ids_dims" in unet:
+        unet["txt_ids_dims"] = [3]
+    # not ComfyUI's Flux2, which fills texts up to 512 tokens
+    return unet, *rest[:-1], known["in_channels"]
+
+
+def renamed(keys, patterns):
+    names = {}
+    for key in keys:
+        name = key
+        for pattern, replacement in patterns:
+            name = re.sub(pattern, replacement, name)
+        names[key] = name
+    return names
+
+
+def names_of(kind, weights, known):
+    """{diffusers' name of a weight: its place in ComfyUI's model}."""
     if kind == "z_image":
-        names = comfy.utils.z_image_to_diffusers(known)
-        width, found = known["dim"], {}
-        for key, value in weights.items():
-            place = names[key]
-            if isinstance(place, str):
-                found[place] = value
-            else:
-                name, (_, start, length) = place
-                found.setdefault(name, value.new_empty(3 * width, *value.shape[1:]))[
-                    start : start + length
-                ] = value
-        return found
-    found = {}
+        return comfy.utils.z_image_to_diffusers(known)
+    if kind == "wan":
+        return renamed(weights, WAN)
+    width = known["num_attention_heads"] * known["attention_head_dim"]
+    layers = {"depth": known["num_layers"], "depth_single_blocks": known["num_single_layers"]}
+    names = comfy.utils.flux_to_diffusers({**layers, "hidden_size": width})
+    if kind == "flux2":
+        names |= {k.replace("time_text_embed", "time_guidance_embed"): place for k, place in names.items()}
+        # an older ComfyUI does not know all of them
+        names |= renamed(weights.keys() - names.keys(), FLUX2)
+    return names
+
+
+def placed(weights, names):
+    """Weights where ComfyUI's model has them, some of which hold several."""
+    found, parts = {}, {}
     for key, value in weights.items():
-        for pattern, name in WAN:
-            key = re.sub(pattern, name, key)
-        found[key] = value
-    return found
+        place = names[key]
+        name, span, *change = (place, None) if isinstance(place, str) else place
+        value = change[0](value) if change else value
+        if span is None:
+            found[name] = value
+        else:
+            parts.setdefault(name, {})[span[1]] = value
+    return found | {name: torch.cat([part[at] for at in sorted(part)]) for name, part in parts.items()}
 
 
 class LoadTransformer:
@@ -131,12 +174,15 @@ class LoadTransformer:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"folder": ("STRING", {}), "kind": ("STRING", {})}}
+        other = ("BOOLEAN", {"default": False})
+        return {"required": {"folder": ("STRING", {}), "kind": ("STRING", {})}, "optional": {"other": other}}
 
-    def load(self, folder, kind):
+    def load(self, folder, kind, other=False):
         known = json.loads((Path(folder) / "config.json").read_text())
         weights = load_file(Path(folder) / "diffusion_pytorch_model.safetensors")
-        unet, base, sampling, channels = {"flux": flux, "wan": wan, "z_image": z_image}[kind](known)
+        unet, base, sampling, channels = {"flux": flux, "flux2": flux2, "wan": wan, "z_image": z_image}[kind](
+            known
+        )
 
         class Latents(comfy.latent_formats.LatentFormat):
             latent_channels = channels
@@ -151,13 +197,24 @@ class LoadTransformer:
             custom_operations = comfy.ops.disable_weight_init
 
         model = base(Config({**unet, "dtype": torch.float32}))
-        weights = {key: value.float() for key, value in renamed(kind, weights, known).items()}
+        names = names_of(kind, weights, known)
+        weights = {key: value.float() for key, value in placed(weights, names).items()}
         if kind == "z_image":
-            # whose sizes ComfyUI takes from the width of the trained model
+            # an older ComfyUI has a norm that nothing goes through
+            unused = {
+                key: value for key, value in model.diffusion_model.state_dict().items() if "norm_final" in key
+            }
+            weights |= {
+                key: value for key, value in unused.items() if key not in weights and "layer" not in key
+            }
+            # sizes that ComfyUI takes from the width of the trained model
             for layer in (0, 2):
                 out, width = weights[f"t_embedder.mlp.{layer}.weight"].shape
                 model.diffusion_model.t_embedder.mlp[layer] = torch.nn.Linear(width, out)
         model.diffusion_model.load_state_dict(weights)
+        if other:
+            # what a model is that builds on one of these
+            model.diffusion_model.__class__ = type("OtherModel", (type(model.diffusion_model),), {})
         device = comfy.model_management.get_torch_device()
         return (comfy.model_patcher.ModelPatcher(model, device, torch.device("cpu")),)
 
