@@ -68,8 +68,8 @@ class GroupSampler:
         groups: Sequence[Hashable],
         batch_size: int,
         *,
-        group_size: int = 2,
-        fraction: float = 0.5,
+        group_size: int,
+        fraction: float,
         seed: int = 0,
         samples: int | None = None,
     ) -> None:
