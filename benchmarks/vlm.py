@@ -335,8 +335,11 @@ def main() -> None:
     groups = {n: {c: pooled(own, "toyworld", "group", c) for c in CATEGORIES} for n, own in by_method.items()}
     what = "true renders" if args.renders else "generated negatives"
     title = f"The embedded CLIP, fine-tuned with {what}: percent of held-out items, {args.seeds} seeds"
-    table = [(n, by_method[n][0]["steps"], *map(_percent, found.values())) for n, found in rates.items()]
-    print_table(title, ("method", "steps", *FIGURES), table)
+    table = [
+        (n, by_method[n][0]["steps"], by_method[n][0]["images_seen"], *map(_percent, found.values()))
+        for n, found in rates.items()
+    ]
+    print_table(title, ("method", "steps", "images", *FIGURES), table)
     lines = [(n, *(f"{100 * rate.value:.1f}" for rate in found.values())) for n, found in groups.items()]
     print_table("Group score by category, percent", ("method", *CATEGORIES), lines)
     print_table("The bars", ("asked for", "found", "met"), [*verdicts(rates), images_seen(rows)])

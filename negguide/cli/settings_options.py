@@ -14,8 +14,8 @@ def takes_settings(settings: type) -> Callable[[Callable[..., None]], Callable[.
     """Give a command one option for every field of a dataclass, and hand it the dataclass in their place.
 
     A field's name, type and default become those of its option. Its metadata may have `help`, `panel` (the heading it
-    is listed under) and `metavar`. A bool is a flag without a value. Options that must be given come first, then the
-    command's own, then all others in the order of the dataclass.
+    is listed under) and `metavar`. A bool is a flag without a value. Options that must be given come first, then those
+    without a panel, the dataclass's before the command's own, then all others in the order of the dataclass.
 
     Args:
         settings: the dataclass; it checks its values itself.
@@ -40,11 +40,16 @@ def takes_settings(settings: type) -> Callable[[Callable[..., None]], Callable[.
             values = {name: given.pop(name) for name in names}
             function(settings(**values), **given)
 
-        needed = [option for option in options if option.default is inspect.Parameter.empty]
-        others = [option for option in options if option.default is not inspect.Parameter.empty]
-        keyword = [
-            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*needed, *own, *others)
-        ]
+        # what must be given, then what has no heading, then the rest under theirs
+        general = {entry.name for entry in fields(settings) if entry.metadata.get("panel") is None}
+        keyword = sorted(
+            (parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*options, *own)),
+            key=lambda parameter: (
+                parameter.default is not inspect.Parameter.empty,
+                parameter.name in names and parameter.name not in general,
+                parameter.name not in names,
+            ),
+        )
         command.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in keyword}
         command.__name__, command.__doc__ = function.__name__, function.__doc__

@@ -66,6 +66,7 @@ class VisionLanguageModel:
 
     @property
     def device(self) -> torch.device:
+        """Where its weights are."""
         device: torch.device = self.model.device
         return device
 

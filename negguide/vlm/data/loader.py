@@ -46,6 +46,7 @@ class Batch:
     group: Tensor
 
     def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
@@ -62,6 +63,7 @@ class Batch:
 
     @property
     def images_seen(self) -> int:
+        """How many images go through the model, negative ones included."""
         return len(self.places) + (len(self.negative) if self.has_images else 0)
 
 

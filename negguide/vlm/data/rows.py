@@ -20,12 +20,15 @@ class ImageSource(Protocol):
     """An image that is read when it is asked for; `name` says where it is, `size` how many bytes it has."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Where it is, for messages."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """In bytes."""
 
-    def read(self) -> bytes: ...
+    def read(self) -> bytes:
+        """The content of its file."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,16 @@ class FileImage:
 
     @property
     def name(self) -> str:
+        """The path."""
         return str(self.path)
 
     @property
     def size(self) -> int:
+        """In bytes."""
         return size_of(self.path)
 
     def read(self) -> bytes:
+        """The content of the file."""
         return self.path.read_bytes()
 
 
@@ -57,9 +63,11 @@ class TarImage:
 
     @property
     def name(self) -> str:
+        """The tar file and the member."""
         return f"{self.tar}:{self.member}"
 
     def read(self) -> bytes:
+        """The content of the member."""
         with self.tar.open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
@@ -82,10 +90,12 @@ class TableImage:
 
     @property
     def name(self) -> str:
+        """The table, the row and the column."""
         return f"{self.where}, column {self.column}"
 
     @property
     def size(self) -> int:
+        """In bytes; 0 where it names a file that is not there."""
         # of the buffer, which is not read for it
         cell = self.table.data.column(self.column)[self.row]
         if cell["bytes"].is_valid:
@@ -96,6 +106,7 @@ class TableImage:
         return (self.folder / path).stat().st_size if path and (self.folder / path).is_file() else 0
 
     def read(self) -> bytes:
+        """The content of the cell, or of the file that it names."""
         cell = self.table[self.row][self.column]
         data: bytes | None = cell["bytes"]
         return (self.folder / cell["path"]).read_bytes() if data is None else data
@@ -130,6 +141,7 @@ class Triplet:
     group: str = ""
 
     def has(self, column: str) -> bool:
+        """Whether the row has something in `column`."""
         return bool(getattr(self, column))
 
 

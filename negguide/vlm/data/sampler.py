@@ -12,7 +12,8 @@ class Sampler(Protocol):
 
     def __len__(self) -> int: ...
 
-    def epoch(self, number: int) -> list[list[int]]: ...
+    def epoch(self, number: int) -> list[list[int]]:
+        """The batches of epoch `number`, each a list of places of rows."""
 
 
 class RandomSampler:
@@ -36,6 +37,7 @@ class RandomSampler:
         return self.samples // self.batch_size
 
     def epoch(self, number: int) -> list[list[int]]:
+        """The batches of epoch `number`, each a list of places of rows."""
         order = list(range(self.count))
         random.Random(f"rows-{self.seed}-{number}").shuffle(order)
         return [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(len(self))]
@@ -66,8 +68,8 @@ class GroupSampler:
         groups: Sequence[Hashable],
         batch_size: int,
         *,
-        group_size: int = 2,
-        fraction: float = 0.5,
+        group_size: int,
+        fraction: float,
         seed: int = 0,
         samples: int | None = None,
     ) -> None:
@@ -97,6 +99,7 @@ class GroupSampler:
         return self.samples // self.batch_size
 
     def epoch(self, number: int) -> list[list[int]]:
+        """The batches of epoch `number`, each a list of places of rows."""
         rng = random.Random(f"groups-{self.seed}-{number}")
         siblings, singles = self._siblings(rng), self._singles(rng)
         held: list[int] | None = None
@@ -150,6 +153,7 @@ class Curriculum:
         return len(self.rest)
 
     def epoch(self, number: int) -> list[list[int]]:
+        """The batches of epoch `number`, each a list of places of rows."""
         if number >= self.epochs:
             return self.rest.epoch(number)
         per_pass, start = len(self.first), number * len(self)

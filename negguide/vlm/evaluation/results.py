@@ -45,14 +45,17 @@ class Row:
 
     @classmethod
     def of(cls, suite: str, metric: str, category: str, estimate: Estimate) -> Row:
+        """A figure with its name."""
         return cls(suite, metric, category, estimate.value, estimate.low, estimate.high, estimate.n)
 
     @property
     def key(self) -> tuple[str, str, str]:
+        """What tells it from all other figures of a model."""
         return self.suite, self.metric, self.category
 
     @property
     def estimate(self) -> Estimate:
+        """The value with its interval."""
         return Estimate(self.value, self.low, self.high, self.n)
 
     @property

@@ -19,9 +19,9 @@ class Mixing:
         queries: negatives mixed of one of those and the query itself, harder still.
     """
 
-    hardest: int = 32
-    pairs: int = 16
-    queries: int = 0
+    hardest: int
+    pairs: int
+    queries: int
 
     def __post_init__(self) -> None:
         if self.hardest < 1 or self.pairs < 0 or self.queries < 0 or self.pairs + self.queries < 1:

@@ -26,6 +26,7 @@ class Log:
         os.replace(partial, self.path)
 
     def add(self, line: Mapping[str, Any]) -> None:
+        """Write one line."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 

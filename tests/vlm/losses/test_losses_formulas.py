@@ -334,8 +334,10 @@ def test_a_negative_mixed_with_the_query_is_never_more_than_half_of_it() -> None
 def test_mixed_negatives_make_the_loss_larger_and_a_row_without_negatives_gets_none() -> None:
     image, text, _, _ = features()
     torch.manual_seed(0)
-    assert losses.clip(image, text, SCALE, Options(mixing=Mixing())) > losses.clip(image, text, SCALE)
-    alone = Options(source=torch.zeros(N, dtype=torch.int64), mixing=Mixing())
+    assert losses.clip(
+        image, text, SCALE, Options(mixing=Mixing(hardest=32, pairs=16, queries=0))
+    ) > losses.clip(image, text, SCALE)
+    alone = Options(source=torch.zeros(N, dtype=torch.int64), mixing=Mixing(hardest=32, pairs=16, queries=0))
     plain = Options(source=torch.zeros(N, dtype=torch.int64))
     # opposites of the query weigh exp(-7) each
     difference = losses.clip(image, text, 50.0, alone) - losses.clip(image, text, 50.0, plain)
@@ -405,4 +407,4 @@ def test_options_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ValueError, match="needs negative_text, negative_image or both"):
         losses.rank_margin(image, text, 0.2)
     with pytest.raises(ValueError, match="hardest=0"):
-        Mixing(hardest=0)
+        Mixing(hardest=0, pairs=16, queries=0)

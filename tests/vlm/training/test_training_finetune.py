@@ -183,6 +183,21 @@ def test_siglip_trains_with_its_own_losses_and_the_others(
         run(replace(settings, loss="siglip"), tmp_path / "other")
 
 
+def test_a_loss_from_outside_trains(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_LOSSES", dict(registered_losses()))
+
+    @registry.register_loss("cosine")
+    def cosine(image: torch.Tensor, text: torch.Tensor, negative_text: torch.Tensor) -> torch.Tensor:
+        return ((image * negative_text).sum(dim=1) - (image * text).sum(dim=1)).mean()
+
+    run(replace(settings, loss="cosine", epochs=4, lr=1e-2, val_fraction=0.0), tmp_path / "out")
+    values = [line["loss"] for line in Log(tmp_path / "out" / "log.jsonl").lines()]
+    assert sum(values[-3:]) < sum(values[:3]) - 0.01
+    assert "| loss | `cosine` |" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_all_options_act_together_with_cached_gradients(settings: Settings, tmp_path: Path) -> None:
     options = {
         "accum_freq": 2,

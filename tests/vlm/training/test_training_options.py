@@ -91,7 +91,7 @@ def test_the_command_hands_over_the_settings_that_were_typed(monkeypatch: pytest
     monkeypatch.setenv("COLUMNS", "200")
     told = ANSI.sub("", CliRunner().invoke(app, ["--help"]).output)
     assert re.search(r"More ─.*--size\s+N\s+How many\. \[default: 3\]", told, re.DOTALL)
-    assert "--no-lock" not in told and told.index("--data") < told.index("--out") < told.index("--rate")
+    assert "--no-lock" not in told and told.index("--data") < told.index("--rate") < told.index("--out")
 
     with pytest.raises(TypeError, match=r"twice has parameters that Small has as well: \['size'\]"):
 
