@@ -40,6 +40,7 @@ from report import STEPS, arguments, models, rows_so_far, write_json
 from tqdm import tqdm
 
 from negguide import Negative, NegToMe, PerpNeg
+from negguide.image_files import read_image
 from negguide.mining import audit as auditing
 from negguide.mining.block import Miner
 from negguide.mining.edits import make_planner, plan
@@ -240,7 +241,7 @@ def the_set(pipe: Any, judge: Judge, args: Any) -> dict[str, Any]:
         pictures, captions = [], []
         for item, where in rows:
             names = (item.image_file_name, item.negative_image_file_name)
-            pictures.append(tuple(Image.open(where / file).convert("RGB") for file in names))
+            pictures.append(tuple(read_image(where / file) for file in names))
             captions.append((item.caption, item.negative_caption))
         _, _, nothing, _ = mine(folder, *made)
         stopped = Path(name) / "stopped"

@@ -180,9 +180,9 @@ def plain_set(folder: Path, mined: Path, batch_size: int = 50) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     # the parts number their items alike
     items = [
-        (item, shard, _file(f"{part.parent.name}/{item.id}"))
+        (item, place, _file(f"{part.parent.name}/{item.id}"))
         for part in sorted(mined.glob("*/set.json"))
-        for item, shard in read_set(part.parent)
+        for item, place in read_set(part.parent)
     ]
     pipe, _ = models()
     left = [(item, file) for item, _, file in items if not (folder / file).is_file()]
@@ -203,7 +203,7 @@ def plain_set(folder: Path, mined: Path, batch_size: int = 50) -> Path:
         {
             "id": item.id,
             "source_id": item.source_id,
-            "file_name": str((shard / item.image_file_name).resolve()),
+            "file_name": _original(item, place, folder, f"original-{file}"),
             "negative_file_name": file,
             "caption": item.caption,
             "negative_caption": item.negative_caption,
@@ -211,10 +211,16 @@ def plain_set(folder: Path, mined: Path, batch_size: int = 50) -> Path:
             "category": item.category,
             "prompt": item.prompt,
         }
-        for item, shard, file in items
+        for item, place, file in items
     ]
     _write_lines(done, rows)
     return folder
+
+
+def _original(item: Any, place: Any, folder: Path, name: str) -> str:
+    """The name of a pair's original in ``folder``, where it is copied to: in the set it may be packed."""
+    (folder / name).write_bytes((place / item.image_file_name).read_bytes())
+    return name
 
 
 def keeping_set(folder: Path, negatives: Path, pairs: int) -> Path:

@@ -10,6 +10,8 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
+from negguide.storage import ImageFile
+
 SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 """Of the files in an archive that are images."""
 _KEPT = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
@@ -34,7 +36,9 @@ class UnreadableImageError(ValueError):
     """An image that cannot be decoded; the message names it."""
 
 
-def read_image(source: Path | str | bytes, mode: str = "RGB", *, name: str | None = None) -> PIL.Image.Image:
+def read_image(
+    source: ImageFile | str | bytes, mode: str = "RGB", *, name: str | None = None
+) -> PIL.Image.Image:
     """Decode an image whole, as a viewer shows it.
 
     - The orientation in the EXIF data is applied (`PIL.ImageOps.exif_transpose`).
@@ -44,7 +48,7 @@ def read_image(source: Path | str | bytes, mode: str = "RGB", *, name: str | Non
     - CMYK, greyscale, palettes and 1 bit are converted as Pillow does; of several frames the first is taken.
 
     Args:
-        source: a file, or the content of one.
+        source: a file, wherever it lies, or the content of one.
         mode: "RGB", or "L" for a mask.
         name: what messages call it, e.g. "00000.tar: cat.jpg"; by default the path of the file.
 
@@ -55,8 +59,11 @@ def read_image(source: Path | str | bytes, mode: str = "RGB", *, name: str | Non
     """
     if name is None:
         name = "an image in memory" if isinstance(source, bytes) else str(source)
+    # what is no path of this machine (in an archive, in an object store) is read first: that this fails says nothing of
+    # the image
+    known = source if isinstance(source, (bytes, str, Path)) else source.read_bytes()
     try:
-        with PIL.Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with PIL.Image.open(io.BytesIO(known) if isinstance(known, bytes) else known) as image:
             image.load()
             return shown(image, mode)
     except FileNotFoundError:
@@ -137,3 +144,17 @@ def _reason(error: Exception) -> str:
         return "cannot identify image file"
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return said.partition("\n")[0][:200] or type(error).__name__
+
+
+def png_of(image: PIL.Image.Image) -> bytes:
+    """The image as a PNG; it is encoded once, however often this is asked, so it must not be painted on in between."""
+    held = vars(image)
+    if _PNG not in held:
+        stream = io.BytesIO()
+        image.save(stream, "PNG")
+        held[_PNG] = stream.getvalue()
+    content: bytes = held[_PNG]
+    return content
+
+
+_PNG = "negguide_png"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -18,6 +17,7 @@ import PIL.ImageDraw
 import PIL.ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from negguide.storage import write_whole
 from negguide.version import __version__
 
 SETTINGS_KEY = "negguide"
@@ -57,13 +57,13 @@ def save_png(image: PIL.Image.Image, path: Path, settings: Mapping[str, Any]) ->
     info.add_text(SETTINGS_KEY, _json(settings))
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=info)
-    write_file(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue())
     return buffer.getvalue()
 
 
 def save_json(data: Mapping[str, Any], path: Path) -> None:
     """Write `data` as indented JSON, whole or not at all."""
-    write_file(path, (_json(data, indent=2) + "\n").encode())
+    write_whole(path, (_json(data, indent=2) + "\n").encode())
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -94,17 +94,6 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ValueError(f"{path} must hold a JSON object with settings, got {type(settings).__name__}")
     return settings
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; folders that are missing are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def grid(

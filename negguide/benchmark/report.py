@@ -17,7 +17,8 @@ from negguide.benchmark.judging import Seen
 from negguide.benchmark.runner import Drawn, Run
 from negguide.benchmark.similarity import Similarity
 from negguide.benchmark.suites import DIVERSITY, OVERLAP, REFERENCE
-from negguide.pictures import save_json, write_file
+from negguide.pictures import save_json
+from negguide.storage import write_whole
 from negguide.toyworld.measure import Rate
 
 FEW = 20
@@ -195,7 +196,7 @@ class Report:
         markdown, data, plot, sheet = (out / name for name in names)
         save_png(scatter(self), plot, made_by)
         save_png(contact_sheet(self), sheet, made_by)
-        write_file(markdown, self.markdown().encode())
+        write_whole(markdown, self.markdown().encode())
         save_json(self.to_dict(), data)
         return [markdown, data, plot, sheet]
 

@@ -9,7 +9,8 @@ from typing import Any
 from PIL import Image
 
 from negguide.image_files import UnreadableImageError, read_image
-from negguide.pictures import file_name, write_file
+from negguide.pictures import file_name
+from negguide.storage import write_whole
 
 
 class Attachments:
@@ -71,7 +72,7 @@ class Attachments:
     def write(self, folder: Path) -> None:
         """Copy the files into `folder`."""
         for name, content in self._files.items():
-            write_file(folder / name, content)
+            write_whole(folder / name, content)
 
     def _add(self, content: bytes, stored: dict[str, str], source: str) -> Image.Image:
         if stored["mode"] not in ("RGB", "L"):

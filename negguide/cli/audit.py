@@ -8,19 +8,26 @@ from typing import Annotated
 import typer
 
 from negguide.cli.output import check_folder, remark, show, waiting
+from negguide.storage import location
 
 
 def audit(
     folder: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="SET",
             help="A mined set, an imagefolder with metadata.jsonl, SugarCrepe JSON (a file or a folder of "
-            "them), or a .jsonl, .csv or .tsv with the columns caption and negative_caption.",
+            "them), or a .jsonl, .csv or .tsv with the columns caption and negative_caption; a path, or an address "
+            "such as s3://bucket/set.",
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the report; default: SET/audit, or beside a file.")
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of the report; default: SET/audit, or beside a file. For a set that cannot be "
+            "written.",
+        ),
     ] = None,
     images: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where the images of a JSON, CSV or TSV are.")
@@ -71,13 +78,18 @@ def audit(
     except ImportError as error:
         raise ValueError(str(error)) from error
     from negguide.mining.card import AUDIT, write_card
-    from negguide.mining.shards import FUNNEL
+    from negguide.mining.shards import FUNNEL, is_set
 
-    place = out or (folder / AUDIT if folder.is_dir() else folder.with_name(f"{folder.stem}-audit"))
-    check_folder(place)
+    read = location(folder)
+    if out is not None:
+        place = location(out, "--out")
+        check_folder(place)
+    else:
+        place = read / AUDIT if read.is_dir() else read.with_name(f"{read.stem}-audit")
+        _check_beside(place, folder)
     with waiting("auditing"):
         found = auditing.audit(
-            folder,
+            read,
             images=images,
             against=against or (),
             tokenizer=tokenizer,
@@ -91,12 +103,24 @@ def audit(
     paths = auditing.write_report(found, place)
     if found.balance is not None:
         # beside the set, where the readers of the set look for it
-        kept = (folder if folder.is_dir() and out is None else place) / auditing.REBALANCED
+        kept = (read if read.is_dir() and out is None else place) / auditing.REBALANCED
         auditing.write_rebalanced(found.balance, kept, found.settings)
         paths.append(kept)
-    if out is None and auditing.is_mined(folder) and (folder / FUNNEL).is_file():
+    if out is None and is_set(read) and (read / FUNNEL).is_file():
         # a complete set: its card says what was found
-        write_card(folder)
+        write_card(read)
     for line in auditing.verdict_lines(found):
         remark(line)
     show(*paths)
+
+
+def _check_beside(place: Path, folder: str) -> None:
+    """Where no --out is given, the report lies in the set, which may be on a disk that takes no files."""
+    try:
+        check_folder(place)
+    except ValueError as error:
+        reason = str(error).rpartition(": ")[2]
+        raise ValueError(
+            f"the report goes into {place}, and no file can be written there ({reason}); name a folder for it with "
+            f"--out: negguide audit {folder} --out REPORT"
+        ) from error

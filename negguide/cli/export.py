@@ -11,7 +11,13 @@ from negguide.cli.output import check_folder, remark, show, waiting
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="SET", help="A set that `negguide mine` made.")],
+    folder: Annotated[
+        str,
+        typer.Argument(
+            metavar="SET",
+            help="A set that `negguide mine` made; a path, or an address such as s3://bucket/set.",
+        ),
+    ],
     format: Annotated[
         str,
         typer.Option(
@@ -19,7 +25,7 @@ def export(
             "as instructpix2pix (parquet) or instructpix2pix-folder."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The new folder.")],
+    out: Annotated[Path, typer.Option(help="The new folder, on this machine.")],
     rebalanced: Annotated[
         bool,
         typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from negguide.cli import options
 from negguide.cli.mine_report import audited, nothing_written, show_funnel, speed
 from negguide.cli.output import check_folder, console, remark, show, waiting
+from negguide.storage import location, on_this_machine, write_whole
 
 if TYPE_CHECKING:
     from negguide.mining.build_text import Built
@@ -26,13 +28,18 @@ _IN, _PLAN, _PAINT, _CHECK, _RUN = "Input", "Plan", "Paint", "Check", "Run"
 
 def mine(
     context: typer.Context,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the set goes; run again to go on.")],
+    out: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR", help="Where the set goes, a folder or s3://, gs://, hf://; run again to go on."
+        ),
+    ],
     data: Annotated[
         str,
         typer.Option(
             metavar="DATA",
             help="toyworld:N, an imagefolder, a data set on disk or by name, WebDataset shards, an open_clip table, or "
-            "COCO captions.",
+            "COCO captions; a path, or an address such as s3://bucket/name.parquet.",
             rich_help_panel=_IN,
         ),
     ] = "toyworld:200",
@@ -217,19 +224,28 @@ def mine(
             help="Pairs of the input that make a shard (64; of text alone 1000).", rich_help_panel=_RUN
         ),
     ] = None,
+    shard_format: Annotated[
+        str,
+        typer.Option(
+            metavar="[tar|parquet]",
+            help="What a shard is: an imagefolder in a tar, or parquet.",
+            rich_help_panel=_RUN,
+        ),
+    ] = "tar",
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
 ) -> None:
     """Make a set of hard negatives in --out, or go on with it. They are generated, not retrieved.
 
-    Plans edits of each caption, paints them, keeps what the judge finds right in all four cells, and writes an
-    imagefolder with a card, a contact sheet and an audit. It can be killed at any time; the same command goes on, also
+    Plans edits of each caption, paints them, keeps what the judge finds right in all four cells, and writes shards
+    with a card, a contact sheet and an audit. It can be killed at any time; the same command goes on, also
     in several processes at once (accelerate launch -m negguide mine ...).
 
     With --text-only the planned captions are the set, and whatever is painted or judged has no meaning.
     """
     began = time.monotonic()
-    finished = all((out / name).is_file() for name in ("set.json", "funnel.json", "README.md"))
+    place = location(out, "--out")
+    finished = all((place / name).is_file() for name in ("set.json", "funnel.json", "README.md"))
     if not finished:
         # what is finished can be looked at again on a disk that takes no files
         check_folder(out)
@@ -279,6 +295,7 @@ def mine(
         "max_category_share": max_category_share,
         "seed": seed,
         "limit": limit,
+        "shard_format": shard_format,
         "shard_size": (TEXT_SHARD if text_only else IMAGE_SHARD) if shard_size is None else shard_size,
     }
     with waiting("reading the input" if text_only else "loading the models"), _packages():
@@ -335,16 +352,16 @@ def mine(
     written = outcome.funnel.total("written")
     verdicts: list[str] = []
     if not finished or outcome.made:
-        verdicts = audited(out, written)
-        write_card(out)
+        verdicts = audited(place, written)
+        write_card(place)
     show_funnel(outcome.funnel, text_only)
     remark(speed(outcome.funnel, painted.total(), seconds, device, text_only))
     for line in verdicts:
         remark(line)
     if not written:
-        remark(nothing_written(out, outcome.funnel))
+        remark(nothing_written(place, outcome.funnel))
         raise typer.Exit(1)
-    show(out, *([_columns(out, built)] if columns else []))
+    show(out, *([_columns(place, built)] if columns else []))
 
 
 IMAGE_SHARD, TEXT_SHARD = 64, 1000
@@ -375,7 +392,14 @@ def _columns(out: Path, built: Built) -> Path:
     from negguide.mining.formats.columns import write_columns
 
     with waiting("adding the columns"):
-        return write_columns(out, built.source, out / "columns")
+        if on_this_machine(out):
+            return write_columns(out, built.source, out / "columns")
+        with tempfile.TemporaryDirectory() as scratch:
+            columns = Path(scratch) / "columns"
+            written = write_columns(out, built.source, columns)
+            for file in sorted(path for path in columns.rglob("*") if path.is_file()):
+                write_whole(out / "columns" / file.relative_to(columns).as_posix(), file.read_bytes())
+            return out / "columns" / written.relative_to(columns).as_posix()
 
 
 def _device(device: str, local: int) -> str:

@@ -78,9 +78,7 @@ def audited(out: Path, written: int) -> list[str]:
     from negguide.mining.card import AUDIT
 
     done = out / AUDIT / "audit.json"
-    if written > AUDITED or (
-        done.is_file() and json.loads(done.read_text(encoding="utf-8"))["mined"]["pairs"] == written
-    ):
+    if written > AUDITED or (done.is_file() and json.loads(done.read_bytes())["mined"]["pairs"] == written):
         return []
     # a set without items has no pairs to be read
     if not written or not auditing.large_enough(auditing.read_pairs(out)):

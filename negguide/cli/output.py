@@ -17,6 +17,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from negguide.storage import location, on_this_machine
+
 
 class _Steady(Console):
     """A console whose reader may leave; Rich's own ends the program then."""
@@ -60,12 +62,17 @@ def steps_bar(text: str, total: int) -> Iterator[Callable[[], None]]:
         yield lambda: progress.advance(task)
 
 
-def check_folder(out: Path, option: str = "--out") -> None:
+def check_folder(out: Path | str, option: str = "--out") -> None:
     """Refuse a folder that cannot be written, before anything is loaded. It need not be there, and is not made.
+
+    Of an address (s3://...) only the protocol is checked.
 
     Raises:
         ValueError: when it is a file, lies below one, or takes no files.
     """
+    out = location(out, option)
+    if not on_this_machine(out):
+        return
     for path in (out, *out.parents):
         if path.exists() and not path.is_dir():
             raise ValueError(f"{option} {out}: {path} is a file; give a folder")

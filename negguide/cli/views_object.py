@@ -134,9 +134,9 @@ def _fingerprint(settings: dict[str, Any]) -> str:
 def _keep(fit: SolidFit, path: Path, settings: dict[str, Any]) -> None:
     from safetensors.torch import save
 
-    from negguide.pictures import write_file
+    from negguide.storage import write_whole
 
-    write_file(path, save(fit.state_dict(), {"fingerprint": _fingerprint(settings)}))
+    write_whole(path, save(fit.state_dict(), {"fingerprint": _fingerprint(settings)}))
 
 
 def _resume(fit: SolidFit, path: Path, settings: dict[str, Any]) -> None:
@@ -163,13 +163,13 @@ def _not_ours(path: Path) -> str:
 
 
 def _write_turntable(fit: SolidFit, path: Path) -> None:
-    from negguide.pictures import write_file
+    from negguide.storage import write_whole
     from negguide.views.embedded import as_image
 
     frames = [_larger(as_image(picture)) for picture in fit.turntable()]
     buffer = io.BytesIO()
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0)
-    write_file(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue())
 
 
 def _write_sheet(fit: SolidFit, stage: Any, path: Path, settings: dict[str, Any]) -> int:

@@ -14,11 +14,13 @@ from negguide.demo.backend import Run
 from negguide.demo.words import as_markdown
 from negguide.mining.edits import Planner
 from negguide.mining.item import Edit, Item
+from negguide.mining.mined import Mined
 from negguide.mining.settings import Settings
-from negguide.mining.shards import Mined, SetFolder, read_set, read_settings
+from negguide.mining.shards import SetFolder, read_set, read_settings
 from negguide.pictures import versions
 
 SET = "set"
+_SHARD = "00000000"
 _ORIGINAL = "images/original.png"
 
 
@@ -95,7 +97,7 @@ def write_set(folder: Path, settings: Settings, original: Original, pairs: Seque
                 },
             )
         )
-    SetFolder(folder, settings, versions()).write(0, Mined(items=items, images=images), original.caption)
+    SetFolder(folder, settings, versions()).write(_SHARD, Mined(items=items, images=images), original.caption)
 
 
 def pack(whole: Path, folder: Path, keep: Collection[str]) -> Path:
@@ -107,15 +109,15 @@ def pack(whole: Path, folder: Path, keep: Collection[str]) -> Path:
     chosen = [(item, place) for item, place in read_set(whole) if item.id in keep]
     if not chosen:
         raise ValueError("No pair is kept; choose at least one.")
-    images: dict[str, Image.Image] = {}
-    for item, place in chosen:
-        for file in item.files(place).values():
-            with Image.open(file) as image:
-                images[file.relative_to(place).as_posix()] = image.copy()
+    files = {
+        str(getattr(item, f"{role}_file_name")): file.read_bytes()
+        for item, place in chosen
+        for role, file in item.files(place).items()
+    }
     part = folder / SET
-    mined = Mined(items=[item for item, _ in chosen], images=images)
+    mined = Mined(items=[item for item, _ in chosen], files=files)
     written = SetFolder(part, read_settings(whole), versions())
-    written.write(0, mined, chosen[0][0].caption)
+    written.write(_SHARD, mined, chosen[0][0].caption)
     written.clean()
     path = folder / "hard-negatives.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:

@@ -11,13 +11,13 @@ from PIL import Image
 
 from negguide.mining.edits import Planner
 from negguide.mining.item import Source
+from negguide.mining.mined import Mined
 from negguide.mining.pair import Pair, add_pair, reject, reject_pair
 from negguide.mining.planning import balanced, deduplicated, plan_rows, remembering
 from negguide.mining.render.job import Job, NoRegion, Painter, Region
 from negguide.mining.render.memory import Memory
 from negguide.mining.render.paste import change_outside
 from negguide.mining.settings import Settings, seed_of
-from negguide.mining.shards import Mined
 from negguide.mining.sources import BadSource
 from negguide.mining.verify.margins import PairJudge
 from negguide.mining.verify.questions import Asker, objection, questions
@@ -46,13 +46,16 @@ class Miner:
     asker: Asker | None = None
     licence: str | None = None
 
-    def keeping(self, folder: Path, painted: Callable[[int], None]) -> Miner:
-        """The same miner, which makes nothing that is in ``folder`` already, and keeps there what it makes.
+    def keeping(self, painted: Path, answers: Path, told: Callable[[int], None]) -> Miner:
+        """The same miner, which makes nothing that it has made before, and keeps what it makes.
 
-        ``painted`` is told the number of images of each batch.
+        Args:
+            painted: the folder of what was painted, on this machine or at an address.
+            answers: the folder of what a model that plans has answered, on this machine.
+            told: is given the number of images of each batch that is painted.
         """
-        painter = Memory(self.painter, folder, painted)
-        return replace(self, painter=painter, planner=remembering(self.planner, folder))
+        painter = Memory(self.painter, painted, told)
+        return replace(self, painter=painter, planner=remembering(self.planner, answers))
 
     def __call__(self, rows: Sequence[Source | BadSource]) -> Mined:
         mined = Mined()

@@ -14,6 +14,7 @@ from negguide.mining.render.regions import make_region
 from negguide.mining.settings import Settings
 from negguide.mining.sources import open_source
 from negguide.mining.verify.judge import TOYWORLD, check_independent, load_judge
+from negguide.mining.verify.margins import PairJudge
 from negguide.mining.verify.questions import VqaAsker
 
 
@@ -31,6 +32,7 @@ def build(
     diversify: bool,
     absolute_margin: float | None,
     say: Callable[[str], None] = warnings.warn,
+    judge_of: Callable[[str, str], PairJudge] = load_judge,
     **options: Any,
 ) -> Built:
     """Open the input and load the models; ``options`` are fields of ``Settings``.
@@ -38,6 +40,7 @@ def build(
     Args:
         judge: None = "toyworld" for the toy world; other inputs have no default.
         guidance_scale, absolute_margin: None = what suits the model, and the judge.
+        judge_of: gives the judge of a name, on a device.
         say: is told what the server of a planner does not take, and when it is waited for.
 
     Raises:
@@ -73,7 +76,7 @@ def build(
 
     model = check_model(model)
     suited = defaults(model)
-    loaded = load_judge(judge, device)
+    loaded = judge_of(judge, device)
     push = NegToMe("others", **suited.negtome) if diversify else None
     names = {f.name for f in fields(Settings)}
     unknown = sorted(set(options) - names)

@@ -16,8 +16,10 @@ from negguide.mining.edits import make_planner
 from negguide.mining.edits.planner import Planner
 from negguide.mining.run import ShardMiner
 from negguide.mining.settings import Settings
+from negguide.mining.shards import DATA
 from negguide.mining.sources import Input, open_source
 from negguide.mining.text_only import TextMiner
+from negguide.storage import absolute, location
 from negguide.version import __version__
 
 
@@ -37,7 +39,7 @@ def build_text(
     data_options: Mapping[str, Any],
     backend: str,
     planner_options: Mapping[str, Any],
-    out: Path,
+    out: Path | str,
     device: str,
     categories: tuple[str, ...] | None,
     say: Callable[[str], None] = warnings.warn,
@@ -69,7 +71,7 @@ def build_text(
         categories=TEXT_CATEGORIES if categories is None else categories,
         **options,
     )
-    miner = TextMiner(settings, planner, Path(out).absolute() / "data", source.licence)
+    miner = TextMiner(settings, planner, absolute(location(out, "--out")) / DATA, source.licence)
     return Built(source, settings, miner, {"negguide": __version__})
 
 

@@ -13,7 +13,7 @@ from negguide.mining.funnel import STAGES, Funnel
 from negguide.mining.item import Item
 from negguide.mining.shards import FUNNEL, SET, read_set, read_settings
 from negguide.mining.text_only import STAGES as TEXT_STAGES
-from negguide.pictures import write_file
+from negguide.storage import Place, location, write_whole
 
 EXAMPLES, SHOWN = 8, 24
 """Pairs in the card's table, and on the contact sheet."""
@@ -31,13 +31,13 @@ def write_card(folder: Path | str) -> None:
     Raises:
         ValueError: ``folder`` holds no complete set.
     """
-    folder = Path(folder)
+    folder = location(folder)
     settings = read_settings(folder)
     try:
-        funnel = Funnel.from_dict(json.loads((folder / FUNNEL).read_text(encoding="utf-8")))
+        funnel = Funnel.from_dict(json.loads((folder / FUNNEL).read_bytes()))
     except OSError as error:
-        raise ValueError(f"{folder} holds no complete set: {error.filename} cannot be read") from error
-    made_by = json.loads((folder / SET).read_text(encoding="utf-8"))["made_by"]
+        raise ValueError(f"{folder} holds no complete set: {folder / FUNNEL} cannot be read") from error
+    made_by = json.loads((folder / SET).read_bytes())["made_by"]
     written = funnel.total("written")
     stages = TEXT_STAGES if settings.text_only else STAGES
     shown = _spread(folder, SHOWN)
@@ -46,14 +46,14 @@ def write_card(folder: Path | str) -> None:
         title = f"{written} hard negatives from {settings.data['name']}"
         picture = io.BytesIO()
         contact_sheet(shown, title).save(picture, "PNG")
-        write_file(folder / SHEET, picture.getvalue())
+        write_whole(folder / SHEET, picture.getvalue())
     parts = [
         _head(folder, written),
         f"# Hard negatives from {settings.data['name']}",
         f"{written} {_TEXT_ALONE if settings.text_only else _PAIRS}",
         f"![Some of the pairs]({SHEET})" if drawn else "",
         "## Rows",
-        _TEXT_ROWS if settings.text_only else _ROWS,
+        f"{_STORED[settings.shard_format]} {_TEXT_ROWS if settings.text_only else _ROWS}",
         _table(["category", "caption", "negative caption"], _examples(shown)),
         "## Funnel",
         f"{funnel.sources['read']} pairs read, {funnel.sources['bad']} of them bad"
@@ -72,7 +72,7 @@ def write_card(folder: Path | str) -> None:
             else f" Negative images were painted by {settings.model}, {_MODELS_LICENCE}"
         ),
     ]
-    write_file(folder / CARD, ("\n\n".join(part for part in parts if part) + "\n").encode())
+    write_whole(folder / CARD, ("\n\n".join(part for part in parts if part) + "\n").encode())
 
 
 _PAIRS = (
@@ -81,7 +81,6 @@ _PAIRS = (
     "than to the other one, and every caption closer to its own image."
 )
 _ROWS = (
-    'Each shard in `data/` is an imagefolder; `datasets.load_dataset("imagefolder", data_dir=...)` reads all of them. '
     "`image`, `negative_image`, and where it was painted `control_image` (the original caption, painted by the same "
     "model, so that painted does not mean negative) go with `caption`, `negative_caption` and `positive_captions` "
     "(other words, same meaning). `scores` are the judge's of (image, caption), (image, negative caption), (negative "
@@ -91,17 +90,26 @@ _TEXT_ALONE = (
     "captions, each with a negative that says one thing else. No image was looked at, so some negatives may be true of "
     "their image all the same."
 )
+_STORED = {
+    "tar": "Each shard in `data/` is an imagefolder in a tar: `metadata.jsonl` and `images`. `negguide export` makes "
+    "what `datasets` or `webdataset` read of it.",
+    "parquet": "Each shard in `data/` is a parquet file with its images; `datasets.load_dataset` reads this folder as "
+    "it is.",
+    "folder": 'Each shard in `data/` is an imagefolder; `datasets.load_dataset("imagefolder", data_dir=...)` reads all '
+    "of them.",
+}
 _TEXT_ROWS = (
-    "Each shard in `data/` has a `metadata.jsonl`; `image_file_name` is relative to it, and may name a file of the "
-    "input, which is not in the set: `negguide export` makes a set that holds its images. `negative_caption` goes with "
-    "`caption`, `positive_captions` are other words with the same meaning, and `before` was replaced by `after`."
+    "`image_file_name` is relative to `data/`, and may name a file of the input, which is not in the set: `negguide "
+    "export` makes a set that holds its images. `negative_caption` goes with `caption`, `positive_captions` are other "
+    "words with the same meaning, and `before` was replaced by `after`."
 )
 _MODELS_LICENCE = "whose licence may say what they can be used for."
 
 
 def _head(folder: Path, written: int) -> str:
     size = next((name for most, name in _SIZES if written < most), "n>1M")
-    licence = _licence(folder, read_settings(folder).data.get("licence"))
+    settings = read_settings(folder)
+    licence = _licence(folder, settings.data.get("licence"))
     lines = [
         "---",
         f"license: {licence if licence in _KNOWN_LICENCES else 'other'}",
@@ -109,14 +117,17 @@ def _head(folder: Path, written: int) -> str:
         "task_categories: [zero-shot-image-classification]",
         f"size_categories: {size}",
         "tags: [hard-negatives, synthetic, negguide]",
-        "configs:",
-        "- config_name: default",
-        "  data_files: data/**",
+        *_FILES.get(settings.shard_format, ()),
         "---",
     ]
     return "\n".join(lines)
 
 
+_FILES = {
+    name: ("configs:", "- config_name: default", f"  data_files: {files}")
+    for name, files in (("parquet", "data/*.parquet"), ("folder", "data/**"))
+}
+"""By format of the shards: what tells `datasets` where they are; it reads tar files as WebDataset alone."""
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _KNOWN_LICENCES = ("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "openrail")
 
@@ -124,7 +135,7 @@ _KNOWN_LICENCES = ("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", 
 def _audited(folder: Path) -> list[str]:
     """What the audit in the set found, in short, and where the whole of it is."""
     try:
-        verdicts = json.loads((folder / AUDIT / "audit.json").read_text(encoding="utf-8"))["verdicts"]
+        verdicts = json.loads((folder / AUDIT / "audit.json").read_bytes())["verdicts"]
     except (FileNotFoundError, KeyError):
         return [f"Not audited yet: `negguide audit {folder.name}` tries what tells the negatives."]
     return [
@@ -143,9 +154,9 @@ def _licence(folder: Path, of_input: str | None) -> str:
     return ", ".join(said) if said else "unknown"
 
 
-def _spread(folder: Path, count: int) -> list[tuple[Item, Path]]:
+def _spread(folder: Path, count: int) -> list[tuple[Item, Place]]:
     """The first items of each category in turn."""
-    found: dict[str, list[tuple[Item, Path]]] = {}
+    found: dict[str, list[tuple[Item, Place]]] = {}
     for item, where in read_set(folder):
         of_category = found.setdefault(item.category, [])
         if len(of_category) < count:
@@ -154,7 +165,7 @@ def _spread(folder: Path, count: int) -> list[tuple[Item, Path]]:
     return turns[:count]
 
 
-def _examples(shown: list[tuple[Item, Path]]) -> list[list[str]]:
+def _examples(shown: list[tuple[Item, Place]]) -> list[list[str]]:
     return [[item.category, item.caption, item.negative_caption] for item, _ in shown[:EXAMPLES]]
 
 

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from negguide.image_files import read_image
 from negguide.mining.item import Item
+from negguide.storage import Place
 
 CELL, GAP, MARGIN, TEXT = 160, 10, 20, 300
 """Pixels: side of an image, space around it, edge of the sheet, and width of the captions beside it."""
@@ -22,7 +23,7 @@ _BEFORE, _AFTER = (207, 34, 46), (26, 127, 55)
 Word = tuple[str, tuple[int, int, int]]
 
 
-def contact_sheet(items: Sequence[tuple[Item, Path]], title: str, columns: int = 2) -> Image.Image:
+def contact_sheet(items: Sequence[tuple[Item, Place]], title: str, columns: int = 2) -> Image.Image:
     """The pairs in rows of ``columns``; a red word was taken out of the caption, a green one put in.
 
     The four numbers are the judge's scores: of the original image with its caption and with the negative one, and of

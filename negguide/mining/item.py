@@ -11,6 +11,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from negguide.mining.categories import CATEGORIES
+from negguide.storage import ImageFile, Place
 
 Meaning = Literal["negative", "positive"]
 
@@ -160,18 +161,18 @@ class Item:
     licence: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
-    def files(self, folder: Path) -> dict[str, Path]:
+    def files(self, place: Place) -> dict[str, ImageFile]:
         """The image files by role, "image", "negative_image" and "control_image", as far as there are any.
 
         Args:
-            folder: that of the row.
+            place: of the row: a folder, or inside a packed shard, as `read_set` gives it.
         """
         names = {
             "image": self.image_file_name,
             "negative_image": self.negative_image_file_name,
             "control_image": self.control_image_file_name,
         }
-        return {role: folder / name for role, name in names.items() if name is not None}
+        return {role: place / name for role, name in names.items() if name is not None}
 
     def row(self) -> dict[str, Any]:
         """As JSON; ``from_row`` reads it back."""

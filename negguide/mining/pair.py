@@ -11,8 +11,8 @@ from PIL import Image
 
 from negguide.image_files import stored_form
 from negguide.mining.item import Edit, Item, Source
+from negguide.mining.mined import Mined
 from negguide.mining.settings import Settings, without_place
-from negguide.mining.shards import Mined
 
 _METHOD_NAMES = {"perp-neg": "PerpNeg", "negative-prompt": "negative prompt", "plain": "plain"}
 

@@ -15,9 +15,9 @@ from PIL import Image
 from negguide.mining.edits import Planner, Rejected, plan, plan_positives
 from negguide.mining.edits.planner import Asking, Weighing, normalised
 from negguide.mining.item import Edit, Source
+from negguide.mining.mined import Mined
 from negguide.mining.pair import Pair, item_id, reject, reject_pair
 from negguide.mining.settings import Settings, seed_of
-from negguide.mining.shards import Mined
 from negguide.mining.sources import BadSource
 from negguide.mining.sources.source import caption_problem, opened
 
@@ -26,7 +26,7 @@ ANSWERS = "answers.jsonl"
 
 
 def remembering(planner: Planner, folder: Path) -> Planner:
-    """The same planner, which asks a model nothing that is answered in ``folder``."""
+    """The same planner, which asks a model nothing that is answered in ``folder``, on this machine."""
     return planner.remembering(folder / ANSWERS) if isinstance(planner, Asking) else planner
 
 

@@ -13,8 +13,9 @@ from negguide.mining.item import CATEGORIES
 from negguide.mining.render.job import Mode, RenderMethod
 from negguide.mining.verify.margins import Margins
 
-FORMAT_VERSION = 1
-"""Of the layout on disk."""
+FORMAT_VERSION = 2
+"""Of the layout in storage; 1 had a folder for each shard."""
+SHARD_FORMATS = ("tar", "parquet")
 OF_IMAGES = (
     *(
         "model",
@@ -70,6 +71,7 @@ class Settings:
         seed: of everything random.
         limit: how many pairs of the input are read; None = all.
         shard_size: how many pairs of the input make a shard.
+        shard_format: what a shard is stored as: "tar" or "parquet"; "folder" in sets of format version 1.
         train_model: the model that is to learn from the set.
 
     Raises:
@@ -106,6 +108,7 @@ class Settings:
     seed: int = 0
     limit: int | None = None
     shard_size: int = 64
+    shard_format: str = "tar"
     train_model: str | None = None
     format_version: int = field(default=FORMAT_VERSION)
 
@@ -119,6 +122,9 @@ class Settings:
         for name in ("controls", "max_category_share", "max_outside_change", "strength"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be from 0 to 1, got {getattr(self, name)}")
+        formats = SHARD_FORMATS if self.format_version == FORMAT_VERSION else ("folder",)
+        if self.shard_format not in formats:
+            raise ValueError(f"--shard-format must be one of {', '.join(formats)}, got {self.shard_format!r}")
         if not 0 <= self.weight < float("inf"):
             raise ValueError(f"--weight must be a finite number >= 0, got {self.weight}")
         for name, known in (("mode", get_args(Mode)), ("method", get_args(RenderMethod))):
@@ -166,6 +172,8 @@ class Settings:
         """
         names = {f.name for f in fields(cls)}
         values = dict(data)
+        if values.get("format_version") == 1:
+            values.setdefault("shard_format", "folder")
         if not set(values) & set(OF_IMAGES):
             values |= {"model": None, "judge": None}
             names -= set(OF_IMAGES) - {"model", "judge"}

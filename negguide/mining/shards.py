@@ -1,64 +1,53 @@
-"""A set on disk: one folder a shard, each an imagefolder of its own, written aside and renamed when complete.
+"""A set in storage: one object a shard, and one marker that says that the shard is complete.
 
-DIR/set.json                     the settings, and by what the set was made
-DIR/data/00000/metadata.jsonl    one row an item; file names are relative to it
-DIR/data/00000/images/           made images as PNG, those of the input in the format that they came in
-DIR/data/00000/shard.json        the shard's counts, and which part of the input it was made from
-DIR/data/.00001.partial/         a shard on its way; whoever makes it again throws it away first
-DIR/.painted/00001/              what was painted and answered for it so far, kept until it is complete
-DIR/rejects/00000.jsonl          what was lost, one line each, with stage and reason
-DIR/funnel.json                  the counts of all shards, there when the set is complete
+DIR/set.json                  the settings, and by what the set was made
+DIR/data/00000000.tar         a shard: an imagefolder in one tar, or one .parquet with the images inside
+DIR/markers/00000000.json     it is complete: its counts, the part of the input that it was made from, and where in
+                              the tar each file is
+DIR/rejects/00000000.jsonl    what was lost, one line each, with stage and reason
+DIR/funnel.json               the counts of all shards, there when the set is complete
+DIR/.claims/00000000          which process is making the shard
+DIR/.painted/00000000/        what was painted and answered for it so far, kept until it is complete
+
+DIR is a folder or an address that fsspec knows. Of an input of several files, a shard is made from a part of one, and
+its name is the file's number and the part's: 00000002-00000000. A shard is written before its marker and never
+renamed; what has no marker is no shard.
+
+Sets of format version 1, with a folder for each shard (DIR/data/00000/metadata.jsonl, images and shard.json), are read
+as well.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from filelock import FileLock, Timeout
-from PIL import Image
-
+from negguide.mining.claims import Claims
 from negguide.mining.funnel import Funnel
 from negguide.mining.item import Item
+from negguide.mining.mined import Mined
 from negguide.mining.settings import Settings
+from negguide.mining.shard_files import METADATA, encode, item_in, read_shard
+from negguide.storage import Place, location, names_in, on_this_machine, refreshed, remove, write_whole
 
-METADATA = "metadata.jsonl"
 SHARD = "shard.json"
 SET = "set.json"
 FUNNEL = "funnel.json"
-
-
-@dataclass
-class Mined:
-    """What came out of one shard's part of the input.
-
-    Attributes:
-        items: with file names that are keys of ``images``.
-        images: {file name relative to the shard: image}.
-        files: {file name relative to the shard: content}, of images that are stored as they came.
-        rejects: one dict each, with at least "stage", "reason" and "source_id".
-        funnel: the counts.
-    """
-
-    items: list[Item] = field(default_factory=list)
-    images: dict[str, Image.Image] = field(default_factory=dict)
-    files: dict[str, bytes] = field(default_factory=dict)
-    rejects: list[dict[str, Any]] = field(default_factory=list)
-    funnel: Funnel = field(default_factory=Funnel)
+DATA, MARKERS, REJECTS, CLAIMS, PAINTED = "data", "markers", "rejects", ".claims", ".painted"
+_OWN = (SET, FUNNEL, DATA, MARKERS, REJECTS)
 
 
 class SetFolder:
     """The folder of a set that is being made, by one process or by several at once.
 
     Args:
-        folder: made when it is missing.
+        folder: a folder, made when it is missing, or an address.
         settings, made_by: of this run; ``made_by`` (versions) is stored and not compared.
 
     Raises:
@@ -67,176 +56,200 @@ class SetFolder:
     """
 
     def __init__(self, folder: Path | str, settings: Settings, made_by: Mapping[str, Any]) -> None:
-        self.folder = Path(folder)
-        self.data = self.folder / "data"
-        if not self.folder.exists() or not any(self.folder.iterdir()):
-            self.data.mkdir(parents=True, exist_ok=True)
+        self.folder = location(folder, "--out")
+        self.claims = Claims(self.folder / CLAIMS)
+        self._records: dict[str, dict[str, Any]] = {}
         path = self.folder / SET
         if path.exists() and not _as_now(self.folder, settings) and self._abandoned():
-            path.unlink(missing_ok=True)
+            remove(path)
             self.clean()
-            shutil.rmtree(self.folder / "rejects", ignore_errors=True)
+            remove(self.folder / DATA)
+            remove(self.folder / REJECTS)
         if not path.exists():
-            others = [p.name for p in self.folder.iterdir() if p.name not in ("data",) and p.name[0] != "."]
-            if others or shard_numbers(self.data):
+            found = [name for name in names_in(self.folder) if name[0] != "." and name != DATA]
+            # unless another process has just begun the set
+            if SET not in found and (found or names_in(self.folder / DATA)):
                 raise ValueError(
-                    f"--out {self.folder} holds other files ({', '.join(sorted(others)[:3]) or 'data'}) and no set; "
-                    "give a new folder"
+                    f"--out {self.folder} holds other files ({', '.join(found[:3]) or DATA}) and no set; give a new "
+                    "folder"
                 )
             # several processes that begin together write the same
             write_json(path, {"settings": settings.to_dict(), "made_by": dict(made_by)})
         began = read_settings(self.folder)
+        if began.shard_format == "folder":
+            raise ValueError(
+                f"--out {self.folder} holds a set of an earlier version, with a folder for each shard; a finished one "
+                "is read by every verb, but none can be gone on with: give a new folder"
+            )
         different = settings.difference(began)
         if different:
             raise ValueError(
                 f"--out {self.folder} was made with other settings ({'; '.join(different)}); use the same settings to "
                 "go on, or give a new folder"
             )
-        self.data.mkdir(exist_ok=True)
         self.settings = settings
 
     def _abandoned(self) -> bool:
         """Whether no shard is there and no process makes one."""
-        if shard_numbers(self.data) or (self.folder / FUNNEL).exists():
-            return False
-        locks = self.folder / ".locks"
-        for file in locks.iterdir() if locks.is_dir() else ():
-            lock = FileLock(file)
-            try:
-                lock.acquire(blocking=False)
-            except Timeout:
-                return False
-            lock.release()
-        return True
+        made = names_in(self.folder / MARKERS) or (self.folder / FUNNEL).exists() or _old_shards(self.folder)
+        return not made and not self.claims.any_held()
 
-    def complete(self, number: int) -> bool:
-        return (self.data / shard_name(number) / SHARD).is_file()
+    def names(self) -> list[str]:
+        """The complete shards, in order."""
+        return [Path(name).stem for name in names_in(self.folder / MARKERS) if name.endswith(".json")]
+
+    def complete(self, name: str) -> bool:
+        return name in self._records or refreshed(self._marker(name)).exists()
+
+    def record(self, name: str) -> dict[str, Any]:
+        """What the marker of a complete shard says; it does not change."""
+        if name not in self._records:
+            self._records[name] = json.loads(self._marker(name).read_bytes())
+        return self._records[name]
+
+    def _marker(self, name: str) -> Path:
+        return self.folder / MARKERS / f"{name}.json"
 
     @contextmanager
-    def claim(self, number: int) -> Iterator[bool]:
+    def claim(self, name: str, last: bool = False) -> Iterator[bool]:
         """Whether this process may make the shard: nobody else does, and it is not there yet.
 
         A process that dies loses its claim.
         """
-        locks = self.folder / ".locks"
-        locks.mkdir(exist_ok=True)
-        lock = FileLock(locks / shard_name(number))
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
+        if self.complete(name):
             yield False
             return
-        try:
-            yield not self.complete(number)
-        finally:
-            lock.release()
+        with self.claims.claim(name, last) as free:
+            yield free and not self.complete(name)
 
-    def write(self, number: int, mined: Mined, part: str) -> None:
+    def write(self, name: str, mined: Mined, part: str, **more: Any) -> None:
         """Write a shard; it is there as a whole or not at all.
 
         Args:
-            number: of the shard.
+            name: of the shard.
             mined: what it holds.
             part: stands for the part of the input that it was made from (``part_digest``).
+            more: what its marker says besides, as JSON.
 
         Raises:
-            OSError: the disk is full, or cannot be written; nothing half-written is left.
+            OSError: the disk is full, or cannot be written; nothing half-written counts.
             ValueError: another run has begun in the folder meanwhile, with other settings.
         """
         if not _as_now(self.folder, self.settings):
             raise ValueError(
                 f"--out {self.folder} was taken over by a run with other settings; give a new folder"
             )
-        name = shard_name(number)
-        partial = self.data / f".{name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
+        if self.complete(name):
+            # another process was faster, and what it wrote is read already
+            return
         try:
-            partial.mkdir()
-            for file, image in mined.images.items():
-                path = partial / file
-                path.parent.mkdir(exist_ok=True)
-                with path.open("wb") as stream:
-                    image.save(stream, "PNG")
-                    _sync(stream)
-            for file, content in mined.files.items():
-                path = partial / file
-                path.parent.mkdir(exist_ok=True)
-                with path.open("wb") as stream:
-                    stream.write(content)
-                    _sync(stream)
-            _write(partial / METADATA, _lines(item.row() for item in mined.items))
-            record = {"sources": part, "items": len(mined.items), "funnel": mined.funnel.to_dict()}
-            _write(partial / SHARD, json.dumps(record, indent=1) + "\n")
-            rejects = self.folder / "rejects" / f"{name}.jsonl"
-            rejects.parent.mkdir(exist_ok=True)
-            _replace(rejects, _lines(mined.rejects))
+            content, members = encode(mined, self.settings.shard_format)
+            # parquet files without rows stop those who read all files of a folder
+            file = f"{name}.{self.settings.shard_format}" if members or mined.items else None
+            if file is not None:
+                write_whole(self.folder / DATA / file, content)
+            write_whole(self.folder / REJECTS / f"{name}.jsonl", _lines(mined.rejects).encode())
+            record = {
+                "sources": part,
+                **more,
+                "items": len(mined.items),
+                "funnel": mined.funnel.to_dict(),
+                "file": file,
+                "size": len(content),
+                "members": members,
+            }
             # the commit: before it there is no shard, after it there is the whole
-            partial.rename(self.data / name)
-            shutil.rmtree(self.memory(number), ignore_errors=True)
+            write_json(self._marker(name), record)
         except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
             raise OSError(
                 f"shard {name} of {self.folder} cannot be written: {error.strerror or error}; the "
-                f"{len(shard_numbers(self.data))} shards before are complete, and the same command goes on from there"
+                f"{len(self.names())} shards before are complete, and the same command goes on from there"
             ) from error
+        # what is left of it is taken away when the set is complete
+        with suppress(OSError):
+            remove(self.memory(name))
 
-    def memory(self, number: int) -> Path:
+    def memory(self, name: str) -> Path:
         """Where what is painted and answered for a shard is kept until it is complete."""
-        return self.folder / ".painted" / shard_name(number)
+        return self.folder / PAINTED / name
 
-    def check_part(self, number: int, part: str) -> None:
+    @contextmanager
+    def local_memory(self, name: str) -> Iterator[Path]:
+        """As ``memory``, for files that grow, which object stores do not have: a folder on this machine.
+
+        What is in it afterwards is in ``memory``, also when the block ends in an error; of a set at an address it is
+        lost when the process is killed.
+        """
+        kept = self.memory(name)
+        if on_this_machine(kept):
+            yield kept
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            for file in names_in(kept / "files"):
+                (Path(scratch) / file).write_bytes((kept / "files" / file).read_bytes())
+            try:
+                yield Path(scratch)
+            finally:
+                for path in Path(scratch).iterdir():
+                    write_whole(kept / "files" / path.name, path.read_bytes())
+
+    def check_part(self, name: str, part: str) -> None:
         """Refuse to go on with a complete shard that was made from another input.
 
         Raises:
             ValueError: the input has changed since.
         """
-        record = json.loads((self.data / shard_name(number) / SHARD).read_text(encoding="utf-8"))
-        if record["sources"] != part:
-            raise ValueError(
-                f"--data has changed since shard {shard_name(number)} of {self.folder} was made from it; use the same "
-                "input to go on, or give a new folder"
-            )
+        if self.record(name)["sources"] != part:
+            self.refuse_input(name)
+
+    def refuse_input(self, name: str) -> NoReturn:
+        """Say that a shard was made from another input.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"--data has changed since shard {name} of {self.folder} was made from it; use the same input to go on, or "
+            "give a new folder"
+        )
 
     def funnel(self) -> Funnel:
         """Of all complete shards."""
-        return Funnel.sum(
-            Funnel.from_dict(
-                json.loads((self.data / shard_name(n) / SHARD).read_text(encoding="utf-8"))["funnel"]
-            )
-            for n in shard_numbers(self.data)
-        )
+        return Funnel.sum(Funnel.from_dict(self.record(name)["funnel"]) for name in self.names())
 
     def finish(self, funnel: Funnel) -> None:
         """Write the counts of the whole set, and take away what only the making needed; a finished set stays as it is.
 
         Raises:
             OSError: the disk is full, or cannot be written.
+            ValueError: a shard is not what its marker says.
         """
         path = self.folder / FUNNEL
         counts = funnel.to_dict()
-        if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != counts:
+        if not path.is_file() or json.loads(path.read_bytes()) != counts:
+            for name in self.names():
+                record = self.record(name)
+                if record["file"] is None:
+                    continue
+                size = (self.folder / DATA / record["file"]).stat().st_size
+                if size != record["size"]:
+                    raise ValueError(
+                        f"{self.folder / DATA / record['file']} has {size} bytes, and its marker says "
+                        f"{record['size']}: two processes made it differently; remove the marker "
+                        f"{self._marker(name)} and run the command again"
+                    )
             write_json(path, counts)
         self.clean()
 
     def clean(self) -> None:
         """Take away what only the making needed; call it when every shard is complete."""
-        for partial in self.data.glob(".*.partial"):
-            shutil.rmtree(partial, ignore_errors=True)
-        for name in (".locks", ".painted"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-
-
-def shard_name(number: int) -> str:
-    return f"{number:05d}"
-
-
-def shard_numbers(data: Path) -> list[int]:
-    """The complete shards in a folder ``data``."""
-    if not data.is_dir():
-        return []
-    return sorted(
-        int(path.name) for path in data.iterdir() if path.name.isdigit() and (path / SHARD).is_file()
-    )
+        for name in (CLAIMS, PAINTED):
+            with suppress(OSError):
+                remove(self.folder / name)
+        if on_this_machine(self.folder):
+            for partial in self.folder.rglob(".*.partial"):
+                with suppress(OSError):
+                    remove(partial)
 
 
 def part_digest(rows: Sequence[Any]) -> str:
@@ -245,16 +258,61 @@ def part_digest(rows: Sequence[Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def shard_folders(folder: Path | str) -> list[Path]:
+@dataclass(frozen=True)
+class Shard:
+    """A complete shard.
+
+    Attributes:
+        path: its object; of an old set, its folder.
+        members: of a tar, where in it each file is.
+    """
+
+    path: Path
+    members: Mapping[str, Sequence[int]]
+
+    def items(self) -> Iterator[tuple[Item, Place]]:
+        """Its items, with the place of their files.
+
+        Raises:
+            ValueError: a row is not that of an item.
+        """
+        if self.path.suffix in (".tar", ".parquet"):
+            yield from read_shard(self.path, self.members)
+            return
+        with (self.path / METADATA).open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                yield item_in(line, f"{self.path / METADATA}, line {number}"), self.path
+
+
+def shards_of(folder: Path | str) -> list[Shard]:
     """The complete shards of the set in ``folder``, in order.
 
     Raises:
         ValueError: ``folder`` holds no set.
     """
-    data = Path(folder) / "data"
-    if not data.is_dir():
-        raise ValueError(f"{folder} holds no hard-negative set: there is no folder {data}")
-    return [data / shard_name(number) for number in shard_numbers(data)]
+    place = location(folder)
+    markers = [name for name in names_in(place / MARKERS) if name.endswith(".json")]
+    if not markers:
+        if not (place / DATA).is_dir() and not (place / SET).is_file():
+            raise ValueError(f"{folder} holds no hard-negative set: there is no folder {place / DATA}")
+        return [Shard(path, {}) for path in _old_shards(place)]
+    records = (json.loads((place / MARKERS / name).read_bytes()) for name in markers)
+    return [
+        Shard(place / DATA / record["file"], record["members"])
+        for record in records
+        if record["file"] is not None
+    ]
+
+
+def _old_shards(folder: Path) -> list[Path]:
+    """The complete shards of a set with a folder for each."""
+    found = [folder / DATA / name for name in names_in(folder / DATA) if name.isdigit()]
+    return [path for path in found if (path / SHARD).is_file()]
+
+
+def is_set(folder: Path) -> bool:
+    """Whether a folder is that of a set that negguide mined."""
+    return (folder / DATA).is_dir() and (folder / SET).is_file()
 
 
 def read_settings(folder: Path | str) -> Settings:
@@ -263,35 +321,24 @@ def read_settings(folder: Path | str) -> Settings:
     Raises:
         ValueError: ``folder`` holds no set, or one of another version.
     """
-    path = Path(folder) / SET
+    path = location(folder) / SET
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(path.read_bytes())
     except OSError as error:
         raise ValueError(f"{folder} holds no hard-negative set: {path} cannot be read") from error
     return Settings.from_dict(stored["settings"])
 
 
-def read_set(folder: Path | str) -> Iterator[tuple[Item, Path]]:
-    """Every item of the set in ``folder``, with the folder that its file names are relative to.
+def read_set(folder: Path | str) -> Iterator[tuple[Item, Place]]:
+    """Every item of the set in ``folder``, with the place that its file names are relative to.
 
     Half-written shards are not read.
 
     Raises:
         ValueError: ``folder`` holds no set, or a row is not that of an item.
     """
-    for shard in shard_folders(folder):
-        yield from _items(shard)
-
-
-def _items(shard: Path) -> Iterator[tuple[Item, Path]]:
-    with (shard / METADATA).open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                yield Item.from_row(json.loads(line)), shard
-            except (TypeError, ValueError) as error:
-                raise ValueError(
-                    f"{shard / METADATA}, line {number}, is not a row of a set: {error}"
-                ) from error
+    for shard in shards_of(folder):
+        yield from shard.items()
 
 
 def _as_now(folder: Path, settings: Settings) -> bool:
@@ -304,29 +351,8 @@ def _as_now(folder: Path, settings: Settings) -> bool:
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Indented JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    write_whole(path, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def _lines(rows: Any) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _replace(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        _write(aside, text)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def _write(path: Path, text: str) -> None:
-    with path.open("wb") as stream:
-        stream.write(text.encode())
-        _sync(stream)
-
-
-def _sync(stream: Any) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())

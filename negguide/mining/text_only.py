@@ -12,11 +12,12 @@ from pathlib import Path
 from negguide.image_files import UnreadableImageError
 from negguide.mining.edits import Planner
 from negguide.mining.item import Item, Source
+from negguide.mining.mined import Mined
 from negguide.mining.pair import Pair, reject_pair, store_original
 from negguide.mining.planning import balanced, deduplicated, plan_rows, remembering
 from negguide.mining.settings import Settings
-from negguide.mining.shards import Mined
 from negguide.mining.sources import BadSource
+from negguide.storage import on_this_machine
 
 STAGES = ("planned", "deduplicated", "balanced", "written")
 """Of the funnel, those that a set of text alone has."""
@@ -26,13 +27,14 @@ STAGES = ("planned", "deduplicated", "balanced", "written")
 class TextMiner:
     """What makes hard negative captions of a part of the input, the same ones whoever does it and whenever.
 
-    Nothing looks at the images. Those that are files are named by their path relative to the shard; those in archives
-    and tables are stored in it, each once, in the format that they came in; scenes of the toy world are drawn.
+    Nothing looks at the images. Those that are files are named by their path as seen from the shard, where both lie on
+    this machine; all others are stored in it, each once, in the format that they came in; scenes of the toy world are
+    drawn.
 
     Args:
         settings: of the set; without a model and a judge.
         planner: what plans.
-        shards: the folder that the shards lie in.
+        shards: the folder that the shards lie in, which names of files are relative to.
         licence: of the input, for what says none of its own.
     """
 
@@ -41,9 +43,9 @@ class TextMiner:
     shards: Path
     licence: str | None = None
 
-    def keeping(self, folder: Path, painted: Callable[[int], None]) -> TextMiner:
-        """The same miner, which asks a model nothing that is answered in ``folder``; it paints nothing."""
-        return replace(self, planner=remembering(self.planner, folder))
+    def keeping(self, painted: Path, answers: Path, told: Callable[[int], None]) -> TextMiner:
+        """The same miner, which asks a model nothing that is in the folder ``answers``; it paints nothing."""
+        return replace(self, planner=remembering(self.planner, answers))
 
     def __call__(self, rows: Sequence[Source | BadSource]) -> Mined:
         mined = Mined()
@@ -67,11 +69,11 @@ class TextMiner:
             file = f"images/{hashlib.sha256(source.id.encode()).hexdigest()[:16]}.png"
             mined.images[file] = source.load()
             return file
-        if source.stored.path is None:
-            return store_original(source, mined)
         path = source.stored.path
+        if path is None or not (on_this_machine(path) and on_this_machine(self.shards)):
+            return store_original(source, mined)
         # a link to a file keeps its own name, which has the suffix
-        return (Path(_way(path.parent, self.shards / "shard")) / path.name).as_posix()
+        return (Path(_way(path.parent, self.shards)) / path.name).as_posix()
 
     def _item(self, pair: Pair, image: str | None) -> Item:
         edit = pair.edit

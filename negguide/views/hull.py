@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, pad
 
-from negguide.pictures import write_file
+from negguide.storage import write_whole
 
 SHARPNESS = 6
 """Power of the cosine between a surface and a view by which the view's colour counts there."""
@@ -140,4 +140,4 @@ def _colors(surface: Any, corners: Any, views: Tensor, azimuth: Tensor) -> Any:
 
 def save_glb(surface: Any, path: Path) -> None:
     """Write a mesh of `mesh` as GLB, whole or not at all."""
-    write_file(path, surface.export(file_type="glb"))
+    write_whole(path, surface.export(file_type="glb"))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from PIL import Image
 
 from negguide.image_files import UnreadableImageError, read_image
+from negguide.storage import ImageFile, size_of
 
 if TYPE_CHECKING:
     from negguide.vlm.models import VisionLanguageModel
@@ -35,7 +36,7 @@ class Picture(Protocol):
 class FilePicture:
     """An image file."""
 
-    path: Path
+    path: ImageFile
 
     @property
     def name(self) -> str:
@@ -43,7 +44,7 @@ class FilePicture:
 
     @property
     def size(self) -> int:
-        return self.path.stat().st_size
+        return size_of(self.path)
 
     def read(self) -> bytes:
         return self.path.read_bytes()

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from negguide.image_files import SUFFIXES
+from negguide.mining.shards import is_set, read_set
 from negguide.mining.sources.hub import row_places
+from negguide.storage import location
 from negguide.text_files import full_table_rows, json_lines, read_json
 from negguide.vlm.data import FilePicture, Picture, TablePicture, TarPicture, Triplet
 
@@ -48,7 +50,7 @@ def read_triplets(name: str, images: Path | None = None) -> list[Triplet]:
         ValueError: there is no such set, ``images`` is given for one that holds its images, or a row lacks its image
             or caption, with the row.
     """
-    path = Path(name).expanduser()
+    path = location(name, "--train-data")
     if path.is_dir():
         return _folder(path, images)
     if not path.is_file():
@@ -78,7 +80,7 @@ def _refuse(images: Path | None, path: Path) -> None:
 
 
 def _folder(folder: Path, images: Path | None) -> list[Triplet]:
-    if (folder / "data").is_dir() and (folder / "set.json").is_file():
+    if is_set(folder):
         _refuse(images, folder)
         return _mined(folder)
     found = {
@@ -106,8 +108,6 @@ def _hidden(path: Path, folder: Path) -> bool:
 
 
 def _mined(folder: Path) -> list[Triplet]:
-    from negguide.mining.shards import read_set
-
     rows = []
     for item, shard in read_set(folder):
         files = item.files(shard)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from negguide.demo.server import Server
+from negguide.mining.packed import unpack
 from negguide.toyworld import parse, render
 
 playwright = pytest.importorskip(
@@ -186,7 +187,7 @@ def test_a_set_of_hard_negatives_is_made_chosen_and_downloaded(page: Any, tmp_pa
         page.locator("#mining-zip a[download]").first.click()
     download.value.save_as(tmp_path / "set.zip")
     with zipfile.ZipFile(tmp_path / "set.zip") as archive:
-        rows = archive.read("data/00000/metadata.jsonl").decode()
+        rows = unpack(archive.read("data/00000000.tar"))["metadata.jsonl"].decode()
     assert '"id": "2"' in rows and '"id": "1"' not in rows
 
 

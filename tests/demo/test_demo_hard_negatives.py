@@ -9,6 +9,7 @@ from gradio_client import Client, handle_file
 from PIL import Image, ImageChops
 
 from negguide.demo.studio import enlarged
+from negguide.image_files import read_image
 from negguide.mining.render.job import Job
 from negguide.mining.render.pipeline import PipelinePainter
 from negguide.mining.shards import read_set
@@ -35,7 +36,7 @@ def test_hard_negatives_are_judged_and_packed_in_the_mining_format(client: Clien
     for item, folder in read_set(tmp_path / "set"):
         assert item.caption[item.start : item.end] == item.before
         assert item.category in ("attribute", "object", "remove") and len(item.scores) == 4
-        assert Image.open(folder / item.negative_image_file_name).size == (64, 64)
+        assert read_image(folder / item.negative_image_file_name).size == (64, 64)
 
 
 def test_a_scene_is_drawn_with_the_caption_that_is_true_of_it(client: Client) -> None:

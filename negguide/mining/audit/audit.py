@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -20,6 +20,7 @@ from negguide.mining.audit.pairs import Pair, read_pairs
 from negguide.mining.audit.probes import FEWEST, FOLDS, OVERALL, Probe, Verdict, judge
 from negguide.mining.audit.rebalance import Balance, rebalance
 from negguide.mining.audit.text import text_probes
+from negguide.storage import ImageFile, location, on_this_machine
 
 Verdicts = dict[str, Verdict]
 CONTROLS, SYNTHETIC = "control and negative", "original and control"
@@ -178,8 +179,8 @@ def audit(
     return Audit(
         settings={
             # a report is passed on: where things lie on this machine is not in it
-            "set": Path(path).resolve().name,
-            "images": None if images is None else Path(images).resolve().name,
+            "set": _name(path),
+            "images": None if images is None else _name(images),
             "against": [reference.name for reference in references],
             "tokenizer": _without_place(tokenizer),
             "language_model": _without_place(language_model),
@@ -196,7 +197,8 @@ def audit(
         else (mined if chosen.kept == tuple(pairs) else findings(chosen.kept)),
         balance=chosen,
         unreadable={
-            _without_place(file, Path(path), Path(images or path)): why for file, why in unreadable.items()
+            _seen_from(file, location(path), location(images or path)): why
+            for file, why in unreadable.items()
         },
         skipped=_skipped(pairs, tokenizer, language_model, features),
     )
@@ -216,12 +218,12 @@ def _verdicts(pairs: Sequence[Pair], probes: Sequence[Probe], by_family: bool = 
 
 def _look_at_all(
     pairs: Sequence[Pair], references: Sequence[Reference]
-) -> tuple[dict[Path, Look], dict[Path, str]]:
+) -> tuple[dict[ImageFile, Look], dict[ImageFile, str]]:
     named = [path for pair in pairs for path in (pair.image, pair.negative_image, pair.control)]
     paths = dict.fromkeys(path for path in named if path is not None)
     paths |= dict.fromkeys(path for reference in references for path in reference.images)
-    looks: dict[Path, Look] = {}
-    unreadable: dict[Path, str] = {}
+    looks: dict[ImageFile, Look] = {}
+    unreadable: dict[ImageFile, str] = {}
     for path in tqdm(paths, desc="looking at images", leave=False, disable=None):
         try:
             looks[path] = look_at(path)
@@ -232,20 +234,29 @@ def _look_at_all(
     return looks, unreadable
 
 
-@overload
-def _without_place(value: Path, *roots: Path) -> str: ...
-@overload
-def _without_place(value: str | None, *roots: Path) -> str | None: ...
-def _without_place(value: Path | str | None, *roots: Path) -> str | None:
-    """A file as seen from the first of ``roots`` that holds it, or its name; what is no path on this machine stays."""
-    if value is None or (isinstance(value, str) and not Path(value).expanduser().exists()):
+def _name(folder: Path | str) -> str:
+    place = location(folder)
+    return place.resolve().name if on_this_machine(place) else place.name
+
+
+def _without_place(value: str | None) -> str | None:
+    """The name of what lies in a folder or file; what is no path on this machine stays."""
+    if value is None or not Path(value).expanduser().exists():
         return value
-    place = Path(value).expanduser().resolve()
-    root = next((root.resolve() for root in roots if place.is_relative_to(root.resolve())), place.parent)
-    return place.relative_to(root).as_posix()
+    return Path(value).expanduser().resolve().name
 
 
-def _sampled(pairs: Sequence[Pair], looks: Mapping[Path, Look], most: int) -> dict[Path, Look]:
+def _seen_from(file: ImageFile, *roots: Path) -> str:
+    """A file as seen from the first of ``roots`` that holds it, or its name."""
+    whole = str(file.resolve()) if isinstance(file, Path) else str(file)
+    for root in roots:
+        above = str(root.resolve() if on_this_machine(root) else root).rstrip("/") + "/"
+        if whole.startswith(above):
+            return whole.removeprefix(above)
+    return file.name
+
+
+def _sampled(pairs: Sequence[Pair], looks: Mapping[ImageFile, Look], most: int) -> dict[ImageFile, Look]:
     """The looks of at most ``most`` pairs, evenly spread over the set."""
     places = np.unique(np.linspace(0, len(pairs) - 1, min(most, len(pairs))).round().astype(int))
     chosen = (pairs[int(place)] for place in places)

@@ -13,6 +13,7 @@ import PIL.Image
 
 from negguide.mining.audit.looks import HASH_BITS, Look
 from negguide.mining.audit.pairs import Pair, read_pairs
+from negguide.storage import ImageFile
 
 HASH_DISTANCE = 6
 """Images with more differing bits (of 64) are not looked at further."""
@@ -27,7 +28,7 @@ class Reference:
 
     name: str
     captions: tuple[str, ...] = ()
-    images: tuple[Path, ...] = ()
+    images: tuple[ImageFile, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def _images_in(folder: Path) -> Iterator[Path]:
 
 
 def find_duplicates(
-    pairs: Sequence[Pair], looks: Mapping[Path, Look], references: Sequence[Reference]
+    pairs: Sequence[Pair], looks: Mapping[ImageFile, Look], references: Sequence[Reference]
 ) -> Duplicates:
     """Near-duplicates among ``pairs`` and between them and ``references``; images without a look are left out."""
     result = Duplicates()
@@ -110,7 +111,7 @@ def find_duplicates(
     result.texts.extend(ids for ids in same.values() if len(ids) > 1)
 
     # The same original belongs to many items of its source, and an image resembles its own negative by design.
-    mine: dict[Path, list[Pair]] = {}
+    mine: dict[ImageFile, list[Pair]] = {}
     for pair in pairs:
         for path in (pair.image, pair.negative_image):
             if path is not None and path in looks:
@@ -140,7 +141,7 @@ def find_duplicates(
 
 
 def _alike(
-    ours: Sequence[Path], theirs: Sequence[Path], looks: Mapping[Path, Look]
+    ours: Sequence[ImageFile], theirs: Sequence[ImageFile], looks: Mapping[ImageFile, Look]
 ) -> Iterator[tuple[int, int]]:
     """Indices of the images that are near-duplicates of each other."""
     if not ours or not theirs:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from negguide.image_files import read_image
 from negguide.mining.audit.looks import Look
 from negguide.mining.audit.pairs import Pair
 from negguide.mining.audit.probes import Probe
+from negguide.storage import ImageFile
 
 if TYPE_CHECKING:
     import torch
@@ -29,9 +29,9 @@ third says how well "synthetic" alone is told."""
 
 def image_probes(
     pairs: Sequence[Pair],
-    looks: Mapping[Path, Look],
+    looks: Mapping[ImageFile, Look],
     comparison: str,
-    features: Mapping[Path, np.ndarray] | None = None,
+    features: Mapping[ImageFile, np.ndarray] | None = None,
 ) -> list[Probe]:
     """The probes of one of ``COMPARISONS`` over ``pairs``; none where no pair has both images.
 
@@ -47,20 +47,20 @@ def image_probes(
     first, second = COMPARISONS[comparison]
     sides = [(getattr(pair, first), getattr(pair, second)) for pair in pairs]
 
-    def has(known: Mapping[Path, object]) -> np.ndarray:
+    def has(known: Mapping[ImageFile, object]) -> np.ndarray:
         return np.asarray([a != b and a in known and b in known for a, b in sides], dtype=bool)
 
     rows = has(looks)
     if not rows.any():
         return []
 
-    def difference(rows: np.ndarray, vectors: Mapping[Path, np.ndarray]) -> np.ndarray:
+    def difference(rows: np.ndarray, vectors: Mapping[ImageFile, np.ndarray]) -> np.ndarray:
         found = [vectors[b] - vectors[a] for (a, b), present in zip(sides, rows, strict=True) if present]
         full = np.zeros((len(sides), len(found[0])))
         full[rows] = found
         return full
 
-    def statistics(*kinds: str) -> dict[Path, np.ndarray]:
+    def statistics(*kinds: str) -> dict[ImageFile, np.ndarray]:
         return {path: np.concatenate([look.statistics[k] for k in kinds]) for path, look in looks.items()}
 
     probes = [Probe(kind, difference(rows, statistics(kind)), "linear", rows) for kind in STATISTICS]
@@ -72,8 +72,8 @@ def image_probes(
 
 
 def vision_features(
-    paths: Sequence[Path], name: str, *, device: str | torch.device = "cpu", batch_size: int = 32
-) -> dict[Path, np.ndarray]:
+    paths: Sequence[ImageFile], name: str, *, device: str | torch.device = "cpu", batch_size: int = 32
+) -> dict[ImageFile, np.ndarray]:
     """Feature vectors of images by the vision model ``name``: "toyworld" (its judge), a folder, or a hub id.
 
     CLIP and SigLIP give their image embedding, other models their pooled output, or the mean of their tokens.
@@ -85,7 +85,7 @@ def vision_features(
     import torch
 
     embed = _judge_features() if name == "toyworld" else _model_features(name, device)
-    result: dict[Path, np.ndarray] = {}
+    result: dict[ImageFile, np.ndarray] = {}
     for start in range(0, len(paths), batch_size):
         batch = paths[start : start + batch_size]
         images = [read_image(path) for path in batch]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import PIL.Image
 
 from negguide.image_files import read_image
+from negguide.storage import ImageFile
 
 BLOCK = 8
 """Side of the blocks of JPEG."""
@@ -38,7 +38,7 @@ class Look:
     thumbnail: np.ndarray
 
 
-def look_at(path: Path) -> Look:
+def look_at(path: ImageFile) -> Look:
     """Open the image ``path`` once and keep what is needed.
 
     Raises:

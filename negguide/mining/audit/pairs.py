@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from negguide.mining.shards import METADATA, read_set
+from negguide.mining.shard_files import METADATA
+from negguide.mining.shards import is_set, read_set
+from negguide.storage import ImageFile, location
 from negguide.text_files import full_table_rows, json_lines, read_json
 
 POSITIVE_COLUMNS = ("caption", "true_caption")
@@ -36,9 +38,9 @@ class Pair:
     caption: str
     negative_caption: str
     category: str
-    image: Path | None = None
-    negative_image: Path | None = None
-    control: Path | None = None
+    image: ImageFile | None = None
+    negative_image: ImageFile | None = None
+    control: ImageFile | None = None
 
     @property
     def family(self) -> str:
@@ -88,8 +90,8 @@ def read_pairs(path: Path | str, images: Path | str | None = None) -> list[Pair]
     Raises:
         ValueError: nothing of this kind is there, a caption is missing or empty, or an id occurs twice.
     """
-    path = Path(path)
-    images = None if images is None else Path(images)
+    path = location(path)
+    images = None if images is None else location(images)
     if images is not None and not images.is_dir():
         raise ValueError(f"images={str(images)!r} is not a folder")
     if not path.exists():
@@ -105,15 +107,10 @@ def read_pairs(path: Path | str, images: Path | str | None = None) -> list[Pair]
     return pairs
 
 
-def is_mined(path: Path) -> bool:
-    """True for the folder of a set that negguide mined."""
-    return (path / "data").is_dir() and (path / "set.json").is_file()
-
-
 def _read(path: Path, images: Path | None) -> Iterator[Pair]:
     if path.is_file():
         yield from _read_file(path, images)
-    elif is_mined(path):
+    elif is_set(path):
         for item, folder in read_set(path):
             files = item.files(folder)
             yield Pair(

@@ -11,7 +11,8 @@ import PIL.Image
 
 from negguide.mining.audit.audit import SYNTHETIC, Audit, Findings
 from negguide.mining.audit.probes import LIMIT, OVERALL, Accuracy, Verdict
-from negguide.pictures import save_json, save_png, versions, write_file
+from negguide.pictures import save_json, save_png, versions
+from negguide.storage import write_whole
 
 REPORT, PICTURE, DATA = "report.md", "audit.png", "audit.json"
 _SHOWN = 20
@@ -29,7 +30,7 @@ def write_report(audit: Audit, folder: Path) -> list[Path]:
     settings = {"command": "audit", **audit.settings, "versions": versions()}
     save_png(plot(audit), paths[1], settings)
     save_json(audit.to_dict() | {"verdicts": verdict_lines(audit), "versions": versions()}, paths[2])
-    write_file(paths[0], markdown(audit).encode())
+    write_whole(paths[0], markdown(audit).encode())
     return paths
 
 

@@ -12,6 +12,7 @@ from negguide.mining.audit.rebalance import Balance
 from negguide.mining.item import Item
 from negguide.mining.shards import read_set
 from negguide.pictures import save_json
+from negguide.storage import Place, location
 
 REBALANCED = "rebalanced.json"
 
@@ -28,13 +29,13 @@ def write_rebalanced(balance: Balance, path: Path, settings: Mapping[str, Any]) 
     save_json(content, path)
 
 
-def read_rebalanced(folder: Path | str) -> Iterator[tuple[Item, Path]]:
+def read_rebalanced(folder: Path | str) -> Iterator[tuple[Item, Place]]:
     """As `read_set`, but only the items that rebalancing kept, in their roles.
 
     Raises:
         ValueError: the set was not rebalanced, or has changed since.
     """
-    path = Path(folder) / REBALANCED
+    path = location(folder) / REBALANCED
     if not path.is_file():
         raise ValueError(f"{folder} is not rebalanced: run `negguide audit {folder} --rebalance` first")
     try:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from negguide.mining.item import Item
+from negguide.storage import Place
 from negguide.version import __version__
 
 _DATA_FILES = {
@@ -38,7 +38,7 @@ class Summary:
     what: str = "pairs of an image and a caption with a hard negative of each"
     seen: dict[str, Counter[str]] = field(default_factory=dict)
 
-    def counting(self, items: Iterable[tuple[Item, Path]]) -> Iterator[tuple[Item, Path]]:
+    def counting(self, items: Iterable[tuple[Item, Place]]) -> Iterator[tuple[Item, Place]]:
         for item, place in items:
             self.items += 1
             if item.negative_image_file_name is None:

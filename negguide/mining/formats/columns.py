@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from negguide.mining.formats.folders import SHARD, Target, whole_folder
-from negguide.mining.formats.parquet import datasets_package, write_rows
+from negguide.mining.formats.parquet import write_rows
 from negguide.mining.item import Item, Source
+from negguide.mining.item_table import datasets_package
 from negguide.mining.shards import read_set, read_settings
 from negguide.mining.sources import Input
 from negguide.mining.sources.files import ImageFolder, Table
 from negguide.mining.sources.hub import DataSet
 from negguide.mining.sources.source import CAPTION_COLUMNS
+from negguide.storage import Place
 from negguide.text_files import table_columns
 
 POSITIVES = "positive_captions"
@@ -78,7 +80,7 @@ def added_columns(negatives: int, positives: int) -> list[str]:
 
 
 def _joined(
-    source: Tabular, items: Iterable[tuple[Item, Path]], names: Sequence[str]
+    source: Tabular, items: Iterable[tuple[Item, Place]], names: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """The rows with their added cells; the items of a set stand in the order of its input."""
     groups = groupby((item for item, _ in items), key=lambda item: item.source_id)

@@ -19,10 +19,12 @@ from negguide.mining.edits.lexicon import lexicon
 from negguide.mining.edits.planner import words
 from negguide.mining.edits.tagging import DETERMINERS, FINITE, FUNCTION
 from negguide.mining.formats.folders import Copies, Target
-from negguide.mining.formats.parquet import datasets_package, image_cell, write_rows
+from negguide.mining.formats.parquet import image_cell, write_rows
 from negguide.mining.item import Item
+from negguide.mining.item_table import datasets_package
 from negguide.mining.settings import seed_of
-from negguide.mining.shards import METADATA
+from negguide.mining.shard_files import METADATA
+from negguide.storage import ImageFile, Place
 from negguide.text_files import json_lines
 
 INSTRUCTIONS = (
@@ -57,16 +59,16 @@ class Triplet:
         id: of the pair.
     """
 
-    original_image: Path
+    original_image: ImageFile
     edit_prompt: str
-    edited_image: Path
+    edited_image: ImageFile
     original_prompt: str
     edited_prompt: str
     removed: str
     id: str
 
 
-def triplet_of(item: Item, place: Path) -> Triplet | str:
+def triplet_of(item: Item, place: Place) -> Triplet | str:
     """The triplet that a pair makes, or why it makes none.
 
     Args:
@@ -118,7 +120,7 @@ def _named(added: str) -> str:
     return " ".join(reversed(found))
 
 
-def _triplets(items: Iterable[tuple[Item, Path]], target: Target) -> Iterator[Triplet]:
+def _triplets(items: Iterable[tuple[Item, Place]], target: Target) -> Iterator[Triplet]:
     """The triplets of a set.
 
     Raises:
@@ -139,7 +141,7 @@ def _triplets(items: Iterable[tuple[Item, Path]], target: Target) -> Iterator[Tr
     target.say(f"{written} triplets" + (f"; left out: {said}" if said else ""))
 
 
-def write_editing_parquet(items: Iterable[tuple[Item, Path]], target: Target) -> None:
+def write_editing_parquet(items: Iterable[tuple[Item, Place]], target: Target) -> None:
     """``data/train-00000.parquet``, ... with the images inside."""
     datasets = datasets_package()
     features = datasets.Features(
@@ -155,7 +157,7 @@ def write_editing_parquet(items: Iterable[tuple[Item, Path]], target: Target) ->
     write_rows(map(row, _triplets(items, target)), features, target)
 
 
-def write_editing_folder(items: Iterable[tuple[Item, Path]], target: Target) -> None:
+def write_editing_folder(items: Iterable[tuple[Item, Place]], target: Target) -> None:
     """``metadata.jsonl`` with ``original_image_file_name`` and ``edited_image_file_name``, and ``images``."""
     copies = Copies(target.folder / "images")
     with (target.folder / METADATA).open("w", encoding="utf-8") as file:

@@ -11,8 +11,9 @@ from negguide.mining.formats import editing, folders, lists, parquet, tar
 from negguide.mining.formats.card import Summary, card
 from negguide.mining.item import Item
 from negguide.mining.shards import read_set
+from negguide.storage import Place, absolute, location, on_this_machine
 
-Writer = Callable[[Iterable[tuple[Item, Path]], folders.Target], None]
+Writer = Callable[[Iterable[tuple[Item, Place]], folders.Target], None]
 
 FORMATS: Mapping[str, Writer] = {
     "imagefolder": folders.write_imagefolder,
@@ -83,8 +84,11 @@ def write_export(
         )
     if shard_size is not None and shard_size < 1:
         raise ValueError(f"shard_size={shard_size} must be a whole number >= 1")
-    folder, out = Path(folder), Path(out).absolute()
-    if out == folder.absolute() or out in folder.absolute().parents:
+    folder, out = absolute(location(folder)), location(out, "--out")
+    if not on_this_machine(out):
+        raise ValueError(f"out={str(out)!r} is no folder of this machine; export there, and copy it")
+    out = out.absolute()
+    if out == folder or out in folder.parents:
         raise ValueError(f"out={str(out)!r} holds the set itself; give another folder")
     summary = Summary()
     items = read_rebalanced(folder) if rebalanced else read_set(folder)
@@ -93,6 +97,6 @@ def write_export(
         FORMATS[format](summary.counting(items), target)
         if not summary.items:
             raise ValueError(f"{folder} holds no item" + (" that rebalancing kept" if rebalanced else ""))
-        text = card(summary, folder.absolute().name, format, rebalanced)
+        text = card(summary, folder.name, format, rebalanced)
         (partial / "README.md").write_text(text, encoding="utf-8")
     return summary.items

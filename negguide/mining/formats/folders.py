@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from negguide.mining.item import Item
-from negguide.mining.shards import METADATA
+from negguide.mining.shard_files import METADATA
+from negguide.storage import ImageFile, Place
 
 SHARD = 1000
 """Items a shard, or a file, of the formats that have several, unless the user says otherwise."""
@@ -72,18 +73,18 @@ class Copies:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._names: dict[Path, str] = {}
+        self._names: dict[ImageFile, str] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
-    def add(self, source: Path, name: str) -> str:
+    def add(self, source: ImageFile, name: str) -> str:
         """Copy ``source`` as ``name`` with its own suffix, unless it is there; gives the file's name there."""
         if source not in self._names:
             self._names[source] = name + source.suffix.lower()
-            shutil.copyfile(source, self.folder / self._names[source])
+            (self.folder / self._names[source]).write_bytes(source.read_bytes())
         return self._names[source]
 
 
-def write_imagefolder(items: Iterable[tuple[Item, Path]], target: Target) -> None:
+def write_imagefolder(items: Iterable[tuple[Item, Place]], target: Target) -> None:
     """``data/00000/metadata.jsonl`` with its images under ``images``."""
     for number, (item, place) in enumerate(items):
         shard = target.folder / "data" / f"{number // target.shard_size:05d}"

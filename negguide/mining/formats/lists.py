@@ -6,16 +6,16 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from negguide.mining.edits.lexicon import lexicon
 from negguide.mining.edits.planner import words
 from negguide.mining.formats.folders import SUFFIXES, Copies, Target
 from negguide.mining.item import Item
+from negguide.storage import Place
 
 
-def write_open_clip(items: Iterable[tuple[Item, Path]], target: Target) -> None:
+def write_open_clip(items: Iterable[tuple[Item, Place]], target: Target) -> None:
     """``pairs.tsv`` with ``filepath`` and ``title``; a negative image with its own caption is a row like any other.
 
     Where there are no negative images, a third column ``negative_caption`` holds the negatives, which open_clip itself
@@ -50,7 +50,7 @@ SUGARCREPE = ("add_obj", "add_att", "replace_obj", "replace_att", "replace_rel",
 """The files that SugarCrepe's evaluation opens, all of them."""
 
 
-def write_sugarcrepe(items: Iterable[tuple[Item, Path]], target: Target) -> None:
+def write_sugarcrepe(items: Iterable[tuple[Item, Place]], target: Target) -> None:
     """The seven files of SugarCrepe (arXiv 2306.14610), and ``images``.
 
     Objects that are replaced go to ``replace_obj``, relations and actions to ``replace_rel``, attributes and counts to

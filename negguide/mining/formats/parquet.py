@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negguide.mining.formats.folders import Target
 from negguide.mining.item import Item
+from negguide.mining.item_table import datasets_package, item_cells, item_features
+from negguide.storage import ImageFile, Place
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -18,32 +18,18 @@ _ROWS = 100
 """Rows of a row group: what a reader holds in memory at once."""
 
 
-def write_parquet(items: Iterable[tuple[Item, Path]], target: Target) -> None:
+def write_parquet(items: Iterable[tuple[Item, Place]], target: Target) -> None:
     """All columns of the items, their images first; ``methods`` and ``extra`` differ from item to item: as JSON."""
-    datasets = datasets_package()
-    text, whole = datasets.Value("string"), datasets.Value("int64")
-    features = datasets.Features(
-        {name: datasets.Image() for name in ("image", "negative_image", "control_image")}
-        | {name: text for name in ("caption", "negative_caption", "category", "id", "source_id")}
-        | {"positive_captions": datasets.Sequence(text)}
-        | {"start": whole, "end": whole, "before": text, "after": text, "backend": text}
-        | {"scores": datasets.Sequence(datasets.Value("float64")), "judge": text}
-        | {name: text for name in ("prompt", "model", "revision", "methods")}
-        | {"seed": whole, "tries": whole, "licence": text, "extra": text}
-    )
+    features = item_features()
 
-    def row(item: Item, place: Path) -> dict[str, Any]:
-        values: dict[str, Any] = item.row()
-        values |= {name: json.dumps(values[name], ensure_ascii=False) for name in ("methods", "extra")}
+    def row(item: Item, place: Place) -> dict[str, Any]:
         files = item.files(place)
-        return {
-            name: image_cell(files.get(name)) if name.endswith("image") else values[name] for name in features
-        }
+        return item_cells(item, {role: image_cell(file) for role, file in files.items()}, features)
 
     write_rows((row(item, place) for item, place in items), features, target)
 
 
-def write_tuples(items: Iterable[tuple[Item, Path]], target: Target) -> None:
+def write_tuples(items: Iterable[tuple[Item, Place]], target: Target) -> None:
     """Columns anchor, positive, negative: sentence-transformers goes by their order, not by their names.
 
     Raises:
@@ -70,16 +56,7 @@ def write_tuples(items: Iterable[tuple[Item, Path]], target: Target) -> None:
     write_rows(rows(), features, target)
 
 
-def datasets_package() -> Any:
-    """The package ``datasets``."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError("parquet needs datasets: pip install datasets") from error
-    return datasets
-
-
-def image_cell(path: Path | None) -> dict[str, Any] | None:
+def image_cell(path: ImageFile | None) -> dict[str, Any] | None:
     """As the feature ``Image`` stores it."""
     return None if path is None else {"bytes": path.read_bytes(), "path": path.name}
 

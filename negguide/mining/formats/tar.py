@@ -7,13 +7,13 @@ import json
 import tarfile
 from collections.abc import Iterable
 from contextlib import ExitStack
-from pathlib import Path
 
 from negguide.mining.formats.folders import Target
 from negguide.mining.item import Item
+from negguide.storage import Place
 
 
-def write_webdataset(items: Iterable[tuple[Item, Path]], target: Target) -> None:
+def write_webdataset(items: Iterable[tuple[Item, Place]], target: Target) -> None:
     """``00000.tar``, ...; keys are running numbers, since an id may hold dots, which end a key.
 
     Controls are left out: only some items have one, and ``datasets`` reads shards only when all keys have the same

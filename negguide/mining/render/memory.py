@@ -1,18 +1,18 @@
-"""Painted batches on disk, so that a run that dies in the middle of a shard does not paint them again."""
+"""Painted batches in storage, so that a run that dies in the middle of a shard does not paint them again."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from negguide.image_files import read_image
+from negguide.image_files import png_of, read_image
+from negguide.mining.packed import pack, unpack
 from negguide.mining.render.job import Job, Painter
+from negguide.storage import write_whole
 
 
 class Memory:
@@ -47,12 +47,16 @@ class Memory:
         return self.painter.refusal(job)
 
     def _batch(self, jobs: Sequence[Job]) -> list[Image.Image]:
-        kept = self.folder / _digest(jobs)
-        if kept.is_dir():
-            return [read_image(kept / f"{place}.png") for place in range(len(jobs))]
+        kept = self.folder / f"{_digest(jobs)}.tar"
+        if kept.is_file():
+            return [
+                read_image(content, name=f"{kept}: {name}")
+                for name, content in unpack(kept.read_bytes()).items()
+            ]
         images = self.painter(jobs)
         try:
-            _keep(kept, images)
+            content, _ = pack((f"{place:04d}.png", png_of(image)) for place, image in enumerate(images))
+            write_whole(kept, content)
         except OSError as error:
             raise OSError(
                 f"what was painted cannot be written to {self.folder}: {error.strerror or error}; all that was painted "
@@ -72,16 +76,3 @@ def _said(job: Job) -> list[object]:
         for image in (job.image, job.mask)
     ]
     return [job.prompt, job.seed, job.avoid, job.weight, job.group, *pixels]
-
-
-def _keep(folder: Path, images: Sequence[Image.Image]) -> None:
-    """Write a batch; it is there as a whole or not at all."""
-    aside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    for place, image in enumerate(images):
-        with (aside / f"{place}.png").open("wb") as stream:
-            image.save(stream, "PNG")
-            stream.flush()
-            os.fsync(stream.fileno())
-    aside.rename(folder)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from negguide.mining.sources.source import BadSource, Input, caption_problem
+from negguide.storage import location
 
 __all__ = ["BadSource", "Input", "caption_problem", "open_source"]
 
@@ -32,6 +33,8 @@ def open_source(spec: str, **options: Any) -> Input:
             - WebDataset shards: a folder, a glob or a brace pattern (``caption``, ``licence``);
             - an open_clip table, .tsv or .csv (``caption``, ``licence``);
             - COCO captions, .json (``images``: their folder; ``licence``).
+
+            Each may be an address that fsspec knows instead of a path: s3://, gs://, hf://, memory://.
         options: those of that kind, named above; None counts as not given.
 
     Raises:
@@ -61,7 +64,7 @@ def _kind(spec: str) -> tuple[str, Callable[..., Input]]:
         from negguide.mining.sources.toyworld import ToyworldScenes
 
         return "the toy world", partial(ToyworldScenes, int(number))
-    path = Path(spec).expanduser()
+    path = location(spec, "--data")
     if path.is_dir():
         return _folder(path)
     if path.suffix == ".tar" or spec.endswith(".tar"):
@@ -112,4 +115,4 @@ def _folder(path: Path) -> tuple[str, Callable[..., Input]]:
 
 
 def _coco(build: Callable[..., Input], path: Path, images: str | Path | None = None, **options: Any) -> Input:
-    return build(path, images=None if images is None else Path(images), **options)
+    return build(path, images=None if images is None else location(str(images), "--images"), **options)

@@ -33,7 +33,8 @@ def card_licence(folder: Path) -> str | None:
     from huggingface_hub import DatasetCard
 
     try:
-        licence = DatasetCard.load(card, ignore_metadata_errors=True).data.get("license")
+        text = card.read_text(encoding="utf-8")
+        licence = DatasetCard(text, ignore_metadata_errors=True).data.get("license")
     except Exception as error:  # the parser of the head raises errors of its own kinds
         raise ValueError(f"the YAML head of {card} cannot be read: {error}") from error
     return ", ".join(map(str, licence)) if isinstance(licence, list) else licence

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain, count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from negguide.mining.sources.source import (
     text_of,
     with_captions,
 )
+from negguide.storage import absolute, location, on_this_machine
 
 
 class DataSet(Input):
@@ -52,12 +53,11 @@ class DataSet(Input):
             import datasets
         except ImportError as error:
             raise ImportError(f"{spec}: pip install datasets to read data sets") from error
-        self.name = Path(spec).name if Path(spec).exists() else spec
+        place = location(spec, "--data")
+        self.name = place.name if place.exists() else spec
         self.split = split
         self.data, self.files = _open(datasets, spec, split, config)
-        self.folder = (
-            None if not Path(spec).exists() else Path(spec) if Path(spec).is_dir() else Path(spec).parent
-        )
+        self.folder = None if not place.exists() else place if place.is_dir() else place.parent
         for column in _images_as_they_are(datasets, self.data.features or {}):
             self.data = self.data.cast_column(column, datasets.Image())
         features = self.data.features
@@ -77,24 +77,48 @@ class DataSet(Input):
             name
         ) in images:  # an image that cannot be decoded must not end the pass: it is opened later, by itself
             self.data = self.data.cast_column(name, datasets.Image(decode=False))
-        folder_licence = card_licence(Path(spec)) if Path(spec).is_dir() else None
+        folder_licence = card_licence(place) if place.is_dir() else None
         self.licence = licence or self.data.info.license or folder_licence or None
 
     @property
     def description(self) -> dict[str, Any]:
         return {**super().description, "split": self.split, "columns": self.columns}
 
+    @property
+    def shards(self) -> int:
+        # a table in memory or on disk knows its files, a stream its shards
+        found = getattr(self.data, "num_shards", None) or len(getattr(self.data, "cache_files", ()))
+        return max(1, found)
+
+    def shard_print(self, shard: int) -> str | None:
+        if len(self.files) != self.shards:
+            return None
+        return f"{self.files[shard].name}, {self.files[shard].stat().st_size} bytes"
+
     def rows(self) -> Iterator[Source | BadSource]:
         for _, found in self.records():
             yield from found
 
+    def shard_rows(self, shard: int) -> Iterator[Source | BadSource]:
+        for _, found in self._shard_records(shard):
+            yield from found
+
     def records(self) -> Iterator[tuple[Mapping[str, Any], list[Source | BadSource]]]:
         """The rows of the table as it has them, each with what `rows` makes of it."""
+        for shard in range(self.shards):
+            yield from self._shard_records(shard)
+
+    def _shard_records(self, shard: int) -> Iterator[tuple[Mapping[str, Any], list[Source | BadSource]]]:
         ids = Ids()
-        for number, (row, place) in enumerate(zip(self.data, self._places(), strict=False)):
+        several = self.shards > 1
+        data = self.data.shard(num_shards=self.shards, index=shard) if several else self.data
+        places = self._places(shard)
+        for number, (row, place) in enumerate(zip(data, places, strict=False)):
             given = text_of(row.get("id"))
             captions = captions_of(row[self.caption])
             name = given or f"{self.split}-{number:09d}"
+            if several:
+                name = f"{shard:05d}/{name}"
             if self.image is not None and row[self.image] is None:
                 yield row, [BadSource(name, "missing image")]
                 continue
@@ -112,9 +136,12 @@ class DataSet(Input):
             )
             yield row, [source] if len(captions) == 1 else list(with_captions(source, captions, ids))
 
-    def _places(self) -> Iterator[str]:
+    def _places(self, shard: int) -> Iterator[str]:
         """Which file and which row of it each row is; "" where that is not known."""
-        return chain(row_places(self.files), repeat(""))
+        if len(self.files) == self.shards:
+            name = _seen_from_all(self.files)[shard]
+            return (f"{name}, row {number}" for number in count())
+        return chain(row_places(self.files), repeat("")) if self.shards == 1 else repeat("")
 
     def _cell(self, row: Any, column: str | None, where: str) -> StoredImage | None:
         """The image of a cell: ``{"bytes", "path"}`` that ``datasets`` has not decoded, or a path."""
@@ -142,14 +169,24 @@ PATH_COLUMNS = ("image", "filepath", "file_name")
 
 def row_places(paths: Sequence[Path]) -> Iterator[str]:
     """The file, as seen from where all of them are, and the number of each row of parquet files, wherever they lie."""
-    if not paths:
-        return
     from pyarrow.parquet import read_metadata
 
-    top = Path(os.path.commonpath([path.absolute().parent for path in paths]))
-    for path in paths:
-        for row in range(read_metadata(path).num_rows):
-            yield f"{path.absolute().relative_to(top).as_posix()}, row {row}"
+    for path, name in zip(paths, _seen_from_all(paths), strict=True):
+        with path.open("rb") as stream:
+            rows = read_metadata(stream).num_rows
+        for row in range(rows):
+            yield f"{name}, row {row}"
+
+
+def _seen_from_all(paths: Sequence[Path]) -> list[str]:
+    """The files as seen from the folder that holds all of them."""
+    if not paths:
+        return []
+    parents = [absolute(path).parent.as_posix() for path in paths]
+    top = os.path.commonpath(parents)
+    return [
+        f"{parent}/{path.name}"[len(top) :].lstrip("/") for parent, path in zip(parents, paths, strict=True)
+    ]
 
 
 def _opened(image: StoredImage, mode: str, name: str) -> Any:
@@ -189,8 +226,8 @@ def _images_as_they_are(datasets: Any, features: Mapping[str, Any]) -> list[str]
 
 
 def _open(datasets: Any, spec: str, split: str, config: str | None) -> tuple[Any, list[Path]]:
-    """The rows, and the parquet files on this disk that they are read from, in their order."""
-    folder = Path(spec)
+    """The rows, and the parquet files that they are read from, in their order."""
+    folder = location(spec, "--data")
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
         data = datasets.load_from_disk(spec)
         if isinstance(data, datasets.DatasetDict):
@@ -201,6 +238,9 @@ def _open(datasets: Any, spec: str, split: str, config: str | None) -> tuple[Any
     try:
         if folder.is_file():
             builder = datasets.load_dataset_builder("parquet", data_files={split: spec})
+        elif not on_this_machine(folder):
+            files = [str(path) for path in sorted(folder.rglob("*.parquet"))]
+            builder = datasets.load_dataset_builder("parquet", data_files={split: files})
         else:
             builder = datasets.load_dataset_builder(spec, config)
         data = builder.as_streaming_dataset(split=split)
@@ -208,6 +248,8 @@ def _open(datasets: Any, spec: str, split: str, config: str | None) -> tuple[Any
         # A set that is missing, unreachable or broken fails in many ways, with pages of text; the cause stays.
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ValueError(f"the data set {spec!r} cannot be opened: {reason}") from error
-    files = [Path(file) for file in (builder.config.data_files or {}).get(split, ())]
-    on_disk = all(path.suffix == ".parquet" and path.is_file() for path in files)
-    return data, files if on_disk else []
+    named = [str(file) for file in (builder.config.data_files or {}).get(split, ())]
+    if not all(name.endswith(".parquet") for name in named):
+        return data, []
+    paths = [location(name) for name in named]
+    return data, paths if all(path.is_file() for path in paths) else []

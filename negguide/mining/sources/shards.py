@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from negguide.mining.sources.source import (
     text_of,
     with_captions,
 )
+from negguide.storage import location
 
 TEXTS = ("txt", "caption", "text")
 
@@ -45,36 +46,55 @@ class Shards(Input):
             raise ImportError(f"{pattern}: pip install webdataset to read WebDataset shards") from error
         from braceexpand import braceexpand
 
-        self._webdataset = webdataset
+        self._read = webdataset.tariterators
         self.caption = caption
         self.licence = licence
-        self.name = Path(pattern).name
-        if Path(pattern).is_dir():
-            self.paths = sorted(Path(pattern).glob("*.tar"))
-        elif Path(pattern).is_file():
-            self.paths = [Path(pattern)]
+        self.name = pattern.rstrip("/").rpartition("/")[2]
+        place = location(pattern, "--data")
+        if place.is_dir():
+            self.paths = sorted(place.glob("*.tar"))
+        elif place.is_file():
+            self.paths = [place]
         else:
-            self.paths = [Path(path) for part in braceexpand(pattern) for path in _matching(part)]
+            self.paths = [path for part in braceexpand(pattern) for path in _matching(part)]
         if not self.paths:
             raise ValueError(f"{pattern} names no .tar file")
+        twice = [stem for stem, count in Counter(path.stem for path in self.paths).items() if count > 1]
+        if twice:
+            raise ValueError(
+                f"{pattern} names several shards {twice[0]}.tar, and ids begin with a shard's name; rename them"
+            )
 
     @property
     def description(self) -> dict[str, Any]:
         return {**super().description, "shards": [path.name for path in self.paths]}
 
+    @property
+    def shards(self) -> int:
+        return len(self.paths)
+
+    def shard_print(self, shard: int) -> str | None:
+        return f"{self.paths[shard].name}, {self.paths[shard].stat().st_size} bytes"
+
     def rows(self) -> Iterator[Source | BadSource]:
-        for path in self.paths:
-            # The set is not split over processes here: who goes through it decides which rows are its own.
-            shard = self._webdataset.WebDataset(
-                str(path), shardshuffle=False, nodesplitter=None, workersplitter=None, empty_check=False
-            )
-            ids = Ids()
-            try:
-                for sample in shard:
+        for shard in range(self.shards):
+            yield from self.shard_rows(shard)
+
+    def shard_rows(self, shard: int) -> Iterator[Source | BadSource]:
+        path = self.paths[shard]
+        ids = Ids()
+        try:
+            with path.open("rb") as stream:
+                for sample in self._read.group_by_keys(self._files(stream)):
                     yield from self._sources(f"{path.stem}/{sample['__key__']}", sample, ids)
-            except (tarfile.TarError, OSError, EOFError) as error:
-                reason = str(error.args[0] if error.args else error).partition("\n")[0]
-                yield BadSource(f"{path.stem}", f"broken shard: {reason}")
+        except (tarfile.TarError, OSError, EOFError) as error:
+            reason = str(error.args[0] if error.args else error).partition("\n")[0]
+            yield BadSource(f"{path.stem}", f"broken shard: {reason}")
+
+    def _files(self, stream: Any) -> Iterator[dict[str, Any]]:
+        """The members of a tar, as webdataset groups them."""
+        for member in self._read.tar_file_iterator(stream):
+            yield {**member, "__url__": ""}
 
     def _sources(self, name: str, sample: Mapping[str, Any], ids: Ids) -> Iterator[Source | BadSource]:
         try:
@@ -114,9 +134,15 @@ class Shards(Input):
             yield from with_captions(source, captions, ids)
 
 
-def _matching(part: str) -> list[str]:
+def _matching(part: str) -> list[Path]:
     if any(sign in part for sign in "*?["):
-        return sorted(glob(part))
-    if not Path(part).is_file():
+        folder, _, names = part.rpartition("/")
+        if any(sign in folder for sign in "*?["):
+            raise ValueError(
+                f"{part}: only the names of files may have the signs *, ? and [, not those of folders"
+            )
+        return sorted(location(folder or ".", "--data").glob(names))
+    path = location(part, "--data")
+    if not path.is_file():
         raise ValueError(f"there is no shard {part}")
-    return [part]
+    return [path]

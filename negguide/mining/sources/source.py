@@ -53,6 +53,8 @@ class Input(ABC):
     Raises:
         ValueError: while it is gone through, when two rows have the same id, or the input itself is broken (no such
             column, no JSON).
+
+    In an input of several shards an id begins with its shard: "00003/17".
     """
 
     name: str
@@ -62,6 +64,19 @@ class Input(ABC):
     @abstractmethod
     def rows(self) -> Iterator[Source | BadSource]:
         """All rows as the format has them, images unopened."""
+
+    @property
+    def shards(self) -> int:
+        """Of how many shards, such as files, the input consists that can be read without the others."""
+        return 1
+
+    def shard_rows(self, shard: int) -> Iterator[Source | BadSource]:
+        """The rows of one shard; of all of them in turn they are those of ``rows``."""
+        return self.rows()
+
+    def shard_print(self, shard: int) -> str | None:
+        """What tells cheaply that a shard is another than before; None where only its rows do."""
+        return None
 
     @property
     def description(self) -> dict[str, Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import overload
 
 from PIL import Image
 
 from negguide.image_files import read_image
+from negguide.storage import ImageFile
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class ImageFiles(Sequence[Image.Image]):
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[ImageFile],
         boxes: Sequence[tuple[int, int, int, int]] | None = None,
         *,
         hint: str = "",

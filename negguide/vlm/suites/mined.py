@@ -8,6 +8,7 @@ from pathlib import Path
 
 from negguide.mining.item import Item
 from negguide.mining.shards import read_set
+from negguide.storage import Place
 from negguide.vlm.suites.base import Choice, Choices, ImageFiles, Pair, Pairs, Suite, first_of_each
 
 
@@ -37,7 +38,7 @@ def mined(path: Path, limit: int | None = None) -> Suite:
     return Suite(path.resolve().name, digest.hexdigest()[:16], {"": part})
 
 
-def _pairs(pictures: ImageFiles, kept: Sequence[tuple[Item, Path]]) -> Pairs:
+def _pairs(pictures: ImageFiles, kept: Sequence[tuple[Item, Place]]) -> Pairs:
     return Pairs(
         pictures,
         tuple(
@@ -52,7 +53,7 @@ def _pairs(pictures: ImageFiles, kept: Sequence[tuple[Item, Path]]) -> Pairs:
     )
 
 
-def _choices(pictures: ImageFiles, kept: Sequence[tuple[Item, Path]]) -> Choices:
+def _choices(pictures: ImageFiles, kept: Sequence[tuple[Item, Place]]) -> Choices:
     asked = (
         Choice(i, (item.caption, item.negative_caption), 0, item.category) for i, (item, _) in enumerate(kept)
     )

@@ -13,7 +13,7 @@ from PIL import Image
 from negguide.mining.formats import write_export
 from negguide.mining.formats.editing import Triplet, read_editing, triplet_of
 from negguide.mining.item import Item
-from negguide.mining.shards import METADATA
+from negguide.mining.shard_files import METADATA
 
 HAT = "a bear wearing a red hat in a meadow"
 BARE = "a bear in a meadow"

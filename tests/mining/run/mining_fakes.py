@@ -3,6 +3,7 @@
 As a program it makes a set, slowly enough to be killed: `python mining_fakes.py OUT [seconds for each call]`.
 """
 
+import io
 import random
 import sys
 import time
@@ -20,7 +21,7 @@ from negguide.mining.item import Source
 from negguide.mining.render.job import Job
 from negguide.mining.run import Outcome, run
 from negguide.mining.settings import Settings
-from negguide.mining.sources import BadSource, open_source
+from negguide.mining.sources import BadSource, Input, open_source
 from negguide.mining.verify.world import WorldJudge
 from negguide.toyworld import judge
 from negguide.toyworld.judge import Judge
@@ -65,7 +66,7 @@ class LightJudge(WorldJudge):
         )
 
 
-class Rows:
+class Rows(Input):
     """An input that holds these rows."""
 
     name, licence, world = "rows", None, True
@@ -113,6 +114,13 @@ def files_of(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def picture(file: Any) -> Image.Image:
+    """The stored image, as it is stored."""
+    image = Image.open(io.BytesIO(file.read_bytes()))
+    image.load()
+    return image
 
 
 def sources(count: int, **changes: Any) -> list[Source]:

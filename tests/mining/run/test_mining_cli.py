@@ -65,7 +65,7 @@ def test_a_set_is_made_and_the_funnel_is_shown(command, tmp_path, tiny_model):
     funnel = json.loads((folder / "funnel.json").read_text())
     assert funnel["sources"]["read"] == 6 and funnel["images"] > 0
     assert len(list(read_set(folder))) == sum(funnel["stages"]["written"].values())
-    assert (folder / "README.md").exists() and not (folder / ".locks").exists()
+    assert (folder / "README.md").exists() and not (folder / ".claims").exists()
     made = read_settings(folder)
     assert (made.model, made.steps, made.dtype, made.absolute_margin) == (tiny_model.name, 2, "float32", 0)
     assert made.data["name"] == "toyworld:6" and made.judge == "toyworld" and made.guidance_scale == 7.5
@@ -100,7 +100,7 @@ def test_images_can_be_changed_instead(command, tmp_path, mode):
     code, output = command("--mode", mode, "--method", "plain", "--limit", 2, "--strength", 1.0)
     assert finished(code, output), output
     assert read_settings(tmp_path / "set").mode == mode
-    rows = [json.loads(line) for line in (tmp_path / "set" / "rejects" / "00000.jsonl").open()]
+    rows = [json.loads(line) for line in (tmp_path / "set" / "rejects" / "00000000.jsonl").open()]
     assert all(row["reason"] for row in rows)
 
 

@@ -18,6 +18,7 @@ from negguide.cli.errors import CleanErrors
 from negguide.cli.export import export
 from negguide.cli.mine import mine
 from negguide.mining.item import StoredImage
+from negguide.mining.packed import unpack
 from negguide.mining.settings import Settings, without_place
 from negguide.mining.shards import read_set
 from negguide.vlm.reading import read_triplets
@@ -45,8 +46,10 @@ def test_an_original_is_stored_once_and_with_the_bytes_that_it_came_in(tmp_path:
     for item, place in items:
         assert item.files(place)["image"].read_bytes() == sources[item.source_id]
         assert item.files(place)["negative_image"].suffix == ".png"
-    originals = {path.name for path in (tmp_path / "set").rglob("images/*.jpg")}
-    assert originals == {Path(str(item.image_file_name)).name for item, _ in items}
+    held = [name for path in (tmp_path / "set").rglob("*.tar") for name in unpack(path.read_bytes())]
+    originals = [Path(name).name for name in held if name.endswith(".jpg")]
+    assert len(originals) == len(set(originals))
+    assert set(originals) == {Path(str(item.image_file_name)).name for item, _ in items}
 
 
 def test_models_in_folders_are_told_without_where_they_lie(tmp_path: Path) -> None:

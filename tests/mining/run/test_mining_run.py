@@ -16,10 +16,11 @@ import pytest
 from PIL import Image
 
 from negguide.mining.item import Source
+from negguide.mining.mined import Mined
 from negguide.mining.planning import largest_count
 from negguide.mining.render.regions import ColumnRegion
 from negguide.mining.run import place_among_processes, run
-from negguide.mining.shards import Mined, SetFolder, read_set, read_settings
+from negguide.mining.shards import SetFolder, read_set, read_settings
 from negguide.mining.sources import BadSource
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.language import parse
@@ -46,7 +47,7 @@ def test_every_written_pair_is_right_and_says_how_it_was_made(whole, toyworld_ju
     assert len({item.id for item, _ in rows}) == len(rows)
     for item, where in rows:
         names = (item.image_file_name, item.negative_image_file_name)
-        original, negative = toyworld_judge.read([Image.open(where / name) for name in names])
+        original, negative = toyworld_judge.read([fakes.picture(where / name) for name in names])
         assert all(agreement(parse(item.caption, negation=True), original).values())
         assert all(agreement(parse(item.negative_caption, negation=True), negative).values())
         assert item.caption[item.start : item.end] == item.before
@@ -84,7 +85,7 @@ def test_an_interrupted_run_goes_on_and_writes_the_same_bytes(whole, tmp_path):
     stops = Stops()
     with pytest.raises(KeyboardInterrupt):
         fakes.mine(out, artist=stops)
-    complete = len(list((out / "data").glob("0*")))
+    complete = len(list((out / "markers").glob("0*")))
     assert 0 < complete < 4
     artist = fakes.Artist()
     outcome = fakes.mine(out, artist=artist)
@@ -102,18 +103,17 @@ def test_a_killed_process_loses_nothing(whole, tmp_path):
     command = [sys.executable, HERE / "mining_fakes.py", out]
     process = subprocess.Popen([*command, "0.4"], start_new_session=True)
     try:
-        give_up = time.monotonic() + 60
-        while not (out / "data" / "00000").exists() and time.monotonic() < give_up:
+        give_up = time.monotonic() + 300
+        while not (out / "markers" / "00000000.json").exists() and time.monotonic() < give_up:
             time.sleep(0.02)
-        assert (out / "data" / "00000").exists()
+        assert (out / "markers" / "00000000.json").exists()
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    assert len(list((out / "data").glob("0*"))) < 4
-    # what a process leaves behind that dies while it writes
-    torn = out / "data" / ".00003.partial"
-    torn.mkdir(exist_ok=True)
-    (torn / "metadata.jsonl").write_text('{"id": "to')
+    assert len(list((out / "markers").glob("0*"))) < 4
+    # what a process leaves behind that dies while it writes: half an object, and a shard without a marker
+    (out / "data" / ".00000002.tar.17-1.partial").write_bytes(b"half")
+    (out / "data" / "00000003.tar").write_bytes(b"of another process, or cut off")
     assert fakes.mine(out).missing == 0
     assert fakes.files_of(out) == fakes.files_of(folder)
 
@@ -138,9 +138,9 @@ def test_what_one_process_is_making_no_other_takes(tmp_path):
     from negguide.mining.shards import SetFolder
 
     folder = SetFolder(tmp_path / "set", fakes.settings(), {})
-    with folder.claim(0) as free:
+    with folder.claim("00000000") as free:
         assert free
-        with SetFolder(tmp_path / "set", fakes.settings(), {}).claim(0) as second:
+        with SetFolder(tmp_path / "set", fakes.settings(), {}).claim("00000000") as second:
             assert not second
         outcome = fakes.mine(tmp_path / "set")
         assert (outcome.made, outcome.missing) == (3, 1)
@@ -152,7 +152,7 @@ def test_a_rank_makes_its_own_share_first_and_then_what_is_left(tmp_path):
     begun: list[int] = []
     chosen = fakes.settings()
     source = fakes.open_source("toyworld:20")
-    arguments = {"made_by": {}, "rank": 1, "world": 2, "begun": lambda number, pairs: begun.append(number)}
+    arguments = {"made_by": {}, "rank": 1, "world": 2, "begun": lambda name, pairs: begun.append(int(name))}
     run(tmp_path / "set", chosen, source, fakes.miner(chosen), **arguments)
     assert begun == [1, 3, 0, 2]
 
@@ -203,42 +203,44 @@ def test_a_run_that_wrote_no_shard_does_not_block_its_folder(whole, tmp_path):
 
 def test_a_run_at_work_keeps_its_folder(tmp_path):
     first = SetFolder(tmp_path / "set", fakes.settings(), {})
-    with first.claim(0) as free:
+    with first.claim("00000000") as free:
         assert free
         with pytest.raises(ValueError, match="made with other settings"):
             SetFolder(tmp_path / "set", fakes.settings(retries=5), {})
     # it has begun, and is at no shard: what it makes now would be of other settings than the folder's
     SetFolder(tmp_path / "set", fakes.settings(retries=5), {})
     with pytest.raises(ValueError, match="was taken over by a run with other settings"):
-        first.write(0, Mined(), "")
+        first.write("00000000", Mined(), "")
 
 
 def test_an_input_that_has_changed_is_refused(tmp_path):
     rows = fakes.sources(6)
     fakes.mine(tmp_path / "set", source=fakes.Rows(rows))
     changed = [*rows[:1], replace(rows[1], caption="a brown bear in front view in a room"), *rows[2:]]
-    with pytest.raises(ValueError, match="--data has changed since shard 00000"):
+    with pytest.raises(ValueError, match="--data has changed since shard 00000000"):
         fakes.mine(tmp_path / "set", source=fakes.Rows(changed))
 
 
 def test_a_full_disk_stops_the_run_and_loses_nothing(whole, tmp_path, monkeypatch):
     folder, _ = whole
     out = tmp_path / "full"
-    save, written = Image.Image.save, Counter()
+    fsync, written = os.fsync, Counter()
 
-    def fails(self, stream, *args, **kwargs):
-        written["images"] += 1
-        if written["images"] > 20:
+    def fails(number):
+        # of a shard: the object, its rejects, its marker
+        name = Path(os.readlink(f"/proc/self/fd/{number}"))
+        written["data"] += name.parent.name == "data"
+        if written["data"] > 2:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return save(self, stream, *args, **kwargs)
+        fsync(number)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Image.Image, "save", fails)
+        patched.setattr(os, "fsync", fails)
         with pytest.raises(
             OSError, match=r"cannot be written: No space left on device; the \d+ shards before"
         ):
             fakes.mine(out)
-    assert not list((out / "data").glob(".*"))
+    assert not list((out / "data").glob(".*")) and not (out / "funnel.json").exists()
     assert json.loads((out / "set.json").read_text())
     fakes.mine(out)
     assert fakes.files_of(out) == fakes.files_of(folder)
@@ -254,7 +256,7 @@ def test_a_full_disk_in_the_middle_of_a_shard_says_that_the_command_goes_on(whol
     with monkeypatch.context() as patched:
         patched.setattr(Image.Image, "save", fails)
         with pytest.raises(
-            OSError, match=r"painted/00000: No space left on device; .* the same command goes on"
+            OSError, match=r"painted/00000000: No space left on device; .* the same command goes on"
         ):
             fakes.mine(out)
     fakes.mine(out)

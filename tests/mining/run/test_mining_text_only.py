@@ -26,6 +26,7 @@ from negguide.mining.build_text import build_text
 from negguide.mining.categories import TEXT_CATEGORIES
 from negguide.mining.formats import FORMATS, write_export
 from negguide.mining.formats.columns import write_columns
+from negguide.mining.packed import unpack
 from negguide.mining.run import Outcome, run
 from negguide.mining.shards import read_set, read_settings
 from negguide.mining.sources import open_source
@@ -141,7 +142,8 @@ def test_every_input_gives_negative_captions_and_its_images_as_they_are(kind: st
         assert item.negative_image_file_name is None and item.scores == () and item.model is None
         # not decoded and encoded again
         assert item.files(place)["image"].read_bytes() == picture(number // 2)
-    stored = [path for path in (tmp_path / "set").rglob("images/*")]
+    packed = (unpack(path.read_bytes()) for path in (tmp_path / "set").rglob("*.tar"))
+    stored = [name for files in packed for name in files if name.startswith("images/")]
     # by reference where they are files; else once a shard (of four captions, so of two images) each
     assert len(stored) == (0 if kind in ("tsv", "jsonl", "coco") else 3)
 
@@ -190,9 +192,8 @@ def test_several_processes_and_a_second_run_make_the_same_bytes(tmp_path: Path) 
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
     assert mined(data, tmp_path / "one", shard_size=2).made == 0
     # half of it gone: only that half is made again
-    for path in (tmp_path / "two/data/00001").rglob("*.json"):
-        path.unlink()
-    (tmp_path / "two/data/00001").rename(tmp_path / "two/data/.00001.partial")
+    (tmp_path / "two/markers/00000001.json").unlink()
+    (tmp_path / "two/data/00000001.tar").write_bytes(b"half")
     assert mined(data, tmp_path / "two", shard_size=2).made == 1
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
 
