@@ -1,13 +1,9 @@
-"""Places in object storage, and the contents of a set wherever it lies."""
+"""Places in object storage."""
 
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-
-from negguide.storage import location
 
 
 @pytest.fixture
@@ -41,12 +37,3 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     yield f"s3://{name}"
     s3fs.S3FileSystem.clear_instance_cache()
     server.stop()
-
-
-def contents(folder: Path | str) -> dict[str, bytes]:
-    """Every object of a set by its name."""
-    place: Any = location(folder)
-    found = [path for path in place.rglob("*") if path.is_file()]
-    return {
-        str(path).removeprefix(str(place)).lstrip("/"): path.read_bytes() for path in sorted(found, key=str)
-    }

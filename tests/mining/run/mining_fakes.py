@@ -23,6 +23,7 @@ from negguide.mining.run import Outcome, run
 from negguide.mining.settings import Settings
 from negguide.mining.sources import BadSource, Input, open_source
 from negguide.mining.verify.world import WorldJudge
+from negguide.storage import location
 from negguide.toyworld import judge
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.language import parse
@@ -107,12 +108,12 @@ def mine(
     return run(out, chosen, source, miner(chosen, artist), made_by={"negguide": "test"}, **where)
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
-    """Every file of a set by its name."""
+def files_of(folder: Path | str) -> dict[str, bytes]:
+    """Every file of a set by its name, wherever the set lies."""
+    place: Any = location(folder)
+    found = [path for path in place.rglob("*") if path.is_file()]
     return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        str(path).removeprefix(str(place)).lstrip("/"): path.read_bytes() for path in sorted(found, key=str)
     }
 
 

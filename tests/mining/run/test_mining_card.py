@@ -1,6 +1,7 @@
 """What is written around a set, and that others can read it."""
 
 import json
+from dataclasses import replace
 
 import mining_fakes as fakes
 import numpy as np
@@ -53,7 +54,8 @@ def test_datasets_loads_it_with_images(datasets, tmp_path):
 def test_shards_without_items_do_not_stop_datasets(folder, datasets, tmp_path):
     fakes.mine(tmp_path / "set", source=fakes.Rows([*fakes.sources(5), *fakes.sources(5, caption="")]))
     assert unpack((tmp_path / "set" / "data" / "00000001.tar").read_bytes()) == {"metadata.jsonl": b""}
-    rows = fakes.Rows([*fakes.sources(5, caption=""), *fakes.sources(5)])
+    ten = fakes.sources(10)
+    rows = fakes.Rows([*(replace(row, caption="") for row in ten[5:]), *ten[:5]])
     fakes.mine(tmp_path / "sets" / "set", source=rows, shard_format="parquet")
     write_card(tmp_path / "sets" / "set")
     assert len(datasets(str(tmp_path / "sets" / "set"))) == len(list(read_set(tmp_path / "set"))) > 0

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import mining_fakes as fakes
 import pytest
-from conftest import contents
 
 from negguide.mining.mined import Mined
 from negguide.mining.run import parts, pieces_of, run
@@ -90,7 +89,7 @@ def test_fewer_files_than_processes_are_shared(tmp_path: Path) -> None:
     source = Files(2, rows=8)
     in_threads(tmp_path / "set", source, 4, size=2)
     assert source.opened == {0: 2, 1: 2}
-    assert sum(name.startswith("markers/") for name in contents(tmp_path / "set")) == 8
+    assert sum(name.startswith("markers/") for name in fakes.files_of(tmp_path / "set")) == 8
 
 
 def test_what_a_dead_process_leaves_is_read_by_another(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import mining_fakes as fakes
 import pytest
 import typer
-from conftest import contents
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -53,8 +52,13 @@ def store(request: pytest.FixtureRequest) -> str:
 
 def test_a_set_in_object_storage_has_the_bytes_of_one_in_a_folder(whole: Path, store: str) -> None:
     assert made(f"{store}/a").missing == 0
-    assert contents(f"{store}/a") == contents(whole)
-    assert set(contents(whole)) >= {"set.json", "data/00000001.tar", "markers/00000001.json", "funnel.json"}
+    assert fakes.files_of(f"{store}/a") == fakes.files_of(whole)
+    assert set(fakes.files_of(whole)) >= {
+        "set.json",
+        "data/00000001.tar",
+        "markers/00000001.json",
+        "funnel.json",
+    }
     # images are read by their place, without the rest of the shard
     for (item, place), (_, there) in zip(read_set(whole), read_set(f"{store}/a"), strict=True):
         mine, theirs = item.files(place), item.files(there)
@@ -62,7 +66,7 @@ def test_a_set_in_object_storage_has_the_bytes_of_one_in_a_folder(whole: Path, s
             role: file.read_bytes() for role, file in theirs.items()
         }
     write_card(f"{store}/a")
-    assert b"# Hard negatives" in contents(f"{store}/a")["README.md"]
+    assert b"# Hard negatives" in fakes.files_of(f"{store}/a")["README.md"]
 
 
 def test_a_run_that_dies_goes_on_in_object_storage(whole: Path, memory: str) -> None:
@@ -75,12 +79,12 @@ def test_a_run_that_dies_goes_on_in_object_storage(whole: Path, memory: str) -> 
     dies = Dies()
     with pytest.raises(KeyboardInterrupt):
         made(f"{memory}/a", dies)
-    left = contents(f"{memory}/a")
+    left = fakes.files_of(f"{memory}/a")
     assert any(name.startswith(".painted/") for name in left) and "funnel.json" not in left
     artist = fakes.Artist()
     outcome = made(f"{memory}/a", artist)
     assert len(artist.jobs) + len(dies.jobs) == outcome.funnel.images
-    assert contents(f"{memory}/a") == contents(whole)
+    assert fakes.files_of(f"{memory}/a") == fakes.files_of(whole)
 
 
 def test_a_shard_without_a_marker_is_none_and_is_made_again(whole: Path, memory: str) -> None:
@@ -89,7 +93,7 @@ def test_a_shard_without_a_marker_is_none_and_is_made_again(whole: Path, memory:
     (place / "markers" / "00000001.json").unlink()
     (place / "data" / "00000001.tar").write_bytes(b"cut off")
     assert len(list(read_set(place))) < len(list(read_set(whole)))
-    assert made(f"{memory}/a").made == 1 and contents(f"{memory}/a") == contents(whole)
+    assert made(f"{memory}/a").made == 1 and fakes.files_of(f"{memory}/a") == fakes.files_of(whole)
 
 
 def test_a_parquet_shard_holds_the_same_items_and_images(whole: Path, tmp_path: Path) -> None:
@@ -123,7 +127,7 @@ def test_a_set_in_object_storage_is_mined_audited_exported_and_learned_from(
     said = CliRunner().invoke(app, command)
     assert said.exit_code == 0 and said.stdout.split() == [f"{memory}/text"], said.output
     assert not list(tmp_path.iterdir())
-    assert "Not audited" not in contents(f"{memory}/text")["README.md"].decode()
+    assert "Not audited" not in fakes.files_of(f"{memory}/text")["README.md"].decode()
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 0, again.output
     assert CliRunner().invoke(app, ["audit", f"{memory}/text", "--out", "report"]).exit_code == 0
@@ -274,10 +278,10 @@ def test_a_packed_file_says_where_each_member_is() -> None:
 def test_two_that_write_the_same_shard_leave_the_first(tmp_path: Path) -> None:
     folder = SetFolder(tmp_path / "set", fakes.settings(), {})
     folder.write("00000000", Mined(files={"images/a.png": b"one"}), "", pairs=0, last=True, input=None)
-    before = contents(tmp_path / "set")
+    before = fakes.files_of(tmp_path / "set")
     other = SetFolder(tmp_path / "set", fakes.settings(), {})
     other.write("00000000", Mined(files={"images/a.png": b"other"}), "", pairs=0, last=True, input=None)
-    assert contents(tmp_path / "set") == before
+    assert fakes.files_of(tmp_path / "set") == before
 
 
 def test_a_claim_ends_with_its_process_or_when_it_is_not_renewed(tmp_path: Path) -> None:
