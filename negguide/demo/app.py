@@ -165,11 +165,12 @@ def words() -> dict[str, str]:
 
 
 def _stopping(state: AppState, label: str) -> Callable[..., Any]:
-    def stop(request: gr.Request) -> tuple[str, str]:
+    # another name than that of the endpoint, which Gradio would give to the first function that has it
+    def stop_on_the_page(request: gr.Request) -> tuple[str, str]:
         state.stop(request.session_hash)
         return "Stopped.", label
 
-    return stop
+    return stop_on_the_page
 
 
 def _link(all_tabs: gr.Tabs, opened: Mapping[str, gr.Tab], links: Mapping[str, gr.Button]) -> None:
