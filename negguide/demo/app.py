@@ -165,11 +165,12 @@ def words() -> dict[str, str]:
 
 
 def _stopping(state: AppState, label: str) -> Callable[..., Any]:
-    def stop(request: gr.Request) -> tuple[str, str]:
+    # another name than that of the endpoint, which Gradio would give to the first function that has it
+    def stop_on_the_page(request: gr.Request) -> tuple[str, str]:
         state.stop(request.session_hash)
         return "Stopped.", label
 
-    return stop
+    return stop_on_the_page
 
 
 def _link(all_tabs: gr.Tabs, opened: Mapping[str, gr.Tab], links: Mapping[str, gr.Button]) -> None:
@@ -188,7 +189,10 @@ def _link(all_tabs: gr.Tabs, opened: Mapping[str, gr.Tab], links: Mapping[str, g
 def _warm_up(page: gr.Blocks, state: AppState, tabs: Mapping[str, Tab], opened: Mapping[str, gr.Tab]) -> None:
     """Show the results of the first example of a tab when it is opened first."""
     lasting = replace(state, lasting=True)
-    warm_ups = WarmUps({name: partial(tab.warm_up, lasting) for name, tab in tabs.items() if tab.warm_up})
+    draw = {name: partial(tab.warm_up, lasting) for name, tab in tabs.items() if tab.warm_up}
+    # nobody's session
+    warm_ups = WarmUps(draw, stop=lambda: state.stops.stop(None))
+    state.outputs.writers.append(warm_ups.close)
     warm_ups.start()
     for name, tab in tabs.items():
         if tab.warm_up is None:

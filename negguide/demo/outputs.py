@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -15,6 +16,9 @@ class Outputs:
     Args:
         keep_seconds: age at which a file is deleted.
         folder: where; None = a new folder in the system's place for temporary files, readable by this user alone.
+
+    Attributes:
+        writers: what ends those who write into it by themselves; called when it is closed.
     """
 
     def __init__(self, keep_seconds: int = 3600, folder: Path | None = None) -> None:
@@ -23,6 +27,7 @@ class Outputs:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._kept: frozenset[Path] = frozenset()
         self._lasting: set[Path] = set()
+        self.writers: list[Callable[[], object]] = []
         self._stop = threading.Event()
 
     def new(self, *, lasting: bool = False) -> Path:
@@ -69,4 +74,11 @@ class Outputs:
     def close(self) -> None:
         """Stop, and delete the folder with all that is in it."""
         self._stop.set()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for end in self.writers:
+            end()
+        # a file that is being written now appears in a folder that was emptied already
+        for _ in range(50):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            if not self.folder.exists():
+                return
+            time.sleep(0.1)

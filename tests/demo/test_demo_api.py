@@ -360,7 +360,8 @@ def test_every_tab_opens_with_the_results_of_its_first_example(backend: Any) -> 
         # all four seeds; every visitor gets the same, and each but once
         assert "“a bear wearing glasses”" in first[1] and len(first[3]) == 12
         assert answered(warm_up, "second") == first
-        for name, tab in list(tabs.items())[1:]:
+        # the turntables of the last one are made in advance
+        for name, tab in list(tabs.items())[1:-1]:
             (greet,) = of((tab, "select"))
             shown = [one for one in answered(greet, "first") if isinstance(one, str) and len(one) > 20]
             assert shown, name

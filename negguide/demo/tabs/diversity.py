@@ -144,7 +144,7 @@ def warm_up(state: AppState) -> list[Any]:
             prompt=TOYWORLD_DIVERSITY[0],
             reference="others",
             alpha=suited.alpha,
-            threshold=suited.threshold,
+            threshold=state.backend.suited.negtome["threshold"],
             stop=_stop(state),
             **components.usual(state, images=IMAGES),
         )
