@@ -35,15 +35,17 @@ from negguide.mining.settings import seed_of
 
 VERDICTS = ("clean", "ungrammatical", "implausible", "no negative")
 TARGETS = {
-    "object": 0.18, "attribute": 0.17, "count": 0.15, "relation": 0.11, "action": 0.14, "swap": 0.10, "add": 0.075,
-    "negation": 0.075,
+    "object": 0.22, "attribute": 0.22, "count": 0.16, "relation": 0.095, "action": 0.12, "swap": 0.10, "add": 0.07,
+    "negation": 0.045,
 }  # fmt: skip
-"""What part of a set each category is to have; additions and denials are few, since their words tell them."""
+"""What part of a set each category is to have: the less, the more its words tell of it."""
 UNBALANCED = ("add", "negation")
 """Categories that only put words in: no weight can hide that."""
 RIDGE = 0.02
-LARGEST = 1.0
+LARGEST = 1.6
 """Of a tilt, either way: what is measured on few captions is not trusted further."""
+LARGEST_SHARE = 12.0
+"""Of the logarithm of a share, either way: what a caption has only in the last resort."""
 STEPS = 400
 FEWEST = 4
 """A word is only weighed when so many edits change it."""
@@ -183,7 +185,7 @@ def fit(captions: Sequence[str], english_model: str) -> None:
         tilts = np.clip(tilts + 0.4 * (surplus / scale - RIDGE * tilts), -LARGEST, LARGEST)
         parts = np.bincount(category, chosen, len(target)) / chosen.sum()
         shares += 0.5 * (np.log(target) - np.log(parts))
-        shares = np.clip(shares - shares.mean(), -6, 6)
+        shares = np.clip(shares - shares.mean(), -LARGEST_SHARE, LARGEST_SHARE)
         if step % 100 == 99:
             print(step + 1, np.abs(surplus).sum().round(1), dict(zip(TARGETS, parts.round(3), strict=True)))
     lines = [
@@ -191,8 +193,8 @@ def fit(captions: Sequence[str], english_model: str) -> None:
         "",
         "# How strongly each category is preferred where a caption has it.",
         "[shares]",
-        *(f"{name} = {np.exp(value):.3f}" for name, value in zip(TARGETS, shares, strict=True)),
-        f"remove = {np.exp(shares[list(TARGETS).index('add')]):.3f}",
+        *(f"{name} = {np.exp(value):.4g}" for name, value in zip(TARGETS, shares, strict=True)),
+        f"remove = {np.exp(shares[list(TARGETS).index('add')]):.4g}",
         "",
         "# How much more seldom an edit is made that puts a word in (or, below zero, more often): a logarithm.",
         "[tilts]",
