@@ -9,7 +9,9 @@ from negguide.mining.edits.lexicon import article, lexicon, plural, verb_form
 from negguide.mining.edits.phrases import Phrase
 from negguide.mining.edits.usage import usage
 
-GROUPS = ("group", "herd", "bunch", "crowd", "flock", "couple")
+GROUPS = (
+    "group", "herd", "bunch", "crowd", "flock", "couple", "row", "number", "assortment", "collection", "lot",
+)  # fmt: skip
 """What counts three or more; a couple is two, so that "two" is refused for it as the same."""
 SAID = {
     "a": 400.0,
@@ -29,7 +31,7 @@ UNCOUNTED = frozenset(
      "sky", "part", "playing", "sitting", "overview", "angle", "half", "dozen", "front", "back", "top", "side", "group",
      "bunch", "herd", "crowd", "flock", "row", "line", "pile", "collection", "assortment", "team", "toilet", "tub",
      "office", "shower", "reflection", "look", "model", "computer", "hand", "body", "game", "meal", "ocean", "restroom",
-     "stall", "wall", "fire", "arrangement", "engine"),
+     "stall", "wall", "fire", "arrangement", "engine", "scissors", "glasses", "goggles", "pants", "skis", "clothes"),
 )  # fmt: skip
 """Places, ways to show things, and words that count others."""
 HELD = ("with", "hold", "holding", "watch", "watching", "eat", "eating", "carry", "carrying")
@@ -40,14 +42,15 @@ ALONE = frozenset(
 """Said of one."""
 WORN = frozenset(
     ("wear", "shirt", "hat", "tie", "suit", "jacket", "dress", "chair", "stool", "skateboard", "surfboard",
-     "snowboard", "ski", "board", "beard", "uniform"),
+     "snowboard", "ski", "board", "beard", "uniform", "bat", "racket", "racquet", "phone", "computer", "laptop",
+     "keyboard", "toothbrush", "serve", "opponent"),
 )  # fmt: skip
 """Worn, ridden or held by one person at a time."""
 MANY = frozenset(
     ("various", "many", "several", "numerous", "all", "around", "row", "line", "group", "gathered", "crowd", "crowded",
      "among", "assorted", "different", "multiple", "surround", "pair", "couple", "cover", "fill", "scatter", "pile",
      "full", "their", "they", "collection", "variety", "team", "game", "stack", "circle", "gather", "few", "more",
-     "hundred", "who", "which", "that", "there", "set", "lots"),
+     "hundred", "there", "set", "lots"),
 )  # fmt: skip
 """What is said of several as such."""
 VESSELS = ("tray", "pan", "pot", "case", "jar", "cup", "glass", "platter")
@@ -73,8 +76,13 @@ def counts(caption: Caption) -> Iterator[Candidate]:
         if phrase.word in GROUPS and not phrase.plural:
             yield from _ungrouped(caption, phrase)
         first = caption.tokens[phrase.first]
-        if first.word in ("several", "many") and phrase.plural and first.head == phrase.at:
-            yield Candidate(caption.edit({phrase.first: "two"}, "count"), _weight("several", "two"))
+        if (
+            first.word in ("several", "many", "multiple", "numerous")
+            and phrase.plural
+            and first.head == phrase.at
+        ):
+            for number in ("two", "three"):
+                yield Candidate(caption.edit({phrase.first: number}, "count"), _weight("several", number))
 
 
 def _ungrouped(caption: Caption, phrase: Phrase) -> Iterator[Candidate]:
@@ -84,6 +92,7 @@ def _ungrouped(caption: Caption, phrase: Phrase) -> Iterator[Candidate]:
     inner = caption.phrase_from(phrase.at + 2) if of is not None and of.word == "of" else None
     if (
         inner is None
+        or caption.in_list(inner)
         or phrase.modified
         or phrase.adjectives
         or inner.determiner is not None
@@ -182,7 +191,9 @@ def _several_to_one(caption: Caption, phrase: Phrase) -> Iterator[Candidate]:
     ):
         return
     begins = phrase.first + some
-    if (phrase.noun is None or phrase.noun.form != "count") and not usage().is_a(phrase.word, ("person",)):
+    if phrase.noun is not None and phrase.noun.form != "count":
+        return
+    if plural(phrase.word) != tokens[phrase.at].word and phrase.word != "people":
         return
     if (
         phrase.word in UNCOUNTED

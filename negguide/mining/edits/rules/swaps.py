@@ -178,7 +178,10 @@ def _things(caption: Caption, one: Phrase, two: Phrase) -> Iterator[Candidate]:
     if not all(usage().is_a(p.word, kinds) and not caption.in_list(p) for p in (one, two)):
         return
     # what is on, in or of another thing does not do anything by itself
-    if one.first and tokens[one.first - 1].word in PREPOSITIONS:
+    before = tokens[one.first - 1] if one.first else None
+    if before is not None and (
+        before.word in PREPOSITIONS or (kinds is not LIVING and before.tag.startswith("V"))
+    ):
         return
     if one.plural == two.plural and not (one.compound or two.compound):
         yield from _written(
