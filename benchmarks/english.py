@@ -1,6 +1,6 @@
 """Edits of real captions by the rules of everyday English: made, read one by one, and counted.
 
-    python benchmarks/english.py make CAPTIONS --limit 200 --out edits.json    # then fill in each "verdict"
+    python benchmarks/english.py make CAPTIONS --skip 200 --out edits.json    # then fill in each "verdict"
     python benchmarks/english.py table edits.json
     python benchmarks/english.py fit CAPTIONS                                  # writes words/balance.toml
 
@@ -35,15 +35,17 @@ from negguide.mining.settings import seed_of
 
 VERDICTS = ("clean", "ungrammatical", "implausible", "no negative")
 TARGETS = {
-    "object": 0.18, "attribute": 0.17, "count": 0.15, "relation": 0.11, "action": 0.14, "swap": 0.10, "add": 0.075,
-    "negation": 0.075,
+    "object": 0.24, "attribute": 0.23, "count": 0.15, "relation": 0.09, "action": 0.10, "swap": 0.10, "add": 0.065,
+    "negation": 0.045,
 }  # fmt: skip
-"""What part of a set each category is to have; additions and denials are few, since their words tell them."""
+"""What part of a set each category is to have: the less, the more its words tell of it."""
 UNBALANCED = ("add", "negation")
 """Categories that only put words in: no weight can hide that."""
 RIDGE = 0.02
-LARGEST = 1.0
+LARGEST = 2.0
 """Of a tilt, either way: what is measured on few captions is not trusted further."""
+LARGEST_SHARE = 16.0
+"""Of the logarithm of a share, either way: what a caption has only in the last resort."""
 STEPS = 400
 FEWEST = 4
 """A word is only weighed when so many edits change it."""
@@ -65,6 +67,7 @@ def main() -> None:
     )
     parser.add_argument("command", choices=("make", "table", "fit"))
     parser.add_argument("file", type=Path)
+    parser.add_argument("--skip", type=int, default=0, help="so many captions at the beginning of the file")
     parser.add_argument("--limit", type=int, default=None)
     parser.add_argument("--out", type=Path, default=Path("edits.json"))
     parser.add_argument("--english-model", default="en_core_web_sm")
@@ -74,11 +77,11 @@ def main() -> None:
         print(table(json.loads(options.file.read_text(encoding="utf-8"))))
         return
     lines = options.file.read_text(encoding="utf-8").splitlines()
-    captions = [line.strip() for line in lines if line.strip()][: options.limit]
+    captions = [line.strip() for line in lines if line.strip()][options.skip :][: options.limit]
     if options.command == "fit":
         fit(captions, options.english_model)
     else:
-        made = make(captions, options.english_model, options.seed)
+        made = {"skipped": options.skip} | make(captions, options.english_model, options.seed)
         options.out.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -183,7 +186,7 @@ def fit(captions: Sequence[str], english_model: str) -> None:
         tilts = np.clip(tilts + 0.4 * (surplus / scale - RIDGE * tilts), -LARGEST, LARGEST)
         parts = np.bincount(category, chosen, len(target)) / chosen.sum()
         shares += 0.5 * (np.log(target) - np.log(parts))
-        shares = np.clip(shares - shares.mean(), -6, 6)
+        shares = np.clip(shares - shares.mean(), -LARGEST_SHARE, LARGEST_SHARE)
         if step % 100 == 99:
             print(step + 1, np.abs(surplus).sum().round(1), dict(zip(TARGETS, parts.round(3), strict=True)))
     lines = [
@@ -191,8 +194,8 @@ def fit(captions: Sequence[str], english_model: str) -> None:
         "",
         "# How strongly each category is preferred where a caption has it.",
         "[shares]",
-        *(f"{name} = {np.exp(value):.3f}" for name, value in zip(TARGETS, shares, strict=True)),
-        f"remove = {np.exp(shares[list(TARGETS).index('add')]):.3f}",
+        *(f"{name} = {np.exp(value):.4g}" for name, value in zip(TARGETS, shares, strict=True)),
+        f"remove = {np.exp(shares[list(TARGETS).index('add')]):.4g}",
         "",
         "# How much more seldom an edit is made that puts a word in (or, below zero, more often): a logarithm.",
         "[tilts]",

@@ -133,8 +133,8 @@ def plan(
         rng: the only source of chance: the same generator state chooses the same edits.
 
     Returns:
-        The chosen edits, and every proposal that was refused with its reason. Proposals that are fine but were not
-        chosen are in neither.
+        The chosen edits, and the proposals that were refused with their reasons; of a ``Weighing`` planner those that
+        came before the chosen ones. Proposals that are fine but were not chosen are in neither.
 
     Raises:
         TypeError, ValueError: ``categories`` or ``per_item`` are wrong.
@@ -155,21 +155,28 @@ def _plan_weighed(
     """Categories without replacement by share times the weight of their edits, then an edit of each by its weight.
 
     A category whose edits are all rare ones (on -> under) is rare itself, so that weights hold over a whole set.
+    Edits are checked in the order in which they would be chosen, and only until there are enough.
     """
-    found = planner.weighed(caption, wanted)
-    fine, rejected = _checked(caption, [one.edit for one in found], planner, "negative", wanted)
-    kept = {id(edit) for edit in fine}
     queues: dict[str, list[tuple[float, Edit]]] = {}
-    totals: Counter[str] = Counter()
-    for one in found:
-        if id(one.edit) in kept:
-            kept.discard(id(one.edit))
-            name = one.edit.category
-            totals[name] = max(totals[name], one.weight)  # type: ignore[assignment]
-            queues.setdefault(name, []).append((_key(rng, one.weight), one.edit))
-    ranked = sorted(queues, key=lambda name: -_key(rng, planner.shares.get(name, 1.0) * totals[name]))
-    turns = [[edit for _, edit in sorted(queues[name], key=lambda pair: -pair[0])] for name in ranked]
-    return _in_turn(turns)[:per_item], rejected
+    largest: dict[str, float] = {}
+    for one in planner.weighed(caption, wanted):
+        name = one.edit.category
+        largest[name] = max(largest.get(name, 0.0), one.weight)
+        queues.setdefault(name, []).append((_key(rng, one.weight), one.edit))
+    keys = {name: _key(rng, planner.shares.get(name, 1.0) * largest[name]) for name in queues}
+    check = _Check(caption, planner, "negative", wanted)
+    turns = []
+    for name in sorted(queues, key=lambda name: -keys[name]):
+        queue = (edit for _, edit in sorted(queues[name], key=lambda pair: -pair[0]))
+        turns.append(filter(check, queue))
+    chosen: list[Edit] = []
+    while turns and len(chosen) < per_item:
+        turn = turns.pop(0)
+        edit = next(turn, None)
+        if edit is not None:
+            chosen.append(edit)
+            turns.append(turn)
+    return chosen, check.rejected
 
 
 def _key(rng: random.Random, weight: float) -> float:
@@ -274,30 +281,40 @@ def _check_count(name: str, value: int) -> None:
         raise ValueError(f"{name}={value} is too small; use 1 or more")
 
 
+class _Check:
+    """Whether an edit is fine, asked of one after the other; what was refused is kept with its reason."""
+
+    def __init__(self, caption: str, planner: Planner, meaning: Meaning, categories: Sequence[str]) -> None:
+        self.rejected: list[Rejected] = []
+        self._caption, self._planner, self._meaning, self._categories = caption, planner, meaning, categories
+        self._seen: set[str] = set()
+
+    def __call__(self, edit: Edit) -> bool:
+        text = normalised(edit.caption)
+        reason = self._objection(edit, text)
+        if reason is None:
+            self._seen.add(text)
+        else:
+            self.rejected.append(Rejected(edit, reason))
+        return reason is None
+
+    def _objection(self, edit: Edit, text: str) -> str | None:
+        caption = self._caption
+        if edit.category not in self._categories or edit.meaning != self._meaning:
+            return "wrong category"
+        if caption[: edit.start] + edit.after + caption[edit.end :] != edit.caption or (
+            caption[edit.start : edit.end] != edit.before
+        ):
+            return "tokens lost"
+        if text == normalised(caption):
+            return "unchanged"
+        if text in self._seen:
+            return "duplicate"
+        return self._planner.objection(caption, edit)
+
+
 def _checked(
     caption: str, proposals: Iterable[Edit], planner: Planner, meaning: Meaning, categories: Sequence[str]
 ) -> tuple[list[Edit], list[Rejected]]:
-    fine: list[Edit] = []
-    rejected: list[Rejected] = []
-    seen: set[str] = set()
-    for edit in proposals:
-        text = normalised(edit.caption)
-        reason: str | None
-        if edit.category not in categories or edit.meaning != meaning:
-            reason = "wrong category"
-        elif caption[: edit.start] + edit.after + caption[edit.end :] != edit.caption or (
-            caption[edit.start : edit.end] != edit.before
-        ):
-            reason = "tokens lost"
-        elif text == normalised(caption):
-            reason = "unchanged"
-        elif text in seen:
-            reason = "duplicate"
-        else:
-            reason = planner.objection(caption, edit)
-        if reason is None:
-            seen.add(text)
-            fine.append(edit)
-        else:
-            rejected.append(Rejected(edit, reason))
-    return fine, rejected
+    check = _Check(caption, planner, meaning, categories)
+    return list(filter(check, proposals)), check.rejected

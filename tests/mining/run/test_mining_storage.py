@@ -8,11 +8,6 @@ from pathlib import Path
 import mining_fakes as fakes
 import pytest
 import typer
-<<<<<<< ours
-from conftest import contents
-from negguide.vlm.reading import read_triplets
-=======
->>>>>>> theirs
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -28,6 +23,7 @@ from negguide.mining.run import Outcome, run
 from negguide.mining.shards import SetFolder, read_set, read_settings
 from negguide.mining.sources import open_source
 from negguide.storage import location, on_this_machine, write_new, write_whole
+from negguide.vlm.reading import read_triplets
 
 PAIRS = 10
 CAPTIONS = (

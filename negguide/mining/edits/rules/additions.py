@@ -23,6 +23,18 @@ WITH = {
 """What is put beside a thing of some class, and how common it is in captions."""
 SAVANNA = ("giraffe", "zebra", "elephant")
 FARM = ("horse", "cow", "sheep", "goat")
+ALONE = frozenset(
+    ("each", "alone", "one", "single", "lone", "other", "another", "together", "his", "her", "its", "himself",
+     "herself", "itself", "it", "he", "she", "that", "selfie", "portrait", "mirror", "lap", "driver", "go", "male",
+     "female",
+     # worn, held, ridden or done by oneself
+     "wear", "tie", "hat", "dress", "shirt", "suit", "jacket", "uniform", "beard", "pregnant", "hold", "ride", "bat",
+     "racket", "racquet", "serve", "base", "tag", "swing", "dunk", "pitch", "tennis", "ball", "lead", "phone", "laptop",
+     "computer", "surf", "surfing", "surfboard", "skateboard", "snowboard", "ski", "skis", "motorcycle", "bike",
+     "bicycle", "stroller", "read", "book",
+     # where there is no room for two, or what is in a thing
+     "toilet", "chair", "sink", "tree", "full", "filled", "topped", "fill", "top", "cover", "build", "encase"),
+)  # fmt: skip
 FLYING = ("airplane", "plane", "jet", "aircraft", "jetliner")
 PETS = ("dog", "cat", "puppy", "kitten")
 
@@ -59,16 +71,7 @@ def _grows(caption: Caption, subject: Phrase) -> bool:
         return False
     if subject.determiner is None and subject.number is None:
         return False
-    single = {"each", "alone", "one", "his", "her", "its", "himself", "herself", "itself", "it", "he", "she", "wear",
-              "selfie", "ride", "tie", "hat", "dress", "hold", "toilet", "single", "lone", "other", "another",
-              "together",
-              "uniform", "full", "filled", "topped", "fill", "top", "cover", "build", "encase", "shirt",
-              "suit", "jacket", "that", "chair", "lap", "pregnant", "tree", "driver", "go", "sink", "male", "female",
-              # what one does, or has, by oneself
-              "bat", "racket", "racquet", "serve", "base", "tag", "swing", "lead", "cell", "phone", "laptop", "computer",
-              "surf", "surfing", "skateboard", "snowboard", "surfboard", "ski", "skis", "motorcycle", "bike", "bicycle",
-              "dunk", "pitch", "tennis", "ball", "mirror", "stroller", "beard", "read", "book"}  # fmt: skip
-    if single & caption.said:
+    if ALONE & caption.said:
         return False
     return after is None or after.tag != "IN" or after.word not in ("of", "with", "like")
 

@@ -10,7 +10,8 @@ from negguide.mining.edits.tagging import BE
 from negguide.mining.edits.usage import usage
 
 SHADES = frozenset(
-    ("light", "dark", "bright", "pale", "deep", "lime", "sky", "olive", "navy", "baby", "royal", "forest", "mint", "hot"),
+    ("light", "dark", "bright", "pale", "deep", "lime", "sky", "olive", "navy", "baby", "royal", "forest",
+     "mint", "hot"),
 )  # fmt: skip
 """What goes with one colour and not with another: "lime green"."""
 COMPACT = frozenset(("compact", "sized", "size"))

@@ -9,10 +9,13 @@ from negguide.mining.edits.lexicon import article, lexicon, plural, verb_form
 from negguide.mining.edits.phrases import Phrase
 from negguide.mining.edits.usage import usage
 
-GROUPS = ("group", "herd", "bunch", "crowd", "flock", "couple")
+GROUPS = (
+    "group", "herd", "bunch", "crowd", "flock", "couple", "row", "number", "assortment", "collection", "lot",
+)  # fmt: skip
 """What counts three or more; a couple is two, so that "two" is refused for it as the same."""
 SAID = {
     "a": 400.0,
+    "some": 60.0,
     "group": 40.0,
     "one": 8.0,
     "two": 60.0,
@@ -24,31 +27,37 @@ SAID = {
 """How common each is, see ``usage.Exchange``."""
 UNCOUNTED = frozenset(
     ("view", "picture", "photo", "photograph", "image", "close", "closeup", "shot", "scene", "lot", "kitchen",
-     "bathroom",
-     "room", "bedroom", "street", "beach", "field", "city", "area", "painting", "number", "variety", "day",
-     "sky", "part",
-     "playing", "sitting", "overview", "angle", "half", "dozen", "front", "back", "top", "side", "group",
-     "bunch", "herd",
-     "crowd", "flock", "row", "line", "pile", "collection", "assortment", "team", "toilet", "tub", "office",
-     "shower",
-     "reflection", "look", "model", "computer", "hand", "body", "game", "meal", "ocean", "restroom", "stall",
-     "wall", "fire", "arrangement", "engine", "half", "halves"),
+     "bathroom", "room", "bedroom", "street", "beach", "field", "city", "area", "painting", "number", "variety", "day",
+     "sky", "part", "playing", "sitting", "overview", "angle", "half", "dozen", "front", "back", "top", "side", "group",
+     "bunch", "herd", "crowd", "flock", "row", "line", "pile", "collection", "assortment", "team", "toilet", "tub",
+     "office", "shower", "reflection", "look", "model", "computer", "hand", "body", "game", "meal", "ocean", "restroom",
+     "stall", "wall", "fire", "arrangement", "engine", "scissors", "glasses", "goggles", "pants", "skis", "clothes"),
 )  # fmt: skip
 """Places, ways to show things, and words that count others."""
 HELD = ("with", "hold", "holding", "watch", "watching", "eat", "eating", "carry", "carrying")
 ALONE = frozenset(
-    ("wear", "shirt", "hat", "tie", "suit", "jacket", "dress", "chair", "toilet", "stool", "lap", "skateboard",
-     "surfboard", "snowboard", "bicycle", "bike", "ski", "board", "one", "mirror", "sink", "beard", "glasses",
-     "selfie",
-     "portrait", "racket", "bat", "head", "face", "tongue", "mouth", "hand", "only", "single", "lone", "another",
-     "other", "each", "alone", "uniform", "blue", "black", "white", "yellow", "red", "phone", "computer", "book"),
+    ("toilet", "lap", "one", "mirror", "sink", "selfie", "portrait", "head", "face", "tongue", "mouth", "hand", "only",
+     "single", "lone", "another", "other", "each", "alone"),
 )  # fmt: skip
-"""Said of one, or worn, ridden or held by one at a time."""
-
+"""Said of one."""
+WORN = frozenset(
+    ("wear", "shirt", "hat", "tie", "suit", "jacket", "dress", "chair", "stool", "skateboard", "surfboard",
+     "snowboard", "ski", "board", "beard", "uniform", "bat", "racket", "racquet", "phone", "computer", "laptop",
+     "keyboard", "toothbrush", "serve", "opponent"),
+)  # fmt: skip
+"""Worn, ridden or held by one person at a time."""
+MANY = frozenset(
+    ("various", "many", "several", "numerous", "all", "around", "row", "line", "group", "gathered", "crowd", "crowded",
+     "among", "assorted", "different", "multiple", "surround", "pair", "couple", "cover", "fill", "scatter", "pile",
+     "full", "their", "they", "collection", "variety", "team", "game", "stack", "circle", "gather", "few", "more",
+     "hundred", "there", "set", "lots"),
+)  # fmt: skip
+"""What is said of several as such."""
 VESSELS = ("tray", "pan", "pot", "case", "jar", "cup", "glass", "platter")
 TOGETHER = frozenset(
-    ("fight", "race", "hug", "kiss", "talk", "meet", "shake", "compete", "cross", "third", "differ", "differing", "pair",
-     "side-by-side", "match", "matching", "apart", "opposite", "battle", "wrestle", "argue", "pose", "line", "lean"),
+    ("fight", "race", "hug", "kiss", "talk", "meet", "shake", "compete", "cross", "third", "differ", "differing",
+     "pair", "side-by-side", "match", "matching", "apart", "opposite", "battle", "wrestle", "argue", "pose", "line",
+     "lean"),
 )  # fmt: skip
 """What one alone does not do."""
 
@@ -60,13 +69,20 @@ def counts(caption: Caption) -> Iterator[Candidate]:
             yield from _numbers(caption, phrase)
             if caption.tokens[phrase.number].word in ("two", "2") and _alone(caption, phrase):
                 yield from _to_one(caption, phrase)
+        elif phrase.plural and phrase.number is None:
+            yield from _several_to_one(caption, phrase)
         elif phrase.determiner is not None and not phrase.plural and _multiplies(caption, phrase):
             yield from _to_many(caption, phrase)
         if phrase.word in GROUPS and not phrase.plural:
             yield from _ungrouped(caption, phrase)
         first = caption.tokens[phrase.first]
-        if first.word in ("several", "many") and phrase.plural and first.head == phrase.at:
-            yield Candidate(caption.edit({phrase.first: "two"}, "count"), _weight("several", "two"))
+        if (
+            first.word in ("several", "many", "multiple", "numerous")
+            and phrase.plural
+            and first.head == phrase.at
+        ):
+            for number in ("two", "three"):
+                yield Candidate(caption.edit({phrase.first: number}, "count"), _weight("several", number))
 
 
 def _ungrouped(caption: Caption, phrase: Phrase) -> Iterator[Candidate]:
@@ -76,6 +92,7 @@ def _ungrouped(caption: Caption, phrase: Phrase) -> Iterator[Candidate]:
     inner = caption.phrase_from(phrase.at + 2) if of is not None and of.word == "of" else None
     if (
         inner is None
+        or caption.in_list(inner)
         or phrase.modified
         or phrase.adjectives
         or inner.determiner is not None
@@ -163,24 +180,67 @@ def _to_one(caption: Caption, phrase: Phrase) -> Iterator[Candidate]:
     yield Candidate(caption.edit(changes, "count"), _weight("two", "a"))
 
 
+def _several_to_one(caption: Caption, phrase: Phrase) -> Iterator[Candidate]:
+    """ "a man" for "men" or "some men"."""
+    tokens = caption.tokens
+    some = tokens[phrase.first].word == "some"
+    if (
+        (phrase.determiner is not None and not some)
+        or "subject" not in caption.slots(phrase)
+        or not _alone(caption, phrase)
+    ):
+        return
+    begins = phrase.first + some
+    if phrase.noun is not None and phrase.noun.form != "count":
+        return
+    if plural(phrase.word) != tokens[phrase.at].word and phrase.word != "people":
+        return
+    if (
+        phrase.word in UNCOUNTED
+        or (TOGETHER | MANY) & caption.said
+        or tokens[phrase.at].name
+        or tokens[begins].tag == "VBN"
+    ):
+        return
+    # what several hold, wear or ride is several things
+    if any(
+        p.plural
+        and p.at > phrase.at
+        and p.number is None
+        and (
+            tokens[p.first - 1].tag != "IN"
+            or any(t.tag == "VBG" for t in tokens[p.first : p.at])
+            or p.kind in ("container", "clothing", "sport", "cutlery", "device")
+        )
+        for p in caption.phrases
+    ):
+        return
+    agreeing = caption.holders_number(phrase, many=False)
+    after = caption.after(phrase.at)
+    if agreeing is None or after is None or after.word in ("of", "and", "or") or after.tag.startswith("NN"):
+        return
+    single = _single(phrase.word)
+    one = article(single if begins == phrase.at else tokens[begins].word)
+    changes = {phrase.at: single} | agreeing
+    if some:
+        changes[phrase.first] = one
+    else:
+        first = single if begins == phrase.at else tokens[begins].text.lower()
+        changes[begins] = f"{one} {first}"
+    yield Candidate(caption.edit(changes, "count"), _weight("some", "a"))
+
+
+def _single(word: str) -> str:
+    return "person" if word == "people" else word
+
+
 def _alone(caption: Caption, phrase: Phrase) -> bool:
     """Whether a phrase is no member of a list, and nothing is said of the several as such."""
-    apart = {
-        "each",
-        "other",
-        "together",
-        "both",
-        "another",
-        "one",
-        "side",
-        "between",
-        "different",
-        "same",
-        "lined",
-    }
+    apart = {"each", "other", "together", "both", "another", "one", "between", "different", "same", "lined"}
     return (
         not caption.in_list(phrase)
         and not apart & caption.said
+        and "side by side" not in caption.text
         and bool(caption.slots(phrase) & {"subject", *HELD})
     )
 
@@ -198,7 +258,9 @@ def _multiplies(caption: Caption, phrase: Phrase) -> bool:
         return False
     assert phrase.determiner is not None
     begins = caption.after(phrase.determiner)
-    if begins is not None and (begins.word in ("few", "little", "lot", "very") or begins.tag == "NNP"):
+    if begins is not None and (
+        begins.word in ("few", "little", "lot", "very", "woman", "man") or begins.tag == "NNP"
+    ):
         return False
     after = caption.after(phrase.at)
     if after is not None and (
@@ -208,7 +270,8 @@ def _multiplies(caption: Caption, phrase: Phrase) -> bool:
     if caption.tokens[phrase.determiner].word not in ("a", "an") or not _alone(caption, phrase):
         return False
     if "subject" in caption.slots(phrase):
-        return not (ALONE & caption.said) and not any(
+        single = ALONE | WORN if usage().is_a(phrase.word, ("person",)) else ALONE
+        return not (single & caption.said) and not any(
             p.word == phrase.word for p in caption.phrases if p.at != phrase.at
         )
     return noun is not None and usage().is_a(

@@ -149,12 +149,7 @@ def _fragments(caption: Caption) -> Iterator[Candidate]:
     deeds = [i for i, t in enumerate(tokens) if t.tag == "VBG" and i > at]
     if following.tag == "VBG" and (len(deeds) == 1 or not joined):
         yield Candidate(caption.edit({at + 1: f"not {following.text}"}, "negation"), 0.15)
-    elif (following.tag == "VBN" and not joined and _is_thing(caption, at)) or (
-        following.word in PLACES
-        and not joined
-        and not tokens[at].tag.startswith("V")
-        and _is_thing(caption, at)
-    ):
+    elif not joined and _is_thing(caption, at) and (following.word in PLACES or following.tag == "VBN"):
         yield Candidate(caption.edit({at + 1: f"not {following.text}"}, "negation"), 0.1)
 
 
@@ -232,6 +227,7 @@ def _things(caption: Caption) -> Iterator[Candidate]:
             and tokens[at - 1].word == "there"
             and phrase.determiner is not None
             and tokens[phrase.determiner].word in ("a", "an")
+            and phrase.word not in usage().kinds["measure"]
         ):
             yield Candidate(
                 caption.edit({phrase.determiner: "no"}, "negation", avoid=caption.bare(phrase)), 1.0

@@ -21,12 +21,15 @@ GENDERED = {
 def objects(caption: Caption) -> Iterator[Candidate]:
     """Words of one row of the table of peers, where nothing in the caption belongs to the old one alone."""
     for phrase in caption.affirmed:
-        if phrase.noun is None or not phrase.noun.editable or phrase.compound or _again(caption, phrase):
+        known = phrase.noun.editable if phrase.noun else usage().is_a(phrase.word, ("person",))
+        if not known or phrase.compound or _again(caption, phrase):
             continue
         token = caption.tokens[phrase.at]
         after = caption.after(phrase.at)
         if token.name or (after is not None and after.word == "of" and phrase.word not in MEASURED):
             continue
+        if after is not None and after.tag.startswith("NN"):
+            continue  # "bathroom sink"
         if phrase.kind == "furniture" and after is not None and after.word in LAID:
             continue
         for row in usage().peers:
@@ -46,8 +49,8 @@ def _again(caption: Caption, phrase: Phrase) -> bool:
 def _fits(caption: Caption, phrase: Phrase, row: Exchange) -> bool:
     wanted = row.more.get("slots")
     if wanted is None:
-        # one of several things that are named together may well stand beside the new one
-        return phrase.word in GENDERED or not caption.in_list(phrase)
+        # a thing that is named with others may well stand beside the new one; who is named is who is there
+        return phrase.kind in ("person", "animal", "vehicle", "bird") or not caption.in_list(phrase)
     return not caption.in_list(phrase) and bool(caption.slots(phrase) & set(wanted))
 
 

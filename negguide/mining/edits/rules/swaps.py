@@ -13,14 +13,14 @@ from negguide.mining.edits.tagging import PREPOSITIONS
 from negguide.mining.edits.usage import usage
 
 DIRECTED = (
-    "watch", "look at", "stare at", "chase", "follow", "face", "lead", "guide", "teach", "photograph", "lick", "kiss", "sniff",
-    "feed", "hug", "bite", "serve", "approach", "help", "point at", "wave at", "smile at", "look on", "run away from",
-    "walk towards", "walk toward", "run towards", "carry", "pull",
+    "watch", "look at", "stare at", "chase", "follow", "face", "lead", "guide", "teach", "photograph", "lick", "kiss",
+    "sniff", "feed", "hug", "bite", "serve", "approach", "help", "point at", "wave at", "smile at", "look on",
+    "run away from", "walk towards", "walk toward", "run towards", "carry", "pull",
 )  # fmt: skip
 """What one living being does to another, and the other could do to it."""
 ASIDE = (
-    "behind", "in front of", "pass", "ahead of", "next to and behind", "to the left of", "to the right of", "on the left of",
-    "on the right of",
+    "behind", "in front of", "pass", "ahead of", "next to and behind", "to the left of", "to the right of",
+    "on the left of", "on the right of",
 )  # fmt: skip
 """What lies between two large things that can trade places with another meaning."""
 ASIDE_ENDS = frozenset((*ASIDE, "passes", "passing", "of", "behind"))
@@ -170,7 +170,7 @@ def _things(caption: Caption, one: Phrase, two: Phrase) -> Iterator[Candidate]:
     if any(token.boundary for token in tokens[one.at : two.first]) or "of" in words:
         return
     if words & set(DIRECTED):
-        kinds = LIVING
+        kinds: tuple[str, ...] = LIVING
     elif words & set(ASIDE) and tokens[two.first - 1].word in ASIDE_ENDS:
         kinds = STANDING if len(between) == 1 else LARGE
     else:
@@ -178,7 +178,10 @@ def _things(caption: Caption, one: Phrase, two: Phrase) -> Iterator[Candidate]:
     if not all(usage().is_a(p.word, kinds) and not caption.in_list(p) for p in (one, two)):
         return
     # what is on, in or of another thing does not do anything by itself
-    if one.first and tokens[one.first - 1].word in PREPOSITIONS:
+    before = tokens[one.first - 1] if one.first else None
+    if before is not None and (
+        before.word in PREPOSITIONS or (kinds is not LIVING and before.tag.startswith("V"))
+    ):
         return
     if one.plural == two.plural and not (one.compound or two.compound):
         yield from _written(
@@ -219,6 +222,8 @@ def _both_described(caption: Caption, one: Phrase, two: Phrase) -> bool:
         return False
     if one.plural != two.plural or one.modified or two.modified:
         return False
+    if {one.word, two.word} & usage().kinds["measure"]:
+        return False
     between = caption.tokens[one.at + 1 : two.first]
     joint = [i for i, token in enumerate(between) if token.word in ("and", "while", "with")]
     # something stands between the first and what joins them, or the second has what the first has not
@@ -255,7 +260,8 @@ def _written(
     edit = caption.edit(
         {at: word.lower() if word.istitle() and at else word for at, word in changes.items()}, "swap"
     )
-    if _words(edit.caption) == _words(caption.text):
+    doubled = any(a == b for a, b in pairwise(normalised(edit.caption).split()))
+    if not doubled and _words(edit.caption) == _words(caption.text):
         yield Candidate(edit, 0.4 if moved else 1.0)
 
 
