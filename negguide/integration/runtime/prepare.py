@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from negguide.guidance.grid import resize_mask
 from negguide.integration.diagnostics.trace import TraceRecorder
 from negguide.integration.families.base import Arguments, Family
 from negguide.integration.hooks.caches import check_cache
@@ -20,7 +21,6 @@ from negguide.integration.runtime.masks import (
     image_tensor,
     mask_tensor,
     negative_masks,
-    resize_mask,
 )
 from negguide.integration.runtime.prompt_rows import check_prompt_index
 from negguide.integration.runtime.references import EncodedReferences

@@ -21,8 +21,8 @@ from negguide.mining.item import StoredImage
 from negguide.mining.packed import unpack
 from negguide.mining.settings import Settings, without_place
 from negguide.mining.shards import read_set
-from negguide.vlm.reading import read_triplets
-from negguide.vlm.suites import make_suite
+from negguide.vlm.data.readers import read_triplets
+from negguide.vlm.evaluation.suites import make_suite
 
 
 def jpeg(source: Any) -> bytes:

@@ -23,7 +23,7 @@ from negguide.mining.run import Outcome, run
 from negguide.mining.shards import SetFolder, read_set, read_settings
 from negguide.mining.sources import open_source
 from negguide.storage import location, on_this_machine, write_new, write_whole
-from negguide.vlm.reading import read_triplets
+from negguide.vlm.data.readers import read_triplets
 
 PAIRS = 10
 CAPTIONS = (

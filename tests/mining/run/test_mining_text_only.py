@@ -30,7 +30,7 @@ from negguide.mining.packed import unpack
 from negguide.mining.run import Outcome, run
 from negguide.mining.shards import read_set, read_settings
 from negguide.mining.sources import open_source
-from negguide.vlm.reading import read_triplets
+from negguide.vlm.data.readers import read_triplets
 
 CAPTIONS = (
     "A man is riding a brown horse on the beach.",
@@ -337,20 +337,20 @@ def test_the_command_writes_a_set_and_the_columns_and_refuses_what_has_no_meanin
 
 
 def test_negclip_learns_from_the_set(tmp_path: Path) -> None:
-    from negguide.vlm.settings import Settings
-    from negguide.vlm.train import finetune
+    from negguide.vlm.training.config import Settings
+    from negguide.vlm.training.loop import finetune
 
     mined("toyworld:8", tmp_path / "set", shard_size=8)
     settings = Settings(
-        train_data=str(tmp_path / "set"), loss="negclip", batch_size=4, epochs=1, val_share=0.25, lr=1e-4
+        train_data=str(tmp_path / "set"), loss="negclip", batch_size=4, epochs=1, val_fraction=0.25, lr=1e-4
     )
-    outcome = finetune(settings, tmp_path / "tuned", cpu=True, remark=print)
+    outcome = finetune(settings, tmp_path / "tuned", cpu=True)
     assert outcome.written and (tmp_path / "tuned/model.safetensors").is_file()
 
 
 def test_negguide_evaluate_asks_which_caption_is_of_the_image(tmp_path: Path) -> None:
-    from negguide.vlm.suites import make_suite
-    from negguide.vlm.suites.base import Choices
+    from negguide.vlm.evaluation.suites import make_suite
+    from negguide.vlm.evaluation.suites.base import Choices
 
     mined("toyworld:5", tmp_path / "set", shard_size=8)
     (part,) = make_suite(str(tmp_path / "set")).parts.values()
