@@ -186,6 +186,24 @@ def test_a_second_run_with_the_same_model_is_the_first(toy: Toy) -> None:
     assert torch.equal(*results)
 
 
+def test_a_negative_has_the_controlnet_of_the_prompt(toy: Toy) -> None:
+    graph, model = toy.graph()
+    prompt = graph("TestControl", conditioning=toy.text(graph, PROMPT), value=1.0)
+    text = toy.text(graph, NEGATIVES[0])
+    links = [
+        toy.sampled(graph, perp_neg(graph, model, negatives), positive=prompt)
+        for negatives in (
+            text,
+            graph("TestControl", conditioning=text, value=1.0),
+            # one of its own is kept
+            graph("TestControl", conditioning=text, value=0.0),
+        )
+    ]
+    taken, same, other = toy.server.latents(graph, *links)
+    assert torch.equal(taken, same)
+    assert rms(taken, other) > 20 * SAME
+
+
 def test_a_prompt_of_several_areas_keeps_its_negative(toy: Toy) -> None:
     graph, model = toy.graph()
     left = graph(

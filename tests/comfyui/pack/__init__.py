@@ -198,6 +198,49 @@ class ChangeWeights:
         return (patched,)
 
 
+class Added:
+    """What ComfyUI asks of a ControlNet; it adds a number in the middle of the UNet."""
+
+    extra_hooks = None
+    previous_controlnet = None
+
+    def __init__(self, value):
+        self.value = value
+        self.multigpu_clones = {}
+
+    def get_models(self):
+        return []
+
+    def get_extra_hooks(self):
+        return []
+
+    def inference_memory_requirements(self, dtype):
+        return 0
+
+    def pre_run(self, model, percent_to_timestep_function):
+        pass
+
+    def get_control(self, x, *_):
+        return {"middle": [torch.tensor(self.value).to(x)], "input": [], "output": []}
+
+    def cleanup(self):
+        pass
+
+
+class Control:
+    """A conditioning with a ControlNet, as Apply ControlNet makes it."""
+
+    FUNCTION, CATEGORY, RETURN_TYPES = "set", "tests", ("CONDITIONING",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"conditioning": ("CONDITIONING",), "value": ("FLOAT", {"default": 1.0})}}
+
+    def set(self, conditioning, value):
+        more = {"control": Added(value), "control_apply_to_uncond": False}
+        return ([[text, {**options, **more}] for text, options in conditioning],)
+
+
 class Imported:
     """Refuses a server in which any of these packages was imported."""
 
@@ -225,6 +268,7 @@ NODE_CLASS_MAPPINGS = {
         SaveTensor,
         ReplaceCrossAttention,
         ChangeWeights,
+        Control,
         Imported,
         LoadTransformer,
         Sigmas,
