@@ -177,11 +177,12 @@ def plain_set(folder: Path, mined: Path, batch_size: int = 50) -> Path:
     return folder
 
 
-def keeping_set(folder: Path, negatives: Path, pairs: int, *, even: bool = False) -> Path:
+def keeping_set(folder: Path, negatives: Path, pairs: int, *, even_for: str | None = None) -> Path:
     """The rows of ``negatives``, and ``pairs`` scenes of the training split, captioned as for the start model.
 
-    With ``even``, each row with a negative comes as often as it takes for half of all rows to be such: where rows are
-    drawn at random, half of them are then further pairs, as in the batches of siblings that are filled up with them.
+    Batches of siblings are filled up with these pairs half and half. Where rows are drawn at random instead, the set
+    itself has to be even: with ``even_for``, the category of the curriculum, each row with a negative comes as often as
+    it takes for half of all rows to be such, and as many pairs as rows of that category are of the curriculum as well.
     """
     from negguide.toyworld import render
     from negguide.toyworld.language import training_caption
@@ -192,7 +193,7 @@ def keeping_set(folder: Path, negatives: Path, pairs: int, *, even: bool = False
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     triplets = read_triplets(str(negatives))
-    times = max(1, round(pairs / len(triplets))) if even else 1
+    times = max(1, round(pairs / len(triplets))) if even_for else 1
     rows: list[dict[str, Any]] = [
         {
             "id": triplet.id if copy == 0 else f"{triplet.id}, copy {copy}",
@@ -208,6 +209,7 @@ def keeping_set(folder: Path, negatives: Path, pairs: int, *, even: bool = False
         for copy in range(times)
         for triplet in triplets
     ]
+    first = sum(row["category"] == even_for for row in rows)
     rng = random.Random("vlm pairs to keep")
     for number in tqdm(range(pairs), desc="pairs to keep"):
         scene = sample_scene(rng)
@@ -215,7 +217,9 @@ def keeping_set(folder: Path, negatives: Path, pairs: int, *, even: bool = False
             scene = sample_scene(rng)
         file = f"kept-{number}.png"
         render(scene, 64, rng.getrandbits(32)).save(folder / file)
-        rows.append({"id": f"kept-{number}", "file_name": file, "caption": training_caption(scene, rng)})
+        row = {"id": f"kept-{number}", "file_name": file, "caption": training_caption(scene, rng)}
+        # a curriculum takes rows by category, and those without one always
+        rows.append(row | ({"category": even_for if number < first else "kept"} if even_for else {}))
     _write_lines(done, rows)
     return folder
 
