@@ -270,8 +270,9 @@ def make_sets(
         sets[PLAIN] = plain_set(set_folder(work, "plain", made_of), negatives)
     kept = {**made_of, "kept_pairs": kept_pairs, "negatives": negatives.name}
     sets[KEEPING] = keeping_set(set_folder(work, "keeping", kept), negatives, kept_pairs)
-    even = set_folder(work, "keeping-even", {**kept, "even": True})
-    sets[KEEPING_ALONE] = sets[KEEPING_TEXT] = keeping_set(even, negatives, kept_pairs, even=True)
+    category = str(EVERY["curriculum"])
+    even = set_folder(work, "keeping-even", {**kept, "even_for": category})
+    sets[KEEPING_ALONE] = sets[KEEPING_TEXT] = keeping_set(even, negatives, kept_pairs, even_for=category)
     return sets
 
 

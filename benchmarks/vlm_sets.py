@@ -24,6 +24,7 @@ from negguide.embedded import TOYWORLD, TOYWORLD_DEFAULTS
 from negguide.models import revision
 from negguide.toyworld.measure import draw
 from negguide.vlm.data.readers import read_triplets
+from negguide.vlm.data.rows import ImageSource
 
 POSITIVES = 2
 """Paraphrases of every caption."""
@@ -178,17 +179,26 @@ def plain_set(folder: Path, mined: Path, batch_size: int = 50) -> Path:
     return folder
 
 
+def _stored(image: ImageSource, folder: Path) -> str:
+    """The name of an image in ``folder``, where it is copied to: in its set it may be packed."""
+    name = _file(image.name)
+    if not (folder / name).is_file():
+        (folder / name).write_bytes(image.read())
+    return name
+
+
 def _original(item: Any, place: Any, folder: Path, name: str) -> str:
     """The name of a pair's original in ``folder``, where it is copied to: in the set it may be packed."""
     (folder / name).write_bytes((place / item.image_file_name).read_bytes())
     return name
 
 
-def keeping_set(folder: Path, negatives: Path, pairs: int, *, even: bool = False) -> Path:
+def keeping_set(folder: Path, negatives: Path, pairs: int, *, even_for: str | None = None) -> Path:
     """The rows of ``negatives``, and ``pairs`` scenes of the training split, captioned as for the start model.
 
-    With ``even``, each row with a negative comes as often as it takes for half of all rows to be such: where rows are
-    drawn at random, half of them are then further pairs, as in the batches of siblings that are filled up with them.
+    Batches of siblings are filled up with these pairs half and half. Where rows are drawn at random instead, the set
+    itself has to be even: with ``even_for``, the category of the curriculum, each row with a negative comes as often as
+    it takes for half of all rows to be such, and as many pairs as rows of that category are of the curriculum as well.
     """
     from negguide.toyworld import render
     from negguide.toyworld.language import training_caption
@@ -199,13 +209,13 @@ def keeping_set(folder: Path, negatives: Path, pairs: int, *, even: bool = False
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     triplets = read_triplets(str(negatives))
-    times = max(1, round(pairs / len(triplets))) if even else 1
+    times = max(1, round(pairs / len(triplets))) if even_for else 1
     rows: list[dict[str, Any]] = [
         {
             "id": triplet.id if copy == 0 else f"{triplet.id}, copy {copy}",
             "source_id": triplet.source,
-            "file_name": str(Path(triplet.image.name).resolve()),
-            "negative_file_name": triplet.negative_image and str(Path(triplet.negative_image.name).resolve()),
+            "file_name": _stored(triplet.image, folder),
+            "negative_file_name": triplet.negative_image and _stored(triplet.negative_image, folder),
             "caption": triplet.caption,
             "negative_caption": triplet.negative_caption,
             "positive_captions": list(triplet.positive_captions),
@@ -215,6 +225,7 @@ def keeping_set(folder: Path, negatives: Path, pairs: int, *, even: bool = False
         for copy in range(times)
         for triplet in triplets
     ]
+    first = sum(row["category"] == even_for for row in rows)
     rng = random.Random("vlm pairs to keep")
     for number in tqdm(range(pairs), desc="pairs to keep"):
         scene = sample_scene(rng)
@@ -222,7 +233,9 @@ def keeping_set(folder: Path, negatives: Path, pairs: int, *, even: bool = False
             scene = sample_scene(rng)
         file = f"kept-{number}.png"
         render(scene, 64, rng.getrandbits(32)).save(folder / file)
-        rows.append({"id": f"kept-{number}", "file_name": file, "caption": training_caption(scene, rng)})
+        row = {"id": f"kept-{number}", "file_name": file, "caption": training_caption(scene, rng)}
+        # a curriculum takes rows by category, and those without one always
+        rows.append(row | ({"category": even_for if number < first else "kept"} if even_for else {}))
     _write_lines(done, rows)
     return folder
 

@@ -128,9 +128,8 @@ class _Loop:
             for text in self.data.notes:
                 logger.warning(text)
         before = self._before()
-        if (
-            not self.settings.needs_teacher
-        ):  # its place on the device is worth more than the time to fetch it back
+        if not self.settings.needs_teacher:
+            # its place on the device is worth more than the time to fetch it back
             self.task.teacher.model.to("cpu")
         self.accelerator.init_trackers("negguide", config=_flat(self.settings))
         self._train()

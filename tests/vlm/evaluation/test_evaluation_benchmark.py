@@ -110,13 +110,19 @@ def test_every_row_sees_the_same_number_of_images(renders, tmp_path, monkeypatch
 
 def test_half_of_what_the_controls_draw_is_further_pairs(renders, tmp_path):
     negatives = read_triplets(str(renders))
-    even = read_triplets(str(vlm.keeping_set(tmp_path / "even", renders, 4 * len(negatives), even=True)))
+    even = read_triplets(
+        str(vlm.keeping_set(tmp_path / "even", renders, 4 * len(negatives), even_for="relation"))
+    )
     kept = [triplet for triplet in even if triplet.id.startswith("kept-")]
     assert len(kept) == len(even) / 2 == 4 * len(negatives)
     assert not any(triplet.negative_caption or triplet.negative_image for triplet in kept)
     often = Counter((t.source, t.caption, t.negative_caption) for t in even if t not in kept)
     once = Counter((t.source, t.caption, t.negative_caption) for t in negatives)
     assert often == {key: 4 * count for key, count in once.items()}
+    # in the curriculum as well, which takes rows by category
+    first = [triplet for triplet in even if triplet.category == "relation"]
+    assert 0 < len(first) == 2 * sum(triplet in kept for triplet in first)
+    assert {triplet.category for triplet in kept} == {"relation", "kept"}
     # the same further pairs as beside the siblings
     siblings = read_triplets(str(vlm.keeping_set(tmp_path / "one", renders, 4 * len(negatives))))
     assert [t.caption for t in siblings if t.id.startswith("kept-")] == [t.caption for t in kept]
