@@ -4,7 +4,7 @@
     python benchmarks/english.py table edits.json
     python benchmarks/english.py fit CAPTIONS                                  # writes words/balance.toml
 
-CAPTIONS has one caption a line. A verdict is "clean", "ungrammatical", "implausible" or "no negative" (true of the same
+CAPTIONS has one caption a line; ``index`` is its number, from 0. A verdict is "clean", "ungrammatical", "implausible" or "no negative" (true of the same
 picture). ``fit`` is run on other captions than those that are read: it measures which words give negatives away, and
 writes down how much more seldom their edits are to be made.
 """
@@ -81,7 +81,9 @@ def main() -> None:
     if options.command == "fit":
         fit(captions, options.english_model)
     else:
-        made = {"skipped": options.skip} | make(captions, options.english_model, options.seed)
+        made = make(captions, options.english_model, options.seed)
+        for row in made["edits"]:
+            row["index"] += options.skip
         options.out.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

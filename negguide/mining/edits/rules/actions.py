@@ -44,6 +44,9 @@ def _follow(caption: Caption, at: int, rest: list[str]) -> bool:
 
 def _fits(caption: Caption, row: Exchange, at: int, more: int) -> bool:
     who, what = row.more.get("who"), row.more.get("object")
+    near = row.more.get("near")
+    if near is not None and not caption.said & set(near):
+        return False
     if who is not None and not usage().is_a(caption.doer_of(at), who):
         return False
     if what is None:
