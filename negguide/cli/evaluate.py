@@ -11,9 +11,10 @@ from negguide.cli import options
 
 MODEL = 'CLIP or SigLIP: "toyworld", a folder or a hub id.'
 SUITE = (
-    "What to measure on: toyworld; winoground:PATH, sugarcrepe:PATH, aro:PATH or negbench:PATH (with ,images=FOLDER "
-    "where the images are elsewhere, and ,partial where only some of them are there); or the folder of a set that "
-    "`negguide mine` wrote. Several times for several suites."
+    # not the names themselves: suites are found by importing them, which takes seconds
+    "What to measure on: toyworld; a public one with its files, such as winoground:PATH or sugarcrepe:PATH (and "
+    ",images=FOLDER where the images are elsewhere, ,partial where only some are there); or the folder of a set that "
+    "`negguide mine` wrote. A name that is not known is answered with all of them. Several times for several suites."
 )
 
 
