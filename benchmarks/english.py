@@ -4,9 +4,9 @@
     python benchmarks/english.py table edits.json
     python benchmarks/english.py fit CAPTIONS                                  # writes words/balance.toml
 
-CAPTIONS has one caption a line; ``index`` is its number, from 0. A verdict is "clean", "ungrammatical", "implausible" or "no negative" (true of the same
-picture). ``fit`` is run on other captions than those that are read: it measures which words give negatives away, and
-writes down how much more seldom their edits are to be made.
+CAPTIONS has one caption a line; ``index`` is its number, from 0. A verdict is "clean", "ungrammatical", "implausible"
+or "no negative" (true of the same picture); a "note" may say why. ``fit`` is run on other captions than those that are
+read: it measures which words give negatives away, and writes down how much more seldom their edits are to be made.
 """
 
 from __future__ import annotations

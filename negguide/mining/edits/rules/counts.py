@@ -43,7 +43,7 @@ ALONE = frozenset(
 WORN = frozenset(
     ("wear", "shirt", "hat", "tie", "suit", "jacket", "dress", "chair", "stool", "skateboard", "surfboard",
      "snowboard", "ski", "board", "beard", "uniform", "bat", "racket", "racquet", "phone", "computer", "laptop",
-     "keyboard", "toothbrush", "serve", "opponent"),
+     "keyboard", "toothbrush", "serve", "opponent", "pitch"),
 )  # fmt: skip
 """Worn, ridden or held by one person at a time."""
 MANY = frozenset(
@@ -81,8 +81,7 @@ def counts(caption: Caption) -> Iterator[Candidate]:
             and phrase.plural
             and first.head == phrase.at
         ):
-            for number in ("two", "three"):
-                yield Candidate(caption.edit({phrase.first: number}, "count"), _weight("several", number))
+            yield Candidate(caption.edit({phrase.first: "two"}, "count"), _weight("several", "two"))
 
 
 def _ungrouped(caption: Caption, phrase: Phrase) -> Iterator[Candidate]:

@@ -69,6 +69,7 @@ def _some(caption: Caption, at: int) -> Iterator[Candidate]:
     if (
         phrase is not None
         and phrase.at > at
+        and phrase.word != "sign"  # "a no smoking sign"
         and (phrase.plural or not phrase.noun or phrase.noun.form == "count")
     ):
         new = "some" if phrase.plural else article(caption.tokens[at + 1].word)

@@ -21,6 +21,13 @@ GENDERED = {
 def objects(caption: Caption) -> Iterator[Candidate]:
     """Words of one row of the table of peers, where nothing in the caption belongs to the old one alone."""
     for phrase in caption.affirmed:
+        numbered = phrase.number is not None and caption.tokens[phrase.number].word not in (
+            "one",
+            "1",
+            "single",
+        )
+        if numbered and not phrase.plural:
+            continue  # "two woman"
         known = phrase.noun.editable if phrase.noun else usage().is_a(phrase.word, ("person",))
         if not known or phrase.compound or _again(caption, phrase):
             continue

@@ -150,7 +150,11 @@ def _things(caption: Caption, one: Phrase, two: Phrase) -> Iterator[Candidate]:
     tokens = caption.tokens
     if one.word == two.word or lexicon().related_nouns(one.word, two.word) or _hangs(caption, one, two):
         return
-    if any(tokens[p.at].name for p in (one, two)):
+    if any(tokens[p.at].name for p in (one, two)) or {one.word, two.word} & {
+        "someone",
+        "somebody",
+        "everyone",
+    }:
         return
     if _supports(caption, one, two):
         yield from _written(
