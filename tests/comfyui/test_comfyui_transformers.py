@@ -240,6 +240,20 @@ def test_negtome_and_perp_neg_are_those_of_negguide(both: Callable[[str], Both],
         assert rms(right[name], right["plain"]) > 10 * SAME, name
 
 
+@pytest.mark.parametrize("kind", ["flux", "flux2", "wan", "z_image"])
+def test_methods_act_beside_one_another_in_any_order(both: Callable[[str], Both], kind: str) -> None:
+    tiny = both(kind)
+    guidance = (NAG(NEGATIVE, **METHODS["NAG"]), NegToMe(stop=1.0, **PUSH))
+    right = tiny.diffusers(*guidance, batch=2)
+    graph, model = tiny.graph()
+    text, steps = tiny.text(graph, NEGATIVE), {"stop": 1.0, "unit": "steps", **PUSH}
+    one = negtome(graph, in_attention(graph, "NAG", model, text), **steps)
+    other = in_attention(graph, "NAG", negtome(graph, model, **steps), text)
+    first, second = tiny.server.latents(graph, *(tiny.sampled(graph, it, 2) for it in (one, other)))
+    assert rms(first, right) < SAME
+    assert torch.equal(first, second)
+
+
 def test_models_that_a_method_does_not_know_are_refused_by_name(both: Callable[[str], Both]) -> None:
     tiny = both("wan")
     tiny.diffusers()
