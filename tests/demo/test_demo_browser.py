@@ -119,7 +119,7 @@ def test_the_line_moves_by_the_keys_and_pictures_say_what_they_are(page: Any) ->
     for _ in range(4):
         page.keyboard.press("ArrowRight")
     playwright.expect(line).to_have_attribute("aria-valuenow", "70", timeout=WAIT)
-    width = page.locator("#negatives-slider .wrap").bounding_box()["width"]
+    width = page.locator("#negatives-slider .slider-wrap > .wrap").bounding_box()["width"]
     assert line.bounding_box()["x"] - before == pytest.approx(0.2 * width, abs=4)
     page.wait_for_timeout(500)
     assert page.evaluate(_WORDLESS) == []
