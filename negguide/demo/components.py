@@ -261,7 +261,9 @@ def wire(
         return gr.skip() if await is_busy(request) else gr.update(value=buttons.label)
 
     async def failed(request: gr.Request) -> Any:
-        return gr.skip() if await is_busy(request) else NOTHING
+        if await is_busy(request):
+            return gr.skip(), gr.skip()
+        return NOTHING, gr.update(value=buttons.label)
 
     first = gr.on(list(triggers), start, None, [buttons.draw, begun, *outputs], **quick)
     events = [first.then(api_name=api_name, **run)]
@@ -272,7 +274,7 @@ def wire(
         events.append(event.then(api_visibility="private", **run))
     for event in events:
         event.then(end, None, buttons.draw, **quick)
-        event.failure(failed, None, said, **quick)
+        event.failure(failed, None, [said, buttons.draw], **quick)
         if after is not None:
             event.success(after[0], list(after[1]), list(after[2]), **quick)
     # on a phone the results lie below what is asked

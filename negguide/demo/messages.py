@@ -111,7 +111,7 @@ def validation_messages() -> Iterator[None]:
     try:
         yield
     except StoppedError:
-        raise gr.Error("Stopped.", title="Stopped", duration=3, print_exception=False) from None
+        raise gr.Error("Stopped.", title="Stopped", visible=False, print_exception=False) from None
     # a missing package: its message says how to install it
     except (ValueError, TypeError, ImportError) as error:
         raise gr.Error(

@@ -79,12 +79,12 @@ const negguide = {
 };
 addEventListener("popstate", negguide.open);
 addEventListener("pagehide", negguide.keep);
-addEventListener("DOMContentLoaded", () => {
+{
   let waiting = false;
   const soon = () => {
     if (waiting) return;
     waiting = true;
     setTimeout(() => ((waiting = false), negguide.describe()), 200);
   };
-  new MutationObserver(soon).observe(document.body, { childList: true, subtree: true });
-});
+  new MutationObserver(soon).observe(document.documentElement, { childList: true, subtree: true });
+}
