@@ -1,6 +1,8 @@
 # make quickstart   an environment in .venv, negguide in it, and the first pictures and a small set of hard negatives in out/
 # make test         the same environment with the development tools, then lint, types and all tests
 # make test-rest    what `make test` leaves out: it has every test for one pipeline of each kind, and the main ones for the others
+# make test-fast    the inner loop: formulas, edits and the renderer, in a minute or two
+# make docs         the documentation as a site in build/site
 # make test-lowest  the tests of the integration on the lowest diffusers that pyproject.toml admits, beside the tested one
 # make test-comfyui the nodes of comfyui/ in the servers of two versions of ComfyUI, which are fetched once into .comfyui/
 #
@@ -21,7 +23,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 WANTED := negguide needs Python 3.11, 3.12 or 3.13
 
-.PHONY: quickstart test test-rest test-lowest test-comfyui
+.PHONY: quickstart test test-rest test-lowest test-comfyui test-fast docs
 
 quickstart: $(VENV)/.installed
 	$(BIN)/negguide quickstart --out "$(OUT)"
@@ -77,3 +79,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(VENV)/.created
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) install -c constraints.txt -e ".[dev]"
 	touch $@
+
+# What knows no pipeline and draws nothing; for the inner loop.
+FAST := tests/guidance tests/test_methods.py tests/test_text_files.py tests/test_image_files.py tests/mining/edits \
+        tests/toyworld/test_scene_and_language.py tests/toyworld/test_render.py tests/vlm/losses/test_losses_formulas.py
+
+test-fast: $(VENV)/.installed-dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(FAST)
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/mkdocs build --strict
+	@echo "build/site/index.html"

@@ -1,7 +1,7 @@
-"""The README's tables of methods and families, from the registries.
+"""What README and documentation say of methods and families, from the registries.
 
-python scripts/readme_tables.py           # writes them into README.md
-python scripts/readme_tables.py --check   # exits with 1 when README.md has others
+python scripts/registry_tables.py           # writes it
+python scripts/registry_tables.py --check   # exits with 1 when something else stands there
 """
 
 import sys
@@ -10,7 +10,7 @@ from pathlib import Path
 from negguide import Family, registered_families, registered_methods
 from negguide.methods import NegativesMethod
 
-README = Path(__file__).parents[1] / "README.md"
+PROJECT = Path(__file__).parents[1]
 _SPACES = {
     "score": "score space, one prediction a prompt",
     "token": "self-attention tokens",
@@ -64,31 +64,51 @@ def _code(names: list[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-TABLES = {"methods": methods_table, "families": families_table}
+def families_count() -> str:
+    """One sentence: how many families and pipelines there are."""
+    # of the table, in which families of one name stand together
+    groups = len(families_table().splitlines()) - 2
+    families = registered_families()
+    pipelines = sum(len(family.pipelines) for family in families)
+    modular = sum(len(family.modulars) for family in families)
+    return (
+        f"{groups} model families, {pipelines} pipelines and {modular} modular ones take them: "
+        "[docs/families.md](docs/families.md)."
+    )
 
 
-def rendered(text: str) -> str:
-    """`text` with the tables as the registries have them, between their marks."""
-    for name, table in TABLES.items():
+TABLES = {
+    "README.md": {"count": families_count},
+    "docs/families.md": {"families": families_table},
+    "docs/methods/index.md": {"methods": methods_table},
+}
+"""By file, what stands between the marks of a name."""
+
+
+def rendered(file: str, text: str) -> str:
+    """The text of a file with what the registries have between its marks.
+
+    Raises:
+        ValueError: the marks do not stand there once each.
+    """
+    for name, table in TABLES[file].items():
         begin, end = f"<!-- table: {name} -->\n", f"<!-- end of table: {name} -->"
         if text.count(begin) != 1 or text.count(end) != 1:
-            raise ValueError(f"{README.name} must hold {begin.strip()} and {end} once each")
+            raise ValueError(f"{file} must hold {begin.strip()} and {end} once each")
         before, rest = text.split(begin)
         text = f"{before}{begin}{table()}\n{end}{rest.split(end)[1]}"
     return text
 
 
 def main() -> None:
-    """Write the tables, or check them."""
-    text = README.read_text()
-    new = rendered(text)
+    """Write what stands between the marks, or check it."""
+    old = {file: (PROJECT / file).read_text() for file in TABLES}
+    new = {file: rendered(file, text) for file, text in old.items()}
+    changed = [file for file in TABLES if new[file] != old[file]]
     if "--check" in sys.argv[1:]:
-        sys.exit(
-            0
-            if new == text
-            else "README.md has other tables than the registries: run scripts/readme_tables.py"
-        )
-    README.write_text(new)
+        sys.exit(f"{', '.join(changed)}: run scripts/registry_tables.py" if changed else 0)
+    for file in changed:
+        (PROJECT / file).write_text(new[file])
 
 
 if __name__ == "__main__":
