@@ -114,6 +114,23 @@ def write_whole(place: Path, content: bytes) -> None:
         aside.unlink(missing_ok=True)
 
 
+def abandoned(partial: Path) -> bool:
+    """Whether what ``write_whole`` was writing is left of a process that is gone."""
+    process = partial.name.removesuffix(".partial").rpartition(".")[2].partition("-")[0]
+    return not (process.isdigit() and lives(int(process)))
+
+
+def lives(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def write_new(place: Path, content: bytes) -> bool:
     """Write an object unless there is one already; says whether it was written.
 

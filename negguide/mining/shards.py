@@ -34,7 +34,16 @@ from negguide.mining.item import Item
 from negguide.mining.mined import Mined
 from negguide.mining.settings import Settings
 from negguide.mining.shard_files import METADATA, encode, item_in, read_shard
-from negguide.storage import Place, location, names_in, on_this_machine, refreshed, remove, write_whole
+from negguide.storage import (
+    Place,
+    abandoned,
+    location,
+    names_in,
+    on_this_machine,
+    refreshed,
+    remove,
+    write_whole,
+)
 
 SHARD = "shard.json"
 SET = "set.json"
@@ -111,19 +120,23 @@ class SetFolder:
         return self.folder / MARKERS / f"{name}.json"
 
     @contextmanager
-    def claim(self, name: str, last: bool = False) -> Iterator[bool]:
-        """Whether this process may make the shard: nobody else does, and it is not there yet.
+    def claim(self, names: Sequence[str], last: bool = False) -> Iterator[bool]:
+        """Whether this process may make these shards: nobody else does, and they are not all there yet.
 
         A process that dies loses its claim.
+
+        Args:
+            names: of shards that are made together, always these; the first stands for all.
+            last: there are none behind them in their file of the input.
         """
-        if self.complete(name):
+        if all(map(self.complete, names)):
             yield False
             return
-        with self.claims.claim(name, last) as free:
-            yield free and not self.complete(name)
+        with self.claims.claim(names[0], last) as free:
+            yield free and not all(map(self.complete, names))
 
-    def write(self, name: str, mined: Mined, part: str, **more: Any) -> None:
-        """Write a shard; it is there as a whole or not at all.
+    def write(self, name: str, mined: Mined, part: str, **more: Any) -> bool:
+        """Write a shard; it is there as a whole or not at all. Says whether it was not there already.
 
         Args:
             name: of the shard.
@@ -141,7 +154,7 @@ class SetFolder:
             )
         if self.complete(name):
             # another process was faster, and what it wrote is read already
-            return
+            return False
         try:
             content, members = encode(mined, self.settings.shard_format)
             # parquet files without rows stop those who read all files of a folder
@@ -165,12 +178,15 @@ class SetFolder:
                 f"shard {name} of {self.folder} cannot be written: {error.strerror or error}; the "
                 f"{len(self.names())} shards before are complete, and the same command goes on from there"
             ) from error
-        # what is left of it is taken away when the set is complete
+        return True
+
+    def forget(self, name: str) -> None:
+        """Take away what was painted and answered for a group that is complete; what stays goes with ``clean``."""
         with suppress(OSError):
             remove(self.memory(name))
 
     def memory(self, name: str) -> Path:
-        """Where what is painted and answered for a shard is kept until it is complete."""
+        """Where what is painted and answered is kept until a group is complete, by the name of its first shard."""
         return self.folder / PAINTED / name
 
     @contextmanager
@@ -247,9 +263,11 @@ class SetFolder:
             with suppress(OSError):
                 remove(self.folder / name)
         if on_this_machine(self.folder):
-            for partial in self.folder.rglob(".*.partial"):
-                with suppress(OSError):
-                    remove(partial)
+            for name in (DATA, MARKERS, REJECTS):
+                for partial in (self.folder / name).glob(".*.partial"):
+                    if abandoned(partial):
+                        with suppress(OSError):
+                            remove(partial)
 
 
 def part_digest(rows: Sequence[Any]) -> str:
