@@ -101,9 +101,7 @@ class Miner:
         kept = []
         for start in range(0, len(there), OPENED):
             some = there[start : start + OPENED]
-            images = [
-                pair.original or pair.source.load() for pair in some if pair.original or pair.source.load
-            ]
+            images = [_original(pair) for pair in some]
             captions = [p.source.caption for p in some] + [p.edit.caption for p in some]
             said = yield from _scored(images * 2, captions)
             for place, pair in enumerate(some):
@@ -291,6 +289,13 @@ class Planned:
 
     mined: Mined
     pairs: list[Pair]
+
+
+def _original(pair: Pair) -> Image.Image:
+    if pair.original is not None:
+        return pair.original
+    assert pair.source.load is not None
+    return pair.source.load()
 
 
 def _painted(jobs: Sequence[Job], mined: Mined) -> Part[list[Image.Image]]:
