@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -165,6 +166,31 @@ def names_in(folder: Path) -> list[str]:
         return sorted(found.name for found in refreshed(folder).iterdir() if found.name)
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def sizes_in(folder: Path) -> dict[str, int]:
+    """The bytes of each file in a folder, by its name, in one listing."""
+    if on_this_machine(folder):
+        return {path.name: path.stat().st_size for path in folder.iterdir()} if folder.is_dir() else {}
+    found = cast(Any, refreshed(folder))
+    if not found.exists():
+        return {}
+    listed = found.fs.ls(found.path, detail=True)
+    return {str(one["name"]).rstrip("/").rpartition("/")[2]: int(one["size"] or 0) for one in listed}
+
+
+def read_all(places: Sequence[Path]) -> list[bytes]:
+    """The contents of several objects of one storage; those at addresses are read at once.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    if len(places) < 2 or on_this_machine(places[0]):
+        return [place.read_bytes() for place in places]
+    paths = [cast(Any, place).path for place in places]
+    contents = cast(Any, places[0]).fs.cat(paths)
+    filesystem = cast(Any, places[0]).fs
+    return [contents[filesystem._strip_protocol(path)] for path in paths]
 
 
 def remove(place: Path) -> None:

@@ -266,7 +266,10 @@ class _Work:
                     made = current.miner.make(current.plans)
                     if written is not None:
                         written.result()
+                        del held[0]
                     written = writing.submit(self._write, current, made)
+                    # what is written is not kept in memory by what waits for it
+                    del current, made
                 if written is not None:
                     written.result()
             finally:
@@ -292,13 +295,13 @@ class _Work:
                 raise ValueError(f"--data {self.settings.data.get('name')} holds no pairs")
             if group.last:
                 self.counts[piece.number] = group.number * self.settings.group_size + len(group.names)
+            if group.number % share[1] != share[0]:
+                continue
             for name, rows in zip(group.names, group.rows, strict=True):
                 if self.folder.complete(name):
                     if check:
                         self.folder.check_part(name, part_digest(rows))
                     self._tell(name)
-            if group.number % share[1] != share[0] or all(map(self.folder.complete, group.names)):
-                continue
             claim = ExitStack()
             if not claim.enter_context(self.folder.claim(group.names, group.last)):
                 claim.close()
@@ -359,7 +362,8 @@ class _Work:
             part += self.settings.group_size
 
     def tell(self) -> None:
-        for name in self.folder.names():
+        """Tell of what others have made."""
+        for name in self.folder.records():
             self._tell(name)
 
     def _tell(self, name: str) -> None:

@@ -40,8 +40,10 @@ from negguide.storage import (
     location,
     names_in,
     on_this_machine,
+    read_all,
     refreshed,
     remove,
+    sizes_in,
     write_whole,
 )
 
@@ -115,6 +117,14 @@ class SetFolder:
         if name not in self._records:
             self._records[name] = json.loads(self._marker(name).read_bytes())
         return self._records[name]
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """Of all complete shards, in order: what their markers say."""
+        names = self.names()
+        new = [name for name in names if name not in self._records]
+        read = read_all([self._marker(name) for name in new])
+        self._records |= {name: json.loads(content) for name, content in zip(new, read, strict=True)}
+        return {name: self._records[name] for name in names}
 
     def _marker(self, name: str) -> Path:
         return self.folder / MARKERS / f"{name}.json"
@@ -231,7 +241,7 @@ class SetFolder:
 
     def funnel(self) -> Funnel:
         """Of all complete shards."""
-        return Funnel.sum(Funnel.from_dict(self.record(name)["funnel"]) for name in self.names())
+        return Funnel.sum(Funnel.from_dict(record["funnel"]) for record in self.records().values())
 
     def finish(self, funnel: Funnel) -> None:
         """Write the counts of the whole set, and take away what only the making needed; a finished set stays as it is.
@@ -243,15 +253,12 @@ class SetFolder:
         path = self.folder / FUNNEL
         counts = funnel.to_dict()
         if not path.is_file() or json.loads(path.read_bytes()) != counts:
-            for name in self.names():
-                record = self.record(name)
-                if record["file"] is None:
-                    continue
-                size = (self.folder / DATA / record["file"]).stat().st_size
-                if size != record["size"]:
+            sizes = sizes_in(self.folder / DATA)
+            for name, record in self.records().items():
+                if record["file"] is not None and sizes.get(record["file"]) != record["size"]:
                     raise ValueError(
-                        f"{self.folder / DATA / record['file']} has {size} bytes, and its marker says "
-                        f"{record['size']}: two processes made it differently; remove the marker "
+                        f"{self.folder / DATA / record['file']} has {sizes.get(record['file'])} bytes, and its marker "
+                        f"says {record['size']}: two processes made it differently; remove the marker "
                         f"{self._marker(name)} and run the command again"
                     )
             write_json(path, counts)
@@ -314,7 +321,7 @@ def shards_of(folder: Path | str) -> list[Shard]:
         if not (place / DATA).is_dir() and not (place / SET).is_file():
             raise ValueError(f"{folder} holds no hard-negative set: there is no folder {place / DATA}")
         return [Shard(path, {}) for path in _old_shards(place)]
-    records = (json.loads((place / MARKERS / name).read_bytes()) for name in markers)
+    records = map(json.loads, read_all([place / MARKERS / name for name in markers]))
     return [
         Shard(place / DATA / record["file"], record["members"])
         for record in records
