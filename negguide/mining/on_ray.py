@@ -6,9 +6,11 @@ so a killed one costs what it was making, and the bytes of the set are those of 
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from negguide.mining.claims import LEASE
 from negguide.mining.run import Outcome, run
-from negguide.storage import location, on_this_machine
+from negguide.mining.shards import MARKERS
+from negguide.storage import location, names_in, on_this_machine, read_all
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,6 +32,9 @@ RESTARTS = 3
 """How often an actor that died is started again in its place."""
 _LOOK = 2.0
 """Seconds between two looks at what is done, and at whether there is room for another actor."""
+
+_END = 30.0
+"""Seconds that actors have to say what they painted, when the set is complete."""
 
 Make = Callable[..., "Built"]
 
@@ -162,11 +168,15 @@ def run_on_ray(
 
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False)
-    has_gpus = ray.cluster_resources().get("GPU", 0) > 0
-    gpus = (1.0 if has_gpus else 0.0) if options.gpus is None else options.gpus
-    if gpus > ray.cluster_resources().get("GPU", 0):
+    whole = ray.cluster_resources()
+    gpus = min(1.0, whole.get("GPU", 0.0)) if options.gpus is None else options.gpus
+    if options.actors is None and _room(whole, options, gpus) < 1:
+        # it would be waited for without end
         raise ValueError(
-            f"--actor-gpus {gpus}: the Ray cluster has {ray.cluster_resources().get('GPU', 0)} GPUs"
+            f"no actor with {options.cpus:g} CPUs and {gpus:g} GPUs"
+            + ("" if options.judge_gpus is None else f" beside a judge with {options.judge_gpus:g}")
+            + f" fits in the {whole.get('CPU', 0.0):g} CPUs and {whole.get('GPU', 0.0):g} GPUs of the Ray cluster; use "
+            "a smaller --actor-gpus, or say with --actors how many are to be waited for"
         )
     place = location(out, "--out")
     where = str(place.absolute() if on_this_machine(place) else place)
@@ -180,17 +190,7 @@ def run_on_ray(
             num_cpus=1, num_gpus=options.judge_gpus, max_restarts=-1, max_task_retries=-1
         )
         judge = kind.remote()
-
-    def room() -> int:
-        """For how many actors the cluster has room, with nothing else on it."""
-        whole = ray.cluster_resources()
-        cpus = whole.get("CPU", 0.0) - (judge is not None)
-        fits = cpus / options.cpus
-        if gpus:
-            fits = min(fits, (whole.get("GPU", 0.0) - (options.judge_gpus or 0.0)) / gpus)
-        return max(1, int(fits + 1e-9))
-
-    seen = room()
+    seen = _room(whole, options, gpus)
     world = seen if options.actors is None else options.actors
     at_work: dict[Any, Any] = {}
     begun = 0
@@ -202,39 +202,65 @@ def run_on_ray(
         at_work[actor.work.remote(where, begun % world, world)] = actor
         begun += 1
 
-    for _ in range(world):
-        begin()
+    told: set[str] = set()
+
+    def tell() -> None:
+        new = [name for name in names_in(place / MARKERS) if name.endswith(".json") and name not in told]
+        for content in read_all([place / MARKERS / name for name in new]):
+            done(json.loads(content)["pairs"])
+        told.update(new)
+
     last: Outcome | None = None
     lost = 0
-    while True:
-        ready, _ = ray.wait(list(at_work), timeout=_LOOK)
-        for reference in ready:
-            actor = at_work.pop(reference)
-            try:
-                outcome, images = ray.get(reference)
-                painted(images)
-                last = outcome if last is None or last.missing else last
-            except RayTaskError as error:
-                # as one process raises it, without the trace of the actor's
-                raise error.cause from None
-            except RayActorError:
-                lost += 1
+    try:
+        for _ in range(world):
+            begin()
+        while True:
+            ready, _ = ray.wait(list(at_work), timeout=_LOOK)
+            for reference in ready:
+                actor = at_work.pop(reference)
+                try:
+                    outcome, images = ray.get(reference)
+                    painted(images)
+                    last = outcome if last is None or last.missing else last
+                except RayTaskError as error:
+                    # as one process raises it, without the trace of the actor's
+                    raise (error.cause or error) from None
+                except RayActorError:
+                    lost += 1
+                ray.kill(actor)
+            tell()
+            if last is not None and not last.missing:
+                # the others see it too; those that were never begun are not waited for
+                ended = ray.wait(list(at_work), num_returns=len(at_work), timeout=_END)[0] if at_work else []
+                for reference in ended:
+                    with suppress(RayActorError):
+                        painted(ray.get(reference)[1])
+                return last
+            if at_work:
+                # nodes that have joined
+                before, seen = seen, _room(ray.cluster_resources(), options, gpus)
+                for _ in range(seen - before if options.actors is None else 0):
+                    begin()
+                continue
+            if lost > RESTARTS:
+                raise OSError(
+                    f"{lost} actors of Ray died, each after {RESTARTS} restarts; what is complete stays in {out}, and "
+                    "the same command goes on from there; `ray logs` has what they said"
+                )
+            if last is not None and not last.made:
+                # what a machine was making that is gone
+                time.sleep(LEASE / 4)
+            begin()
+    finally:
+        for actor in (*at_work.values(), *(() if judge is None else (judge,))):
             ray.kill(actor)
-        if last is not None and not last.missing:
-            done(last.funnel.sources["read"])
-            return last
-        if at_work:
-            # nodes that have joined
-            before, seen = seen, room()
-            for _ in range(seen - before if options.actors is None else 0):
-                begin()
-            continue
-        if lost > RESTARTS:
-            raise OSError(
-                f"{lost} actors of Ray died, each after {RESTARTS} restarts; what is complete stays in {out}, and the "
-                "same command goes on from there; `ray logs` has what they said"
-            )
-        if last is not None and not last.made:
-            # what a machine was making that is gone
-            time.sleep(LEASE / 4)
-        begin()
+
+
+def _room(whole: Mapping[str, float], options: RayOptions, gpus: float) -> int:
+    """How many actors a cluster with these resources has room for, with nothing else on it."""
+    fits = (whole.get("CPU", 0.0) - (options.judge_gpus is not None)) / options.cpus
+    if gpus:
+        fits = min(fits, (whole.get("GPU", 0.0) - (options.judge_gpus or 0.0)) / gpus)
+    # 0.9 / 0.3 is a little below 3
+    return int(fits + 1e-9)

@@ -103,7 +103,9 @@ def refused(**more: Any) -> Built:
 def test_what_an_actor_refuses_is_said_as_by_one_process(cluster: None, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^--steps must be a whole number >= 1, got 0$"):
         run_on_ray(tmp_path / "set", refused, RayOptions(actors=1))
-    with pytest.raises(ValueError, match=r"--actor-gpus 1.0: the Ray cluster has 0"):
+    with pytest.raises(
+        ValueError, match=r"no actor with 1 CPUs and 1 GPUs fits in the 4 CPUs and 0 GPUs of the Ray"
+    ):
         run_on_ray(tmp_path / "set", refused, RayOptions(gpus=1.0))
     for changes, message in (
         ({"actors": 0}, "--actors must be"),
@@ -111,3 +113,15 @@ def test_what_an_actor_refuses_is_said_as_by_one_process(cluster: None, tmp_path
     ):
         with pytest.raises(ValueError, match=message):
             RayOptions(**changes)
+
+
+def test_an_actor_is_begun_for_each_place_that_the_cluster_has() -> None:
+    from negguide.mining.on_ray import _room
+
+    cluster = {"CPU": 16.0, "GPU": 4.0}
+    assert _room(cluster, RayOptions(), 1.0) == 4
+    assert _room(cluster, RayOptions(judge_gpus=0.2), 1.0) == 3
+    assert _room(cluster, RayOptions(judge_gpus=1.0), 0.5) == 6
+    assert _room({"CPU": 4.0}, RayOptions(judge_gpus=0.0), 0.0) == 3
+    assert _room({"CPU": 4.0, "GPU": 1.0}, RayOptions(judge_gpus=0.2), 1.0) == 0
+    assert _room({"CPU": 4.0, "GPU": 1.0}, RayOptions(judge_gpus=0.1), 0.3) == 3
