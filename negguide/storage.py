@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -114,6 +115,23 @@ def write_whole(place: Path, content: bytes) -> None:
         aside.unlink(missing_ok=True)
 
 
+def abandoned(partial: Path) -> bool:
+    """Whether what ``write_whole`` was writing is left of a process that is gone."""
+    process = partial.name.removesuffix(".partial").rpartition(".")[2].partition("-")[0]
+    return not (process.isdigit() and lives(int(process)))
+
+
+def lives(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def write_new(place: Path, content: bytes) -> bool:
     """Write an object unless there is one already; says whether it was written.
 
@@ -148,6 +166,31 @@ def names_in(folder: Path) -> list[str]:
         return sorted(found.name for found in refreshed(folder).iterdir() if found.name)
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def sizes_in(folder: Path) -> dict[str, int]:
+    """The bytes of each file in a folder, by its name, in one listing."""
+    if on_this_machine(folder):
+        return {path.name: path.stat().st_size for path in folder.iterdir()} if folder.is_dir() else {}
+    found = cast(Any, refreshed(folder))
+    if not found.exists():
+        return {}
+    listed = found.fs.ls(found.path, detail=True)
+    return {str(one["name"]).rstrip("/").rpartition("/")[2]: int(one["size"] or 0) for one in listed}
+
+
+def read_all(places: Sequence[Path]) -> list[bytes]:
+    """The contents of several objects of one storage; those at addresses are read at once.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    if len(places) < 2 or on_this_machine(places[0]):
+        return [place.read_bytes() for place in places]
+    paths = [cast(Any, place).path for place in places]
+    contents = cast(Any, places[0]).fs.cat(paths)
+    filesystem = cast(Any, places[0]).fs
+    return [contents[filesystem._strip_protocol(path)] for path in paths]
 
 
 def remove(place: Path) -> None:

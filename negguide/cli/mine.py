@@ -15,6 +15,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from negguide.cli import options
+from negguide.cli.mine_build import make_images, make_text, packages
 from negguide.cli.mine_report import audited, nothing_written, show_funnel, speed
 from negguide.cli.output import check_folder, console, remark, show, waiting
 from negguide.embedded import EMBEDDED, TOYWORLD
@@ -22,6 +23,8 @@ from negguide.storage import location, on_this_machine, write_whole
 
 if TYPE_CHECKING:
     from negguide.mining.build_text import Built
+    from negguide.mining.on_ray import RayOptions
+    from negguide.mining.sources import Input
 
 _IN, _PLAN, _PAINT, _CHECK, _RUN = "Input", "Plan", "Paint", "Check", "Run"
 
@@ -50,7 +53,7 @@ def mine(
         str | None, typer.Option(metavar="NAME", help="Which column has the captions.", rich_help_panel=_IN)
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The images of COCO captions.", rich_help_panel=_IN)
+        str | None, typer.Option(metavar="DIR", help="The images of COCO captions.", rich_help_panel=_IN)
     ] = None,
     licence: Annotated[
         str | None, typer.Option(help="Of the input, for the card.", rich_help_panel=_IN)
@@ -227,6 +230,13 @@ def mine(
             help="Pairs of the input that make a shard (64; of text alone 1000).", rich_help_panel=_RUN
         ),
     ] = None,
+    shards_together: Annotated[
+        int,
+        typer.Option(
+            help="Shards that are painted in common batches, by one process; 1 spreads a small set over many.",
+            rich_help_panel=_PAINT,
+        ),
+    ] = 4,
     shard_format: Annotated[
         str,
         typer.Option(
@@ -237,12 +247,35 @@ def mine(
     ] = "tar",
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
+    engine: Annotated[
+        str,
+        typer.Option(
+            metavar="[local|ray]", help="This process, or the actors of a Ray cluster.", rich_help_panel=_RUN
+        ),
+    ] = "local",
+    actors: Annotated[
+        int | None,
+        typer.Option(
+            help="Of Ray (as many as there is room for, more when nodes join).", rich_help_panel=_RUN
+        ),
+    ] = None,
+    actor_gpus: Annotated[
+        float | None, typer.Option(help="Of each actor (1 where there are GPUs).", rich_help_panel=_RUN)
+    ] = None,
+    judge_gpus: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Of a GPU, for one judge that all actors ask (each has its own).",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
 ) -> None:
     """Make a set of hard negatives in --out, or go on with it. They are generated, not retrieved.
 
     Plans edits of each caption, paints them, keeps what the judge finds right in all four cells, and writes shards
     with a card, a contact sheet and an audit. It can be killed at any time; the same command goes on, also
-    in several processes at once (accelerate launch -m negguide mine ...).
+    in several processes at once (accelerate launch -m negguide mine ...), or on a Ray cluster (--engine ray).
 
     With --text-only the planned captions are the set, and whatever is painted or judged has no meaning.
     """
@@ -252,19 +285,13 @@ def mine(
     if not finished:
         # what is finished can be looked at again on a disk that takes no files
         check_folder(out)
-    from negguide.cli.errors import quiet_libraries
     from negguide.mining.item import CATEGORIES
     from negguide.mining.run import place_among_processes, run
 
     rank, world, local = place_among_processes()
     if text_only:
         _refuse_images(context)
-        # rules run on no device, and need no library that could say which there are
-        device = "cpu" if backend == "rules" else _device(device, local)
-    else:
-        device, dtype = _where(device, dtype, model, local)
-    if not text_only or backend != "rules":
-        quiet_libraries()
+    cluster = _cluster(engine, actors, actor_gpus, judge_gpus, text_only)
     chosen = None if categories is None else tuple(categories.replace(" ", "").split(","))
     planning: dict[str, Any] = {
         "data": data,
@@ -292,6 +319,7 @@ def mine(
             if value is not None
         },
         "device": device,
+        "local": local,
         "say": remark,
         "per_item": per_item,
         "positives": positives,
@@ -301,51 +329,60 @@ def mine(
         "shard_format": shard_format,
         "shard_size": (TEXT_SHARD if text_only else IMAGE_SHARD) if shard_size is None else shard_size,
     }
-    with waiting("reading the input" if text_only else "loading the models"), _packages():
-        if text_only:
-            from negguide.mining.build_text import build_text
-
-            built = build_text(**planning, out=out, categories=chosen)
-        else:
-            from negguide.mining.build import build
-            from negguide.models import usual_steps
-
-            built = build(
-                **planning,
-                categories=CATEGORIES if chosen is None else chosen,
-                model=model,
-                judge=judge,
-                dtype=dtype,
-                guidance_scale=guidance_scale,
-                diversify=diversify,
-                absolute_margin=absolute_margin,
-                mode=mode,
-                method=method,
-                steps=usual_steps(model, draft=True) if steps is None else steps,
-                batch_size=batch_size,
-                strength=strength,
-                weight=weight,
-                retries=retries,
-                vqa=vqa,
-                region=region,
-                max_outside_change=max_outside_change,
-                controls=controls,
-                relative_margin=relative_margin,
-                max_score=max_score,
-                train_model=train_model,
-            )
-    with _progress(built, limit) as (done, on_painted, painted):
-        outcome = run(
-            out,
-            built.settings,
-            built.source,
-            built.miner,
-            made_by=built.made_by,
-            rank=rank,
-            world=world,
-            done=done,
-            painted=on_painted,
+    make: Callable[..., Built]
+    if text_only:
+        make = partial(make_text, **planning, out=out, categories=chosen)
+    else:
+        make = partial(
+            make_images,
+            **planning,
+            categories=CATEGORIES if chosen is None else chosen,
+            model=model,
+            judge=judge,
+            dtype=dtype,
+            guidance_scale=guidance_scale,
+            diversify=diversify,
+            absolute_margin=absolute_margin,
+            mode=mode,
+            method=method,
+            steps=steps,
+            batch_size=batch_size,
+            strength=strength,
+            weight=weight,
+            retries=retries,
+            vqa=vqa,
+            region=region,
+            max_outside_change=max_outside_change,
+            controls=controls,
+            relative_margin=relative_margin,
+            max_score=max_score,
+            train_model=train_model,
+            shards_together=shards_together,
         )
+    if cluster is not None:
+        from negguide.mining.on_ray import run_on_ray
+        from negguide.mining.sources import open_source
+
+        with packages():
+            source = open_source(data, **planning["data_options"])
+            with _progress(source, limit, text_only) as (done, on_painted, painted):
+                outcome = run_on_ray(out, make, cluster, done=done, painted=on_painted)
+    else:
+        with waiting("reading the input" if text_only else "loading the models"):
+            built = make()
+        source = built.source
+        with _progress(source, limit, text_only) as (done, on_painted, painted):
+            outcome = run(
+                out,
+                built.settings,
+                source,
+                built.miner,
+                made_by=built.made_by,
+                rank=rank,
+                world=world,
+                done=done,
+                painted=on_painted,
+            )
     if outcome.missing:
         remark(f"{out}: other processes are still making {outcome.missing} shards")
         return
@@ -358,13 +395,13 @@ def mine(
         verdicts = audited(place, written)
         write_card(place)
     show_funnel(outcome.funnel, text_only)
-    remark(speed(outcome.funnel, painted.total(), seconds, device, text_only))
+    remark(speed(outcome.funnel, painted.total(), seconds, text_only, on_cluster=cluster is not None))
     for line in verdicts:
         remark(line)
     if not written:
         remark(nothing_written(place, outcome.funnel))
         raise typer.Exit(1)
-    show(out, *([_columns(place, built)] if columns else []))
+    show(out, *([_columns(place, source)] if columns else []))
 
 
 IMAGE_SHARD, TEXT_SHARD = 64, 1000
@@ -390,66 +427,57 @@ def _refuse_images(context: typer.Context) -> None:
             )
 
 
-def _columns(out: Path, built: Built) -> Path:
+def _columns(out: Path, source: Input) -> Path:
     """Write the input with the negatives as further columns; gives the file, or the folder of several."""
     from negguide.mining.formats.columns import write_columns
 
     with waiting("adding the columns"):
         if on_this_machine(out):
-            return write_columns(out, built.source, out / "columns")
+            return write_columns(out, source, out / "columns")
         with tempfile.TemporaryDirectory() as scratch:
             columns = Path(scratch) / "columns"
-            written = write_columns(out, built.source, columns)
+            written = write_columns(out, source, columns)
             for file in sorted(path for path in columns.rglob("*") if path.is_file()):
                 write_whole(out / "columns" / file.relative_to(columns).as_posix(), file.read_bytes())
             return out / "columns" / written.relative_to(columns).as_posix()
 
 
-def _device(device: str, local: int) -> str:
-    import torch
+def _cluster(
+    engine: str, actors: int | None, gpus: float | None, judge_gpus: float | None, text_only: bool
+) -> RayOptions | None:
+    """What is asked of a Ray cluster; None where this process makes the set.
 
-    from negguide.cli.job import choose_device
+    Raises:
+        ValueError: an option has no meaning for the engine, or the engine is not known.
+    """
+    given = {"--actors": actors, "--actor-gpus": gpus, "--judge-gpus": judge_gpus}
+    said = [f"{name} {value}" for name, value in given.items() if value is not None]
+    if engine == "local":
+        if said:
+            raise ValueError(f"{said[0]} has no meaning without --engine ray")
+        return None
+    if engine != "ray":
+        raise ValueError(f"--engine must be local or ray, got {engine!r}")
+    if text_only and judge_gpus is not None:
+        raise ValueError(f"--judge-gpus {judge_gpus} has no meaning with --text-only, which judges no image")
+    from negguide.mining.on_ray import RayOptions
 
-    chosen = choose_device(device)
-    return f"cuda:{local % torch.cuda.device_count()}" if chosen == "cuda" else chosen
-
-
-def _where(device: str, dtype: str, model: str, local: int) -> tuple[str, str]:
-    import torch
-
-    from negguide.cli.job import choose_dtype
-
-    chosen = _device(device, local)
-    if dtype == "auto" and chosen == "cpu" and model in EMBEDDED and torch.cpu._is_avx512_bf16_supported():
-        # as the model was trained, and twice as fast where the processor has it
-        return chosen, "bfloat16"
-    return chosen, choose_dtype(dtype, chosen, model)
-
-
-@contextmanager
-def _packages() -> Iterator[None]:
-    """A package of the extra that is missing is wrong input: the message says how to install it."""
-    try:
-        yield
-    except ImportError as error:
-        raise ValueError(str(error)) from error
+    return RayOptions(actors, gpus=gpus, judge_gpus=judge_gpus)
 
 
 @contextmanager
 def _progress(
-    built: Built, limit: int | None
+    source: Input, limit: int | None, text_only: bool
 ) -> Iterator[tuple[Callable[[int], None], Callable[[int], None], Counter[str]]]:
     """A progress bar: what tells it of pairs, what tells it of images, and how many images there were."""
     # only the toy world knows how many pairs it has before they are read
-    known = [n for n in (limit, getattr(built.source, "count", None)) if isinstance(n, int)]
+    known = [n for n in (limit, getattr(source, "count", None)) if isinstance(n, int)]
     total = min(known, default=None)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(
-            "captions" if built.settings.text_only else "pairs, {task.fields[painted]} images painted"
-        ),
+        TextColumn("captions" if text_only else "pairs, {task.fields[painted]} images painted"),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console(stderr=True), transient=True) as progress:

@@ -89,19 +89,18 @@ def audited(out: Path, written: int) -> list[str]:
     return auditing.verdict_lines(found)
 
 
-def speed(funnel: Funnel, painted: int, seconds: float, device: str, text_only: bool) -> str:
+def speed(funnel: Funnel, painted: int, seconds: float, text_only: bool, on_cluster: bool) -> str:
     """What a run did in its time, in a line."""
+    memory = "" if on_cluster else f", {_peak_memory()}"
     if text_only:
-        return f"{funnel.sources['read']} captions in {seconds:.0f} s, {_peak_memory(device)}"
-    rate = f"({painted / seconds:.2f} a second), {_peak_memory(device)}"
-    return f"{painted} images painted in {seconds:.0f} s {rate}"
+        return f"{funnel.sources['read']} captions in {seconds:.0f} s{memory}"
+    return f"{painted} images painted in {seconds:.0f} s ({painted / seconds:.2f} a second){memory}"
 
 
-def _peak_memory(device: str) -> str:
-    if device.startswith("cuda"):
-        import torch
-
-        return f"at most {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB of the GPU's memory"
+def _peak_memory() -> str:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and (most := torch.cuda.max_memory_allocated()):
+        return f"at most {most / 2**20:.0f} MiB of the GPU's memory"
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,10 +1,11 @@
-"""One shard's part of the input, from captions to verified pairs: plan, paint, judge, try again, choose."""
+"""A shard's part of the input, from captions to verified pairs: plan, paint, judge, try again, choose."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image
@@ -19,9 +20,12 @@ from negguide.mining.render.memory import Memory
 from negguide.mining.render.paste import change_outside
 from negguide.mining.settings import Settings, seed_of
 from negguide.mining.sources import BadSource
+from negguide.mining.together import Painting, Part, Scoring, Steps, made_together
 from negguide.mining.verify.margins import PairJudge
 from negguide.mining.verify.questions import Asker, objection, questions
 
+OPENED = 64
+"""Originals of a shard that are open at once."""
 WEIGHT_GROWTH = 0.5
 """What each further try adds to the weight of what is avoided, as a share of the first try's."""
 
@@ -57,42 +61,62 @@ class Miner:
         painter = Memory(self.painter, painted, told)
         return replace(self, painter=painter, planner=remembering(self.planner, answers))
 
-    def __call__(self, rows: Sequence[Source | BadSource]) -> Mined:
+    def plan(self, rows: Sequence[Source | BadSource]) -> Planned:
+        """The edits of one shard's rows; neither the painter nor the judge is asked."""
         mined = Mined()
         pairs = plan_rows(rows, self.settings, self.planner, mined)
-        pairs = self._with_originals(pairs, mined)
+        if self.settings.mode == "generate":
+            # found readable; several shards of large photos would fill the memory, so they are opened again when needed
+            for pair in pairs:
+                pair.original = None if pair.source.stored is not None else pair.original
+        return Planned(mined, pairs)
+
+    def make(self, shards: Sequence[Planned]) -> list[Mined]:
+        """What comes of the plans of some shards, which are painted and judged together."""
+        return made_together([self._steps(one) for one in shards], self.painter, self._scores)
+
+    def __call__(self, rows: Sequence[Source | BadSource]) -> Mined:
+        """What comes of one shard's rows by itself."""
+        return self.make([self.plan(rows)])[0]
+
+    def _steps(self, planned: Planned) -> Steps:
+        mined = planned.mined
+        pairs = yield from self._with_originals(planned.pairs, mined)
         pairs = self._with_masks(pairs, mined)
-        kept = self._with_negatives(pairs, mined)
+        kept = yield from self._with_negatives(pairs, mined)
         kept = deduplicated(kept, mined)
         kept = balanced(kept, self.settings, mined)
-        self._draw_controls(kept, mined)
+        yield from self._draw_controls(kept, mined)
         for pair in kept:
             mined.funnel.count("written", pair.edit.category)
             add_pair(pair, self.settings, self.judge.name, self.licence, mined)
         return mined
 
-    def _with_originals(self, pairs: list[Pair], mined: Mined) -> list[Pair]:
+    def _with_originals(self, pairs: list[Pair], mined: Mined) -> Part[list[Pair]]:
         """The pairs whose original image fits its caption better than the negative one; drawn where there is none."""
-        missing = [pair for pair in pairs if pair.original is None]
+        missing = [pair for pair in pairs if pair.original is None and pair.source.load is None]
         if missing:
-            self._draw_originals(missing, mined)
-        there = [pair for pair in pairs if pair.original is not None]
-        images = [pair.original for pair in there if pair.original is not None]
-        said = self._scores(images * 2, [p.source.caption for p in there] + [p.edit.caption for p in there])
+            yield from self._draw_originals(missing, mined)
+        there = [pair for pair in pairs if pair.original is not None or pair.source.load is not None]
         kept = []
-        for place, pair in enumerate(there):
-            pair.scores[0], pair.scores[1] = said[place], said[place + len(there)]
-            if math.isnan(pair.scores[0]) or math.isnan(pair.scores[1]):
-                pair.reason = "the judge cannot read the caption"
-            elif not self.settings.margins.hold(pair.scores[0], pair.scores[1]):
-                pair.reason = "the original image shows the negative caption"
-            if pair.reason:
-                reject_pair(mined, "verified", pair)
-            else:
-                kept.append(pair)
+        for start in range(0, len(there), OPENED):
+            some = there[start : start + OPENED]
+            images = [_original(pair) for pair in some]
+            captions = [p.source.caption for p in some] + [p.edit.caption for p in some]
+            said = yield from _scored(images * 2, captions)
+            for place, pair in enumerate(some):
+                pair.scores[0], pair.scores[1] = said[place], said[place + len(some)]
+                if math.isnan(pair.scores[0]) or math.isnan(pair.scores[1]):
+                    pair.reason = "the judge cannot read the caption"
+                elif not self.settings.margins.hold(pair.scores[0], pair.scores[1]):
+                    pair.reason = "the original image shows the negative caption"
+                if pair.reason:
+                    reject_pair(mined, "verified", pair)
+                else:
+                    kept.append(pair)
         return kept
 
-    def _draw_originals(self, missing: list[Pair], mined: Mined) -> None:
+    def _draw_originals(self, missing: list[Pair], mined: Mined) -> Part[None]:
         """One image for each caption without one, tried until the judge takes it for all of its edits."""
         groups: dict[str, list[Pair]] = {}
         for pair in missing:
@@ -107,16 +131,22 @@ class Miner:
                 for group in open_
             ]
             refusals = [self.painter.refusal(job) for job in jobs]
-            images = iter(self._paint([j for j, r in zip(jobs, refusals, strict=True) if r is None], mined))
+            able = [job for job, refusal in zip(jobs, refusals, strict=True) if refusal is None]
+            images = iter((yield from _painted(able, mined)))
             drawn = [
                 (group, job.seed, next(images))
                 for group, job, refusal in zip(open_, jobs, refusals, strict=True)
                 if refusal is None
             ]
             still = []
+            asked = [
+                (image, caption)
+                for group, _, image in drawn
+                for caption in (group[0].source.caption, *(pair.edit.caption for pair in group))
+            ]
+            scores = iter((yield from _scored([image for image, _ in asked], [text for _, text in asked])))
             for group, seed, image in drawn:
-                captions = [group[0].source.caption, *(pair.edit.caption for pair in group)]
-                right, *wrong = self._scores([image] * len(captions), captions)
+                right, *wrong = islice(scores, 1 + len(group))
                 for pair in group:
                     pair.original, pair.original_seed = image, seed
                 if not all(self.settings.margins.hold(right, score) for score in wrong):
@@ -141,7 +171,7 @@ class Miner:
                 reject_pair(mined, "rendered", pair)
         return kept
 
-    def _with_negatives(self, pairs: list[Pair], mined: Mined) -> list[Pair]:
+    def _with_negatives(self, pairs: list[Pair], mined: Mined) -> Part[list[Pair]]:
         """The pairs with a negative image that the judge takes, in their order."""
         kept: list[Pair] = []
         open_ = []
@@ -159,9 +189,10 @@ class Miner:
                 for pair in open_:
                     mined.funnel.count("retried", pair.edit.category)
             jobs = [self._job(pair, attempt) for pair in open_]
-            for pair, job, image in zip(open_, jobs, self._paint(jobs, mined), strict=True):
+            images = yield from _painted(jobs, mined)
+            for pair, job, image in zip(open_, jobs, images, strict=True):
                 pair.negative, pair.seed, pair.weight, pair.tries = image, job.seed, job.weight, attempt + 1
-            self._judge(open_)
+            yield from self._judge(open_)
             passed = [pair for pair in open_ if not pair.reason]
             if attempt == 0:
                 mined.funnel.first.update(pair.edit.category for pair in passed)
@@ -189,10 +220,11 @@ class Miner:
             group=pair.source.id,
         )
 
-    def _judge(self, pairs: Sequence[Pair]) -> None:
+    def _judge(self, pairs: Sequence[Pair]) -> Part[None]:
         """Score the negative images, and say in ``reason`` what is wrong; empty = nothing."""
         images = [pair.negative for pair in pairs if pair.negative is not None]
-        said = self._scores(images * 2, [p.source.caption for p in pairs] + [p.edit.caption for p in pairs])
+        captions = [p.source.caption for p in pairs] + [p.edit.caption for p in pairs]
+        said = yield from _scored(images * 2, captions)
         for place, pair in enumerate(pairs):
             pair.scores[2], pair.scores[3] = said[place], said[place + len(pairs)]
             scores = (pair.scores[0], pair.scores[1], pair.scores[2], pair.scores[3])
@@ -210,7 +242,7 @@ class Miner:
             for pair in fine:
                 pair.reason = objection(pair.edit, [next(answers) for _ in questions(pair.edit)]) or ""
 
-    def _draw_controls(self, pairs: Sequence[Pair], mined: Mined) -> None:
+    def _draw_controls(self, pairs: Sequence[Pair], mined: Mined) -> Part[None]:
         """Paint the original caption for a share of the items, from the noise of their negative image.
 
         A control must show its caption and not the negative one; where it does not, the next item takes its place.
@@ -222,10 +254,9 @@ class Miner:
             batch, order = order[: wanted - mined.funnel.controls], order[wanted - mined.funnel.controls :]
             for attempt in range(self.settings.retries + 1):
                 jobs = [self._control_job(pair, attempt) for pair in batch]
-                images = self._paint(jobs, mined)
-                said = self._scores(
-                    images * 2, [p.source.caption for p in batch] + [p.edit.caption for p in batch]
-                )
+                images = yield from _painted(jobs, mined)
+                captions = [p.source.caption for p in batch] + [p.edit.caption for p in batch]
+                said = yield from _scored(images * 2, captions)
                 open_ = []
                 for place, (pair, image) in enumerate(zip(batch, images, strict=True)):
                     if self.settings.margins.hold(said[place], said[place + len(batch)]):
@@ -243,10 +274,40 @@ class Miner:
         seed = pair.seed if attempt == 0 else seed_of(self.settings.seed, pair.id, "control", attempt)
         return replace(self._job(pair, 0), prompt=pair.source.caption, avoid="", seed=seed)
 
-    def _paint(self, jobs: Sequence[Job], mined: Mined) -> list[Image.Image]:
-        images = self.painter(jobs) if jobs else []
-        mined.funnel.images += len(images)
-        return images
-
     def _scores(self, images: Sequence[Image.Image], captions: Sequence[str]) -> list[float]:
-        return [round(float(score), 6) for score in self.judge.score(images, captions)] if images else []
+        return [round(float(score), 6) for score in self.judge.score(images, captions)]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The plans of one shard.
+
+    Attributes:
+        mined: what was lost so far.
+        pairs: what is to be painted.
+    """
+
+    mined: Mined
+    pairs: list[Pair]
+
+
+def _original(pair: Pair) -> Image.Image:
+    if pair.original is not None:
+        return pair.original
+    assert pair.source.load is not None
+    return pair.source.load()
+
+
+def _painted(jobs: Sequence[Job], mined: Mined) -> Part[list[Image.Image]]:
+    if not jobs:
+        return []
+    images: list[Image.Image] = yield Painting(jobs)
+    mined.funnel.images += len(images)
+    return images
+
+
+def _scored(images: Sequence[Image.Image], captions: Sequence[str]) -> Part[list[float]]:
+    if not images:
+        return []
+    scores: list[float] = yield Scoring(images, captions)
+    return scores

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from negguide.storage import names_in, remove, write_new, write_whole
+from negguide.storage import lives, names_in, remove, write_new, write_whole
 
 LEASE = 120.0
 """Seconds after which a claim that was not renewed counts as that of a dead process. On the machine of the process
@@ -70,7 +70,7 @@ class Claims:
         except (ValueError, KeyError, TypeError):
             # another is just writing it
             return False
-        if (host == socket.gethostname() and not _lives(process)) or time.time() - at >= LEASE:
+        if (host == socket.gethostname() and not lives(process)) or time.time() - at >= LEASE:
             return None
         return last
 
@@ -90,13 +90,3 @@ def _renew(place: Path, mine: str, last: bool, ended: threading.Event) -> None:
         except OSError:
             # at worst another makes the shard too
             continue
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

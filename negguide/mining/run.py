@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,7 +33,13 @@ class ShardMiner(Protocol):
         """The same miner, which goes on from what an earlier run has left in these folders."""
         ...
 
-    def __call__(self, rows: Sequence[Row]) -> Mined: ...
+    def plan(self, rows: Sequence[Row]) -> Any:
+        """What is to be made of a shard's rows; called in a thread of its own, while others are made."""
+        ...
+
+    def make(self, shards: Sequence[Any]) -> list[Mined]:
+        """What comes of the plans of some shards that are made together."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -85,16 +93,15 @@ def run(
     """
     work = _Work(SetFolder(out, settings, made_by), settings, source, miner, begun, done, painted)
     pieces = pieces_of(source, settings.limit)
-    for number, piece in enumerate(pieces):
-        if (share := _share(number, len(pieces), rank, world)) is not None:
-            work.go_through(piece, share, check=True)
+    shares = [_share(number, len(pieces), rank, world) for number in range(len(pieces))]
+    work.go_through(
+        [(piece, share) for piece, share in zip(pieces, shares, strict=True) if share is not None], check=True
+    )
     before = -1
     # what others were making when they died
     while (left := [piece for piece in pieces if work.missing(piece)]) and work.made != before:
         before = work.made
-        for piece in left:
-            if work.free(piece):
-                work.go_through(piece, (0, 1), check=False)
+        work.go_through([(piece, (0, 1)) for piece in left], check=False)
     missing = sum(work.missing(piece) for piece in pieces)
     work.tell()
     funnel = work.folder.funnel()
@@ -122,6 +129,32 @@ class Piece:
     def name(self, part: int) -> str:
         """Of the shard of the set that is made from the part of this number."""
         return f"{part:08d}" if self.alone else f"{self.number:08d}-{part:08d}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parts of a piece whose shards are made together, by one process.
+
+    Attributes:
+        number: in the piece.
+        names, rows: of the shards.
+        last: there are no parts behind them.
+    """
+
+    number: int
+    names: tuple[str, ...]
+    rows: tuple[list[Row], ...]
+    last: bool
+
+
+def groups(source: Input, piece: Piece, settings: Settings) -> Iterator[Group]:
+    """A piece cut into the groups of parts that are made together."""
+    cut = parts(source, piece, settings.shard_size)
+    number = 0
+    while some := list(islice(cut, settings.group_size)):
+        names = tuple(piece.name(part) for part, _, _ in some)
+        yield Group(number, names, tuple(rows for _, rows, _ in some), some[-1][2])
+        number += 1
 
 
 def pieces_of(source: Input, limit: int | None) -> list[Piece]:
@@ -177,6 +210,17 @@ def _unique(rows: Iterator[Row]) -> Iterator[Row]:
         seen.add(mark)
 
 
+@dataclass(frozen=True)
+class _Planned:
+    """A group that is planned and not yet painted; its claim is held until it is written."""
+
+    group: Group
+    shard_print: str | None
+    miner: ShardMiner
+    plans: list[Any]
+    claim: ExitStack
+
+
 @dataclass
 class _Work:
     """What a process knows of the set while it makes its part of it.
@@ -198,43 +242,88 @@ class _Work:
     counts: dict[int, int] = field(default_factory=dict)
     told: set[str] = field(default_factory=set)
 
-    def go_through(self, piece: Piece, share: tuple[int, int], check: bool) -> None:
-        """Make the parts of a piece that are in the share and not there.
+    def go_through(self, shares: Sequence[tuple[Piece, tuple[int, int]]], check: bool) -> None:
+        """Make the groups of pieces that are in the shares and not there.
+
+        While one is painted and judged, the next is read and planned, and the one before is written.
 
         Args:
-            share: those of these numbers, as (remainder, divisor).
-            check: also that what is there was made from this input.
+            shares: of each piece the groups of these numbers, as (remainder, divisor).
+            check: also that what is there was made from this input; without it, pieces are left alone of which others
+                make all that is missing.
         """
+        planned = chain.from_iterable(self._planned(piece, share, check) for piece, share in shares)
+        held: list[_Planned] = []
+        with ThreadPoolExecutor(1) as planning, ThreadPoolExecutor(1) as writing:
+            written: Future[None] | None = None
+            following = planning.submit(next, planned, None)
+            try:
+                while (current := following.result()) is not None:
+                    held.append(current)
+                    following = planning.submit(next, planned, None)
+                    for name, rows in zip(current.group.names, current.group.rows, strict=True):
+                        self.begun(name, len(rows))
+                    made = current.miner.make(current.plans)
+                    if written is not None:
+                        written.result()
+                        del held[0]
+                    written = writing.submit(self._write, current, made)
+                    # what is written is not kept in memory by what waits for it
+                    del current, made
+                if written is not None:
+                    written.result()
+            finally:
+                # what was planned ahead when something failed
+                if following.exception() is None and (ahead := following.result()) is not None:
+                    held.append(ahead)
+                if written is not None:
+                    written.exception()
+                for one in held:
+                    one.claim.close()
+
+    def _planned(self, piece: Piece, share: tuple[int, int], check: bool) -> Iterator[_Planned]:
+        """The groups of a piece that are this process's to make, one after the other, each with its plans."""
         shard_print = self.source.shard_print(piece.number)
         if not self.missing(piece) and shard_print is not None:
             if check:
                 self._check_print(piece, shard_print)
             return
-        for part, rows, last in parts(self.source, piece, self.settings.shard_size):
-            name = piece.name(part)
-            if piece.alone and last and not part and not rows:
+        if not check and not self.free(piece):
+            return
+        for group in groups(self.source, piece, self.settings):
+            if piece.alone and group.last and not any(group.rows):
                 raise ValueError(f"--data {self.settings.data.get('name')} holds no pairs")
-            if last:
-                self.counts[piece.number] = part + 1
-            if self.folder.complete(name):
-                if check:
-                    self.folder.check_part(name, part_digest(rows))
-            elif part % share[1] == share[0]:
-                self._make(name, rows, last, shard_print)
-            if self.folder.complete(name):
-                self._tell(name)
+            if group.last:
+                self.counts[piece.number] = group.number * self.settings.group_size + len(group.names)
+            if group.number % share[1] != share[0]:
+                continue
+            for name, rows in zip(group.names, group.rows, strict=True):
+                if self.folder.complete(name):
+                    if check:
+                        self.folder.check_part(name, part_digest(rows))
+                    self._tell(name)
+            claim = ExitStack()
+            if not claim.enter_context(self.folder.claim(group.names, group.last)):
+                claim.close()
+                continue
+            try:
+                with self.folder.local_memory(group.names[0]) as answers:
+                    miner = self.miner.keeping(self.folder.memory(group.names[0]), answers, self.painted)
+                    plans = [miner.plan(rows) for rows in group.rows]
+            except BaseException:
+                claim.close()
+                raise
+            yield _Planned(group, shard_print, miner, plans, claim)
 
-    def _make(self, name: str, rows: list[Row], last: bool, shard_print: str | None) -> None:
-        with self.folder.claim(name, last) as free:
-            if not free:
-                return
-            self.begun(name, len(rows))
-            with self.folder.local_memory(name) as answers:
-                miner = self.miner.keeping(self.folder.memory(name), answers, self.painted)
-                mined = miner(rows)
-            more = {"pairs": len(rows), "last": last, "input": shard_print}
-            self.folder.write(name, mined, part_digest(rows), **more)
-            self.made += 1
+    def _write(self, planned: _Planned, made: Sequence[Mined]) -> None:
+        group = planned.group
+        for number, (name, rows, mined) in enumerate(zip(group.names, group.rows, made, strict=True), 1):
+            last = group.last and number == len(group.names)
+            more = {"pairs": len(rows), "last": last, "input": planned.shard_print}
+            self.made += self.folder.write(name, mined, part_digest(rows), **more)
+            self._tell(name)
+        self.folder.forget(group.names[0])
+        planned.claim.close()
 
     def _check_print(self, piece: Piece, shard_print: str) -> None:
         for part in range(self.counts[piece.number]):
@@ -258,20 +347,23 @@ class _Work:
         """Whether it may have a part that is neither there nor being made, as far as is known without reading it."""
         part = 0
         while True:
-            name = piece.name(part)
-            if self.folder.complete(name):
-                last = bool(self.folder.record(name)["last"])
-            else:
-                held = self.folder.claims.held(name)
-                if held is None:
-                    return True
-                last = held
+            if self.folder.complete(piece.name(part)):
+                if self.folder.record(piece.name(part))["last"]:
+                    return False
+                part += 1
+                continue
+            # a group is claimed by the name of its first part
+            part -= part % self.settings.group_size
+            last = self.folder.claims.held(piece.name(part))
+            if last is None:
+                return True
             if last:
                 return False
-            part += 1
+            part += self.settings.group_size
 
     def tell(self) -> None:
-        for name in self.folder.names():
+        """Tell of what others have made."""
+        for name in self.folder.records():
             self._tell(name)
 
     def _tell(self, name: str) -> None:

@@ -31,6 +31,7 @@ OF_IMAGES = (
     ),
     *(
         "retries",
+        "shards_together",
         "diversify",
         "judge",
         "judge_revision",
@@ -71,6 +72,7 @@ class Settings:
         seed: of everything random.
         limit: how many pairs of the input are read; None = all.
         shard_size: how many pairs of the input make a shard.
+        shards_together: how many of them are painted in common batches, by one process.
         shard_format: what a shard is stored as: "tar" or "parquet"; "folder" in sets of format version 1.
         train_model: the model that is to learn from the set.
 
@@ -108,13 +110,14 @@ class Settings:
     seed: int = 0
     limit: int | None = None
     shard_size: int = 64
+    shards_together: int = 4
     shard_format: str = "tar"
     train_model: str | None = None
     format_version: int = field(default=FORMAT_VERSION)
 
     def __post_init__(self) -> None:
-        for name, least in (("per_item", 1), ("steps", 1), ("batch_size", 1), ("shard_size", 1)):
-            self._whole(name, least)
+        for name in ("per_item", "steps", "batch_size", "shard_size", "shards_together"):
+            self._whole(name, 1)
         for name in ("retries", "positives", "seed"):
             self._whole(name, 0)
         if self.limit is not None:
@@ -142,6 +145,11 @@ class Settings:
     def text_only(self) -> bool:
         """Whether no image is made or judged."""
         return self.model is None
+
+    @property
+    def group_size(self) -> int:
+        """How many shards are made together; of text alone each is made by itself."""
+        return 1 if self.text_only else self.shards_together
 
     @property
     def margins(self) -> Margins:

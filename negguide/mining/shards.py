@@ -34,7 +34,18 @@ from negguide.mining.item import Item
 from negguide.mining.mined import Mined
 from negguide.mining.settings import Settings
 from negguide.mining.shard_files import METADATA, encode, item_in, read_shard
-from negguide.storage import Place, location, names_in, on_this_machine, refreshed, remove, write_whole
+from negguide.storage import (
+    Place,
+    abandoned,
+    location,
+    names_in,
+    on_this_machine,
+    read_all,
+    refreshed,
+    remove,
+    sizes_in,
+    write_whole,
+)
 
 SHARD = "shard.json"
 SET = "set.json"
@@ -107,23 +118,35 @@ class SetFolder:
             self._records[name] = json.loads(self._marker(name).read_bytes())
         return self._records[name]
 
+    def records(self) -> dict[str, dict[str, Any]]:
+        """Of all complete shards, in order: what their markers say."""
+        names = self.names()
+        new = [name for name in names if name not in self._records]
+        read = read_all([self._marker(name) for name in new])
+        self._records |= {name: json.loads(content) for name, content in zip(new, read, strict=True)}
+        return {name: self._records[name] for name in names}
+
     def _marker(self, name: str) -> Path:
         return self.folder / MARKERS / f"{name}.json"
 
     @contextmanager
-    def claim(self, name: str, last: bool = False) -> Iterator[bool]:
-        """Whether this process may make the shard: nobody else does, and it is not there yet.
+    def claim(self, names: Sequence[str], last: bool = False) -> Iterator[bool]:
+        """Whether this process may make these shards: nobody else does, and they are not all there yet.
 
         A process that dies loses its claim.
+
+        Args:
+            names: of shards that are made together, always these; the first stands for all.
+            last: there are none behind them in their file of the input.
         """
-        if self.complete(name):
+        if all(map(self.complete, names)):
             yield False
             return
-        with self.claims.claim(name, last) as free:
-            yield free and not self.complete(name)
+        with self.claims.claim(names[0], last) as free:
+            yield free and not all(map(self.complete, names))
 
-    def write(self, name: str, mined: Mined, part: str, **more: Any) -> None:
-        """Write a shard; it is there as a whole or not at all.
+    def write(self, name: str, mined: Mined, part: str, **more: Any) -> bool:
+        """Write a shard; it is there as a whole or not at all. Says whether it was not there already.
 
         Args:
             name: of the shard.
@@ -141,7 +164,7 @@ class SetFolder:
             )
         if self.complete(name):
             # another process was faster, and what it wrote is read already
-            return
+            return False
         try:
             content, members = encode(mined, self.settings.shard_format)
             # parquet files without rows stop those who read all files of a folder
@@ -165,12 +188,15 @@ class SetFolder:
                 f"shard {name} of {self.folder} cannot be written: {error.strerror or error}; the "
                 f"{len(self.names())} shards before are complete, and the same command goes on from there"
             ) from error
-        # what is left of it is taken away when the set is complete
+        return True
+
+    def forget(self, name: str) -> None:
+        """Take away what was painted and answered for a group that is complete; what stays goes with ``clean``."""
         with suppress(OSError):
             remove(self.memory(name))
 
     def memory(self, name: str) -> Path:
-        """Where what is painted and answered for a shard is kept until it is complete."""
+        """Where what is painted and answered is kept until a group is complete, by the name of its first shard."""
         return self.folder / PAINTED / name
 
     @contextmanager
@@ -215,7 +241,7 @@ class SetFolder:
 
     def funnel(self) -> Funnel:
         """Of all complete shards."""
-        return Funnel.sum(Funnel.from_dict(self.record(name)["funnel"]) for name in self.names())
+        return Funnel.sum(Funnel.from_dict(record["funnel"]) for record in self.records().values())
 
     def finish(self, funnel: Funnel) -> None:
         """Write the counts of the whole set, and take away what only the making needed; a finished set stays as it is.
@@ -227,15 +253,12 @@ class SetFolder:
         path = self.folder / FUNNEL
         counts = funnel.to_dict()
         if not path.is_file() or json.loads(path.read_bytes()) != counts:
-            for name in self.names():
-                record = self.record(name)
-                if record["file"] is None:
-                    continue
-                size = (self.folder / DATA / record["file"]).stat().st_size
-                if size != record["size"]:
+            sizes = sizes_in(self.folder / DATA)
+            for name, record in self.records().items():
+                if record["file"] is not None and sizes.get(record["file"]) != record["size"]:
                     raise ValueError(
-                        f"{self.folder / DATA / record['file']} has {size} bytes, and its marker says "
-                        f"{record['size']}: two processes made it differently; remove the marker "
+                        f"{self.folder / DATA / record['file']} has {sizes.get(record['file'])} bytes, and its marker "
+                        f"says {record['size']}: two processes made it differently; remove the marker "
                         f"{self._marker(name)} and run the command again"
                     )
             write_json(path, counts)
@@ -247,9 +270,11 @@ class SetFolder:
             with suppress(OSError):
                 remove(self.folder / name)
         if on_this_machine(self.folder):
-            for partial in self.folder.rglob(".*.partial"):
-                with suppress(OSError):
-                    remove(partial)
+            for name in (DATA, MARKERS, REJECTS):
+                for partial in (self.folder / name).glob(".*.partial"):
+                    if abandoned(partial):
+                        with suppress(OSError):
+                            remove(partial)
 
 
 def part_digest(rows: Sequence[Any]) -> str:
@@ -296,7 +321,7 @@ def shards_of(folder: Path | str) -> list[Shard]:
         if not (place / DATA).is_dir() and not (place / SET).is_file():
             raise ValueError(f"{folder} holds no hard-negative set: there is no folder {place / DATA}")
         return [Shard(path, {}) for path in _old_shards(place)]
-    records = (json.loads((place / MARKERS / name).read_bytes()) for name in markers)
+    records = map(json.loads, read_all([place / MARKERS / name for name in markers]))
     return [
         Shard(place / DATA / record["file"], record["members"])
         for record in records

@@ -47,7 +47,8 @@ class TextMiner:
         """The same miner, which asks a model nothing that is in the folder ``answers``; it paints nothing."""
         return replace(self, planner=remembering(self.planner, answers))
 
-    def __call__(self, rows: Sequence[Source | BadSource]) -> Mined:
+    def plan(self, rows: Sequence[Source | BadSource]) -> Mined:
+        """The shard of these rows: nothing is left to be made of the plans."""
         mined = Mined()
         pairs = plan_rows(rows, self.settings, self.planner, mined)
         for pair in balanced(deduplicated(pairs, mined), self.settings, mined):
@@ -60,6 +61,10 @@ class TextMiner:
             mined.funnel.count("written", pair.edit.category)
             mined.items.append(self._item(pair, image))
         return mined
+
+    def make(self, shards: Sequence[Mined]) -> list[Mined]:
+        """The shards, as they are planned."""
+        return list(shards)
 
     def _image(self, source: Source, mined: Mined) -> str | None:
         """The file name of the image as the row has it; None where the input has captions alone."""

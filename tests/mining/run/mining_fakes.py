@@ -87,6 +87,7 @@ def settings(**changes: Any) -> Settings:
         "judge": "toyworld",
         "absolute_margin": 0.5,
         "shard_size": 5,
+        "shards_together": 1,
         "batch_size": 4,
         "retries": 3,
         "positives": 0,

@@ -155,6 +155,11 @@ def test_wrong_options_are_one_clean_message(command, tmp_path):
         (("--model", "nobody/nothing"), "cannot be loaded"),
         (("--split", "train"), "has no meaning for toyworld:6"),
         (("--max-score", 2), "max_score=2.0 must be from 0 to 1"),
+        (("--shard-format", "zip"), "--shard-format must be one of tar, parquet, got 'zip'"),
+        (("--shards-together", 0), "--shards-together must be a whole number >= 1, got 0"),
+        (("--engine", "spark"), "--engine must be local or ray, got 'spark'"),
+        (("--actors", 2), "--actors 2 has no meaning without --engine ray"),
+        (("--engine", "ray", "--judge-gpus", -1), "--judge-gpus must be a number >= 0, got -1.0"),
     ):
         code, output = command(*args)
         assert code == 2, (args, output)

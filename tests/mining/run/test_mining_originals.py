@@ -1,6 +1,7 @@
 """What a set says of where it was made (nothing), how it stores originals, and that it can be read where nothing can be
 written."""
 
+import errno
 import io
 import json
 import re
@@ -93,6 +94,35 @@ def test_every_verb_reads_a_finished_set_without_writing_into_it(
         CliRunner().invoke(app, ["export", "set", "--format", "webdataset", "--out", "tars"]).exit_code == 0
     )
     assert read_triplets("set") and make_suite("set").parts
+    assert snapshot(tmp_path / "set") == before
+
+
+def test_an_audit_of_what_cannot_be_written_asks_for_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = typer.Typer(cls=CleanErrors, pretty_exceptions_enable=False)
+    for verb in (mine, audit):
+        app.command()(verb)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    assert (
+        CliRunner().invoke(app, ["mine", "--text-only", "--data", "toyworld:30", "--out", "set"]).exit_code
+        == 0
+    )
+    before = snapshot(tmp_path / "set")
+
+    def refuses(dir: Path) -> Any:
+        if "set" in str(dir):
+            raise OSError(errno.EROFS, "Read-only file system")
+        return io.BytesIO()
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuses)
+    said = CliRunner().invoke(app, ["audit", "set"])
+    text = re.sub(r"[│╭╮╰╯─\s]+", " ", said.output)
+    assert said.exit_code == 2 and "no file can be written there (Read-only file system)" in text
+    assert "name a folder for it with --out: negguide audit set --out REPORT" in text
+    said = CliRunner().invoke(app, ["audit", "set", "--out", "report", "--rebalance"])
+    assert said.exit_code == 0 and (tmp_path / "report" / "rebalanced.json").is_file(), said.output
     assert snapshot(tmp_path / "set") == before
 
 

@@ -287,7 +287,7 @@ def test_two_that_write_the_same_shard_leave_the_first(tmp_path: Path) -> None:
 def test_a_claim_ends_with_its_process_or_when_it_is_not_renewed(tmp_path: Path) -> None:
     folder = SetFolder(tmp_path / "set", fakes.settings(), {})
     place = tmp_path / "set" / ".claims" / "00000000"
-    with folder.claim("00000000", last=True) as free:
+    with folder.claim(["00000000"], last=True) as free:
         assert free and folder.claims.held("00000000") is True
         said = json.loads(place.read_bytes())
     assert folder.claims.held("00000000") is None and not place.exists()
@@ -300,5 +300,5 @@ def test_a_claim_ends_with_its_process_or_when_it_is_not_renewed(tmp_path: Path)
     assert folder.claims.held("00000000") is True
     write_whole(place, json.dumps({**elsewhere, "at": said["at"] - 121}).encode())
     assert folder.claims.held("00000000") is None
-    with folder.claim("00000000") as free:
+    with folder.claim(["00000000"]) as free:
         assert free
