@@ -315,7 +315,7 @@ def to_take_away(name: str) -> tuple[Component, Component]:
         sheet = gr.Image(
             type="filepath",
             label="All as one PNG",
-            show_label=False,
+            elem_classes="quiet",
             interactive=False,
             elem_id=f"{name}-sheet",
             buttons=["download", "fullscreen"],
@@ -369,12 +369,16 @@ def acted() -> tuple[Component, Component]:
             "on the left to the picture on the right."
         )
         where = gr.Image(
-            label="Where it acted", format="png", show_label=False, interactive=False, buttons=["fullscreen"]
+            label="Where it acted",
+            format="png",
+            elem_classes="quiet",
+            interactive=False,
+            buttons=["fullscreen"],
         )
         when = gr.Image(
             label="How much at each step",
             format="png",
-            show_label=False,
+            elem_classes="quiet",
             interactive=False,
             buttons=["fullscreen"],
         )

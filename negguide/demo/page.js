@@ -3,10 +3,12 @@ const negguide = {
   // what a visitor writes
   fields: "#negatives-prompt, [id^=negatives-negative-], #diversity-prompt, #reference-prompt, #mining-caption, #compare-prompt",
   store: "negguide-words",
+  // before that, the first tab says that it was opened, whatever the address says
+  begun: false,
 
   // the address names the tab that is open, and the browser's Back goes to the one before
   opened(name) {
-    if (location.hash.slice(1) !== name) history.pushState(null, "", "#" + name);
+    if (negguide.begun && location.hash.slice(1) !== name) history.pushState(null, "", "#" + name);
     for (const link of document.querySelectorAll("#nav button")) link.classList.toggle("open", link.id === "nav-" + name);
   },
   open() {
@@ -21,6 +23,7 @@ const negguide = {
     sessionStorage.setItem(negguide.store, JSON.stringify(words));
   },
   begin() {
+    negguide.begun = true;
     const kept = JSON.parse(sessionStorage.getItem(negguide.store) || "{}");
     if (performance.getEntriesByType("navigation")[0]?.type === "back_forward") {
       for (const [id, words] of Object.entries(kept)) {

@@ -187,7 +187,7 @@ def build(state: AppState) -> components.Tab:
             sheet = gr.Image(
                 type="filepath",
                 label="One PNG, with its settings inside",
-                show_label=False,
+                elem_classes="quiet",
                 interactive=False,
                 elem_id="compare-sheet",
                 buttons=["download", "fullscreen"],

@@ -278,7 +278,7 @@ def build(state: AppState) -> components.Tab:
             with gr.Row():
                 original = gr.Image(
                     label="The original",
-                    show_label=False,
+                    elem_classes="quiet",
                     format="png",
                     interactive=False,
                     buttons=["fullscreen"],

@@ -254,7 +254,7 @@ def build(state: AppState) -> components.Tab:
             gr.Image(
                 state.shown(pip()),
                 label="Pip",
-                show_label=False,
+                elem_classes="quiet",
                 interactive=False,
                 height=160,
                 buttons=[],

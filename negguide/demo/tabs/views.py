@@ -111,7 +111,7 @@ def build(state: AppState) -> components.Tab:
             )
             own = gr.Image(
                 label="The solid from all around",
-                show_label=False,
+                elem_classes="quiet",
                 format="gif",
                 interactive=False,
                 visible=True,
@@ -126,7 +126,7 @@ def build(state: AppState) -> components.Tab:
                         gr.Image(
                             str(MADE[said_by]),
                             label=f"“{PROMPT}” from all around, {label}",
-                            show_label=False,
+                            elem_classes="quiet",
                             format="gif",
                             interactive=False,
                             buttons=["fullscreen"],
