@@ -69,6 +69,7 @@ class NegativeNode:
                     },
                 ),
                 **_window(0.5),
+                "stop": _number(0.5, 0.0, 1.0, f"{_STOP} 0.5 suits Perp-Neg, 1 NAG, ONG and VSF.", 0.01),
             },
             "optional": {
                 "mask": _MASK,
