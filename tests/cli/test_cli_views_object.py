@@ -94,6 +94,6 @@ def test_a_state_that_is_none_is_told(run: Any, tmp_path: Path, kind: str) -> No
 
 def test_solids_are_of_the_embedded_model(run: Any, tiny_model: Path) -> None:
     outcome = run("views", "a bear", "--model", tiny_model, "--object", "bear.glb")
-    assert outcome.exit_code != 0 and "--object is of the embedded model" in outcome.message
+    assert outcome.exit_code != 0 and "--object is of the embedded UNet" in outcome.message
     outcome = run("views", "two bears", "--object", "bear.glb")
     assert outcome.exit_code != 0 and "one character" in outcome.message

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from negguide import NAG, ONG, VSF, NegToMe, PerpNeg, models
+from negguide import NAG, ONG, VSF, GuidedPipeline, NegToMe, PerpNeg, models
 from negguide.embedded import EMBEDDED
 from negguide.toyworld import FURS, KINDS, caption, parse
 from negguide.toyworld.drawing import Drawer
@@ -35,14 +35,15 @@ def call(pipe, prompts, steps=8, **more):
     """Images of some prompts by a model's own values, image i from seed i."""
     scale = models.own_guidance_scale(pipe, guided=False)
     arguments = models.call_arguments(pipe) | models.guidance_arguments(pipe, scale, prompts=len(prompts))
-    generators = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
+    count = len(prompts) * more.get("num_images_per_prompt", 1)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(count)]
     return pipe(list(prompts), generator=generators, num_inference_steps=steps, **arguments, **more).images
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_every_name_loads_its_pipeline_and_is_told_by_it(name):
     pipe = models.load_pipeline(name)
-    assert type(pipe).__name__ == f"NegGuide{EMBEDDED[name].pipeline}"
+    assert type(pipe).__name__ == EMBEDDED[name].pipeline and isinstance(pipe, GuidedPipeline)
     assert models.embedded_of(pipe) == EMBEDDED[name]
     assert models.revision(name) != models.revision("no/such")
 
@@ -66,11 +67,13 @@ def test_the_flow_model_draws_what_is_asked_for(flow, toyworld_judge):
     "method", [PerpNeg("brown fur"), NAG("brown fur"), ONG("brown fur"), VSF("brown fur"), NegToMe("others")]
 )
 def test_every_method_acts_on_the_flow_model_and_leaves_it_as_it_was(flow, method):
-    prompts = ["a bear", "a bear"]
-    before = call(flow, prompts, steps=3)
-    acted = call(flow, prompts, steps=3, negative_guidance=method)
-    assert [a.tobytes() for a in acted] != [b.tobytes() for b in before]
-    assert [a.tobytes() for a in call(flow, prompts, steps=3)] == [b.tobytes() for b in before]
+    def draw(**more):
+        images = call(flow, ["a bear"], steps=3, num_images_per_prompt=2, **more)
+        return [image.tobytes() for image in images]
+
+    before = draw()
+    assert draw(negative_guidance=method) != before
+    assert draw() == before
 
 
 def test_perp_neg_takes_brown_fur_away_and_leaves_the_kind(flow, toyworld_judge):
