@@ -140,7 +140,9 @@ class Backend:
         method = self.pipe.family.with_defaults(NegToMe(**own.negtome))
         return replace(
             own,
-            guidance_scale=own_guidance_scale(self.pipe, guided=True),
+            guidance_scale=own.guidance_scale
+            if self.toyworld
+            else own_guidance_scale(self.pipe, guided=True),
             negtome={"threshold": method.threshold, **own.negtome},
         )
 
