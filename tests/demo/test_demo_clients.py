@@ -24,8 +24,9 @@ LONG: dict[str, Any] = {"images": 2, "steps": 4, "method": "plain"}
 
 
 @pytest.fixture
-def held(backend: Any, gate: threading.Event) -> Iterator[threading.Event]:
-    """Steps wait until it is set."""
+def held(server: Server, backend: Any, gate: threading.Event) -> Iterator[threading.Event]:
+    """Steps wait until it is set; what other tests have begun is over before."""
+    _until(lambda: _idle(server))
     gate.clear()
     backend.prompts.clear()
     yield gate
@@ -69,7 +70,9 @@ def test_what_a_client_that_has_gone_was_waiting_for_ends_at_the_next_step(
         assert _join(server, "gone", "a cat wearing a hat").status_code == 200
         address = f"{server.url}gradio_api/queue/data?session_hash=gone"
         with gone.stream("GET", address, timeout=60) as stream:
-            next(stream.iter_lines())
+            # kept, for the stream is closed together with it
+            lines = stream.iter_lines()
+            next(lines)
             _until(lambda: len(backend.prompts) == 1)
             assert len(server.page._queue) == 1
     # what was waiting leaves the queue, and what was running is not gone on with
