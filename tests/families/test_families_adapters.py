@@ -225,12 +225,15 @@ def test_the_masks_of_two_adapters_are_for_every_row(tiny: Any, run: Run) -> Non
 @pytest.mark.families("sd", "sdxl")
 def test_the_default_processors_are_set_while_a_method_is_on_the_model(run: Run, tiny: Any, two: Any) -> None:
     own = build(tiny)
-    plain, expected = run(own, **two), run(from_pipe(own), negative_guidance=METHODS["NegToMe"], **two)
-    processors = own.unet.attn_processors
+    plain, processors = run(own, **two), own.unet.attn_processors
+    # of the same processors: others round otherwise, and a token near the threshold may then be pushed or not
+    own.unet.set_default_attn_processor()
+    expected = run(from_pipe(own), negative_guidance=METHODS["NegToMe"], **two)
+    own.unet.set_attn_processor(dict(processors))
     put_on_model(own, tiny, METHODS["NegToMe"])
     own.unet.set_default_attn_processor()
     assert set(classes(own).values()) == {diffusers.models.attention_processor.AttnProcessor}
-    assert differ(run(own, **two), expected) < 1e-3
+    assert_same(run(own, **two), expected)
     put_on_model(own, tiny, METHODS["NAG"])
     with pytest.raises(ValueError, match=r"NAG takes over .* use diffusers' default attention processors"):
         run(own)
