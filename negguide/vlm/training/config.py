@@ -140,6 +140,25 @@ class Settings:
         1, "How many epochs hold them alone, as many steps as any other epoch.", panel=TRAINING, least=1
     )
 
+    refresh_negatives: int | None = setting(
+        None,
+        "Steps after which the present model scores the rows of as many next steps, and part of every batch is "
+        "exchanged for rows, generated negatives among them, that it confuses with the rest; default: never.",
+        panel=TRAINING,
+        metavar="STEPS",
+        least=1,
+    )
+    refresh_fraction: float = setting(
+        0.5, "Of a batch, that a refresh exchanges at most.", panel=TRAINING, above=0, below=1
+    )
+    refresh_false_negatives: float = setting(
+        0.95,
+        "Rows of other images that score above this fraction of a pair are held back from a refresh.",
+        panel=TRAINING,
+        metavar="FRACTION",
+        above=0,
+    )
+
     lock_image: bool = setting(
         False, "Leave the image tower as it is: train the text tower alone.", panel=FORGETTING
     )
@@ -206,6 +225,7 @@ class Settings:
             _check_range(entry.name, getattr(self, entry.name), entry.metadata.get("bounds", {}))
         self._check_loss(loss)
         self._check_curriculum()
+        self._check_refresh()
         if self.lock_image and self.lock_text:
             raise ValueError(
                 "lock_image and lock_text together leave nothing to train; lock one tower or none"
@@ -287,6 +307,14 @@ class Settings:
                 f"curriculum_epochs={self.curriculum_epochs} of epochs={self.epochs} leaves none for the whole set; "
                 f"give fewer, or more epochs"
             )
+
+    def _check_refresh(self) -> None:
+        if self.refresh_negatives is not None:
+            return
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if entry.name.startswith("refresh_") and value != entry.default:
+                raise ValueError(f"{entry.name}={value} has no meaning without refresh_negatives")
 
 
 def _check_range(name: str, value: Any, bounds: Mapping[str, float | None]) -> None:
