@@ -195,6 +195,11 @@ class Settings:
     rank_weight: float = setting(1.0, "Of the rank margin.", panel=LOSS, least=0)
     smoothing: float = setting(0.0, "Of the labels.", panel=LOSS, least=0, below=1)
     focal: float = setting(0.0, "Exponent of the focal factor.", panel=LOSS, metavar="GAMMA", least=0)
+    dice: bool = setting(
+        False,
+        "The Dice loss in the place of the cross entropy: pairs that are right teach less; with focal, less still.",
+        panel=LOSS,
+    )
     paraphrases: bool = setting(False, "The set's positive captions are further positives.", panel=LOSS)
     continuous: bool = setting(False, "CWCL's weights, by the start model's images.", panel=LOSS)
     false_negative_fraction: float | None = setting(
@@ -267,6 +272,7 @@ class Settings:
         softmax = {
             "smoothing": self.smoothing,
             "focal": self.focal,
+            "dice": self.dice,
             "paraphrases": self.paraphrases,
             "continuous": self.continuous,
             "mix_pairs or mix_queries": self.mixing,
@@ -280,9 +286,13 @@ class Settings:
             raise ValueError(
                 f"loss={self.loss!r} takes no options, and so no {', '.join(given)}; leave them out"
             )
-        if self.continuous and (self.focal or self.false_negative_fraction is not None):
+        if self.continuous and (self.focal or self.dice or self.false_negative_fraction is not None):
             raise ValueError(
-                "continuous goes with neither focal nor false_negative_fraction: it has no single positive"
+                "continuous goes with neither focal, dice nor false_negative_fraction: it has no single positive"
+            )
+        if self.dice and self.smoothing:
+            raise ValueError(
+                f"dice has no labels that smoothing={self.smoothing} could smooth; leave one out"
             )
         if loss.siblings and self.rank_margin:
             raise ValueError(

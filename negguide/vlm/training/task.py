@@ -170,6 +170,7 @@ def objective(
         false_negative_weight=settings.false_negative_weight,
         smoothing=settings.smoothing,
         focal=settings.focal,
+        dice=settings.dice,
         mixing=Mixing(settings.mix_hardest, settings.mix_pairs, settings.mix_queries)
         if settings.mixing
         else None,
