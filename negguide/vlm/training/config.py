@@ -79,7 +79,8 @@ class Settings:
     loss: str = setting(
         "triplet",
         "What is minimised: clip and siglip need no negatives; negclip needs negative captions, negimage negative "
-        "images, others such as triplet and grouped both. A name that is not known is answered with all of them.",
+        "images, others such as triplet and grouped both; negsiglip is experimental. A name that is not known is "
+        "answered with all of them.",
         metavar="LOSS",
     )
     images: str | None = setting(
