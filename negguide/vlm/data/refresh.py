@@ -38,8 +38,11 @@ class Scored:
 
     def take(self, places: Tensor) -> Scored:
         """The rows at `places`, int64."""
-        values: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return Scored(**{name: value if value is None else value[places] for name, value in values.items()})
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        taken: dict[str, Any] = {
+            name: None if value is None else value[places] for name, value in values.items()
+        }
+        return Scored(**taken)
 
 
 @dataclass(frozen=True)
