@@ -13,6 +13,9 @@ from torch import Tensor
 
 from negguide.vlm.losses.masks import doubtful
 
+AT_ONCE = 256
+"""Anchors that are compared with the pool at once: the matrices are of so many rows."""
+
 
 @dataclass(frozen=True, eq=False)
 class Scored:
@@ -108,20 +111,29 @@ def confusion(scored: Scored, anchors: Tensor, fraction: float) -> tuple[Tensor,
     return lead, doubted
 
 
+def hardest(scored: Scored, anchors: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
+    """What a batch makes of each row of the pool: its largest lead over an anchor, [P], and whether an anchor's doubt
+    holds it back, bool [P]. One is enough, for in a batch each is contrasted with all. Arguments as in `confusion`."""
+    leads, doubts = [], []
+    for part in anchors.split(AT_ONCE):
+        lead, doubted = confusion(scored, part, fraction)
+        leads.append(lead.amax(dim=0))
+        doubts.append(doubted.any(dim=0))
+    return torch.stack(leads).amax(dim=0), torch.stack(doubts).any(dim=0)
+
+
 def choose(
     lead: Tensor,
-    doubted: Tensor,
+    held: Tensor,
     kinds: Sequence[Hashable],
     wanted: Counter[Hashable],
     excluded: Collection[int],
 ) -> tuple[list[int], int]:
-    """The rows of the pool that the anchors of a batch are confused with the most.
-
-    A row counts by its largest lead over an anchor, and is held back where one anchor's doubt is enough: in a batch
-    each is contrasted with all.
+    """The rows of the pool that a batch is confused with the most.
 
     Args:
-        lead, doubted: [A, P], as `confusion` gives them.
+        lead: [P], as `hardest` gives it; -inf is never chosen.
+        held: bool [P], what is held back.
         kinds: [P], of what kind each row is.
         wanted: how many rows of each kind.
         excluded: rows that cannot be chosen.
@@ -129,16 +141,15 @@ def choose(
     Returns:
         Their places in the pool, hardest first, fewer where there are no more; and how many were held back on the way.
     """
-    hardest = lead.amax(dim=0)
-    held = doubted.any(dim=0).tolist()
-    order = hardest.argsort(descending=True, stable=True)
+    order = lead.argsort(descending=True, stable=True)[: int((lead > -torch.inf).sum())]
+    doubts = held.tolist()
     left, chosen, held_back = Counter(wanted), list[int](), 0
-    for place in order[: int((hardest > -torch.inf).sum())].tolist():
+    for place in order.tolist():
         if not left.total():
             break
         if place in excluded or not left[kinds[place]]:
             continue
-        if held[place]:
+        if doubts[place]:
             held_back += 1
         else:
             chosen.append(place)
@@ -174,15 +185,15 @@ def exchange(
     for batch in batches:
         places = [place[row] for row in batch]
         anchors, last = places[:-leaving], places[-leaving:]
-        lead, doubted = confusion(scored, torch.tensor(anchors, device=scored.image.device), fraction)
+        lead, held = hardest(scored, torch.tensor(anchors, device=scored.image.device), fraction)
         wanted = Counter(kinds[row] for row in last)
-        chosen, held = choose(lead, doubted, kinds, wanted, used.union(anchors))
+        chosen, doubts = choose(lead, held, kinds, wanted, used.union(anchors))
         used.update(chosen)
         staying = set(last).difference(chosen)
         order = (*chosen, *(row for row in last if row in staying))
         coming = {kind: [row for row in order if kinds[row] == kind] for kind in wanted}
         after = [coming[kinds[row]].pop(0) for row in last]
         exchanged += len(set(after) - set(last))
-        held_back += held
+        held_back += doubts
         made.append([pool[row] for row in (*anchors, *after)])
     return Refreshed(made, exchanged, held_back)

@@ -19,7 +19,8 @@ KEPT = 2
 """How many of the last checkpoints stay."""
 LATEST = "latest"
 _STATE = re.compile(r"step-\d{8}")
-_BEST, _BATCHES = "best.safetensors", "batches.safetensors"
+_BEST = "best.safetensors"
+_BATCHES = "batches.safetensors"
 BEFORE = "before.json"
 """The figures of the start model."""
 

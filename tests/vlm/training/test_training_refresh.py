@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from negguide.vlm.data import refresh
 from negguide.vlm.data.dataset import read_training_set
 from negguide.vlm.data.loader import Batch
-from negguide.vlm.data.refresh import Scored, choose, confusion, exchange, pool_of
+from negguide.vlm.data.refresh import Scored, choose, confusion, exchange, hardest, pool_of
 from negguide.vlm.data.sampler import Curriculum, RandomSampler
 from negguide.vlm.losses import registry
 from negguide.vlm.losses.registry import loss_by_name
@@ -118,7 +119,7 @@ def test_the_hardest_rows_of_each_kind_are_chosen_and_doubtful_ones_held_back() 
     kinds = "aabaaba"
 
     def choice(wanted: dict[str, int], *excluded: int) -> tuple[list[int], int]:
-        return choose(lead, doubted, kinds, Counter(wanted), excluded)
+        return choose(lead.amax(dim=0), doubted.any(dim=0), kinds, Counter(wanted), excluded)
 
     assert choice({"a": 1}) == ([0], 0)  # by its lead over the second anchor
     assert choice({"a": 3}) == ([0, 3, 4], 1)  # row 1 comes second, and is held back
@@ -127,6 +128,19 @@ def test_the_hardest_rows_of_each_kind_are_chosen_and_doubtful_ones_held_back() 
     assert choice({"a": 2, "b": 1}) == ([0, 5, 3], 1)
     assert choice({"a": 2}, 0, 3) == ([4, 6], 1)
     assert choice({"a": 9}) == ([0, 3, 4, 6], 1)
+
+
+def test_a_row_counts_by_its_largest_lead_and_one_doubt_holds_it_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    anchors = torch.tensor([0, 1, 3])
+    expected = torch.tensor([0.1 - 0.6, 0.2 - 0.5, 0.4 - 0.5, 0.49 - 0.5, 0.6 - 0.5])
+    for at_once in (256, 2, 1):
+        monkeypatch.setattr(refresh, "AT_ONCE", at_once)
+        lead, held = hardest(scored(SCORES), anchors, 0.8)
+        # row 0 meets the image of row 3 or its text with 0.49 of 0.6; row 4 is doubted by rows 0 and 1
+        torch.testing.assert_close(lead, expected.index_fill(0, torch.tensor([0]), 0.49 - 0.6))
+        assert held.tolist() == [True, False, False, True, True]
 
 
 def test_a_batch_keeps_its_size_its_kinds_and_the_rows_that_stay() -> None:
