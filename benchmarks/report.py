@@ -64,6 +64,8 @@ def models(name: str = TOYWORLD) -> tuple[Any, Judge]:
     if fast_bfloat16():
         denoiser = getattr(plain, "unet", None) or plain.transformer
         denoiser.forward = torch.autocast("cpu", torch.bfloat16)(denoiser.forward)
+        # the scheduler of flow matching hands on what the denoiser gives, in its precision
+        denoiser.register_forward_hook(lambda _module, _inputs, output: (output[0].float(), *output[1:]))
     pipe = negguide.from_pipe(plain)
     pipe.set_progress_bar_config(disable=True)
     return pipe, toyworld.load_judge()

@@ -14,7 +14,6 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from overlap import BATCH
 from report import (
     arguments,
     call_of,
@@ -26,7 +25,7 @@ from report import (
     title_of,
     write_json,
 )
-from suites import SUITES, Case
+from suites import SUITES
 from torch import Generator
 from tqdm import tqdm
 
@@ -63,23 +62,18 @@ def measure(
     pipe: Any, judge: Judge, method: str, values: dict[str, Any], seeds: list[int]
 ) -> dict[str, Rate]:
     """What is kept and removed over all pairs, with every one of the seeds; "plain" is without a method."""
-    rows: list[tuple[Case, int]] = [(case, seed) for case in SUITES["first"].cases() for seed in seeds]
     kept, removed = [], []
-    for start in range(0, len(rows), BATCH):
-        part = rows[start : start + BATCH]
-        guidance = None
-        if method != "plain":
-            guidance = methods_in_words()[method].per_prompt(
-                *(list(case.negatives) for case, _ in part), **values
-            )
+    # one case a call: every image of a call attends to the negatives of all its prompts
+    for case in SUITES["first"].cases():
+        kind = methods_in_words().get(method)
         images = pipe(
-            [case.prompt for case, _ in part],
+            [case.prompt] * len(seeds),
             num_inference_steps=steps_of(embedded_of(pipe).name),
-            **call_of(pipe, prompts=len(part)),
-            generator=[Generator().manual_seed(seed) for _, seed in part],
-            negative_guidance=guidance,
+            **call_of(pipe, prompts=len(seeds)),
+            generator=[Generator().manual_seed(seed) for seed in seeds],
+            negative_guidance=None if kind is None else kind(*case.negatives, **values),
         ).images
-        for (case, _), seen in zip(part, judge.read(images), strict=True):
+        for seen in judge.read(images):
             kept.append(case.kept(seen))
             removed.append(case.removed(seen))
     return {"kept": share(kept), "removed": share(removed)}

@@ -73,6 +73,8 @@ class Embedded:
 TOYWORLD = "toyworld"
 """The name of the embedded model that is used unless another is named."""
 TOYWORLD_FLOW = "toyworld-flow"
+TOYWORLD_DISTILLED = "toyworld-flow-distilled"
+TOYWORLD_TURBO = "toyworld-flow-turbo"
 
 TOYWORLD_DEFAULTS = Defaults(
     guidance_scale=5.0,
@@ -133,6 +135,28 @@ EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
                 always_guided=True,
                 call=_FLOW_CALL,
                 defaults=Defaults(guidance_scale=4.0),
+            ),
+            Embedded(
+                name=TOYWORLD_DISTILLED,
+                about="distilled from it: guidance is an input, as of FLUX.1 [dev]",
+                folder="flow-distilled",
+                pipeline="FluxPipeline",
+                steps=20,
+                draft_steps=12,
+                call=_frozen(**_FLOW_CALL, guidance_scale=4.0),
+                defaults=Defaults(guidance_scale=4.0),
+                base=TOYWORLD_FLOW,
+            ),
+            Embedded(
+                name=TOYWORLD_TURBO,
+                about="distilled from that: four steps without guidance, as of FLUX.1 [schnell]",
+                folder="flow-turbo",
+                pipeline="FluxPipeline",
+                steps=4,
+                draft_steps=4,
+                call=_FLOW_CALL,
+                defaults=Defaults(guidance_scale=4.0),
+                base=TOYWORLD_FLOW,
             ),
         )
     }

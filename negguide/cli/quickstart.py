@@ -1,4 +1,4 @@
-"""`negguide quickstart`: the first pictures, on the embedded model."""
+"""`negguide quickstart`: the first pictures, on the embedded models."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ FUR_PROMPT, FUR_NEGATIVE = "a bear wearing a hat", "a brown bear wearing a hat"
 FUR_WEIGHT, FUR_WINDOW = 1.0, (0.0, 0.6)
 VIEW_PROMPT, VIEW_NEGATIVE = "a bear in back view", "front view"
 VIEW_WEIGHT, VIEW_WINDOW = 3.0, (0.0, 1.0)
+# NAG, without guidance: how is said by the defaults of the model.
+TURBO_PROMPT, TURBO_NEGATIVE = "a rabbit wearing glasses", "black glasses"
 # NegToMe: how is said by negguide.embedded.TOYWORLD_DEFAULTS.
 BATCH_PROMPT = "a bear"
 REFERENCE_PROMPT = "an explorer"
@@ -54,6 +56,10 @@ FUR_LOOK = (
 VIEW_LOOK = (
     "who turns round. In this world most bears face you, and captions that say “back view” are often wrong, as many "
     "captions are. Which column shows backs?"
+)
+TURBO_LOOK = (
+    "the glasses. This model is of another kind: a transformer distilled to four steps, without classifier-free "
+    "guidance, where a negative prompt does nothing. Which column takes the black away and leaves glasses?"
 )
 BATCH_LOOK = (
     "fur, clothes and places, which the prompt leaves open. Both rows have the same seeds; in the lower one each "
@@ -92,7 +98,7 @@ def quickstart(
         bool, typer.Option("--quick", help="Fewer images and steps: only to see that it runs.")
     ] = False,
 ) -> None:
-    """Draw the first pictures on the embedded model: Perp-Neg and NegToMe beside plain prompting, and a solid.
+    """Draw the first pictures on the embedded models: Perp-Neg, NegToMe and NAG beside plain prompting, and a solid.
 
     Writes labelled PNGs and a turntable, and says what to look at; some minutes on two CPU cores. Nothing is
     downloaded.
@@ -137,7 +143,11 @@ def quickstart(
         _batch(plain),
         _reference(plain),
     ]
-    pictures = iter([drawn.images for drawn in draw([job for sheet in sheets for job in sheet.jobs])])
+    turbo = _turbo(plain)
+    # one model at a time
+    drawn = draw([job for sheet in sheets for job in sheet.jobs]) + draw(turbo.jobs)
+    sheets.append(turbo)
+    pictures = iter([one.images for one in drawn])
     for sheet in sheets:
         _write(sheet, [next(pictures) for _ in sheet.jobs], out)
     lines = [(out / sheet.file, sheet.title, sheet.look) for sheet in sheets]
@@ -195,6 +205,29 @@ def _minus(plain: Job, file: str, prompt: str, negatives: Sequence[Negative], lo
     )
 
 
+def _turbo(plain: Job) -> Sheet:
+    from negguide.embedded import TOYWORLD_TURBO
+    from negguide.methods import NAG
+    from negguide.models import defaults, usual_steps
+
+    turbo = replace(
+        plain,
+        prompt=TURBO_PROMPT,
+        model=TOYWORLD_TURBO,
+        steps=usual_steps(TOYWORLD_TURBO),
+        # off
+        guidance_scale=1.0,
+    )
+    method = NAG(TURBO_NEGATIVE, **defaults(TOYWORLD_TURBO).arguments(NAG.key))
+    return Sheet(
+        file="nag-turbo.png",
+        title=f"“{TURBO_PROMPT}” minus “{TURBO_NEGATIVE}”, in four steps without guidance",
+        look=TURBO_LOOK,
+        labels=("plain", NAG.label),
+        jobs=(turbo, replace(turbo, methods=(method,))),
+    )
+
+
 def _batch(plain: Job) -> Sheet:
     from negguide.embedded import TOYWORLD_DEFAULTS
     from negguide.methods import NegToMe
@@ -234,7 +267,6 @@ def _reference(plain: Job) -> Sheet:
 
 def _write(sheet: Sheet, pictures: list[list[Image.Image]], out: Path) -> None:
     from negguide.cli.draw import describe
-    from negguide.embedded import TOYWORLD
     from negguide.models import revision
     from negguide.pictures import grid, save_png, versions
 
@@ -250,7 +282,7 @@ def _write(sheet: Sheet, pictures: list[list[Image.Image]], out: Path) -> None:
     settings = {
         "command": "quickstart",
         "jobs": [job.to_dict() for job in sheet.jobs],
-        "revision": revision(TOYWORLD),
+        "revision": revision(sheet.jobs[0].model),
         "versions": versions(),
     }
     save_png(picture, out / sheet.file, settings)

@@ -40,13 +40,23 @@ def code(
     ours += ["from negguide.models import load_pipeline"]
     third_party = ["import torch", *(line for line in imports if not _OURS.match(line))]
     ours += [line for line in imports if _OURS.match(line)]
-    loading = [repr(backend.model)]
-    loading += [f"device={backend.device!r}"] if backend.device != "cpu" else []
-    loading += [f"dtype={backend.pipe.dtype}"] if str(backend.pipe.dtype) != "torch.float32" else []
     blocks = ["\n".join(third_party), "\n".join(ours)]
     blocks += [reference] if reference else []
-    blocks += [f"pipe = load_pipeline({', '.join(loading)})", *(_call(backend, *run) for run in runs)]
+    loaded = None
+    for name, run in runs:
+        own = backend.of(run)
+        if own is not loaded:
+            blocks.append(_loading(own))
+            loaded = own
+        blocks.append(_call(own, name, run))
     return "\n\n".join(blocks) + "\n"
+
+
+def _loading(backend: Backend) -> str:
+    arguments = [repr(backend.model)]
+    arguments += [f"device={backend.device!r}"] if backend.device != "cpu" else []
+    arguments += [f"dtype={backend.pipe.dtype}"] if str(backend.pipe.dtype) != "torch.float32" else []
+    return f"pipe = load_pipeline({', '.join(arguments)})"
 
 
 def _call(backend: Backend, name: str, run: Run) -> str:

@@ -17,6 +17,7 @@ from negguide.embedded import EMBEDDED, TOYWORLD, Defaults
 from negguide.integration.diagnostics.trace import Trace
 from negguide.methods import (
     AUTO,
+    NAG,
     Method,
     Negative,
     NegToMe,
@@ -55,6 +56,7 @@ class Run:
         seeds: one per image; each image has a generator of its own.
         methods: negative guidance.
         size: pixels along an edge; None = the model's own.
+        model: an embedded one that draws it in place of the page's; None = the page's.
     """
 
     prompt: str
@@ -64,6 +66,7 @@ class Run:
     negative_prompt: str = ""
     methods: tuple[Method, ...] = ()
     size: int | None = None
+    model: str | None = None
 
     @property
     def evaluations(self) -> int:
@@ -79,6 +82,8 @@ class Run:
     def to_dict(self, save: Save | None = None) -> dict[str, Any]:
         """As JSON data; `save` stores the methods' images."""
         data = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.model is None:
+            del data["model"]
         return {**data, "seeds": list(self.seeds), "methods": [m.to_dict(save) for m in self.methods]}
 
 
@@ -127,6 +132,29 @@ class Backend:
         name = TOYWORLD if judge is None and self.toyworld else judge
         self.judge: PairJudge | None = None if name is None else load_judge(name, device)
         self.device_lock = threading.Lock()
+        self._beside: dict[str, Backend] = {}
+
+    def of(self, run: Run) -> Backend:
+        """What draws `run`: this one, or that of the embedded model which the run names, loaded once and beside it."""
+        if run.model in (None, self.model):
+            return self
+        assert run.model is not None
+        with self.device_lock:
+            if run.model not in self._beside:
+                other = Backend(run.model, device=self.device, dtype=self.pipe.dtype)
+                other.device_lock = self.device_lock
+                self._beside[run.model] = other
+        return self._beside[run.model]
+
+    @property
+    def guided(self) -> bool:
+        """Whether the page begins with classifier-free guidance: not on embedded models that were distilled."""
+        return not self.toyworld or EMBEDDED[self.model].always_guided
+
+    @property
+    def way(self) -> str:
+        """The key of the method with which the page begins."""
+        return PerpNeg.key if self.guided else NAG.key
 
     @property
     def toyworld(self) -> bool:
@@ -140,21 +168,30 @@ class Backend:
         method = self.pipe.family.with_defaults(NegToMe(**own.negtome))
         return replace(
             own,
-            guidance_scale=own.guidance_scale
-            if self.toyworld
-            else own_guidance_scale(self.pipe, guided=True),
+            guidance_scale=self._guidance_scale,
             negtome={"threshold": method.threshold, **own.negtome},
         )
 
-    def strength(self, way: str = PerpNeg.key, *, automatic: bool = False) -> tuple[float, float, float]:
+    @property
+    def _guidance_scale(self) -> float:
+        if not self.guided:
+            return 1.0
+        return (
+            defaults(self.model).guidance_scale
+            if self.toyworld
+            else own_guidance_scale(self.pipe, guided=True)
+        )
+
+    def strength(self, way: str | None = None, *, automatic: bool = False) -> tuple[float, float, float]:
         """Weight, start and stop of a negative to begin with, by the way in which it is left out.
 
         Args:
-            way: the key of a method; ways without a method are as Perp-Neg.
+            way: the key of a method, that with which the page begins unless given; ways without a method are as
+                Perp-Neg.
             automatic: whether the negative weighs itself; the weight is then the one to go on with by hand.
         """
         # each method has a constructor of its own
-        kind: Any = methods_in_words().get(way, PerpNeg)
+        kind: Any = methods_in_words().get(self.way if way is None else way, PerpNeg)
         usual = Negative("what to leave out")
         if kind is PerpNeg and self.toyworld:
             usual = replace(usual, **defaults(self.model).negative)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from negguide.methods import NAG, PerpNeg
+from negguide.methods.choices import methods_in_words
 
 
 @dataclass(frozen=True)
@@ -15,10 +16,9 @@ class LeaveOut:
     negatives: tuple[str, ...]
     method: str = PerpNeg.key
 
-    @property
-    def label(self) -> str:
-        """What its button says."""
-        way = f", by {NAG.label}" if self.method == NAG.key else ""
+    def label(self, usual: str) -> str:
+        """What its button says on a page that begins with the method of the key `usual`."""
+        way = "" if self.method == usual else f", by {methods_in_words()[self.method].label}"
         return " − ".join((self.prompt, *self.negatives)) + way
 
 
@@ -79,6 +79,7 @@ ANY_CAPTIONS = {
 TOYWORLD_COMPARE = (
     ("a bear wearing a hat", "a brown bear wearing a hat", "methods"),
     ("a bear wearing glasses", "black glasses", "weights"),
+    ("a cat wearing glasses", "black glasses", "models"),
 )
 ANY_COMPARE = (
     ("a boy wearing sunglasses", "sunglasses with a black frame", "methods"),

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from negguide import Negative
 from negguide.demo.backend import Run
-from negguide.embedded import TOYWORLD, Defaults
+from negguide.embedded import EMBEDDED, Defaults
 from negguide.methods import Method, negatives_of
 from negguide.methods.choices import methods_in_words, options_of
 from negguide.models import defaults
@@ -40,13 +40,13 @@ def scales(suited: Defaults) -> dict[str, float]:
 
 
 def with_method(
-    plain: Run, method: str, negatives: Sequence[Negative], scale: float | None, toy: bool
+    plain: Run, method: str, negatives: Sequence[Negative], scale: float | None, model: str
 ) -> Run:
     """The plain run with the negatives taken by `method`, a key of `method_labels`.
 
     Args:
         scale: strength, of the methods that have one; None = what suits the model.
-        toy: whether the embedded model reads the words.
+        model: which reads the words.
 
     Raises:
         ValueError: for an unknown method.
@@ -57,10 +57,11 @@ def with_method(
     if method == PLAIN or not negatives:
         return plain
     if method == CLASSIC:
-        # the embedded model's grammar has "and" between fragments
-        return replace(plain, negative_prompt=(" and " if toy else ", ").join(n.prompt for n in negatives))
+        # the toy world's grammar has "and" between fragments
+        between = " and " if model in EMBEDDED else ", "
+        return replace(plain, negative_prompt=between.join(n.prompt for n in negatives))
     kind = methods_in_words()[method]
-    options = dict(defaults(TOYWORLD).arguments(method)) if toy else {}
+    options = dict(defaults(model).arguments(method))
     if scale is not None and "scale" in options_of(kind):
         options["scale"] = scale
     return replace(plain, methods=(kind(*negatives, **options),))

@@ -170,7 +170,7 @@ class AppState:
             self._check_budget(runs)
 
             def draw(run: Run, title: str) -> Drawn:
-                return self.backend.draw(run, lambda: step(title), step(title, 0))
+                return self.backend.of(run).draw(run, lambda: step(title), step(title, 0))
 
             yield draw
 
@@ -222,17 +222,26 @@ class AppState:
         rows = [list(images) for _, _, images in columns]
         if not as_rows:
             rows, labels, seeds = [list(row) for row in zip(*rows, strict=True)], seeds, labels
-        run = columns[-1][1]
-        name = Path(self.backend.model).name if Path(self.backend.model).is_absolute() else self.backend.model
-        footer = (
-            f"{name} · {run.steps} steps · guidance scale {run.guidance_scale:g} · negguide {__version__}"
+        # of each model its last column
+        last = {self.backend.of(run).model: run for _, run, _ in columns}
+        footer = "; ".join(
+            f"{Path(model).name if Path(model).is_absolute() else model} · {run.steps} steps · guidance scale "
+            f"{run.guidance_scale:g}"
+            for model, run in last.items()
         )
-        picture = grid(rows, row_labels=labels, column_labels=seeds, title=title, footer=footer)
+        picture = grid(
+            rows,
+            row_labels=labels,
+            column_labels=seeds,
+            title=title,
+            footer=f"{footer} · negguide {__version__}",
+        )
         settings = {
             "command": "demo",
             "model": self.backend.model,
             "columns": [{"label": label, **run.to_dict()} for label, run, _ in columns],
             "revision": revision(self.backend.model),
+            **({} if len(last) == 1 else {"revisions": {model: revision(model) for model in last}}),
             "versions": versions(),
         }
         path = self.folder() / f"{file_name(title)}.png"

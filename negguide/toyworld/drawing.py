@@ -11,7 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from negguide.embedded import EMBEDDED, TOYWORLD, TOYWORLD_FLOW
+from negguide.embedded import EMBEDDED, TOYWORLD, TOYWORLD_DISTILLED, TOYWORLD_FLOW, TOYWORLD_TURBO
 from negguide.models import guidance_arguments
 from negguide.toyworld.bars import SEED, Bar, held_out_scenes
 from negguide.toyworld.judge import Judge, to_pixels
@@ -42,6 +42,9 @@ GOALS: Mapping[str, Goals] = MappingProxyType(
     {
         TOYWORLD: Goals(kind=0.95, fur=0.90, worn=0.85, both_kinds=0.80),
         TOYWORLD_FLOW: Goals(kind=0.99, fur=0.99, worn=0.98, both_kinds=0.97, sharpness=0.9),
+        # within two or three points of the base, five of two kinds in four steps
+        TOYWORLD_DISTILLED: Goals(kind=0.97, fur=0.97, worn=0.96, both_kinds=0.94, sharpness=0.9),
+        TOYWORLD_TURBO: Goals(kind=0.96, fur=0.96, worn=0.95, both_kinds=0.92, sharpness=0.85),
     }
 )
 STEPS = {TOYWORLD: 25}

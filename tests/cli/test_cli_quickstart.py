@@ -12,9 +12,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import negguide.toyworld.models as toyworld_models
-from negguide import NegToMe
+from negguide import NAG, NegToMe
 from negguide.cli import app, quickstart
 from negguide.embedded import TOYWORLD_DEFAULTS
+from negguide.models import defaults
 from negguide.pictures import read_settings
 from negguide.toyworld.language import parse
 
@@ -24,6 +25,7 @@ NAMES = [
     "perp-neg-view.png",
     "negtome.png",
     "negtome-reference.png",
+    "nag-turbo.png",
     "views.png",
     "bear.gif",
 ]
@@ -60,6 +62,15 @@ def test_perp_neg_stands_beside_plain_and_the_classic_negative_prompt(pictures: 
         assert " and ".join(n["prompt"] for n in method["negatives"]) == classic["negative_prompt"]
         assert plain["prompt"] == classic["prompt"] == perp_neg["prompt"]
         assert plain["seeds"] == classic["seeds"] == perp_neg["seeds"] == [0, 1]
+
+
+def test_nag_is_shown_without_guidance_in_four_steps(pictures: dict[str, Any]) -> None:
+    plain, nag = pictures["nag-turbo.png"]["jobs"]
+    assert not plain["methods"] and not plain["negative_prompt"]
+    assert plain["model"] == nag["model"] == "toyworld-flow-turbo"
+    assert plain["guidance_scale"] == nag["guidance_scale"] == 1.0 and plain["steps"] == nag["steps"] == 4
+    suited = defaults("toyworld-flow-turbo").arguments("nag")
+    assert nag["methods"] == [NAG("black glasses", **suited).to_dict()]
 
 
 def test_negtome_is_shown_on_a_batch_and_with_the_trademark_as_reference(pictures: dict[str, Any]) -> None:

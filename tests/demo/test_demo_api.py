@@ -143,6 +143,27 @@ def test_compare_gives_one_png_with_its_settings(client: Client) -> None:
     assert [column["label"] for column in read_settings(Path(sheet))["columns"]] == ["ONG", "VSF"]
 
 
+def test_compare_sets_models_side_by_side_each_as_suits_it(client: Client) -> None:
+    models = ["toyworld", "toyworld-flow-turbo"]
+    sheet, said, python = client.predict(
+        prompt="a cat wearing glasses",
+        negative="black glasses",
+        columns="models",
+        models=models,
+        images=1,
+        api_name="/compare",
+    )
+    settings = read_settings(Path(sheet))
+    labels = [column["label"] for column in settings["columns"]]
+    assert labels == [models[0], "Perp-Neg in 4 steps", models[1], "NAG in 4 steps"]
+    assert [column["guidance_scale"] for column in settings["columns"]] == [5.0, 5.0, 1.0, 1.0]
+    assert [column["model"] for column in settings["columns"]] == [name for name in models for _ in "ab"]
+    assert list(settings["revisions"]) == models
+    assert [line for line in python.splitlines() if "load_pipeline(" in line] == [
+        f"pipe = load_pipeline({name!r})" for name in models
+    ]
+
+
 BAD: list[tuple[str, dict[str, Any], str]] = [
     ("/leave_out", {"prompt": "a dragon wearing sunglasses"}, "does not know “dragon”, “sunglasses”"),
     ("/leave_out", {"prompt": " "}, "The prompt is empty"),
@@ -164,6 +185,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("/download_set", {"set_id": "../../etc", "keep": ["1"]}, "not there any more"),
     ("/compare", {"columns": "weights", "weights": "1, two"}, "with commas between"),
     ("/compare", {"methods": []}, "no method to compare"),
+    ("/compare", {"columns": "models", "models": []}, "models must be 1 to 3 different ones of toyworld,"),
     ("/compare", {"methods": ["plain"] * 9}, "can be a column once"),
 ]
 

@@ -38,6 +38,7 @@ from negguide.demo.outputs import Outputs
 from negguide.demo.stopping import StoppedError, Stops
 from negguide.demo.tabs.pairs import marked
 from negguide.integration.diagnostics.trace import Trace
+from negguide.models import defaults
 from negguide.mining.item import Edit
 
 
@@ -240,13 +241,24 @@ def test_the_page_opens_with_a_case_where_the_difference_is_plain() -> None:
     kept = {
         way: agree(
             backend.draw(
-                with_method(plain, way, negatives, None, True), lambda: None, threading.Event()
+                with_method(plain, way, negatives, None, backend.model), lambda: None, threading.Event()
             ).images,
             first.prompt,
         )
         for way in (CLASSIC, first.method)
     }
     assert kept == {CLASSIC: 1, first.method: 4}
+
+
+def test_an_embedded_model_without_guidance_begins_with_what_acts_without() -> None:
+    backend = Backend("toyworld-flow-turbo")
+    assert (backend.way, backend.suited.guidance_scale, backend.steps) == ("nag", 1.0, 4)
+    plain = Run("a bear", backend.steps, backend.suited.guidance_scale, (0,))
+    # its own values, which are not those of the model that is used unless another is named
+    run = with_method(plain, "nag", [Negative("brown fur")], None, backend.model)
+    assert run.methods == (NAG("brown fur", **defaults(backend.model).arguments("nag")),)
+    assert defaults(backend.model).arguments("nag") != defaults("toyworld").arguments("nag")
+    assert backend.draw(run, lambda: None, threading.Event()).images[0].size == (64, 64)
 
 
 def test_what_a_pipeline_cannot_take_is_said(backend: Backend) -> None:

@@ -40,7 +40,7 @@ def test_its_methods_draw_on_its_own_pipeline_and_say_what_happened(
     assert backend.suited.negtome == {"threshold": 0.65}
     plain = draw(backend, PLAIN)
     for method, said in (("minus", "Minus changed"), ("whole", "overlaps the prompt by")):
-        run = with_method(PLAIN, method, [Negative("black glasses", stop=1.0)], None, toy=True)
+        run = with_method(PLAIN, method, [Negative("black glasses", stop=1.0)], None, "toyworld")
         drawn = draw(backend, run)
         assert drawn.images[0].tobytes() != plain.images[0].tobytes()
         assert said in what_happened(run.methods[0], drawn.trace, ["black glasses"])
@@ -51,7 +51,7 @@ def test_its_methods_as_python_are_imported_from_where_they_are(
 ) -> None:
     backend = Backend(str(tiny_model))
     runs = [
-        (method, with_method(PLAIN, method, [Negative("black glasses", 2.0)], 0.5, toy=True))
+        (method, with_method(PLAIN, method, [Negative("black glasses", 2.0)], 0.5, "toyworld"))
         for method in ("minus", "whole")
     ]
     text = code(backend, runs)

@@ -81,11 +81,11 @@ def student(trained, tmp_path, monkeypatch):
         load_file(trained / "weights" / name / "transformer" / "diffusion_pytorch_model.safetensors")
         for name in ("flow-distilled", "flow")
     ]
-    deltas.save(tmp_path / "flow-distilled", *parts, rank=4)
+    deltas.save(tmp_path / "tiny-student", *parts, rank=4)
     flow = embedded.EMBEDDED["toyworld-flow"]
     rows = {
         BASE: replace(flow, name=BASE),
-        STUDENT: replace(flow, name=STUDENT, folder="flow-distilled", always_guided=False, base=BASE),
+        STUDENT: replace(flow, name=STUDENT, folder="tiny-student", always_guided=False, base=BASE),
     }
     registry = MappingProxyType({**embedded.EMBEDDED, **rows})
     for module in (models, toyworld_models):

@@ -13,7 +13,7 @@ from negguide.toyworld.drawing import Drawer
 from negguide.toyworld.measure import agreement, share
 from negguide.toyworld.models import folder_of
 
-FLOW = "toyworld-flow"
+FLOW, DISTILLED, TURBO = "toyworld-flow", "toyworld-flow-distilled", "toyworld-flow-turbo"
 PLAIN = """
 import sys
 from diffusers import FluxPipeline
@@ -53,11 +53,18 @@ def test_the_flow_model_is_a_plain_pipeline():
     assert done.returncode == 0, done.stderr
 
 
-def test_the_flow_model_draws_what_is_asked_for(flow, toyworld_judge):
+@pytest.fixture(scope="module")
+def turbo():
+    return models.load_pipeline(TURBO)
+
+
+@pytest.mark.parametrize(("name", "steps"), [(FLOW, 8), (DISTILLED, 8), (TURBO, 4)])
+def test_a_flow_model_draws_what_is_asked_for(name, steps, toyworld_judge):
     # far below what `negguide toyworld evaluate` measures, for twenty images say little; but far above chance
     said = [parse(f"a {fur} {kind} in the snow") for fur in FURS[:4] for kind in KINDS]
-    flow.set_progress_bar_config(disable=True)
-    seen = toyworld_judge.read(call(flow, [caption(scene) for scene in said]))
+    pipe = models.load_pipeline(name)
+    pipe.set_progress_bar_config(disable=True)
+    seen = toyworld_judge.read(call(pipe, [caption(scene) for scene in said], steps))
     facts = [agreement(*pair) for pair in zip(said, seen, strict=True)]
     for name, least in (("background", 0.9), ("kind0", 0.8), ("fur0", 0.8)):
         assert share([fact[name] for fact in facts]).value >= least, name
@@ -80,6 +87,29 @@ def test_perp_neg_takes_brown_fur_away_and_leaves_the_kind(flow, toyworld_judge)
     prompts = [f"a {kind}" for kind in KINDS] * 2
     plain = toyworld_judge.read(call(flow, prompts))
     seen = toyworld_judge.read(call(flow, prompts, negative_guidance=PerpNeg("brown fur")))
+    brown = [sum(c.fur == "brown" for scene in scenes for c in scene.characters) for scenes in (plain, seen)]
+    assert brown[0] >= 6 and brown[1] <= brown[0] - 4
+    kinds = [
+        scene.count == 1 and scene.characters[0].kind == kind
+        for scene, kind in zip(seen, KINDS * 2, strict=True)
+    ]
+    assert sum(kinds) >= 8
+
+
+def test_the_students_are_not_guided_and_the_distilled_one_is_told_its_scale():
+    distilled, turbo = models.load_pipeline(DISTILLED), models.load_pipeline(TURBO)
+    assert distilled.transformer.config.guidance_embeds and not turbo.transformer.config.guidance_embeds
+    for pipe in (distilled, turbo):
+        assert models.own_guidance_scale(pipe, guided=False) == 1.0
+    assert models.call_arguments(distilled)["guidance_scale"] == 4.0
+    assert "guidance_scale" not in models.call_arguments(turbo)
+
+
+def test_nag_takes_brown_fur_away_in_four_steps_without_guidance_and_leaves_the_kind(turbo, toyworld_judge):
+    prompts = [f"a {kind}" for kind in KINDS] * 2
+    nag = NAG("brown fur", **models.defaults(TURBO).arguments("nag"))
+    plain = toyworld_judge.read(call(turbo, prompts, 4))
+    seen = toyworld_judge.read(call(turbo, prompts, 4, negative_guidance=nag))
     brown = [sum(c.fur == "brown" for scene in scenes for c in scene.characters) for scenes in (plain, seen)]
     assert brown[0] >= 6 and brown[1] <= brown[0] - 4
     kinds = [

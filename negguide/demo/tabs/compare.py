@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
 
-from negguide import Negative, PerpNeg
+from negguide import Negative
+from negguide._utils.text import listed
 from negguide.demo import components
 from negguide.demo.as_python import code
 from negguide.demo.backend import Run
@@ -18,14 +19,25 @@ from negguide.demo.measures import agree
 from negguide.demo.messages import JUDGE, as_markdown, validation_messages
 from negguide.demo.methods import CLASSIC, PLAIN, method_labels, with_method
 from negguide.demo.state import AppState
+from negguide.embedded import EMBEDDED, TOYWORLD, TOYWORLD_TURBO
 
 MAX_COLUMNS = 6
 WEIGHTS = "1, 2, 3"
 
 IMAGES = 3
 """Rows unless another number is chosen."""
-METHODS = (PLAIN, CLASSIC, PerpNeg.key)
-"""Columns to begin with."""
+MODELS = (TOYWORLD, TOYWORLD_TURBO)
+"""Embedded models to begin with, where these are compared."""
+
+
+def usual_methods(state: AppState) -> list[str]:
+    """Columns to begin with: a classic negative prompt where something is guided."""
+    return [PLAIN, *([CLASSIC] if state.backend.guided else []), state.backend.way]
+
+
+def usual_columns(state: AppState) -> list[str]:
+    """What the columns may be: embedded models on a page of one of them."""
+    return ["methods", "weights", *(["models"] if state.backend.toyworld else [])]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,25 +61,28 @@ class Compare:
         steps: int,
         guidance_scale: float,
         size: int,
+        models: list[str],
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio's way to ask for it)
     ) -> Iterator[tuple[Any, ...]]:
-        """Draw the same seeds with several methods, or with Perp-Neg at several weights, as one labelled PNG.
+        """Draw the same seeds with several methods, one method at several weights, or several models, as one PNG.
 
         Args:
             prompt: what to draw.
             negative: what to leave out.
-            columns: methods or weights, what the columns are.
+            columns: methods, weights or models, what the columns are.
             methods: the columns, of plain, negative-prompt, and methods such as perp-neg.
             weights: the columns, numbers with commas between, such as "0.5, 1, 2".
-            weight: the negative's strength, where the columns are methods.
+            weight: the negative's strength, where the columns are methods; models have their own, as their own window,
+                steps and guidance scale.
             start: when it begins to act, as a fraction of the steps.
             stop: when it ends.
             images: how many rows, one seed each.
             seed: of the first row.
             steps: denoising steps.
             guidance_scale: strength of the prompt.
-            size: pixels along an edge; the embedded model has one size.
+            size: pixels along an edge; the embedded models have one size.
+            models: where the columns are models, which embedded ones; each plain, and with what suits it.
 
         Returns:
             The grid as a PNG with its settings inside, what the judge sees in it, and the settings as Python code.
@@ -75,9 +90,12 @@ class Compare:
         with validation_messages():
             plain = self.state.plain(prompt, images, seed, steps, guidance_scale, size)
             left_out = self.state.negative(negative, weight, start, stop)
-            runs = self._columns(plain, left_out, columns, methods, weights)
+            if columns == "models":
+                runs = self._models(plain, left_out.prompt, models)
+            else:
+                runs = self._columns(plain, left_out, columns, methods, weights)
             for _, run in runs:
-                self.state.backend.arguments(run)
+                self.state.backend.of(run).arguments(run)
         title = f"“{plain.prompt}” minus “{left_out.prompt}”"
         with self.state.drawing(request, progress, [run for _, run in runs]) as draw:
             drawn = []
@@ -94,24 +112,54 @@ class Compare:
     def _columns(
         self, plain: Run, negative: Negative, columns: str, methods: list[str], weights: str
     ) -> list[tuple[str, Run]]:
-        toy = self.state.backend.toyworld
+        model = self.state.backend.model
         if columns == "weights":
             found = [("Plain", plain)]
             for number in _weights(weights):
                 heavier = Negative(negative.prompt, number, negative.start, negative.stop)
-                found.append((f"weight {number:g}", with_method(plain, PerpNeg.key, [heavier], None, toy)))
+                found.append(
+                    (f"weight {number:g}", with_method(plain, self.state.backend.way, [heavier], None, model))
+                )
             return found
         if columns != "methods":
-            raise ValueError(f"columns must be methods or weights, got {columns!r}")
+            right = listed(usual_columns(self.state), "or")
+            raise ValueError(f"columns must be {right}, got {columns!r}")
         if not methods:
             raise ValueError("There is no method to compare; choose at least one.")
         if len(set(methods)) < len(methods):
             raise ValueError("Each method can be a column once.")
         labels = method_labels()
         return [
-            (labels.get(method, method), with_method(plain, method, [negative], None, toy))
+            (labels.get(method, method), with_method(plain, method, [negative], None, model))
             for method in methods
         ]
+
+    def _models(self, plain: Run, negative: str, models: list[str]) -> list[tuple[str, Run]]:
+        """Two columns a model, without and with the negative, drawn as suits the model."""
+        if not self.state.backend.toyworld:
+            raise ValueError("columns must be methods or weights; only embedded models are compared")
+        unknown = [name for name in models if name not in EMBEDDED]
+        if unknown or not 0 < len(set(models)) == len(models) <= MAX_COLUMNS // 2:
+            raise ValueError(
+                f"models must be 1 to {MAX_COLUMNS // 2} different ones of {', '.join(EMBEDDED)}, got "
+                f"{', '.join(models) or 'none'}"
+            )
+        labels = method_labels()
+        found: list[tuple[str, Run]] = []
+        for name in models:
+            backend = self.state.backend.of(replace(plain, model=name))
+            weight, start, stop = backend.strength()
+            steps = min(backend.steps, self.state.limits.max_steps)
+            run = replace(plain, model=name, steps=steps, guidance_scale=backend.suited.guidance_scale)
+            left_out = Negative(negative, weight, start, stop)
+            found.append((name, run))
+            found.append(
+                (
+                    f"{labels[backend.way]} in {run.steps} steps",
+                    with_method(run, backend.way, [left_out], None, name),
+                )
+            )
+        return found
 
     def _counted(self, prompt: str, negative: str, drawn: list[tuple[str, Run, Any]]) -> str:
         """A table of what the judge sees, for the embedded model."""
@@ -136,7 +184,8 @@ def warm_up(state: AppState) -> list[Any]:
             prompt=prompt,
             negative=negative,
             columns=columns,
-            methods=list(METHODS),
+            methods=usual_methods(state),
+            models=list(MODELS),
             weights=WEIGHTS,
             weight=weight,
             start=start,
@@ -177,7 +226,7 @@ def build(state: AppState) -> components.Tab:
             prompt = gr.Textbox(first[0], label="Draw", elem_id="compare-prompt", max_lines=3)
             negative = gr.Textbox(first[1], label="Leave out", max_lines=2)
             columns = gr.Radio(
-                ["methods", "weights"], value="methods", label="Columns", elem_id="compare-columns"
+                usual_columns(state), value="methods", label="Columns", elem_id="compare-columns"
             )
             button = components.buttons("Compare", "compare")
         with results:
@@ -196,11 +245,20 @@ def build(state: AppState) -> components.Tab:
         with more:
             methods = gr.CheckboxGroup(
                 [(label, key) for key, label in method_labels().items()],
-                value=list(METHODS),
+                value=usual_methods(state),
                 label="Methods",
                 info="what each does, and where it was published, stands on the first tab",
             )
-            weights = gr.Textbox(WEIGHTS, label="Weights of Perp-Neg", visible=False)
+            weights = gr.Textbox(
+                WEIGHTS, label=f"Weights of {method_labels()[state.backend.way]}", visible=False
+            )
+            models = gr.CheckboxGroup(
+                list(EMBEDDED),
+                value=list(MODELS),
+                label="Models",
+                info="each with its own steps, guidance and method; two columns a model",
+                visible=False,
+            )
             with gr.Accordion("Weight and window", open=False), gr.Row():
                 weight = gr.Slider(0, 5, usual[0], step=0.1, label="Weight", min_width=130, buttons=[])
                 start = gr.Slider(0, 1, usual[1], step=0.05, label="Acts from", min_width=130, buttons=[])
@@ -208,9 +266,9 @@ def build(state: AppState) -> components.Tab:
             settings = components.settings(state, images=IMAGES)
             components.vocabulary(state)
     columns.change(
-        lambda chosen: (gr.update(visible=chosen == "methods"), gr.update(visible=chosen == "weights")),
+        lambda chosen: [gr.update(visible=chosen == what) for what in ("methods", "weights", "models")],
         columns,
-        [methods, weights],
+        [methods, weights, models],
         api_visibility="private",
         queue=False,
         show_progress="hidden",
@@ -219,7 +277,7 @@ def build(state: AppState) -> components.Tab:
     events, begun = components.wire(
         state,
         actions.compare,
-        [prompt, negative, columns, methods, weights, weight, start, stop, *settings],
+        [prompt, negative, columns, methods, weights, weight, start, stop, *settings, models],
         outputs,
         triggers=[button.draw.click, prompt.submit, negative.submit],
         api_name="compare",

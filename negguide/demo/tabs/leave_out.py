@@ -150,11 +150,11 @@ class Negatives:
         self, plain: Run, method: str, negatives: list[Negative], scale: float | None, beside: bool
     ) -> dict[str, Run]:
         """What is drawn, from left to right; plain is the first and the asked-for method the last."""
-        toy = self.state.backend.toyworld
+        model = self.state.backend.model
         columns = {PLAIN: plain}
         if beside and negatives and plain.guidance_scale > 1 and method not in (PLAIN, CLASSIC):
-            columns[CLASSIC] = with_method(plain, CLASSIC, negatives, None, toy)
-        columns[method] = with_method(plain, method, negatives, scale, toy)
+            columns[CLASSIC] = with_method(plain, CLASSIC, negatives, None, model)
+        columns[method] = with_method(plain, method, negatives, scale, model)
         for run in columns.values():
             self.state.backend.arguments(run)
         return columns

@@ -198,7 +198,7 @@ class Mining:
         """The run that paints the edited caption, what was edited away kept out of it."""
         negatives = [Negative(edit.avoid, weight, stop=STOP)] if edit.avoid and weight else []
         painted = replace(original, prompt=edit.prompt)
-        return with_method(painted, method, negatives, None, self.state.backend.toyworld)
+        return with_method(painted, method, negatives, None, self.state.backend.model)
 
     def _code(self, planned: Plan, original: Original) -> str:
         runs = [("original", planned.run)] if original.painted else []
@@ -316,7 +316,7 @@ def build(state: AppState) -> components.Tab:
             with gr.Accordion("How they are painted", open=False):
                 method = gr.Radio(
                     [(method_labels()[key], key) for key in METHODS],
-                    value=PerpNeg.key,
+                    value=_usual_method(state),
                     label="What was edited out is kept out by",
                 )
                 weight = gr.Slider(0, 10, WEIGHT, step=0.1, label="Weight", buttons=[])
@@ -345,6 +345,12 @@ def build(state: AppState) -> components.Tab:
     )
 
 
+def _usual_method(state: AppState) -> str:
+    """How what was edited out is kept out, unless told: without guidance not at all."""
+    way = state.backend.way
+    return way if way in METHODS else PLAIN
+
+
 def warm_up(state: AppState) -> list[Any]:
     """The results of the first example."""
     usual = components.usual(state, images=1)
@@ -353,7 +359,7 @@ def warm_up(state: AppState) -> list[Any]:
             caption=next(iter(TOYWORLD_CAPTIONS.values())),
             categories=list(CATEGORIES),
             edits=min(EDITS, state.limits.max_images),
-            method=PerpNeg.key,
+            method=_usual_method(state),
             weight=WEIGHT,
             **{name: value for name, value in usual.items() if name not in ("images", "size")},
         )

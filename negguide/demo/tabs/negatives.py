@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -47,7 +48,9 @@ def warm_up(state: AppState) -> list[Any]:
 
 
 def _examples(backend: Backend) -> tuple[LeaveOut, ...]:
-    return TOYWORLD_LEAVE_OUT if backend.toyworld else ANY_LEAVE_OUT
+    examples = TOYWORLD_LEAVE_OUT if backend.toyworld else ANY_LEAVE_OUT
+    # without guidance, by what acts without
+    return tuple(one if backend.guided else replace(one, method=backend.way) for one in examples)
 
 
 def _strength(backend: Backend, way: str, automatic: bool) -> tuple[float, float, float]:
@@ -80,7 +83,7 @@ def build(state: AppState) -> components.Tab:
         "takes away only what the prompt did not ask for.",
         elem_classes="intro",
     )
-    tries = components.examples([one.label for one in chosen], "negatives")
+    tries = components.examples([one.label(first.method) for one in chosen], "negatives")
     with components.work() as (asked, results, more):
         with asked:
             prompt = gr.Textbox(first.prompt, label="Draw", elem_id="negatives-prompt", max_lines=3)
