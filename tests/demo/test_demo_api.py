@@ -158,7 +158,7 @@ def test_compare_sets_models_side_by_side_each_as_suits_it(client: Client) -> No
     assert labels == [models[0], "Perp-Neg in 4 steps", models[1], "NAG in 4 steps"]
     assert [column["guidance_scale"] for column in settings["columns"]] == [5.0, 5.0, 1.0, 1.0]
     assert [column["model"] for column in settings["columns"]] == [name for name in models for _ in "ab"]
-    assert list(settings["revisions"]) == models
+    assert list(settings["revisions"]) == models and said.count(" of 1") == 8
     assert [line for line in python.splitlines() if "load_pipeline(" in line] == [
         f"pipe = load_pipeline({name!r})" for name in models
     ]

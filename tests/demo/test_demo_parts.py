@@ -38,8 +38,8 @@ from negguide.demo.outputs import Outputs
 from negguide.demo.stopping import StoppedError, Stops
 from negguide.demo.tabs.pairs import marked
 from negguide.integration.diagnostics.trace import Trace
-from negguide.models import defaults
 from negguide.mining.item import Edit
+from negguide.models import defaults
 
 
 def test_a_limit_that_is_no_whole_number_or_too_small_is_refused() -> None:
