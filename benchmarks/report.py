@@ -22,6 +22,7 @@ import negguide
 from negguide import PerpNeg, toyworld
 from negguide.embedded import EMBEDDED, TOYWORLD
 from negguide.models import call_arguments, guidance_arguments, own_guidance_scale, revision
+from negguide.storage import write_whole
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.measure import Rate
 
@@ -109,11 +110,8 @@ def write_json(
     path: Path, settings: Mapping[str, object], rows: Sequence[Mapping[str, object]], model: str = TOYWORLD
 ) -> None:
     """The same result for programs, with what it was made by."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {"settings": dict(settings), "made_by": _made_by(model), "rows": [dict(row) for row in rows]}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def rows_so_far(path: Path, settings: Mapping[str, object], model: str = TOYWORLD) -> list[dict[str, Any]]:

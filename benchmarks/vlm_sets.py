@@ -20,8 +20,10 @@ from report import STEPS, models
 from tqdm import tqdm
 
 import negguide
+from negguide._utils.files import whole_file
 from negguide.embedded import TOYWORLD, TOYWORLD_DEFAULTS
 from negguide.models import revision
+from negguide.storage import write_whole
 from negguide.toyworld.measure import draw
 from negguide.vlm.data.readers import read_triplets
 from negguide.vlm.data.rows import ImageSource
@@ -158,9 +160,8 @@ def plain_set(folder: Path, mined: Path, batch_size: int = 50) -> Path:
             guidance_scale=TOYWORLD_DEFAULTS.guidance_scale,
         )
         for (_, file), image in zip(chosen, images, strict=True):
-            partial = folder / f".{file}"
-            image.save(partial, format="PNG")
-            partial.replace(folder / file)
+            with whole_file(folder / file) as partial:
+                image.save(partial, format="PNG")
     rows = [
         {
             "id": item.id,
@@ -245,6 +246,4 @@ def _file(name: str) -> str:
 
 
 def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    partial.replace(path)
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows).encode())

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from negguide.cli.output import check_file, check_folder, console, show
 from negguide.embedded import EMBEDDED, TOYWORLD
+from negguide.storage import write_whole
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -127,8 +128,7 @@ def evaluate(
     bars += drawing_bars(_pipeline(weights, model), model, judge, count)
     if out is not None:
         rows = [{"model": b.model, "name": b.name, **b.goal, **b.rate.to_dict()} for b in bars]
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(rows, indent=1) + "\n")
+        write_whole(out, (json.dumps(rows, indent=1) + "\n").encode())
     _print(bars)
 
 

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from negguide._utils.files import abandoned
 from negguide.mining.claims import Claims
 from negguide.mining.funnel import Funnel
 from negguide.mining.item import Item
@@ -36,7 +37,6 @@ from negguide.mining.settings import Settings
 from negguide.mining.shard_files import METADATA, encode, item_in, read_shard
 from negguide.storage import (
     Place,
-    abandoned,
     location,
     names_in,
     on_this_machine,

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from negguide._utils.files import whole_file
+
 SAVE_EVERY_SECONDS = 120.0
 
 Batch = dict[str, Tensor]
@@ -105,10 +107,8 @@ class Checkpoint:
             tensors |= {f"average.{name}.{k}": v.contiguous() for k, v in averages.items()}
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v).contiguous() for k, v in state.items()}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / "checkpoint.partial"
-        save_file(tensors, partial, metadata={"step": str(self.step), "seconds": str(self.seconds)})
-        partial.replace(self.folder / "checkpoint.safetensors")
+        with whole_file(self.folder / "checkpoint.safetensors") as partial:
+            save_file(tensors, partial, metadata={"step": str(self.step), "seconds": str(self.seconds)})
 
     def restore(self, optimizer: torch.optim.Optimizer) -> bool:
         """Load what an earlier run left behind; False when there is nothing."""
