@@ -34,6 +34,7 @@ import torch
 from report import arguments, plt, print_table, rows_so_far, write_json
 from vlm_sets import keeping_set, mined_set, parts, plain_set, recipe, rendered_set, set_folder
 
+from negguide._utils.stats import wilson
 from negguide.embedded import TOYWORLD
 from negguide.models import revision
 from negguide.toyworld.measure import Rate
@@ -41,7 +42,6 @@ from negguide.toyworld.models import CLIP
 from negguide.vlm.data.readers import read_triplets
 from negguide.vlm.data.validate import as_pairs, validate, with_one_source_per_image
 from negguide.vlm.evaluation.evaluate import evaluate, make_suite
-from negguide.vlm.evaluation.metrics import Z95
 from negguide.vlm.evaluation.results import Results
 from negguide.vlm.evaluation.suites.base import Suite
 from negguide.vlm.losses import loss_by_name
@@ -174,9 +174,8 @@ def pooled(rows: Sequence[Mapping[str, Any]], suite: str, metric: str, category:
     found = [Results.from_dict(row["results"]).row(suite, metric, category) for row in rows]
     values = [row.value for row in found]
     p, n = sum(values) / len(values), found[0].n
-    centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-    half = Z95 / (1 + Z95**2 / n) * (p * (1 - p) / n + Z95**2 / (4 * n * n)) ** 0.5
-    return Rate(p, min(max(0.0, centre - half), *values), max(min(1.0, centre + half), *values), n)
+    low, high = wilson(p, n)
+    return Rate(p, min(low, *values), max(high, *values), n)
 
 
 def verdicts(rates: Mapping[str, Mapping[str, Rate]]) -> list[tuple[str, str, str]]:
