@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from negguide._utils.text import WORD
 from negguide.mining import edits as package
 from negguide.mining.audit.pairs import Pair
 from negguide.mining.audit.probes import accuracy, judge
-from negguide.mining.audit.text import WORD, text_probes
+from negguide.mining.audit.text import text_probes
 from negguide.mining.categories import TEXT_CATEGORIES
 from negguide.mining.edits import make_planner, plan
 from negguide.mining.edits.english import EnglishRules

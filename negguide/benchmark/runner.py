@@ -106,7 +106,7 @@ class Run:
     columns: tuple[Column, ...]
     out: Path
     seeds: int
-    seed: int = 0
+    seed: int
 
     def __post_init__(self) -> None:
         most = SEEDS_OF_AN_ITEM - 1

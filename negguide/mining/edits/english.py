@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import random
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+from negguide._utils.text import WORD
 from negguide.mining.edits.caption import Candidate, Caption
 from negguide.mining.edits.checks import english_objection
 from negguide.mining.edits.lexicon import lexicon
@@ -25,8 +25,6 @@ ENGLISH_MODEL = "en_core_web_sm"
 LEXICON = "lexicon"
 UNBALANCED = ("add", "remove", "negation")
 """Categories that only put words in, or leave words out."""
-WORD = re.compile(r"\w+(?:['’]\w+)*")
-"""As the bag of words of the audit has it."""
 
 
 def make_tagger(english_model: str | None = None) -> Tagger:

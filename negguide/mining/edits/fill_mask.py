@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from negguide._utils.text import normalised
 from negguide.mining.edits.checks import english_objection
 from negguide.mining.edits.english import make_tagger
 from negguide.mining.edits.lexicon import article, lexicon, parts_of_speech, singular
 from negguide.mining.edits.phrases import affirmed, phrases
-from negguide.mining.edits.planner import check_categories, naming, normalised
+from negguide.mining.edits.planner import check_categories, naming
 from negguide.mining.edits.reading import Span, read
 from negguide.mining.edits.tagging import Tagger
 from negguide.mining.edits.toyworld import world_naming, world_objection

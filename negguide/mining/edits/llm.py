@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from negguide._utils.text import normalised
 from negguide.mining.categories import ALL
 from negguide.mining.edits.answers import REQUIRED, parse_answer, schema, without_thoughts
 from negguide.mining.edits.chat import Chat, LocalChat, NoAnswer, RememberedChat
 from negguide.mining.edits.checks import english_objection
 from negguide.mining.edits.endpoint import EndpointChat
 from negguide.mining.edits.english import make_tagger
-from negguide.mining.edits.planner import check_categories, naming, normalised, smallest
+from negguide.mining.edits.planner import check_categories, naming, smallest
 from negguide.mining.edits.tagging import Tagger
 from negguide.mining.edits.toyworld import world_objection
 from negguide.mining.item import Edit, Meaning

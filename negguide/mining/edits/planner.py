@@ -12,6 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from negguide._utils.text import COMPOUND, normalised
 from negguide.mining.item import CATEGORIES, Edit, Meaning
 
 
@@ -199,14 +200,9 @@ def plan_positives(
     return fine[:count], rejected
 
 
-def normalised(text: str) -> str:
-    """``text`` in lower case, with its words alone: two captions that differ in nothing else are one."""
-    return " ".join(re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower()))
-
-
 def words(text: str) -> list[re.Match[str]]:
     """The words of ``text`` with their places; an apostrophe or a hyphen inside a word belongs to it."""
-    return list(re.finditer(r"[^\W_]+(?:['’-][^\W_]+)*", text))
+    return list(COMPOUND.finditer(text))
 
 
 def naming(edit: Edit, phrase: str) -> Edit:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from negguide._utils.text import COMPOUND
 from negguide.mining.edits.lexicon import Lexicon, Noun, lemma_of, lexicon, parts_of_speech
 
 DETERMINERS = frozenset(
@@ -37,7 +38,6 @@ OTHERS = frozenset(
     ("that", "which", "who", "not", "there", "next", "front", "top", "it", "he", "she", "they")
 )
 FUNCTION = DETERMINERS | PREPOSITIONS | CONJUNCTIONS | FINITE | OTHERS
-WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 
 @dataclass
@@ -287,7 +287,7 @@ def _mark_names(tokens: list[Token], text: str) -> None:
 def split(text: str) -> list[Token]:
     """The words of ``text``; phrases of the lexicon are one token, and what is fixed is never edited."""
     units = lexicon().units
-    found = [match.span() for match in WORD.finditer(text)]
+    found = [match.span() for match in COMPOUND.finditer(text)]
     tokens: list[Token] = []
     at = 0
     while at < len(found):

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from negguide.vlm.data.rows import UnreadableRowImageError, normalised, numbered, open_image
+from negguide._utils.text import normalised
+from negguide.vlm.data.rows import UnreadableRowImageError, numbered, open_image
 from negguide.vlm.data.sampler import Sampler
 from negguide.vlm.data.validate import Validated
 from negguide.vlm.models import VisionLanguageModel

@@ -7,7 +7,8 @@ from typing import overload
 
 from PIL import Image
 
-from negguide.vlm.data.rows import ImageSource, Triplet, normalised, open_image
+from negguide._utils.text import normalised
+from negguide.vlm.data.rows import ImageSource, Triplet, open_image
 from negguide.vlm.evaluation.results import Results
 from negguide.vlm.evaluation.suites.base import Choice, Choices, Pair, Pairs, Part, Retrieval, Suite
 

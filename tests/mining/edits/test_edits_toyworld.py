@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import pytest
 
+from negguide._utils.text import normalised
 from negguide.mining.edits import make_planner, plan, plan_positives
-from negguide.mining.edits.planner import normalised
 from negguide.mining.edits.toyworld import meaning
 from negguide.mining.item import CATEGORIES, Edit
 from negguide.toyworld.language import caption, parse
