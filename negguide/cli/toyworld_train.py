@@ -136,15 +136,12 @@ def _reading_bars(folder: Path, judge: Judge) -> list[Bar]:
     """The judge, the CLIP, and the autoencoder of the UNet's pipeline in a folder."""
     import torch
     from diffusers import AutoencoderTiny
-    from transformers import CLIPModel, CLIPProcessor
 
     from negguide.toyworld import evaluate as measured
+    from negguide.toyworld.models import load_clip
 
     with _loading(folder, "clip") as path:
-        clip = CLIPModel.from_pretrained(
-            path, dtype=torch.float32, local_files_only=True, use_safetensors=True
-        ).eval()
-        processor = CLIPProcessor.from_pretrained(path, local_files_only=True)
+        clip, processor = load_clip(folder=path)
     with _loading(folder, EMBEDDED[TOYWORLD].folder) as path:
         vae = AutoencoderTiny.from_pretrained(path / "vae", dtype=torch.float32, local_files_only=True)
     bars = measured.judge_bars(judge)

@@ -1,4 +1,4 @@
-"""A default of the command line stands once: where a dataclass or `negguide.cli.options` has it, it is taken from there."""
+"""A default of the command line stands once: what a dataclass or `negguide.cli.options` has is taken from there."""
 
 import ast
 import importlib
@@ -23,8 +23,8 @@ MADE_OF = {
 """The dataclasses that a command hands its options to."""
 
 
-def written(command: str) -> dict[str, tuple[object, str]]:
-    """The options of a command whose default is written where the command is: the value, and the annotation."""
+def written(command: str) -> dict[str, object]:
+    """The options of a command whose default is written where the command is; nothing (None, "") is none."""
     (function,) = (
         node
         for node in ast.parse((FOLDER / f"{command}.py").read_text()).body
@@ -32,11 +32,11 @@ def written(command: str) -> dict[str, tuple[object, str]]:
     )
     arguments = function.args.args
     return {
-        argument.arg: (default.value, ast.unparse(argument.annotation))
+        argument.arg: default.value
         for argument, default in zip(
             arguments[len(arguments) - len(function.args.defaults) :], function.args.defaults, strict=True
         )
-        if isinstance(default, ast.Constant) and default.value is not None
+        if isinstance(default, ast.Constant) and default.value not in (None, "")
     }
 
 
@@ -50,9 +50,7 @@ def defaults(place: str) -> dict[str, object]:
 def test_what_a_dataclass_says_is_not_said_again(command: str) -> None:
     of_dataclasses = [(name, value) for place in MADE_OF[command] for name, value in defaults(place).items()]
     assert of_dataclasses
-    twice = [
-        (name, value) for name, (value, _) in written(command).items() if (name, value) in of_dataclasses
-    ]
+    twice = [(name, value) for name, value in written(command).items() if (name, value) in of_dataclasses]
     assert twice == []
 
 

@@ -26,7 +26,6 @@ def always(text: str = "", **changes: Any) -> Negative:
 TWO = (always("black glasses"), always("a red robot wearing a hat", weight=0.5))
 NAG_TWO = NAG(*TWO, scale=5.0)
 PERP_NEG = PerpNeg(always("black glasses", weight=1.5))
-SEVERAL = "num_images_per_prompt"
 
 
 def assert_same(one: torch.Tensor, other: torch.Tensor) -> None:

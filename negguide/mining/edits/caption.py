@@ -89,10 +89,6 @@ class Caption:
         """The noun phrase that begins at a place."""
         return next((phrase for phrase in self.phrases if phrase.first == first), None)
 
-    def phrase_at(self, at: int) -> Phrase | None:
-        """The noun phrase whose noun stands at a place."""
-        return next((phrase for phrase in self.phrases if phrase.at == at), None)
-
     def in_list(self, phrase: Phrase) -> bool:
         """Whether it is one of several that are named together."""
         before, after = self.before(phrase.first), self.after(phrase.at)

@@ -42,7 +42,6 @@ class Lexicon:
         self.numbers: list[str] = data["numbers"]["words"]
         self.places: list[list[str]] = [list(row["words"]) for row in data["places"]]
         self.fixed: list[str] = data["fixed"]["phrases"]
-        self.gendered: frozenset[str] = frozenset(data["gender"]["words"])
         self.same: list[list[str]] = data["same"]["phrases"]
         self._nouns: dict[str, Noun] = {}
         self._units: dict[str, str] = {}
@@ -90,11 +89,6 @@ class Lexicon:
     def adjective(self, word: str) -> str | None:
         """The class of an adjective: "color", "material", "pattern" or "opposite"."""
         return self._adjectives.get(word)
-
-    def nouns_instead(self, noun: Noun) -> list[str]:
-        """Words (in the singular) that can stand in the place of ``noun`` and exclude it."""
-        words = self.classes[noun.kind]["words"]
-        return [word for word in words if self.related_nouns(noun.word, word) is None]
 
     def adjectives_instead(self, word: str) -> list[str]:
         """Adjectives that exclude ``word``."""
