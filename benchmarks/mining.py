@@ -156,7 +156,7 @@ def first_try(pipe: Any, judge: Judge, method: str, pairs: Sequence[Pair], batch
     return share(accepted), share(outcomes)
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """What stops a run in the middle."""
 
 
@@ -172,7 +172,7 @@ class Stops:
         images = self.painter(jobs)
         self.images += len(images)
         if self.after and self.images >= self.after:
-            raise Stopped
+            raise StoppedError
         return images
 
     def batches(self, jobs: Sequence[Job]) -> list[list[int]]:
@@ -207,7 +207,7 @@ def mine(
     miner = Miner(settings, planner, stops, WorldJudge())
     start, computed = time.perf_counter(), time.process_time()
     outcome = None
-    with suppress(Stopped):
+    with suppress(StoppedError):
         outcome = run(folder, settings, source, miner, made_by={})
     return outcome, stops.images, time.perf_counter() - start, time.process_time() - computed
 

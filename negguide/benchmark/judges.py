@@ -97,9 +97,10 @@ class PhraseJudge:
 
     def verdicts(self, images: Sequence[Image.Image], checks: Sequence[Check]) -> list[Verdict]:
         pixels = self.model.encode_images(images)
-        scores = []
-        for phrases in ([check.present for check in checks], [self._absent(check) for check in checks]):
-            scores.append((pixels * self.model.encode_texts(phrases)).sum(dim=-1).tolist())
+        scores = [
+            (pixels * self.model.encode_texts(phrases)).sum(dim=-1).tolist()
+            for phrases in ([check.present for check in checks], [self._absent(check) for check in checks])
+        ]
         return [
             Verdict((present > absent) == check.shown, f"{present:.3f} against {absent:.3f}")
             for check, present, absent in zip(checks, *scores, strict=True)

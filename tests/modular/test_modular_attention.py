@@ -44,7 +44,7 @@ def processors(both: Any) -> list[Any]:
 
 def unguided(both: Any) -> dict[str, Any]:
     """The arguments with which the classic pipeline runs without guidance."""
-    return {name: 0.0 if both.family.name == "z-image" else 1.0 for name in both.family.classic}
+    return dict.fromkeys(both.family.classic, 0.0 if both.family.name == "z-image" else 1.0)
 
 
 # ---- As in the classic pipelines ------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ MAX_TOKENS = 4096
 """Of one answer; models that think before they answer need thousands."""
 
 
-class NoAnswer(Exception):
+class NoAnswerError(Exception):
     """A model has answered, and with nothing; ``reason`` is short and stable ("empty answer")."""
 
     def __init__(self, reason: str) -> None:
@@ -39,7 +39,7 @@ class Chat(Protocol):
             schema: JSON schema that the answer should follow; models are held to it where that is possible.
 
         Raises:
-            NoAnswer: the model has answered with nothing.
+            NoAnswerError: the model has answered with nothing.
         """
         ...
 
@@ -138,11 +138,11 @@ class RememberedChat:
         if known is None:
             try:
                 known = {"answer": self._chat.answer(messages, seed, schema)}
-            except NoAnswer as error:
+            except NoAnswerError as error:
                 known = {"none": error.reason}
             self._write(key, known)
         if "none" in known:
-            raise NoAnswer(known["none"])
+            raise NoAnswerError(known["none"])
         return known["answer"]
 
     def _write(self, key: str, said: dict[str, str]) -> None:

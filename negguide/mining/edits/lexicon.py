@@ -57,7 +57,7 @@ class Lexicon:
         }
         self._adjectives = {word: "opposite" for sides in self.opposites for side in sides for word in side}
         for kind, group in reversed(self.adjectives.items()):
-            self._adjectives |= {word: kind for word in group["words"]}
+            self._adjectives |= dict.fromkeys(group["words"], kind)
         ambiguous = set(data["ambiguous"]["words"])
         for kind, group in self.classes.items():
             for base, related in group["words"].items():

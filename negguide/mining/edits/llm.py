@@ -15,7 +15,7 @@ from typing import Any
 from negguide._utils.text import normalised
 from negguide.mining.categories import ALL
 from negguide.mining.edits.answers import REQUIRED, parse_answer, schema, without_thoughts
-from negguide.mining.edits.chat import Chat, LocalChat, NoAnswer, RememberedChat
+from negguide.mining.edits.chat import Chat, LocalChat, NoAnswerError, RememberedChat
 from negguide.mining.edits.checks import english_objection
 from negguide.mining.edits.endpoint import EndpointChat
 from negguide.mining.edits.english import make_tagger
@@ -166,7 +166,7 @@ class LanguageModel:
         for _ in range(self.attempts):
             try:
                 answer = self._chat.answer(asked, rng.getrandbits(31), schema(categories))
-            except NoAnswer as error:
+            except NoAnswerError as error:
                 self.failures[error.reason] += 1
                 asked = messages
                 continue

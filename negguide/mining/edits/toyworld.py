@@ -293,10 +293,12 @@ def _swaps(reading: Reading) -> Iterator[Edit]:
             )
         one_at, two_at = (group.clothes or (group.head, group.head) for group in (one, two))
         candidates.append(_exchange(reading, one_at, two_at))
-        for mine in one.worn:
-            for other in two.worn:
-                if mine.name == other.name and mine.color and other.color:
-                    candidates.append(_exchange(reading, mine.color, other.color))
+        candidates += [
+            _exchange(reading, mine.color, other.color)
+            for mine in one.worn
+            for other in two.worn
+            if mine.name == other.name and mine.color and other.color
+        ]
     for changes in candidates:
         start, end = changes[0][0][0], changes[-1][0][1]
         text, at = "", start

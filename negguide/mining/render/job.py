@@ -53,7 +53,7 @@ class Painter(Protocol):
         ...
 
 
-class NoRegion(ValueError):
+class NoRegionError(ValueError):
     """There is no region for this edit; the message is one short stable phrase."""
 
 
@@ -61,7 +61,7 @@ class Region(Protocol):
     """Says where an image may change for an edit: a mask (L, white where it may) of the image's size.
 
     Raises:
-        NoRegion: when there is none.
+        NoRegionError: when there is none.
     """
 
     def __call__(self, source: Source, edit: Edit, image: Image.Image) -> Image.Image: ...

@@ -151,8 +151,10 @@ class PipelinePainter:
         found = []
         for (length, _), units in alike.items():
             at_once = max(1, self.batch_size // length)
-            for start in range(0, len(units), at_once):
-                found.append([place for unit in units[start : start + at_once] for place in unit])
+            found += [
+                [place for unit in units[start : start + at_once] for place in unit]
+                for start in range(0, len(units), at_once)
+            ]
         return found
 
     def _units(self, jobs: Sequence[Job]) -> list[list[int]]:

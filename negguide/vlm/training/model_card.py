@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from collections.abc import Sequence
@@ -71,7 +70,7 @@ def write_result(
     model_card(vlm, settings, outcome, revision, data, made_by).save(partial / "README.md")
     files = sorted(partial.iterdir(), key=lambda path: path.name == "config.json")
     for file in files:
-        os.replace(file, folder / file.name)
+        file.replace(folder / file.name)
     partial.rmdir()
 
 
