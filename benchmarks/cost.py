@@ -65,8 +65,10 @@ STEPS = 20
 
 @dataclass(frozen=True)
 class Case:
-    """A row: the method for a list of negatives, how many it is run with (0: it takes none in words), and whether the
-    judge looks at its images too."""
+    """A row: the method for a list of negatives, with how many it is run, and whether its images are judged.
+
+    With 0 negatives it takes none in words.
+    """
 
     name: str
     method: Callable[[tuple[str, ...]], Any]
@@ -222,8 +224,10 @@ def peak_bytes(pipe: Any, guidance: Any) -> int:
 
 
 def judged(pipe: Any, judge: Judge, case: Case, per_cell: int) -> tuple[Rate, Rate]:
-    """(kept, removed): ``per_cell`` images for each pair of overlap.py, or four times that for each kind with four
-    negatives."""
+    """(kept, removed): ``per_cell`` images for each pair of overlap.py.
+
+    Of each kind with four negatives there are four times as many.
+    """
     kept: list[bool] = []
     removed: list[bool] = []
     if case.negatives == 1:

@@ -43,8 +43,7 @@ class Part:
 
 
 def parts(order_pairs: int, detail_pairs: int, presence_pairs: int) -> dict[str, Part]:
-    """What the set is made of: edits that keep the words of a caption, or nearly; that exchange one; that make it
-    longer or shorter.
+    """What the set is made of: edits that keep a caption's words, that exchange one, and that change its length.
 
     Who stands where, and who has what, is what the start model fails at (relation, swap), and only a quarter of the
     world's scenes has two characters who could be taken for each other: a set with the world's own shares would hold

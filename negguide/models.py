@@ -35,8 +35,10 @@ def usual_steps(model: str, *, draft: bool = False) -> int:
 
 
 def call_arguments(pipeline: Any) -> dict[str, Any]:
-    """What a diffusers pipeline is to be called with unless the user says otherwise: of an embedded model the size and
-    the length of texts that it has learned, of any other nothing."""
+    """What a diffusers pipeline is to be called with unless the user says otherwise.
+
+    Of an embedded model the size and the length of texts that it has learned, of any other nothing.
+    """
     found = embedded_of(pipeline)
     accepted = inspect.signature(pipeline.__call__).parameters
     call = {} if found is None else found.call

@@ -18,11 +18,22 @@ class ImageFile(Protocol):
     """The file of an image, wherever it lies; a `pathlib.Path` is one."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Without folders."""
+        ...
+
     @property
-    def suffix(self) -> str: ...
-    def read_bytes(self) -> bytes: ...
-    def is_file(self) -> bool: ...
+    def suffix(self) -> str:
+        """With its dot."""
+        ...
+
+    def read_bytes(self) -> bytes:
+        """Its content."""
+        ...
+
+    def is_file(self) -> bool:
+        """Whether it is there."""
+        ...
 
 
 class Place(Protocol):

@@ -65,10 +65,12 @@ class Task:
 
     @property
     def record(self) -> str:
+        """Path of its record below the folder."""
         return f"calls/{self.folder}/{self.item.id}-{self.seeds[0]}.json"
 
     @property
     def folder(self) -> str:
+        """The column's name as that of a folder."""
         return self.column.name.replace(":", "-")
 
 

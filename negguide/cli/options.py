@@ -322,6 +322,7 @@ class NegToMeCommand(TyperCommand):
     """A command whose `--negtome` may stand alone: a word after it is its value only if it is one of its values."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give a `--negtome` that stands alone an empty value."""
         alone = [
             arg == "--negtome" and args[i + 1 : i + 2] not in (["others"], ["first"])
             for i, arg in enumerate(args)

@@ -183,6 +183,7 @@ class Watch:
         clients.watch()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, unless its address waits for too much already."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -76,6 +76,7 @@ class Claims:
         return last
 
     def any_held(self) -> bool:
+        """Whether a living process is at work on some shard."""
         return any(self.held(name) is not None for name in names_in(self.folder))
 
 

@@ -110,6 +110,7 @@ class SetFolder:
         return [Path(name).stem for name in names_in(self.folder / MARKERS) if name.endswith(".json")]
 
     def complete(self, name: str) -> bool:
+        """Whether a shard is there, with all that belongs to it."""
         return name in self._records or refreshed(self._marker(name)).exists()
 
     def record(self, name: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class Rate:
         return f"{100 * self.value:.1f}% [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
     def to_dict(self) -> dict[str, float | int]:
+        """As JSON."""
         return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
 
 

@@ -45,6 +45,7 @@ class Accuracy:
         return f"{100 * self.value:.1f}% [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
     def to_dict(self) -> dict[str, float | int]:
+        """As JSON."""
         return asdict(self)
 
     @property
@@ -88,6 +89,7 @@ class Verdict:
     margins: Mapping[str, np.ndarray]
 
     def to_dict(self) -> dict[str, Any]:
+        """As JSON: an accuracy a category."""
         return {name: accuracy.to_dict() for name, accuracy in self.accuracies.items()}
 
 

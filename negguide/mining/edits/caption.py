@@ -63,10 +63,12 @@ class Caption:
 
     @cached_property
     def affirmed(self) -> list[Phrase]:
+        """The noun phrases that are not denied."""
         return [phrase for phrase in self.phrases if not phrase.negated]
 
     @cached_property
     def denied_from(self) -> int:
+        """The place from which on nothing is sure to be in the picture; past the end where all is."""
         return denied_from(self.tokens)
 
     @cached_property

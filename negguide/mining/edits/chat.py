@@ -79,6 +79,7 @@ class LocalChat:
 
     @property
     def description(self) -> dict[str, Any]:
+        """The model and what it is told, as JSON: it decides the answers."""
         config = self._model.config
         return {
             "model": config.name_or_path or type(self._model).__name__,
@@ -88,6 +89,7 @@ class LocalChat:
         }
 
     def answer(self, messages: Messages, seed: int, schema: Mapping[str, Any]) -> str:
+        """What the model writes; see `Chat.answer`."""
         import torch
 
         inputs = self._tokenizer.apply_chat_template(
@@ -129,9 +131,11 @@ class RememberedChat:
 
     @property
     def description(self) -> dict[str, Any]:
+        """That of the model."""
         return self._chat.description
 
     def answer(self, messages: Messages, seed: int, schema: Mapping[str, Any]) -> str:
+        """What was answered before, else what the model answers now; see `Chat.answer`."""
         key = hashlib.sha256(json.dumps([messages, seed]).encode()).hexdigest()[:32]
         with self._lock:
             known = self._answers.get(key)

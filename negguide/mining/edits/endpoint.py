@@ -100,10 +100,12 @@ class EndpointChat:
 
     @property
     def description(self) -> dict[str, Any]:
+        """The model and what it is told, as JSON: it decides the answers."""
         # the same model may move to another address
         return {"model": self.model, "max_tokens": self.max_tokens, "temperature": self.temperature}
 
     def answer(self, messages: Messages, seed: int, schema: Mapping[str, Any]) -> str:
+        """What the server answers; asked again where that may help. See `Chat.answer`."""
         failures = 0
         refusal: str | None = None
         while True:

@@ -93,6 +93,7 @@ class EnglishRules:
 
     @property
     def description(self) -> dict[str, Any]:
+        """As JSON; see `Planner.description`."""
         return {"backend": self.name, "world": False, "tagger": self.tagger.name}
 
     @property
@@ -152,4 +153,5 @@ class EnglishRules:
         return edits
 
     def objection(self, caption: str, edit: Edit) -> str | None:
+        """Why an edit is not what it says it is, by the lexicon; None = it is."""
         return english_objection(caption, edit, self.tagger, single=edit.backend == self.name)

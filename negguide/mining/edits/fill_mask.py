@@ -84,6 +84,7 @@ class FillMask:
 
     @property
     def description(self) -> dict[str, Any]:
+        """As JSON; see `Planner.description`."""
         config = self._model.config
         return {
             "backend": self.name,
@@ -119,6 +120,7 @@ class FillMask:
         return []
 
     def objection(self, caption: str, edit: Edit) -> str | None:
+        """Why an edit is not what it says it is, by the world or the lexicon; None = it is."""
         if self._tagger is None:
             return world_objection(caption, edit)
         return english_objection(caption, edit, self._tagger)

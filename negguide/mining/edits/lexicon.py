@@ -84,6 +84,7 @@ class Lexicon:
         return self._units
 
     def noun(self, word: str) -> Noun | None:
+        """The entry of a noun, in the singular or the plural; None = not known."""
         return self._nouns.get(word)
 
     def adjective(self, word: str) -> str | None:
@@ -141,6 +142,7 @@ class Lexicon:
         return {word, noun.base} if noun else {word}
 
     def related_adjectives(self, one: str, two: str) -> str | None:
+        """How two adjectives may both be true of one thing; None = they exclude each other, or are not known."""
         if one == two:
             return "synonym"
         for group in self.adjectives.values():

@@ -113,6 +113,7 @@ class LanguageModel:
 
     @property
     def description(self) -> dict[str, Any]:
+        """As JSON; see `Planner.description`."""
         return {
             "backend": self.name,
             "world": self.world,
@@ -148,6 +149,7 @@ class LanguageModel:
         return self._ask(caption, POSITIVE_SYSTEM, task, ("paraphrase",), "positive", rng)
 
     def objection(self, caption: str, edit: Edit) -> str | None:
+        """Why an edit is not what it says it is, by the world or the lexicon; None = it is."""
         if self._tagger is None:
             return world_objection(caption, edit)
         return english_objection(caption, edit, self._tagger)

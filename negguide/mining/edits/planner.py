@@ -28,7 +28,9 @@ class Planner(Protocol):
     name: str
 
     @property
-    def description(self) -> dict[str, Any]: ...
+    def description(self) -> dict[str, Any]:
+        """The planner and its options as JSON: they decide the edits."""
+        ...
 
     def propose(self, caption: str, categories: Sequence[str], rng: random.Random) -> list[Edit]:
         """All sensible negatives of ``caption``, in an order that depends on ``rng`` alone."""
@@ -55,7 +57,9 @@ class Asking(Planner, Protocol):
     concurrency: int
 
     @property
-    def failures(self) -> Counter[str]: ...
+    def failures(self) -> Counter[str]:
+        """How often the model got what wrong, as far as this thread has asked."""
+        ...
 
     def remembering(self, file: Path) -> Asking:
         """The same planner, which asks nothing that is answered in ``file``, and writes there what it is told."""
@@ -66,10 +70,14 @@ class Weighed(Protocol):
     """An edit, and how often it is made beside others of its category, in (0, 1]."""
 
     @property
-    def edit(self) -> Edit: ...
+    def edit(self) -> Edit:
+        """What is proposed."""
+        ...
 
     @property
-    def weight(self) -> float: ...
+    def weight(self) -> float:
+        """How often it is made beside others of its category, in (0, 1]."""
+        ...
 
 
 @runtime_checkable
@@ -81,7 +89,9 @@ class Weighing(Planner, Protocol):
     """
 
     @property
-    def shares(self) -> Mapping[str, float]: ...
+    def shares(self) -> Mapping[str, float]:
+        """How strongly each category is preferred where a caption has it."""
+        ...
 
     def weighed(self, caption: str, categories: Sequence[str]) -> Sequence[Weighed]:
         """What ``propose`` proposes, in a fixed order, with weights."""

@@ -60,6 +60,7 @@ class Reading:
     relation: Span | None = None
 
     def words(self, span: Span) -> str:
+        """The words of a span."""
         return self.text[span[0] : span[1]]
 
 

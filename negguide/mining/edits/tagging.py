@@ -82,7 +82,9 @@ class Tagger(Protocol):
     name: str
     parses: bool
 
-    def tag(self, text: str) -> list[Token]: ...
+    def tag(self, text: str) -> list[Token]:
+        """The words of a text in their order."""
+        ...
 
     def __hash__(self) -> int: ...
 
@@ -102,9 +104,10 @@ class LexiconTagger:
     parses = False
 
     def read_ahead(self, texts: Iterable[str]) -> None:
-        pass
+        """Nothing: each text is quick by itself."""
 
     def tag(self, text: str) -> list[Token]:
+        """The words of a text, as far as the lexicon is sure of them."""
         words = lexicon()
         tokens = split(text)
         _mark_names(tokens, text)
@@ -169,6 +172,7 @@ class SpacyTagger:
         self._kept: dict[str, list[Token]] = {}
 
     def read_ahead(self, texts: Iterable[str]) -> None:
+        """Parse what is not kept yet, as one batch."""
         new = [text for text in dict.fromkeys(texts) if text not in self._kept]
         if len(self._kept) + len(new) > KEPT:
             self._kept.clear()
@@ -178,6 +182,7 @@ class SpacyTagger:
             self._kept[text] = self._tokens(text, parsed)
 
     def tag(self, text: str) -> list[Token]:
+        """The words of a text with their parse."""
         if text not in self._kept:
             self.read_ahead([text])
         return self._kept[text]

@@ -82,6 +82,7 @@ class ToyworldRules:
 
     @property
     def description(self) -> dict[str, Any]:
+        """As JSON; see `Planner.description`."""
         return {"backend": self.name, "world": True, "views": self.views}
 
     def propose(self, caption: str, categories: Sequence[str], rng: random.Random) -> list[Edit]:
@@ -135,6 +136,7 @@ class ToyworldRules:
         return edits
 
     def objection(self, caption: str, edit: Edit) -> str | None:
+        """Why an edit is not what it says it is, by the scenes of both captions; None = it is."""
         return world_objection(caption, edit)
 
 

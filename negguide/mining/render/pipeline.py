@@ -121,6 +121,7 @@ class PipelinePainter:
         return from_pipe(kind(**parts))
 
     def refusal(self, job: Job) -> str | None:
+        """That a text is too long for the model; None = it can be painted."""
         for text, reason in (
             (job.prompt, "the prompt is too long for the model"),
             (job.avoid, "avoid is too long"),
@@ -136,6 +137,7 @@ class PipelinePainter:
         return None
 
     def __call__(self, jobs: Sequence[Job]) -> list[Image.Image]:
+        """One image for each job, in their order."""
         images: list[Image.Image | None] = [None] * len(jobs)
         for places in self.batches(jobs):
             self._paint(jobs, places, images)

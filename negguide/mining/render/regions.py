@@ -25,6 +25,7 @@ class ColumnRegion:
     """The mask that the input has for the pair."""
 
     def __call__(self, source: Source, edit: Edit, image: Image.Image) -> Image.Image:
+        """The input's own mask."""
         if source.mask is None:
             raise NoRegionError("the input has no mask for this pair")
         try:
@@ -68,6 +69,7 @@ class AttentionRegion:
 
     @torch.no_grad()
     def __call__(self, source: Source, edit: Edit, image: Image.Image) -> Image.Image:
+        """Where the model looks when it reads the words that are replaced."""
         tokens = self._tokens(source.caption, edit)
         side = self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
         pixels = image_tensor(fitted(image, (side, side)))[None] * 2 - 1
@@ -177,6 +179,7 @@ class DetectorRegion:
 
     @torch.no_grad()
     def __call__(self, source: Source, edit: Edit, image: Image.Image) -> Image.Image:
+        """The boxes in which the detector sees what is replaced."""
         phrase = edit.avoid or edit.before.strip()
         if not phrase:
             raise NoRegionError("no words are replaced, so there is nothing to look for in the image")

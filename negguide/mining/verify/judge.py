@@ -39,6 +39,7 @@ class ClipJudge:
 
     @torch.no_grad()
     def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> Tensor:
+        """How well each image and its caption fit, [N] in [0, 1] on the CPU."""
         scores = torch.full((len(images),), float("nan"))
         places = self._readable(captions)
         pixels = self.towers.encode_images([images[place] for place in places], self.batch_size)
@@ -90,6 +91,7 @@ class ItmJudge:
 
     @torch.no_grad()
     def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> Tensor:
+        """The probability that each image and its caption match, [N] on the CPU."""
         parts = []
         for start in range(0, len(images), self.batch_size):
             chosen = slice(start, start + self.batch_size)

@@ -112,8 +112,10 @@ class Collate:
         ]
 
     def __call__(self, request: tuple[int, list[int]]) -> Batch | UnreadableRowImageError:
-        """The rows at the places of `request`, in its epoch; what is wrong with an image is returned, not raised,
-        so that it arrives from a worker as it is."""
+        """The rows at the places of `request`, in its epoch.
+
+        What is wrong with an image is returned, not raised, so that it arrives from a worker as it is.
+        """
         epoch, places = request
         rows = [self.rows[place] for place in places]
         negative = [i for i, place in enumerate(places) if self.valid[place]]

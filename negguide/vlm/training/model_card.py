@@ -37,8 +37,9 @@ def write_result(
     data: str,
     log: Log,
 ) -> None:
-    """Write the model and all about it into the run's folder; `config.json` comes last, so that a folder that has
-    one is complete.
+    """Write the model and all about it into the run's folder.
+
+    `config.json` comes last, so that a folder that has one is complete.
 
     Args:
         vlm: the result.

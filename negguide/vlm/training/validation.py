@@ -36,8 +36,7 @@ class RowImages(Sequence[Image.Image]):
 
 
 def held_out_suite(triplets: Sequence[Triplet], valid: Sequence[bool], version: str) -> Suite:
-    """Retrieval among the images that have a caption of their own, and for rows with a negative what tells it from the
-    caption.
+    """Retrieval among the images that have a caption of their own, and how negatives are told from captions.
 
     Rows with a negative image are measured by text, image and group; sets with negative captions alone as a choice.
     """

@@ -1,5 +1,4 @@
-"""What a set says of where it was made (nothing), how it stores originals, and that it can be read where nothing can be
-written."""
+"""What a set says of where it was made (nothing), how it stores originals, and that reading it writes nothing."""
 
 import errno
 import io
