@@ -44,8 +44,9 @@ from negguide.embedded import TOYWORLD, TOYWORLD_DEFAULTS
 from negguide.image_files import read_image
 from negguide.mining import audit as auditing
 from negguide.mining.block import Miner
+from negguide.mining.categories import CATEGORIES
 from negguide.mining.edits import make_planner, plan
-from negguide.mining.item import CATEGORIES, Edit, Source
+from negguide.mining.item import Edit, Source
 from negguide.mining.render.job import Job
 from negguide.mining.render.pipeline import PipelinePainter
 from negguide.mining.run import run

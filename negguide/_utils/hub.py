@@ -12,7 +12,7 @@ def is_hub_id(name: str, *, owner: bool = True) -> bool:
     """
     # here, for it takes a while and few runs need it
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(name)

@@ -289,7 +289,7 @@ def mine(
     if not finished:
         # what is finished can be looked at again on a disk that takes no files
         check_folder(out)
-    from negguide.mining.item import CATEGORIES
+    from negguide.mining.categories import CATEGORIES
     from negguide.mining.run import place_among_processes, run
 
     rank, world, local = place_among_processes()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from negguide.mining.item import CATEGORIES
+from negguide.mining.categories import CATEGORIES
 
 STAGES = ("planned", "rendered", "retried", "verified", "deduplicated", "balanced", "written")
 """In this order; "rendered" edits have at least one image, "retried" ones more than one, and all others are what is

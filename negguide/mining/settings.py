@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
-from negguide.mining.item import CATEGORIES
+from negguide.mining.categories import CATEGORIES
 from negguide.mining.render.job import Mode, RenderMethod
 from negguide.mining.verify.margins import Margins
 

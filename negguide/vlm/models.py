@@ -73,7 +73,8 @@ class VisionLanguageModel:
     def max_tokens(self) -> int:
         """The longest text in tokens, start and end included."""
         positions: int = self.model.config.text_config.max_position_embeddings
-        return min(positions, self.processor.tokenizer.model_max_length)
+        longest: int = self.processor.tokenizer.model_max_length
+        return min(positions, longest)
 
     def image_inputs(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """What the image tower takes, float32, on the CPU (``pixel_values`` [N, 3, H, W], and more for NaFlex)."""

@@ -129,7 +129,8 @@ def held_out_margins(differences: Matrix, rule: str, sources: np.ndarray) -> np.
 
 
 def _by_sign(differences: Matrix) -> np.ndarray:
-    return np.sign(np.sign(differences).sum(axis=0))
+    signs: np.ndarray = np.sign(np.sign(differences).sum(axis=0))
+    return signs
 
 
 def _linear(differences: Matrix) -> np.ndarray:

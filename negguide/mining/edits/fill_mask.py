@@ -239,7 +239,7 @@ def _most_tokens(model: Any, tokenizer: Any) -> float:
     # RoBERTa and its like count positions from the one after the padding's
     table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)
-    return min(float(tokenizer.model_max_length), positions - (0 if padding is None else padding + 1))
+    return min(float(tokenizer.model_max_length), float(positions - (0 if padding is None else padding + 1)))
 
 
 def _agrees(caption: str, target: Target, guess: str) -> bool:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from negguide._utils.text import COMPOUND, normalised
-from negguide.mining.item import CATEGORIES, Edit, Meaning
+from negguide.mining.categories import CATEGORIES
+from negguide.mining.item import Edit, Meaning
 
 
 class Planner(Protocol):

@@ -26,7 +26,7 @@ def gather(tensor: Tensor) -> Tensor:
     if processes == 1:
         return tensor
     if tensor.requires_grad:
-        gathered: Tensor = _Gather.apply(tensor)
+        gathered: Tensor = _Gather.apply(tensor)  # type: ignore[no-untyped-call]
         return gathered
     return _all_gather(tensor)
 

@@ -12,7 +12,7 @@ import accelerate
 import torch
 import transformers
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, get_token
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 import negguide
 from negguide.vlm.evaluation.results import ALL, Results, save_json, summary

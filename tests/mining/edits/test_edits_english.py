@@ -6,11 +6,12 @@ from itertools import pairwise
 import pytest
 
 from negguide._utils.text import normalised
+from negguide.mining.categories import CATEGORIES
 from negguide.mining.edits import make_planner, plan, plan_positives
 from negguide.mining.edits.checks import english_objection
 from negguide.mining.edits.lexicon import lexicon
 from negguide.mining.edits.tagging import LexiconTagger
-from negguide.mining.item import CATEGORIES, Edit
+from negguide.mining.item import Edit
 
 CAPTIONS = (
     "A dog on a red sofa next to two cats.",
