@@ -77,8 +77,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 # What knows no pipeline and draws nothing; for the inner loop.
-FAST := tests/guidance tests/test_methods.py tests/test_text_files.py tests/test_image_files.py tests/mining/edits \
-        tests/toyworld/test_scene_and_language.py tests/toyworld/test_render.py tests/vlm/losses/test_losses_formulas.py
+FAST := tests/guidance tests/test_methods.py tests/test_text_files.py tests/test_image_files.py tests/test_shared_pieces.py \
+        tests/mining/edits tests/cli/test_cli_syntax.py tests/cli/test_cli_defaults.py \
+        tests/toyworld/test_scene_and_language.py tests/toyworld/test_render.py tests/vlm/losses/test_losses_formulas.py \
+        tests/vlm/evaluation/test_evaluation_metrics.py
 
 test-fast: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(FAST)

@@ -250,7 +250,8 @@ def _probabilities(
     of_row = np.zeros(row.max() + 1)
     first = np.unique(group, return_index=True)[1]
     np.add.at(of_row, row[first], score[first])
-    return within * score / of_row[row]
+    likely: np.ndarray = within * score / of_row[row]
+    return likely
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from PIL import Image
 from report import STEPS, arguments, models, print_table, rows_so_far, write_json
 from torch import Tensor
 
+from negguide.embedded import TOYWORLD_DEFAULTS
 from negguide.mining.block import Miner
 from negguide.mining.edits import make_planner
 from negguide.mining.render.job import Job
@@ -30,7 +31,6 @@ from negguide.mining.run import run
 from negguide.mining.settings import Settings
 from negguide.mining.sources import open_source
 from negguide.mining.verify.world import WorldJudge
-from negguide.models import TOYWORLD_DEFAULTS
 
 GOAL = 0.1
 """The largest part of a run outside the image model and the judge."""

@@ -21,7 +21,7 @@ from torch import Tensor
 import negguide
 from negguide import PerpNeg, toyworld
 from negguide.embedded import EMBEDDED, TOYWORLD
-from negguide.models import call_arguments, guidance_arguments, own_guidance_scale, revision
+from negguide.models import call_arguments, embedded_of, guidance_arguments, own_guidance_scale, revision
 from negguide.storage import write_whole
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.measure import Rate
@@ -73,6 +73,13 @@ def models(name: str = TOYWORLD) -> tuple[Any, Judge]:
 def steps_of(name: str) -> int:
     """Sampling steps of an embedded model in the benchmarks that judge images."""
     return EMBEDDED[name].draft_steps
+
+
+def own_steps(pipe: Any) -> int:
+    """The same of the embedded model that a pipeline holds."""
+    found = embedded_of(pipe)
+    assert found is not None
+    return steps_of(found.name)
 
 
 def call_of(pipe: Any, guidance_scale: float | None = None, prompts: int | None = None) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def plain_set(folder: Path, mined: Path, batch_size: int = 50) -> Path:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     # the parts number their items alike
-    items = [
+    items: list[tuple[Any, Any, str]] = [
         (item, place, _file(f"{part.parent.name}/{item.id}"))
         for part in sorted(mined.glob("*/set.json"))
         for item, place in read_set(part.parent)

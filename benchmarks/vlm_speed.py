@@ -70,7 +70,7 @@ def ours(folder: Path, out: Path, batch_size: int) -> float:
     """Images a second of one epoch of `finetune`."""
     settings = Settings(str(folder), batch_size=batch_size, epochs=1, val_fraction=0.0)
     finetune(settings, out, cpu=True)
-    rates = [line["images_per_second"] for line in Log(out / "log.jsonl").lines()[SKIPPED:]]
+    rates: list[float] = [line["images_per_second"] for line in Log(out / "log.jsonl").lines()[SKIPPED:]]
     return statistics.harmonic_mean(rates)
 
 
@@ -88,7 +88,7 @@ def plain(folder: Path, lines: list[dict[str, Any]], batch_size: int) -> float:
         return _inputs(processor, [Image.open(folder / file).convert("RGB") for file in files], texts)
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1)
-    loader = DataLoader(pairs, batch_size=batch_size, shuffle=True, drop_last=True, collate_fn=collate)  # type: ignore[arg-type]
+    loader: Any = DataLoader(pairs, batch_size=batch_size, shuffle=True, drop_last=True, collate_fn=collate)  # type: ignore[arg-type]
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     model.train()
     seconds, began = [], time.perf_counter()
