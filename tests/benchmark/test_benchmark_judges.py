@@ -158,7 +158,7 @@ def test_dreamsim_is_used_where_it_is_installed(tmp_path, monkeypatch):
 
 def test_a_siglip_judges_pairs_by_its_own_probability(tiny_siglip):
     judge = ClipJudge(str(tiny_siglip))
-    images = [render(parse(f"a brown {kind} in a room"), 64) for kind in ("bear", "cat", "dog")]
+    images = [render(parse(f"a brown {kind} in front view in a room"), 64) for kind in ("bear", "cat", "dog")]
     captions = ["a brown bear in a room", "a lorry", "a cat"]
     scores = judge.score(images, captions)
     assert scores.isnan().tolist() == [False, True, False]

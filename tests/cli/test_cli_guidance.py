@@ -56,7 +56,7 @@ def test_a_method_in_attention_space_has_what_suits_the_model_unless_told() -> N
 
 
 def test_only_what_differs_from_saying_nothing_counts_as_said() -> None:
-    assert guidance.said_of_method(False, None, False, False) == {}
+    assert guidance.said_of_method(False, 1, False, False) == {}
     assert guidance.said_of_method(True, 3, False, False) == {"joint": True, "refresh_every": 3}
     assert guidance.said_of_method(False, 1, True, True) == {"adaptive": True, "economy": True}
 

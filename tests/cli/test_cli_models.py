@@ -266,7 +266,13 @@ def test_the_wheel_holds_the_pipeline_files_and_they_are_found_there(tmp_path: P
         packed = [name for name in archive.namelist() if name.startswith("negguide/_pipelines/")]
         archive.extractall(
             tmp_path / "site",
-            [*packed, *(f"negguide/{name}.py" for name in ("__init__", "embedded", "models", "version"))],
+            [
+                *packed,
+                *(
+                    f"negguide/{name}.py"
+                    for name in ("__init__", "_utils/__init__", "_utils/hub", "embedded", "models", "version")
+                ),
+            ],
         )
     assert sorted(Path(name).name for name in packed) == sorted(
         path.name for path in (root / "pipelines").glob("*.py")
