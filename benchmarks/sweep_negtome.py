@@ -1,9 +1,11 @@
-"""Find NegToMe's settings for the embedded model: which blocks, how strong, how long.
+"""Find NegToMe's settings for an embedded model: which blocks, how strong, how long.
 
     python benchmarks/sweep_negtome.py
+    python benchmarks/sweep_negtome.py --model toyworld-flow-turbo --alphas 1,3,10 --first-seed 50000
 
-Every row is a batch-mode setting; entropy and distance are to rise, fidelity to stay, time to stay near plain guidance.
-The values chosen stand in `negguide/models.py`.
+Every row is a batch-mode setting; entropy and distance are to rise, fidelity to stay, time to stay near a plain call.
+`diversity.py` reports on seeds that are none of these. The values chosen stand in `negguide/embedded.py`. A run that is
+stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -13,18 +15,33 @@ import time
 from typing import Any
 
 from diversity import BATCH, PROMPTS, measure
-from report import STEPS, arguments, models, plot_rates, print_table, rows_so_far, write_json
+from report import (
+    arguments,
+    file_stem,
+    models,
+    plot_rates,
+    print_table,
+    rows_so_far,
+    steps_of,
+    title_of,
+    write_json,
+)
 from tqdm import tqdm
 
 from negguide import NegToMe
+from negguide.embedded import TOYWORLD
 from negguide.toyworld.measure import Rate
 
-BLOCKS = {
+UNET_BLOCKS = {
     "16x16": r"(down_blocks\.0|up_blocks\.1).*attn1$",
     "8x8": r"(down_blocks\.1|mid_block|up_blocks\.0).*attn1$",
     "all": "attn1$",
 }
-ALPHAS = (1.0, 3.0, 10.0)
+FLOW_BLOCKS = {
+    "double": r"^transformer_blocks",
+    "single": r"^single_transformer_blocks",
+    "all": "",
+}
 STOPS = (0.25, 0.5)
 VARIANTS: dict[str, dict[str, Any]] = {
     "": {},
@@ -37,35 +54,48 @@ FIGURES = ("entropy", "distance", "fidelity")
 
 
 def main() -> None:
-    args = arguments("Sweep of NegToMe's settings on the embedded model.", batches_per_prompt=1)
-    pipe, judge = models()
-    prompts = [p for p in PROMPTS for _ in range(args.batches_per_prompt * BATCH)]
-    settings: list[tuple[str, dict[str, Any] | None]] = [("plain", None)]
-    for where, alpha, stop, variant in itertools.product(BLOCKS, ALPHAS, STOPS, VARIANTS):
-        name = f"{where}, alpha {alpha:g}, stop {stop:g}" + (f", {variant}" if variant else "")
-        settings.append((name, {"blocks": BLOCKS[where], "alpha": alpha, "stop": stop, **VARIANTS[variant]}))
-    rows, lines = [], []
-    bars: dict[str, dict[str, Rate]] = {}
-    made = {"batches": len(prompts) // BATCH, "steps": STEPS}
-    path = args.out / "sweep_negtome.json"
-    before = {row["name"]: row for row in rows_so_far(path, made)}
-    for name, values in tqdm(settings, desc="sweep"):
-        if name in before:
-            rows.append(before[name])
-        else:
-            start = time.perf_counter()
-            method = None if values is None else NegToMe("others", **values)
-            rates = dict(zip(FIGURES, measure(pipe, judge, prompts, prompts, 0, method), strict=True))
-            rows.append({"name": name, "values": values, "seconds": time.perf_counter() - start})
-            rows[-1] |= {figure: rate.to_dict() for figure, rate in rates.items()}
-            write_json(path, made, rows)
-        bars[name] = {figure: Rate(**rows[-1][figure]) for figure in FIGURES}
-        varied, apart, faithful = bars[name].values()
-        lines.append((name, varied, f"{apart.value:.3f}", faithful, f"{rows[-1]['seconds']:.0f} s"))
-    plot_rates(args.out / "sweep_negtome.png", "NegToMe on the embedded model", bars)
-    print_table(
-        "NegToMe on the embedded model", ("setting", "entropy of fur", "distance", "fidelity", "time"), lines
+    args = arguments(
+        "Sweep of NegToMe's settings on an embedded model.",
+        batches_per_prompt=1,
+        first_seed=50_000,
+        alphas="1,3,10",
+        variants=",".join(VARIANTS),
+        model=TOYWORLD,
     )
+    pipe, judge = models(args.model)
+    blocks = UNET_BLOCKS if hasattr(pipe, "unet") else FLOW_BLOCKS
+    prompts = [p for p in PROMPTS for _ in range(args.batches_per_prompt * BATCH)]
+    alphas = [float(alpha) for alpha in args.alphas.split(",")]
+    settings: list[tuple[str, dict[str, Any] | None]] = [("plain", None)]
+    for where, alpha, stop, variant in itertools.product(blocks, alphas, STOPS, args.variants.split(",")):
+        name = f"{where}, alpha {alpha:g}, stop {stop:g}" + (f", {variant}" if variant else "")
+        chosen = {"blocks": blocks[where]} if blocks[where] else {}
+        settings.append((name, {**chosen, "alpha": alpha, "stop": stop, **VARIANTS[variant]}))
+    made = {
+        "batches": len(prompts) // BATCH,
+        "first_seed": args.first_seed,
+        "steps": steps_of(args.model),
+    }
+    path = args.out / f"{file_stem('sweep-negtome', args.model)}.json"
+    rows = rows_so_far(path, made, args.model)
+    done = {row["name"] for row in rows}
+    for name, values in tqdm([one for one in settings if one[0] not in done], desc="sweep"):
+        start = time.perf_counter()
+        method = None if values is None else NegToMe("others", **values)
+        rates = dict(
+            zip(FIGURES, measure(pipe, judge, prompts, prompts, args.first_seed, method), strict=True)
+        )
+        rows.append({"name": name, "values": values, "seconds": time.perf_counter() - start})
+        rows[-1] |= {figure: rate.to_dict() for figure, rate in rates.items()}
+        write_json(path, made, rows, args.model)
+    bars = {row["name"]: {figure: Rate(**row[figure]) for figure in FIGURES} for row in rows}
+    lines = [
+        (row["name"], of["entropy"], f"{of['distance'].value:.3f}", of["fidelity"], f"{row['seconds']:.0f} s")
+        for row, of in zip(rows, bars.values(), strict=True)
+    ]
+    title = title_of("NegToMe", args.model)
+    plot_rates(path.with_suffix(".png"), title, bars)
+    print_table(title, ("setting", "entropy of fur", "distance", "fidelity", "time"), lines)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     python benchmarks/vlm.py                 # negatives made by `negguide mine`
     python benchmarks/vlm.py --renders 1     # negatives drawn by the world itself: what perfect ones would give
+    python benchmarks/vlm.py --part ablation # one option of `negguide finetune` at a time: benchmarks/vlm_ablation.py
 
 Every row starts from the embedded CLIP, takes the same number of steps over pairs of the training split, and sees the
 same number of images in each, negative ones included; it is measured on the `toyworld` suite (held-out scenes, true
@@ -23,159 +24,40 @@ made worse by hard ones.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from report import arguments, plt, print_table, rows_so_far, write_json
+import vlm_ablation
+from report import arguments, plt, print_table
+from vlm_rows import (
+    BOTH,
+    EVERY,
+    FIGURES,
+    IMAGE,
+    KEEPING,
+    KEEPING_ALONE,
+    KEEPING_TEXT,
+    METHODS,
+    PLAIN,
+    START,
+    TEXT,
+    percent,
+    pooled,
+    rows_of,
+    tuned,
+)
 from vlm_sets import keeping_set, mined_set, parts, plain_set, recipe, rendered_set, set_folder
 
-from negguide._utils.stats import wilson
-from negguide.embedded import TOYWORLD
 from negguide.models import revision
 from negguide.toyworld.measure import Rate
 from negguide.toyworld.models import CLIP
-from negguide.vlm.data.readers import read_triplets
-from negguide.vlm.data.validate import as_pairs, validate, with_one_source_per_image
-from negguide.vlm.evaluation.evaluate import evaluate, make_suite
-from negguide.vlm.evaluation.results import Results
-from negguide.vlm.evaluation.suites.base import Suite
-from negguide.vlm.losses import loss_by_name
-from negguide.vlm.models import load_model
+from negguide.vlm.evaluation.evaluate import make_suite
 
-START = "start model"
-PAIRS_ALONE = "no negatives"
-TEXT = "text negatives"
-IMAGE = "image negatives"
-BOTH = "both"
-KEEPING = "both, anti-forgetting"
-KEEPING_ALONE = "no negatives, anti-forgetting"
-KEEPING_TEXT = "text negatives, anti-forgetting"
-PLAIN = "both, by plain prompting, unchecked"
-GROUPED = {"loss": "grouped", "group_size": 6, "group_fraction": 1.0}
-KEPT_WEIGHTS = {"wise_ft": 0.9}
-METHODS: Mapping[str, Mapping[str, Any]] = {
-    PAIRS_ALONE: {"loss": "clip"},
-    TEXT: {"loss": "negclip"},
-    IMAGE: {"loss": "negimage"},
-    BOTH: GROUPED,
-    KEEPING_ALONE: {"loss": "clip", **KEPT_WEIGHTS},
-    KEEPING_TEXT: {"loss": "negclip", **KEPT_WEIGHTS},
-    KEEPING: {**GROUPED, "group_fraction": 0.5, **KEPT_WEIGHTS},
-    PLAIN: GROUPED,
-}
-"""What each row tells `negguide.vlm.finetune`."""
-EVERY = {
-    "paraphrases": True,
-    "curriculum": "relation",
-    "warmup": 50,
-    "precision": "amp_bf16",
-    "val_fraction": 0.0,
-}
-"""What all of them are told. Nothing is held out to choose by: every row takes its last checkpoint."""
-CURRICULUM = 5
-"""One of so many equal parts of the steps is the curriculum's."""
-
-FIGURES = {
-    "text": ("toyworld", "text"),
-    "image": ("toyworld", "image"),
-    "group": ("toyworld", "group"),
-    "hard positives": ("toyworld", "hard positives"),
-    "retrieval R@1": ("toyworld/retrieval", "text to image R@1"),
-    "zero-shot": ("toyworld/zero-shot", "accuracy"),
-}
 CATEGORIES = ("object", "attribute", "count", "relation", "swap", "add", "remove", "negation")
 GAIN, KEPT = 0.30, 0.01
 """The bars: points of group over the start model, and points that may be lost elsewhere."""
-
-
-def schedule(rows: int, batch_size: int, steps: int) -> dict[str, int]:
-    """Epochs of equal length, as few as the set can fill, in whole multiples of `CURRICULUM`: together ``steps`` steps.
-
-    Args:
-        rows: of the set; none comes twice in an epoch.
-        batch_size: rows of a step.
-        steps: in all, a multiple of `CURRICULUM`.
-    """
-    part, odd = divmod(steps, CURRICULUM)
-    lengths = [part // times for times in range(1, part + 1) if part % times == 0]
-    fitting = [length for length in lengths if length * batch_size <= rows]
-    if odd or not fitting:
-        raise ValueError(
-            f"steps={steps} must be a multiple of {CURRICULUM}, and a batch of {batch_size} no larger than the set's "
-            f"{rows} rows"
-        )
-    return {
-        "epochs": steps // fitting[0],
-        "curriculum_epochs": part // fitting[0],
-        "train_num_samples": fitting[0] * batch_size,
-    }
-
-
-def tuned(
-    work: Path,
-    train_data: Path,
-    method: str,
-    seed: int,
-    suite: Suite,
-    *,
-    steps: int,
-    images: int,
-    lr: float,
-    **more: Any,
-) -> dict[str, Any]:
-    """Train one row and measure it.
-
-    Args:
-        work: where the trained models stay.
-        train_data: its set.
-        method: its name in `METHODS`.
-        seed: of the training.
-        suite: what it is measured on.
-        steps: of the optimiser, in all.
-        images: that go through the model in a step, negative ones included.
-        lr: the peak learning rate.
-        more: other settings than the row's.
-    """
-    from negguide.vlm import Settings, finetune
-
-    given = {**EVERY, **METHODS[method], **more}
-    loss = loss_by_name(given["loss"])
-    triplets = read_triplets(str(train_data))
-    found = validate(triplets, load_model(TOYWORLD), loss.columns, loss=loss.name, name=str(train_data))
-    found = replace(found, triplets=with_one_source_per_image(found.triplets))
-    rows = len((as_pairs(found) if loss.siblings else found).triplets)
-    # a negative image is one more that is seen, unless it is a row of its own
-    batch_size = images // 2 if "negative_image" in loss.columns and not loss.siblings else images
-    given |= schedule(rows, batch_size, steps)
-    if not given["curriculum"]:
-        del given["curriculum_epochs"]
-    settings = Settings(train_data=str(train_data), seed=seed, batch_size=batch_size, lr=lr, **given)
-    key = hashlib.sha256(json.dumps(settings.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
-    outcome = finetune(settings, work / "runs" / key, resume="latest")
-    results = evaluate(load_model(str(outcome.folder)), [suite])
-    return {
-        "method": method,
-        "seed": seed,
-        "steps": outcome.steps,
-        "batch_size": batch_size,
-        "images_seen": outcome.images_seen,
-        "data": json.loads((outcome.folder / "finetune.json").read_text())["data"],
-        "results": results.to_dict(),
-    }
-
-
-def pooled(rows: Sequence[Mapping[str, Any]], suite: str, metric: str, category: str = "all") -> Rate:
-    """Mean over the seeds; Wilson's interval over the items, widened to the worst and the best seed."""
-    found = [Results.from_dict(row["results"]).row(suite, metric, category) for row in rows]
-    values = [row.value for row in found]
-    p, n = sum(values) / len(values), found[0].n
-    low, high = wilson(p, n)
-    return Rate(p, min(low, *values), max(high, *values), n)
 
 
 def verdicts(rates: Mapping[str, Mapping[str, Rate]]) -> list[tuple[str, str, str]]:
@@ -249,9 +131,15 @@ def plot(path: Path, title: str, bars: Mapping[str, Mapping[str, Rate]], columns
 
 
 def make_sets(
-    work: Path, asked: Mapping[str, Any], made_of: Mapping[str, Any], kept_pairs: int, *, renders: bool
+    work: Path,
+    asked: Mapping[str, Any],
+    made_of: Mapping[str, Any],
+    kept_pairs: int,
+    *,
+    renders: bool,
+    methods: Collection[str] = tuple(METHODS),
 ) -> dict[str, Path]:
-    """The set of every row: negatives mined or rendered, and those with further pairs.
+    """The set of every method: negatives mined or rendered, and those with further pairs.
 
     Args:
         work: where they lie.
@@ -259,19 +147,24 @@ def make_sets(
         made_of: the recipe of the negatives.
         kept_pairs: how many further pairs.
         renders: draw the negatives instead of mining them; nothing is then generated by plain prompting.
+        methods: for which.
     """
     make = rendered_set if renders else mined_set
     negatives = make(set_folder(work, "renders" if renders else "mined", made_of), asked)
-    sets = dict.fromkeys(METHODS, negatives)
-    if renders:
-        del sets[PLAIN]
-    else:
-        sets[PLAIN] = plain_set(set_folder(work, "plain", made_of), negatives)
     kept = {**made_of, "kept_pairs": kept_pairs, "negatives": negatives.name}
-    sets[KEEPING] = keeping_set(set_folder(work, "keeping", kept), negatives, kept_pairs)
     category = str(EVERY["curriculum"])
-    even = set_folder(work, "keeping-even", {**kept, "even_for": category})
-    sets[KEEPING_ALONE] = sets[KEEPING_TEXT] = keeping_set(even, negatives, kept_pairs, even_for=category)
+    sets: dict[str, Path] = {}
+    for method in methods:
+        if method == PLAIN:
+            if not renders:
+                sets[method] = plain_set(set_folder(work, "plain", made_of), negatives)
+        elif method == KEEPING:
+            sets[method] = keeping_set(set_folder(work, "keeping", kept), negatives, kept_pairs)
+        elif method in (KEEPING_ALONE, KEEPING_TEXT):
+            even = set_folder(work, "keeping-even", {**kept, "even_for": category})
+            sets[method] = keeping_set(even, negatives, kept_pairs, even_for=category)
+        else:
+            sets[method] = negatives
     return sets
 
 
@@ -285,6 +178,7 @@ def images_seen(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str, str]:
 def main() -> None:
     args = arguments(
         "What generated negatives teach a CLIP.",
+        part="rows",
         seeds=3,
         order_pairs=3200,
         detail_pairs=1200,
@@ -297,46 +191,43 @@ def main() -> None:
         renders=0,
         work="out/vlm-benchmark",
     )
+    if args.part not in ("rows", "ablation"):
+        raise SystemExit(f"--part must be rows or ablation, got {args.part!r}")
+    ablation = args.part == "ablation"
     work = Path(args.work)
     training = {name: getattr(args, name) for name in ("steps", "images", "lr")}
     amounts = {name: getattr(args, name) for name in ("order_pairs", "detail_pairs", "presence_pairs")}
     asked = parts(**amounts)
     made_of = recipe(asked)
+    suite = make_suite("toyworld", limit=args.limit or None)
     settings = {
         **{name: getattr(args, name) for name in ("seeds", "limit", "renders", "kept_pairs")},
         **training,
         "sets": made_of,
         "every": EVERY,
-        "methods": {name: dict(values) for name, values in METHODS.items()},
+        "methods": vlm_ablation.told() if ablation else {name: dict(told) for name, told in METHODS.items()},
         "clip": revision(str(CLIP)),
+        "suite": suite.version,
     }
-    sets = make_sets(work, asked, made_of, args.kept_pairs, renders=bool(args.renders))
-
-    path = args.out / ("vlm-renders.json" if args.renders else "vlm.json")
-    suite = make_suite("toyworld", limit=args.limit or None)
-    settings["suite"] = suite.version
-    rows = rows_so_far(path, settings)
-    known = {(row["method"], row["seed"]) for row in rows}
-    if (START, 0) not in known:
-        found = evaluate(load_model(TOYWORLD), [suite])
-        start = {"method": START, "seed": 0, "steps": 0, "batch_size": 0, "images_seen": 0}
-        rows.append({**start, "results": found.to_dict()})
-        write_json(path, settings, rows)
-    for method, train_data in sets.items():
-        for seed in range(args.seeds):
-            if (method, seed) not in known:
-                print(f"{method}, seed {seed}")
-                rows.append(tuned(work, train_data, method, seed, suite, **training))
-                write_json(path, settings, rows)
-                torch.manual_seed(0)
-
+    methods = vlm_ablation.methods() if ablation else tuple(METHODS)
+    sets = make_sets(work, asked, made_of, args.kept_pairs, renders=bool(args.renders), methods=methods)
+    stem = "vlm-ablation" if ablation else "vlm"
+    path = args.out / (f"{stem}-renders.json" if args.renders else f"{stem}.json")
+    what = "true renders" if args.renders else "generated negatives"
+    if ablation:
+        vlm_ablation.run(path, settings, work, sets, suite, args.seeds, training)
+        return
+    jobs = {
+        method: partial(tuned, work, train_data, method, suite=suite, **training)
+        for method, train_data in sets.items()
+    }
+    rows = rows_of(path, settings, suite, args.seeds, jobs)
     by_method = {name: [row for row in rows if row["method"] == name] for name in (START, *sets)}
     rates = {n: {f: pooled(own, *where) for f, where in FIGURES.items()} for n, own in by_method.items()}
     groups = {n: {c: pooled(own, "toyworld", "group", c) for c in CATEGORIES} for n, own in by_method.items()}
-    what = "true renders" if args.renders else "generated negatives"
     title = f"The embedded CLIP, fine-tuned with {what}: percent of held-out items, {args.seeds} seeds"
     table = [
-        (n, by_method[n][0]["steps"], by_method[n][0]["images_seen"], *map(_percent, found.values()))
+        (n, by_method[n][0]["steps"], by_method[n][0]["images_seen"], *map(percent, found.values()))
         for n, found in rates.items()
     ]
     print_table(title, ("method", "steps", "images", *FIGURES), table)
@@ -350,10 +241,6 @@ def main() -> None:
         groups,
         columns=4,
     )
-
-
-def _percent(rate: Rate) -> str:
-    return f"{100 * rate.value:.1f} [{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,17 @@
-"""Images a second of `negguide finetune` over those of a plain loop with the same model, batch and data.
+"""Images a second of `negguide finetune` over those of another loop with the same model, batch and data.
 
-The plain loop is what people write with transformers and accelerate: `CLIPModel(..., return_loss=True)` on the images
-and captions of a batch, AdamW, clipped gradients. Its batch has the negatives as further pairs, so both loops see the
-same images. They run in alternation in one process; the ratio is the median over the pairs. Steps are timed from the
-files on disk to the new weights; loading the model, validation and checkpoints are not in it.
+    python benchmarks/vlm_speed.py                   # over open_clip's; needs pip install "open_clip_torch[training]"
+    python benchmarks/vlm_speed.py --against plain   # over what people write with transformers and accelerate
+
+open_clip's loop is that of its package: its data set, its `train_one_epoch`, its loss, its schedule, on its own model
+of the embedded CLIP's shape, whose context is as long as the longest caption. Both train on plain pairs (`--loss clip`)
+from one TSV file, without augmentation.
+
+The plain loop is `CLIPModel(..., return_loss=True)` on the images and captions of a batch, AdamW, clipped gradients,
+against `--loss triplet`. Its batch has the negatives as further pairs, so both loops see the same images.
+
+The loops run in alternation in one process; the ratio is the median over the pairs. Steps are timed from the files on
+disk to the new weights; loading the model, validation and checkpoints are not in it.
 """
 
 from __future__ import annotations
@@ -15,6 +23,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -35,6 +44,8 @@ from negguide.vlm.training.loop import finetune
 
 SKIPPED = 2
 """Steps at the start that are not timed."""
+OPEN_CLIP, PLAIN = "open_clip", "plain"
+LOOPS = {OPEN_CLIP: "open_clip's loop", PLAIN: "plain transformers and accelerate, negatives as pairs"}
 
 
 def write_set(folder: Path, rows: int) -> list[dict[str, Any]]:
@@ -66,12 +77,125 @@ def write_set(folder: Path, rows: int) -> list[dict[str, Any]]:
     return lines
 
 
-def ours(folder: Path, out: Path, batch_size: int) -> float:
+def write_table(folder: Path, lines: list[dict[str, Any]]) -> Path:
+    """The originals of a set alone, as open_clip reads pairs."""
+    path = folder / "pairs.tsv"
+    rows = [f"{folder / line['image']}\t{line['caption']}\n" for line in lines]
+    path.write_text("filepath\ttitle\n" + "".join(rows))
+    return path
+
+
+def ours(train_data: Path, out: Path, batch_size: int, loss: str) -> float:
     """Images a second of one epoch of `finetune`."""
-    settings = Settings(str(folder), batch_size=batch_size, epochs=1, val_fraction=0.0)
+    settings = Settings(str(train_data), loss=loss, batch_size=batch_size, epochs=1, val_fraction=0.0)
     finetune(settings, out, cpu=True)
     rates: list[float] = [line["images_per_second"] for line in Log(out / "log.jsonl").lines()[SKIPPED:]]
     return statistics.harmonic_mean(rates)
+
+
+def open_clip_packages() -> tuple[Any, Any, Any, Any]:
+    """`open_clip`, and of its training loop the data, the schedule and the steps."""
+    try:
+        import open_clip
+        from open_clip_train import data, scheduler, train
+    except ImportError as error:
+        raise SystemExit(
+            f"--against open_clip needs open_clip and its training loop ({error}); "
+            'pip install "open_clip_torch[training]", or take --against plain'
+        ) from error
+    return open_clip, data, scheduler, train
+
+
+def open_clip_loop(table: Path, captions: list[str], batch_size: int) -> float:
+    """Images a second of one epoch of open_clip's loop."""
+    open_clip, data, scheduler, train = open_clip_packages()
+    embedded, processor = load_clip()
+    length = max(len(ids) for ids in processor.tokenizer(captions).input_ids)
+    model = open_clip_model(open_clip, embedded.config, length)
+    args = SimpleNamespace(
+        device="cpu",
+        precision="fp32",
+        rank=0,
+        world_size=1,
+        distributed=False,
+        workers=0,
+        train_data=str(table),
+        csv_img_key="filepath",
+        csv_caption_key="title",
+        csv_separator="\t",
+        batch_size=batch_size,
+        accum_freq=1,
+        grad_clip_norm=1.0,
+        skip_scheduler=False,
+        distill=False,
+        log_every_n_steps=100,
+        wandb=False,
+        horovod=False,
+    )
+
+    def tokens(texts: list[str]) -> torch.Tensor:
+        given: torch.Tensor = processor.tokenizer(
+            texts, padding="max_length", max_length=length, return_tensors="pt"
+        ).input_ids
+        return given
+
+    transform = open_clip.image_transform(embedded.config.vision_config.image_size, is_train=False)
+    pairs = data.get_csv_dataset(args, transform, is_train=True, tokenizer=tokens)
+    small = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    large = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": small, "weight_decay": 0.0}, {"params": large, "weight_decay": 0.1}],
+        lr=1e-5,
+        betas=(0.9, 0.98),
+        eps=1e-6,
+    )
+    steps = pairs.dataloader.num_batches
+    cosine = scheduler.cosine_lr(optimizer, 1e-5, 1, steps)
+    times: list[float] = []
+
+    def timed(step: int) -> None:
+        # its loop asks for the rate once a step, when the batch is there
+        times.append(time.perf_counter())
+        cosine(step)
+
+    train.train_one_epoch(
+        model, {"train": pairs}, open_clip.ClipLoss(), 0, optimizer, None, timed, None, args
+    )
+    return batch_size * (len(times) - 1 - SKIPPED) / (times[-1] - times[SKIPPED])
+
+
+def open_clip_model(open_clip: Any, config: Any, length: int) -> Any:
+    """A random model of open_clip of a CLIP's shape.
+
+    Args:
+        open_clip: the package.
+        config: of the CLIP, as transformers has it.
+        length: of its texts, in tokens.
+    """
+    vision, text = config.vision_config, config.text_config
+    return open_clip.CLIP(
+        config.projection_dim,
+        open_clip.CLIPVisionCfg(
+            layers=vision.num_hidden_layers,
+            width=vision.hidden_size,
+            head_width=vision.hidden_size // vision.num_attention_heads,
+            mlp_ratio=vision.intermediate_size / vision.hidden_size,
+            patch_size=vision.patch_size,
+            image_size=vision.image_size,
+        ),
+        open_clip.CLIPTextCfg(
+            context_length=length,
+            vocab_size=text.vocab_size,
+            width=text.hidden_size,
+            heads=text.num_attention_heads,
+            layers=text.num_hidden_layers,
+            mlp_ratio=text.intermediate_size / text.hidden_size,
+            pool_type="eos",
+            eos_id=text.eos_token_id,
+        ),
+        quick_gelu=True,
+        output_dict=True,
+    )
 
 
 def plain(folder: Path, lines: list[dict[str, Any]], batch_size: int) -> float:
@@ -110,50 +234,54 @@ def _inputs(processor: CLIPProcessor, images: list[Image.Image], texts: list[str
 
 
 def main() -> None:
-    args = arguments("Speed of finetune over a plain loop.", pairs=5, steps=12, batch_size=32)
+    args = arguments(
+        "Speed of finetune over another loop.", against=OPEN_CLIP, pairs=7, steps=12, batch_size=32
+    )
+    if args.against not in (OPEN_CLIP, PLAIN):
+        raise SystemExit(f"--against must be {OPEN_CLIP} or {PLAIN}, got {args.against!r}")
+    if args.against == OPEN_CLIP:
+        open_clip_packages()
+    loss = "clip" if args.against == OPEN_CLIP else "triplet"
+    rates: dict[str, list[float]] = {"finetune": [], args.against: []}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "set"
         folder.mkdir()
         lines = write_set(folder, args.batch_size * (args.steps + SKIPPED))
-        rates: dict[str, list[float]] = {"finetune": [], "plain": []}
+        table = write_table(folder, lines)
+        captions = [line["caption"] for line in lines]
         for i in tqdm(range(args.pairs), desc="pairs"):
             # The order alternates, so that a drift of the machine's speed falls on both.
-            for name in ("finetune", "plain") if i % 2 else ("plain", "finetune"):
-                out = Path(temporary) / f"out{i}"
-                rate = (
-                    ours(folder, out, args.batch_size)
-                    if name == "finetune"
-                    else plain(folder, lines, args.batch_size)
-                )
+            for name in list(rates) if i % 2 else reversed(list(rates)):
+                if name == "finetune":
+                    train_data = table if args.against == OPEN_CLIP else folder
+                    rate = ours(train_data, Path(temporary) / f"out{i}", args.batch_size, loss)
+                elif name == OPEN_CLIP:
+                    rate = open_clip_loop(table, captions, args.batch_size)
+                else:
+                    rate = plain(folder, lines, args.batch_size)
                 rates[name].append(rate)
-    ratios = [a / b for a, b in zip(rates["finetune"], rates["plain"], strict=True)]
-    quartiles = statistics.quantiles(ratios, n=4)
+    ratios = [a / b for a, b in zip(rates["finetune"], rates[args.against], strict=True)]
+    low, median, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
     rows = [
         {"name": name, "images_per_second": values, "median": statistics.median(values)}
         for name, values in rates.items()
     ]
-    rows.append(
-        {"name": "ratio", "values": ratios, "median": quartiles[1], "quartiles": [quartiles[0], quartiles[2]]}
-    )
+    rows.append({"name": "ratio", "values": ratios, "median": median, "quartiles": [low, high]})
     print_table(
-        f"Training the embedded CLIP, batches of {args.batch_size} pairs with negatives, {args.threads} threads",
-        ("loop", "images a second (median)", "over plain (median, quartiles)"),
+        f"Training the embedded CLIP, batches of {args.batch_size} pairs, {args.threads} threads",
+        ("loop", "images a second (median)", f"over {args.against} (median, quartiles)"),
         [
-            ("plain transformers and accelerate", f"{statistics.median(rates['plain']):.0f}", "1"),
+            (LOOPS[args.against], f"{statistics.median(rates[args.against]):.0f}", "1"),
             (
-                "negguide finetune, loss triplet",
+                f"negguide finetune, loss {loss}",
                 f"{statistics.median(rates['finetune']):.0f}",
-                f"{quartiles[1]:.2f} [{quartiles[0]:.2f}, {quartiles[2]:.2f}]",
+                f"{median:.2f} [{low:.2f}, {high:.2f}]",
             ),
         ],
     )
-    settings = {
-        "pairs": args.pairs,
-        "steps": args.steps,
-        "batch_size": args.batch_size,
-        "threads": args.threads,
-    }
-    write_json(args.out / "vlm-speed.json", settings, rows)
+    settings = {name: getattr(args, name) for name in ("against", "pairs", "steps", "batch_size", "threads")}
+    stem = "vlm-speed" if args.against == PLAIN else "vlm-speed-open-clip"
+    write_json(args.out / f"{stem}.json", settings, rows)
 
 
 if __name__ == "__main__":

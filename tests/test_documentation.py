@@ -246,6 +246,25 @@ def test_a_loss_and_a_suite_written_as_in_the_documentation_are_registered(
     assert part.items[0].options[0] == "a cat"
 
 
+def test_a_rule_written_as_in_the_documentation_edits_captions(monkeypatch: pytest.MonkeyPatch) -> None:
+    from negguide.mining import item
+    from negguide.mining.edits.caption import Caption
+    from negguide.mining.edits.english import EnglishRules
+
+    monkeypatch.setattr(item, "CATEGORIES", (*item.CATEGORIES, "weather"))
+    (snippet,) = [one for one in snippets("docs/extending.md") if "def weathers(caption)" in one]
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    tagger = EnglishRules().tagger
+
+    def edited(text: str) -> list[str]:
+        caption = Caption(text, tagger.tag(text), tagger.parses)
+        return [candidate.edit.caption for candidate in names["weathers"](caption)]
+
+    assert edited("A street on a rainy day") == ["A street on a sunny day"]
+    assert edited("A street that is not rainy") == []
+
+
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="mkdocs is in the extra docs alone")
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     import subprocess

@@ -16,26 +16,32 @@ const negguide = {
     if (/^[a-z0-9-]+$/.test(name)) document.getElementById("nav-" + name)?.click();
   },
 
-  // after Back, the words are those that were written
+  // after Back, the words are those that were written; those of a tab return when it is opened, for before it has no fields
+  kept: {},
   keep() {
-    const words = {};
+    const words = { ...negguide.kept };
     for (const field of document.querySelectorAll(negguide.fields)) words[field.id] = field.querySelector("textarea")?.value;
     sessionStorage.setItem(negguide.store, JSON.stringify(words));
   },
   begin() {
     negguide.begun = true;
-    const kept = JSON.parse(sessionStorage.getItem(negguide.store) || "{}");
     if (performance.getEntriesByType("navigation")[0]?.type === "back_forward") {
-      for (const [id, words] of Object.entries(kept)) {
-        const area = document.getElementById(id)?.querySelector("textarea");
-        if (area && words !== undefined && area.value !== words) {
-          area.value = words;
-          area.dispatchEvent(new Event("input", { bubbles: true }));
-        }
-      }
+      negguide.kept = JSON.parse(sessionStorage.getItem(negguide.store) || "{}");
+      negguide.restore();
     }
     document.getElementById("nav-leave-out")?.classList.add("open");
     if (location.hash.length > 1) negguide.open();
+  },
+
+  restore() {
+    for (const [id, words] of Object.entries(negguide.kept)) {
+      const area = document.getElementById(id)?.querySelector("textarea");
+      if (!area) continue;
+      delete negguide.kept[id];
+      if (area.value === words) continue;
+      area.value = words;
+      area.dispatchEvent(new Event("input", { bubbles: true }));
+    }
   },
 
   // the line between two pictures takes the arrow keys; it listens to the mouse alone
@@ -65,6 +71,7 @@ const negguide = {
 
   // pictures say what they are
   describe() {
+    negguide.restore();
     for (const handle of document.querySelectorAll(".two .outer:not([role=slider])")) negguide.line(handle);
     for (const block of document.querySelectorAll(".two")) {
       const said = [...(block.parentElement.querySelectorAll(".sides strong") || [])].map((one) => one.innerText);

@@ -354,7 +354,17 @@ def test_a_tab_has_an_address_and_back_goes_to_the_one_before(browser: Any, serv
     )
     # and the words that were written stay
     _tab(visitor, "Variety")
-    expect(visitor.locator("#diversity-prompt textarea")).to_have_value("a cat in the snow", timeout=WAIT)
+    written = visitor.locator("#diversity-prompt textarea")
+    expect(written).to_have_value("a cat in the snow", timeout=WAIT)
+    # also when one was on another page, whether their tab is opened at once or later
+    for opened in ("#variety", ""):
+        visitor.evaluate(f"location.hash = '{opened}'")
+        visitor.goto(f"{server.url}gradio_api/info")
+        visitor.go_back()
+        visitor.wait_for_selector("#negatives-draw", state="attached")
+        if not opened:
+            _tab(visitor, "Variety")
+        expect(written).to_have_value("a cat in the snow", timeout=WAIT)
     visitor.close()
 
 

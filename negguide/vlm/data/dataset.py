@@ -41,10 +41,14 @@ class TrainingSet:
     fingerprint: str
     notes: tuple[str, ...]
 
-    def names(self, step: int) -> list[str]:
-        """The ids of the rows that all processes together take at `step`."""
+    def batch(self, step: int) -> list[int]:
+        """The rows that all processes together take at `step`, as the sampler has them."""
         epoch, place = divmod(step, len(self.sampler))
-        return [self.train.triplets[row].id for row in self.sampler.epoch(epoch)[place]]
+        return self.sampler.epoch(epoch)[place]
+
+    def names(self, rows: Sequence[int]) -> list[str]:
+        """The ids of `rows`."""
+        return [self.train.triplets[row].id for row in rows]
 
     def loader(
         self,
@@ -66,7 +70,6 @@ class TrainingSet:
         )
         return Loader(
             collate,
-            self.sampler,
             batch_size=settings.batch_size,
             accum_freq=settings.accum_freq,
             rank=rank,

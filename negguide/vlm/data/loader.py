@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 
 from negguide._utils.text import normalised
 from negguide.vlm.data.rows import UnreadableRowImageError, numbered, open_image
-from negguide.vlm.data.sampler import Sampler
 from negguide.vlm.data.validate import Validated
 from negguide.vlm.models import VisionLanguageModel
 
@@ -61,6 +60,19 @@ class Batch:
         for name in ("images", "texts"):
             changed[name] = {key: change(value) for key, value in getattr(self, name).items()}
         return replace(self, **changed)
+
+    @property
+    def has_negative(self) -> Tensor:
+        """bool [n]: which rows have a negative."""
+        return self._flags(self.negative)
+
+    @property
+    def has_positive(self) -> Tensor:
+        """bool [n]: which rows have a paraphrase."""
+        return self._flags(self.positive)
+
+    def _flags(self, rows: Tensor) -> Tensor:
+        return torch.zeros(len(self.places), dtype=torch.bool, device=rows.device).index_fill(0, rows, True)
 
     @property
     def images_seen(self) -> int:
@@ -158,11 +170,10 @@ class Collate:
 
 
 class Loader:
-    """The batches of an epoch for one process, a list of `accum_freq` to be contrasted together.
+    """Batches for one process, a list of `accum_freq` to be contrasted together.
 
     Args:
         collate: prepares rows.
-        sampler: draws the rows of all processes.
         batch_size: of one process and one forward pass.
         accum_freq: how many of them are contrasted together.
         rank, processes: this process's number, and how many there are.
@@ -173,7 +184,6 @@ class Loader:
     def __init__(
         self,
         collate: Collate,
-        sampler: Sampler,
         *,
         batch_size: int,
         accum_freq: int,
@@ -182,22 +192,33 @@ class Loader:
         workers: int,
         pin: bool,
     ) -> None:
-        self.collate, self.sampler = collate, sampler
+        self.collate = collate
         self.batch_size, self.accum_freq = batch_size, accum_freq
         self.rank, self.processes = rank, processes
         self.workers, self.pin = workers, pin
 
-    def epoch(self, number: int, start: int = 0) -> Iterator[list[Batch]]:
-        """The steps of epoch `number` from its step `start` on.
+    def steps(self, epoch: int, batches: Iterable[Sequence[int]]) -> Iterator[list[Batch]]:
+        """This process's part of some steps of an epoch, each given as the rows of all processes.
 
         Raises:
             UnreadableRowImageError: an image does not decode.
         """
         own = self.batch_size * self.accum_freq
-        requests = []
-        for rows in self.sampler.epoch(number)[start:]:
-            own_rows = rows[self.rank * own : (self.rank + 1) * own]
-            requests += [(number, own_rows[i : i + self.batch_size]) for i in range(0, own, self.batch_size)]
+        step: list[Batch] = []
+        for batch in self.load(epoch, [rows[self.rank * own : (self.rank + 1) * own] for rows in batches]):
+            step.append(batch)
+            if len(step) == self.accum_freq:
+                yield step
+                step = []
+
+    def load(self, epoch: int, rows: Iterable[Sequence[int]]) -> Iterator[Batch]:
+        """All of the `rows` in the order that they come in, at most `batch_size` of a list at once.
+
+        Raises:
+            UnreadableRowImageError: an image does not decode.
+        """
+        size = self.batch_size
+        requests = [(epoch, list(part[i : i + size])) for part in rows for i in range(0, len(part), size)]
         loader: DataLoader[Any] = DataLoader(
             requests,  # type: ignore[arg-type]
             batch_size=None,
@@ -208,11 +229,7 @@ class Loader:
             # the order of rows is the sampler's; the loader must not use up random numbers
             generator=torch.Generator(),
         )
-        step: list[Batch] = []
         for batch in loader:
             if isinstance(batch, UnreadableRowImageError):
                 raise batch
-            step.append(batch)
-            if len(step) == self.accum_freq:
-                yield step
-                step = []
+            yield batch

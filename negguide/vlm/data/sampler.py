@@ -15,6 +15,9 @@ class Sampler(Protocol):
     def epoch(self, number: int) -> list[list[int]]:
         """The batches of epoch `number`, each a list of places of rows."""
 
+    def rows(self, number: int) -> Sequence[int]:
+        """The rows that epoch `number` is drawn from."""
+
 
 class RandomSampler:
     """Every row at most once an epoch, in an order that is drawn for each epoch; what fills no batch is left out.
@@ -41,6 +44,10 @@ class RandomSampler:
         order = list(range(self.count))
         random.Random(f"rows-{self.seed}-{number}").shuffle(order)
         return [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(len(self))]
+
+    def rows(self, number: int) -> Sequence[int]:
+        """The rows that epoch `number` is drawn from: all."""
+        return range(self.count)
 
 
 class GroupSampler:
@@ -120,6 +127,10 @@ class GroupSampler:
             batches.append(order)
         return batches
 
+    def rows(self, number: int) -> Sequence[int]:
+        """The rows that epoch `number` is drawn from: all."""
+        return range(self.count)
+
     def _siblings(self, rng: random.Random) -> Iterator[list[int]]:
         """Groups without end; of one that is too large, other siblings are drawn each time."""
         while True:
@@ -165,6 +176,10 @@ class Curriculum:
                 passes = {turn: self.first.epoch(turn)}
             batches.append([self.places[row] for row in passes[turn][place]])
         return batches
+
+    def rows(self, number: int) -> Sequence[int]:
+        """The rows that epoch `number` is drawn from: the chosen ones at first."""
+        return self.places if number < self.epochs else self.rest.rows(number)
 
 
 def _check_size(count: int, batch_size: int, samples: int | None) -> int:

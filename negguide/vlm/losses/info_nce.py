@@ -37,11 +37,13 @@ def info_nce(
     mixed: Tensor | None = None,
     smoothing: float = 0.0,
     focal: float = 0.0,
+    dice: bool = False,
 ) -> Tensor:
-    """Cross entropy of every query over the keys.
+    """Cross entropy of every query over the keys, or its Dice loss.
 
         p_ij = w_ij exp(s <q_i, k_j>) / sum_m w_im exp(s <q_i, k_m>)
         l_i  = (1 - P_i)^focal * -sum_j t_ij log p_ij,     P_i = sum of p_ij over the keys with t_ij > 0
+        l_i  = (1 - P_i)^focal * (1 - 2 P_i / (P_i + 1))   with `dice`
 
     Args:
         queries: q, [n, D].
@@ -55,6 +57,10 @@ def info_nce(
         smoothing: t <- (1 - smoothing) t + smoothing / (number of the row's keys), for the keys with w > 0
             (arXiv 1512.00567); `mixed` gets none of it.
         focal: exponent of the focal factor (arXiv 1708.02002; with hard negatives FSC-CLIP, arXiv 2410.05210).
+        dice: the Dice loss (arXiv 1911.02855), whose gradient in a positive's logit is that of the cross entropy times
+            2 P / (1 + P)^2: pairs that are nearly right and those that are hopelessly wrong teach less. The paper's
+            weight of easy examples, (1 - P)^a, stands on P inside the fraction, which is then best at P = 1 / (1 + a);
+            here it is the focal factor, and 1 stays best.
 
     Returns:
         l, [n].
@@ -72,8 +78,11 @@ def info_nce(
         aims = (1 - smoothing) * targets + smoothing * counted / counted.sum(dim=1, keepdim=True)
     # where nothing is aimed at, log p may be -inf
     loss = -(aims * log_p.masked_fill(aims == 0, 0.0)).sum(dim=1)
-    if focal:
+    if focal or dice:
         hit = log_p.masked_fill(targets == 0, -torch.inf).logsumexp(dim=1).exp()
+    if dice:
+        loss = 1 - 2 * hit / (hit + 1)
+    if focal:
         # rounding may put the sum above 1, and x^focal may have no gradient at 0
         loss = (1 - hit).clamp_min(torch.finfo(hit.dtype).eps) ** focal * loss
     return loss
@@ -120,6 +129,7 @@ def contrast(
         mixed=mixed,
         smoothing=options.smoothing,
         focal=options.focal,
+        dice=options.dice,
     )
 
 

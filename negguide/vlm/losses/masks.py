@@ -56,9 +56,13 @@ def false_negatives(similarity: Tensor, positive: Tensor, fraction: float, weigh
     Source: GISTEmbed, arXiv 2402.16829.
     """
     best = similarity.masked_fill(~positive, -torch.inf).amax(dim=1, keepdim=True)
-    doubtful = (similarity > fraction * best) & (best > 0) & ~positive
     log_kept = similarity.new_tensor(weight).log()
-    return torch.where(doubtful, log_kept, torch.zeros_like(log_kept))
+    return torch.where(doubtful(similarity, best, fraction) & ~positive, log_kept, torch.zeros_like(log_kept))
+
+
+def doubtful(similarity: Tensor, best: Tensor, fraction: float) -> Tensor:
+    """bool [n, M]: `similarity_ij > fraction * best_i`, where `best` [n, 1], of the row's positive, is above 0."""
+    return (similarity > fraction * best) & (best > 0)
 
 
 def false_negative_weights(options: Options, positive: Tensor, *, image_queries: bool) -> Tensor | None:

@@ -36,6 +36,7 @@ def negsiglip(
         - Both negatives; rows without take part as plain pairs.
 
     Recommendations:
+        - Experimental: it is measured nowhere yet.
         - What `triplet` is for CLIP; options as in `negguide.vlm.losses.siglip`.
 
     Example:

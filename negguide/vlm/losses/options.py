@@ -31,6 +31,7 @@ class Options:
         false_negative_weight: the weight that a false negative keeps, from 0 (masked) to 1.
         smoothing: of the labels, in [0, 1).
         focal: exponent of the focal factor; 0 is the plain loss.
+        dice: the Dice loss in the place of the cross entropy; see `negguide.vlm.losses.info_nce.info_nce`.
         mixing: synthetic hard negatives in feature space.
 
     Raises:
@@ -51,6 +52,7 @@ class Options:
     false_negative_weight: float = 0.0
     smoothing: float = 0.0
     focal: float = 0.0
+    dice: bool = False
     mixing: Mixing | None = None
 
     def __post_init__(self) -> None:
@@ -64,9 +66,13 @@ class Options:
                 f"false_negative_fraction={fraction} needs teacher_image and teacher_text, the features that are "
                 "compared"
             )
-        if self.continuous and (self.focal or fraction is not None):
+        if self.continuous and (self.focal or self.dice or fraction is not None):
             raise ValueError(
-                "continuous=True goes with neither focal nor false_negative_fraction: it has no single positive"
+                "continuous=True goes with neither focal, dice nor false_negative_fraction: it has no single positive"
+            )
+        if self.dice and self.smoothing:
+            raise ValueError(
+                f"dice=True has no labels that smoothing={self.smoothing} could smooth; leave one out"
             )
 
 

@@ -90,7 +90,7 @@ def register_loss(
 
     Args:
         name: as it is asked for.
-        softmax: False for a loss that cannot honour `smoothing`, `focal`, `continuous`, `mixing` and paraphrases.
+        softmax: False for a loss that cannot honour `smoothing`, `focal`, `dice`, `continuous`, `mixing`, paraphrases.
         siblings: batches are groups of siblings, in which every negative is a row of its own (as in "grouped").
 
     Returns:

@@ -28,7 +28,7 @@ def siglip(
 
     Recommendations:
         - Smaller batches than `clip` will do, for there is no softmax over the batch.
-        - `smoothing`, `focal`, `continuous`, mixing and `paraphrases` are of a softmax; they are refused.
+        - `smoothing`, `focal`, `dice`, `continuous`, mixing and `paraphrases` are of a softmax; they are refused.
 
     Example:
         ```python
@@ -67,11 +67,12 @@ def sigmoid_loss(
         options.continuous
         or options.smoothing
         or options.focal
+        or options.dice
         or options.mixing
         or options.positive_text is not None
     ):
         raise ValueError(
-            "siglip takes no continuous, smoothing, focal, mixing or positive_text; they are of a softmax"
+            "siglip takes no continuous, smoothing, focal, dice, mixing or positive_text; they are of a softmax"
         )
     own, total, device = options.rows, len(image), image.device
     all_rows, rows = everyone(image), everyone(image, valid)

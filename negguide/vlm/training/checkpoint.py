@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ KEPT = 2
 LATEST = "latest"
 _STATE = re.compile(r"step-\d{8}")
 _BEST = "best.safetensors"
+_BATCHES = "batches.safetensors"
 BEFORE = "before.json"
 """The figures of the start model."""
 
@@ -30,7 +31,8 @@ class Checkpoints:
 
     A checkpoint has `model.safetensors` (what is trained), `optimizer.safetensors` (AdamW's moments) and
     `state.json` (the step, the settings, the scaler of float16). The learning rate, the order of rows and all
-    random numbers are functions of the seed and the step, so nothing else is needed to go on.
+    random numbers are functions of the seed and the step, so nothing else is needed to go on; but where an earlier
+    state of the model has chosen the batches, `batches.safetensors` has them.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -64,7 +66,13 @@ class Checkpoints:
             f"resume={resume!r} is no checkpoint of {self.folder}; give {LATEST!r} or one of: {known}"
         )
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> Path:
+    def save(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        state: Mapping[str, Any],
+        batches: Sequence[Sequence[int]] | None = None,
+    ) -> Path:
         """Write the checkpoint after `state["step"]` steps, then remove all but the last `KEPT`."""
         path = self.folder / f"step-{state['step']:08d}"
         names: dict[Tensor, str] = {parameter: name for name, parameter in trained(model).items()}
@@ -77,6 +85,8 @@ class Checkpoints:
         with whole_folder(path) as partial:
             save_file(_weights(model), partial / "model.safetensors")
             save_file(moments, partial / "optimizer.safetensors")
+            if batches is not None:
+                save_file({"rows": torch.tensor(batches)}, partial / _BATCHES)
             (partial / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
             for file in partial.iterdir():
                 flush(file)
@@ -96,6 +106,11 @@ class Checkpoints:
             device = torch.device("cpu") if what == "step" else parameter.device
             optimizer.state[parameter][what] = value.to(device)
         return read_state(path)
+
+    def load_batches(self, path: Path) -> list[list[int]] | None:
+        """The batches of a checkpoint; None where it has none."""
+        file = path / _BATCHES
+        return load_file(file)["rows"].tolist() if file.is_file() else None
 
     def save_best(self, model: nn.Module, step: int, score: float) -> None:
         """Keep the weights as the best so far."""

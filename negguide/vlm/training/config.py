@@ -79,7 +79,8 @@ class Settings:
     loss: str = setting(
         "triplet",
         "What is minimised: clip and siglip need no negatives; negclip needs negative captions, negimage negative "
-        "images, others such as triplet and grouped both. A name that is not known is answered with all of them.",
+        "images, others such as triplet and grouped both; negsiglip is experimental. A name that is not known is "
+        "answered with all of them.",
         metavar="LOSS",
     )
     images: str | None = setting(
@@ -140,6 +141,25 @@ class Settings:
         1, "How many epochs hold them alone, as many steps as any other epoch.", panel=TRAINING, least=1
     )
 
+    refresh_negatives: int | None = setting(
+        None,
+        "Steps after which the present model scores the rows of as many next steps, and part of every batch is "
+        "exchanged for rows, generated negatives among them, that it confuses with the rest; default: never.",
+        panel=TRAINING,
+        metavar="STEPS",
+        least=1,
+    )
+    refresh_fraction: float = setting(
+        0.5, "Of a batch, that a refresh exchanges at most.", panel=TRAINING, above=0, below=1
+    )
+    refresh_false_negatives: float = setting(
+        0.95,
+        "Rows of other images that score above this fraction of a pair are held back from a refresh.",
+        panel=TRAINING,
+        metavar="FRACTION",
+        above=0,
+    )
+
     lock_image: bool = setting(
         False, "Leave the image tower as it is: train the text tower alone.", panel=FORGETTING
     )
@@ -176,6 +196,11 @@ class Settings:
     rank_weight: float = setting(1.0, "Of the rank margin.", panel=LOSS, least=0)
     smoothing: float = setting(0.0, "Of the labels.", panel=LOSS, least=0, below=1)
     focal: float = setting(0.0, "Exponent of the focal factor.", panel=LOSS, metavar="GAMMA", least=0)
+    dice: bool = setting(
+        False,
+        "The Dice loss in the place of the cross entropy: pairs that are right teach less; with focal, less still.",
+        panel=LOSS,
+    )
     paraphrases: bool = setting(False, "The set's positive captions are further positives.", panel=LOSS)
     continuous: bool = setting(False, "CWCL's weights, by the start model's images.", panel=LOSS)
     false_negative_fraction: float | None = setting(
@@ -206,6 +231,7 @@ class Settings:
             _check_range(entry.name, getattr(self, entry.name), entry.metadata.get("bounds", {}))
         self._check_loss(loss)
         self._check_curriculum()
+        self._check_refresh()
         if self.lock_image and self.lock_text:
             raise ValueError(
                 "lock_image and lock_text together leave nothing to train; lock one tower or none"
@@ -247,6 +273,7 @@ class Settings:
         softmax = {
             "smoothing": self.smoothing,
             "focal": self.focal,
+            "dice": self.dice,
             "paraphrases": self.paraphrases,
             "continuous": self.continuous,
             "mix_pairs or mix_queries": self.mixing,
@@ -260,9 +287,13 @@ class Settings:
             raise ValueError(
                 f"loss={self.loss!r} takes no options, and so no {', '.join(given)}; leave them out"
             )
-        if self.continuous and (self.focal or self.false_negative_fraction is not None):
+        if self.continuous and (self.focal or self.dice or self.false_negative_fraction is not None):
             raise ValueError(
-                "continuous goes with neither focal nor false_negative_fraction: it has no single positive"
+                "continuous goes with neither focal, dice nor false_negative_fraction: it has no single positive"
+            )
+        if self.dice and self.smoothing:
+            raise ValueError(
+                f"dice has no labels that smoothing={self.smoothing} could smooth; leave one out"
             )
         if loss.siblings and self.rank_margin:
             raise ValueError(
@@ -287,6 +318,14 @@ class Settings:
                 f"curriculum_epochs={self.curriculum_epochs} of epochs={self.epochs} leaves none for the whole set; "
                 f"give fewer, or more epochs"
             )
+
+    def _check_refresh(self) -> None:
+        if self.refresh_negatives is not None:
+            return
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if entry.name.startswith("refresh_") and value != entry.default:
+                raise ValueError(f"{entry.name}={value} has no meaning without refresh_negatives")
 
 
 def _check_range(name: str, value: Any, bounds: Mapping[str, float | None]) -> None:

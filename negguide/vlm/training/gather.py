@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor, distributed
+
+try:
+    from torch.distributed._functional_collectives import all_gather_single_autograd as all_gather
+except ImportError:  # its name before torch 2.13
+    from torch.distributed._functional_collectives import all_gather_tensor_autograd as all_gather
 
 
 def world() -> tuple[int, int]:
@@ -25,33 +27,13 @@ def gather(tensor: Tensor) -> Tensor:
     _, processes = world()
     if processes == 1:
         return tensor
-    if tensor.requires_grad:
-        gathered: Tensor = _Gather.apply(tensor)  # type: ignore[no-untyped-call]
-        return gathered
-    return _all_gather(tensor)
+    gathered = all_gather(tensor.contiguous(), 0, distributed.group.WORLD)  # type: ignore[arg-type]
+    # what comes back may still be on its way, and would stay in memory if nothing used it; a copy has arrived
+    arrived: Tensor = gathered.clone()
+    return arrived
 
 
 def own_rows(count: int) -> slice:
     """Where this process's `count` rows are in what `gather` gives."""
     rank, _ = world()
     return slice(rank * count, (rank + 1) * count)
-
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        ctx.rows = own_rows(len(tensor))
-        return _all_gather(tensor)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone()
-        distributed.all_reduce(total)
-        return total[ctx.rows]
-
-
-def _all_gather(tensor: Tensor) -> Tensor:
-    _, processes = world()
-    parts = [torch.empty_like(tensor) for _ in range(processes)]
-    distributed.all_gather(parts, tensor.contiguous())
-    return torch.cat(parts)

@@ -31,6 +31,7 @@ from negguide.vlm.training.config import Settings
 from negguide.vlm.training.log import Log
 from negguide.vlm.training.model_card import write_result
 from negguide.vlm.training.outcome import Outcome
+from negguide.vlm.training.refresh import Refresher
 from negguide.vlm.training.state import TrainState
 from negguide.vlm.training.task import Task, derived_seed
 from negguide.vlm.training.towers import parameter_groups
@@ -107,6 +108,18 @@ class _Loop:
         )
         self.task.forward, self.optimizer = accelerator.prepare(self.task.towers, optimizer)
         self.log = Log(out / "log.jsonl")
+        self.loader = self.data.loader(
+            settings,
+            self.task.teacher,
+            rank=accelerator.process_index,
+            processes=accelerator.num_processes,
+            device=accelerator.device,
+        )
+        self.refresher = (
+            Refresher(settings, self.data, self.task, self.loader, accelerator)
+            if settings.refresh_negatives is not None
+            else None
+        )
         identity = {
             **settings.to_dict(),
             "processes": accelerator.num_processes,
@@ -142,13 +155,6 @@ class _Loop:
     def _train(self) -> None:
         settings, accelerator, state = self.settings, self.accelerator, self.state
         per_epoch = len(self.data.sampler)
-        loader = self.data.loader(
-            settings,
-            self.task.teacher,
-            rank=accelerator.process_index,
-            processes=accelerator.num_processes,
-            device=accelerator.device,
-        )
         bar = tqdm(
             total=self.steps,
             initial=state.step,
@@ -159,29 +165,54 @@ class _Loop:
         with closing(bar):
             for epoch in range(state.step // per_epoch, settings.epochs):
                 self.task.forward.train()
-                began = time.perf_counter()
-                for batches in loader.epoch(epoch, state.step - epoch * per_epoch):
-                    line = self._step([batch.to(accelerator.device) for batch in batches])
-                    now = time.perf_counter()
-                    images = round(line.pop("images") * accelerator.num_processes)
-                    state.step += 1
-                    state.images_seen += images
-                    line |= {"step": state.step, "epoch": epoch + 1, "images_seen": state.images_seen}
-                    line |= {"images_per_second": images / (now - began)}
-                    began = now
-                    self._note(line)
-                    bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
-                    bar.update()
-                    if (
-                        settings.save_every
-                        and state.step % settings.save_every == 0
-                        and state.step % per_epoch
-                    ):
-                        state.save()
+                while state.step < (epoch + 1) * per_epoch:
+                    self._steps(epoch, self._next_batches(epoch), bar)
                 self._validate(epoch + 1)
                 state.save()
 
-    def _step(self, batches: Sequence[Batch]) -> dict[str, Any]:
+    def _next_batches(self, epoch: int) -> list[list[int]]:
+        """The batches of `epoch` from where the run stands to its end, or to the next refresh."""
+        state, refresher, per_epoch = self.state, self.refresher, len(self.data.sampler)
+        left = (epoch + 1) * per_epoch - state.step
+        if refresher is None:
+            return self.data.sampler.epoch(epoch)[-left:]
+        place = state.step % refresher.every
+        if not place:
+            began = time.perf_counter()
+            refreshed = refresher.refresh(state.step)
+            state.batches = refreshed.batches
+            # under the number of the first step that it is for: to go on from a checkpoint before it is to do it again
+            seconds = time.perf_counter() - began
+            self._note(
+                {"step": state.step + 1, "epoch": epoch + 1, **refresher.note(refreshed), "seconds": seconds}
+            )
+        assert state.batches is not None
+        return state.batches[place : place + left]
+
+    def _steps(self, epoch: int, batches: list[list[int]], bar: Any) -> None:
+        settings, accelerator, state = self.settings, self.accelerator, self.state
+        began = time.perf_counter()
+        for rows, own in zip(batches, self.loader.steps(epoch, batches), strict=True):
+            line = self._step([batch.to(accelerator.device) for batch in own], rows)
+            now = time.perf_counter()
+            images = round(line.pop("images") * accelerator.num_processes)
+            state.step += 1
+            state.images_seen += images
+            line |= {"step": state.step, "epoch": epoch + 1, "images_seen": state.images_seen}
+            line |= {"images_per_second": images / (now - began)}
+            began = now
+            self._note(line)
+            bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
+            bar.update()
+            if (
+                settings.save_every
+                and state.step % settings.save_every == 0
+                and state.step % len(self.data.sampler)
+            ):
+                state.save()
+
+    def _step(self, batches: Sequence[Batch], rows: Sequence[int]) -> dict[str, Any]:
+        """One step of the optimiser over this process's `batches` of the `rows` of all."""
         settings, accelerator, step = self.settings, self.accelerator, self.state.step
         rate = self._rate(step)
         for group in self.optimizer.param_groups:
@@ -192,7 +223,7 @@ class _Loop:
 
         def check(loss: Tensor) -> None:
             if not math.isfinite(float(accelerator.reduce(loss, "mean"))):
-                raise self._failed(step, "the loss")
+                raise self._failed(rows, "the loss")
 
         value, parts = self.task.backward(
             batches, accelerator, distilling=bool(settings.distill) and not first, check=check
@@ -201,7 +232,7 @@ class _Loop:
         norm = accelerator.clip_grad_norm_(towers.parameters(), settings.grad_clip_norm or math.inf)
         # with float16 the scaler expects infinite gradients now and then, and leaves such steps out
         if settings.precision != "amp" and not math.isfinite(float(norm)):
-            raise self._failed(step, "the gradient")
+            raise self._failed(rows, "the gradient")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         towers.clamp_scale()
@@ -223,8 +254,9 @@ class _Loop:
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
         return peak * (1 + math.cos(math.pi * done)) / 2
 
-    def _failed(self, step: int, what: str) -> LossNotFiniteError:
-        epoch, ids = step // len(self.data.sampler), self.data.names(step)
+    def _failed(self, rows: Sequence[int], what: str) -> LossNotFiniteError:
+        step, ids = self.state.step, self.data.names(rows)
+        epoch = step // len(self.data.sampler)
         self._note({"step": step + 1, "epoch": epoch + 1, "failed": what, "items": ids})
         saved = self.state.checkpoints.steps()
         kept = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint had been written yet"

@@ -25,6 +25,7 @@ class TrainState:
     Attributes:
         step: how many optimiser steps were made.
         images_seen: how many images went through the model in them.
+        batches: what was chosen at the last refresh, from its step on; None before the first, or without any.
 
     Args:
         out: the run's folder.
@@ -48,6 +49,7 @@ class TrainState:
         self.identity, self.log = dict(identity), log
         self.checkpoints = Checkpoints(out / "checkpoints")
         self.step = self.images_seen = 0
+        self.batches: list[list[int]] | None = None
 
     def restore(self, resume: str | None) -> None:
         """Go to the checkpoint that `resume` names, or to the beginning.
@@ -77,6 +79,7 @@ class TrainState:
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
         self.step, self.images_seen = int(saved["step"]), int(saved["images_seen"])
+        self.batches = self.checkpoints.load_batches(found)
         if main:
             self.log.begin(self.step)
             logger.info("going on from %s", found)
@@ -91,7 +94,7 @@ class TrainState:
                 "run": self.identity,
                 "scaler": None if scaler is None else scaler.state_dict(),
             }
-            self.checkpoints.save(self.towers, self.optimizer.optimizer, saved)
+            self.checkpoints.save(self.towers, self.optimizer.optimizer, saved, self.batches)
         self.accelerator.wait_for_everyone()
 
     def _check_identity(self, path: Path) -> None:

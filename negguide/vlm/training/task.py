@@ -149,7 +149,7 @@ def objective(
         name: gather(torch.cat([getattr(batch, name) for batch in batches]))
         for name in ("source", "caption", "negative_caption", "group")
     }
-    valid = gather(_flags(batches, "negative"))
+    valid = gather(torch.cat([batch.has_negative for batch in batches]))
     taught = (
         {name: gather(torch.cat([part[name] for part in teacher])) for name in teacher[0]} if teacher else {}
     )
@@ -160,7 +160,9 @@ def objective(
         rows=rows,
         **numbers,
         positive_text=every["positive_text"] if settings.paraphrases else None,
-        has_positive=gather(_flags(batches, "positive")) if settings.paraphrases else None,
+        has_positive=gather(torch.cat([batch.has_positive for batch in batches]))
+        if settings.paraphrases
+        else None,
         teacher_image=taught.get("image"),
         teacher_text=taught.get("text"),
         continuous=settings.continuous,
@@ -168,6 +170,7 @@ def objective(
         false_negative_weight=settings.false_negative_weight,
         smoothing=settings.smoothing,
         focal=settings.focal,
+        dice=settings.dice,
         mixing=Mixing(settings.mix_hardest, settings.mix_pairs, settings.mix_queries)
         if settings.mixing
         else None,
@@ -196,14 +199,3 @@ def objective(
             numbers["group"],
         )
     return torch.stack(list(parts.values())).sum(), parts
-
-
-def _flags(batches: Sequence[Batch], name: str) -> Tensor:
-    """bool [n]: which rows are in the `negative` or `positive` of their batch."""
-    flags = []
-    for batch in batches:
-        rows = getattr(batch, name)
-        flags.append(
-            torch.zeros(len(batch.places), dtype=torch.bool, device=rows.device).index_fill(0, rows, True)
-        )
-    return torch.cat(flags)

@@ -1,9 +1,10 @@
 """benchmarks/vlm.py makes its sets, trains its rows and judges its bars; its numbers are not asserted."""
 
 import json
+import re
 import sys
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,14 @@ from negguide.toyworld.scene import held_out
 from negguide.vlm.data.readers import read_triplets
 from negguide.vlm.evaluation.evaluate import evaluate, make_suite
 from negguide.vlm.evaluation.results import Results
+from negguide.vlm.losses import registered_losses
+from negguide.vlm.training.config import Settings
+from negguide.vlm.training.log import Log
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 import vlm
+import vlm_ablation
+import vlm_rows
 import vlm_sets
 from report import fast_bfloat16
 
@@ -135,7 +141,7 @@ def test_half_of_what_the_controls_draw_is_further_pairs(renders, tmp_path):
 
 @pytest.mark.parametrize(("rows", "batch_size"), [(9929, 78), (9929, 39), (49929, 78), (12090, 78), (78, 78)])
 def test_steps_are_divided_into_epochs_that_the_set_can_fill(rows, batch_size):
-    found = vlm.schedule(rows, batch_size, 1500)
+    found = vlm_rows.schedule(rows, batch_size, 1500)
     per_epoch = found["train_num_samples"] // batch_size
     assert per_epoch * found["epochs"] == 1500 and found["train_num_samples"] <= rows
     assert found["curriculum_epochs"] * per_epoch == 300  # a fifth, whatever the set
@@ -144,7 +150,7 @@ def test_steps_are_divided_into_epochs_that_the_set_can_fill(rows, batch_size):
 def test_steps_that_cannot_be_divided_are_refused():
     for rows, batch_size, steps in ((100, 92, 1501), (91, 92, 1500)):
         with pytest.raises(ValueError, match=f"steps={steps} must be a multiple of 5"):
-            vlm.schedule(rows, batch_size, steps)
+            vlm_rows.schedule(rows, batch_size, steps)
 
 
 def test_a_set_of_another_recipe_has_another_folder(tmp_path):
@@ -230,3 +236,87 @@ def test_a_plot_has_a_panel_for_every_figure(tmp_path):
     vlm.plot(tmp_path / "two.png", "Title", two, columns=2)
     rows, pair = (Image.open(tmp_path / f"{name}.png") for name in ("rows", "two"))
     assert rows.width > pair.width and rows.height > 1.5 * pair.height
+
+
+WHAT_ALL_ROWS_SHARE = {
+    *(
+        "train_data",
+        "images",
+        "model",
+        "seed",
+        "epochs",
+        "train_num_samples",
+        "batch_size",
+        "lr",
+        "wd",
+        "warmup",
+    ),
+    *("grad_clip_norm", "precision", "val_fraction", "val_every", "curriculum_epochs"),
+}
+WHAT_CHANGES_NO_RESULT = {"accum_freq", "grad_checkpointing", "workers", "save_every"}
+
+
+def test_every_option_has_a_row_that_changes_it_and_every_row_can_be_trained():
+    told = {**vlm_ablation.told(), **{name: vlm_ablation.settings_of(name) for name in vlm.METHODS}}
+    changed = set()
+    for name, given in told.items():
+        more = {"curriculum_epochs": 1} if given["curriculum"] else {}
+        settings = Settings("set", epochs=5, **given, **more)
+        changed |= {e.name for e in fields(Settings) if getattr(settings, e.name) != e.default}
+        row = vlm_ablation.ROWS.get(name)
+        assert (
+            row is None
+            or any(given.get(key) != value for key, value in told[row.base].items())
+            or (given.keys() > told[row.base].keys())
+        ), name
+    options = {entry.name for entry in fields(Settings)}
+    assert options - changed - WHAT_ALL_ROWS_SHARE == WHAT_CHANGES_NO_RESULT
+    # of the losses, those of a sigmoid need a model that no row has
+    losses = {given["loss"] for given in told.values()}
+    assert registered_losses().keys() - losses == {"siglip", "negsiglip"}
+
+
+def test_a_row_of_the_ablation_is_its_base_with_something_changed():
+    assert vlm_ablation.methods() == (vlm.BOTH, vlm.KEEPING)
+    base, row = (vlm_ablation.settings_of(n) for n in (vlm.BOTH, "refreshed by a quarter"))
+    assert row == {**base, "refresh_negatives": 100, "refresh_fraction": 0.25}
+    triplet = vlm_ablation.settings_of("triplet, rank margin")
+    assert (triplet["loss"], triplet["rank_margin"]) == ("triplet", 0.1) and "group_size" not in triplet
+    assert vlm_ablation.method_of("anti-forgetting, false negatives halved") == vlm.KEEPING
+    assert list(vlm_ablation.told())[:2] == [vlm.BOTH, vlm.KEEPING]
+
+
+def test_static_and_refreshed_rows_see_the_same_images(renders, tmp_path, monkeypatch, capsys):
+    rows = {"refreshed": vlm_ablation.Row(vlm.BOTH, {"refresh_negatives": 2})}
+    monkeypatch.setattr(vlm_ablation, "ROWS", rows)
+    monkeypatch.setattr(vlm_ablation, "EVERY", {"curriculum": "", "precision": "fp32", "val_fraction": 0.0})
+    path, suite = tmp_path / "ablation.json", make_suite("toyworld", limit=1)
+    training = {"steps": 5, "images": 8, "lr": 1e-4}
+    vlm_ablation.run(path, {}, tmp_path, {vlm.BOTH: renders}, suite, 1, training)
+    found = json.loads(path.read_text())["rows"]
+    assert [row["method"] for row in found] == [vlm.START, vlm.BOTH, "refreshed"]
+    assert [row["images_seen"] for row in found] == [0, 40, 40] and [row["steps"] for row in found] == [
+        0,
+        5,
+        5,
+    ]
+    assert re.search(r"refreshed +.*both", capsys.readouterr().out)
+    logs = [Log(log).lines() for log in (tmp_path / "runs").glob("*/log.jsonl")]
+    assert sorted(sum("exchanged" in line for line in lines) for lines in logs) == [0, 3]
+
+
+def test_a_change_is_the_mean_over_the_seeds_beside_the_worst_and_the_best(clip):
+    results = evaluate(clip, [make_suite("toyworld", limit=2)])
+
+    def row(seed, value):
+        changed = [
+            replace(r, value=value) if r.key == ("toyworld", "group", "all") else r for r in results.rows
+        ]
+        return {"seed": seed, "results": replace(results, rows=tuple(changed)).to_dict()}
+
+    base = [row(0, 0.5), row(1, 0.25)]
+    assert vlm_ablation.change([row(1, 0.5), row(0, 0.5)], base) == ("+12.5 [+0.0, +25.0]", "no")
+    assert vlm_ablation.change([row(0, 1.0), row(1, 1.0)], [row(0, 0.0), row(1, 0.0)]) == (
+        "+100.0 [+100.0, +100.0]",
+        "yes",
+    )

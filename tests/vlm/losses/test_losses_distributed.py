@@ -84,6 +84,18 @@ def step(model: nn.Module, rows: slice) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in found.items()}
 
 
+def gathered(rank: int, world: int) -> dict[str, Tensor]:
+    """Rows of every kind, of all processes, and the gradient of a loss that each process weighs in its own way."""
+    own = torch.full((2, 3), float(rank), requires_grad=True)
+    rows = gather(own)
+    weights = torch.arange(2 * world, dtype=torch.float32)[:, None].expand(-1, 3) * (rank + 1)
+    (weights * rows**2).sum().backward()
+    assert own.grad is not None
+    flags = gather(torch.tensor([rank == 0, True]))
+    numbers = gather(torch.tensor([rank, 10 + rank]))
+    return {"rows": rows.detach().clone(), "row gradient": own.grad, "flags": flags, "numbers": numbers}
+
+
 def worker(folder: Path) -> None:
     """What each of the processes runs."""
     from safetensors.torch import save_file
@@ -97,11 +109,15 @@ def worker(folder: Path) -> None:
         torch.distributed.all_reduce(value)
     gradients = {f"gradient.{name}": p.grad for name, p in model.module.named_parameters()}
     save_file({**{k: v / world for k, v in values.items()}, **gradients}, folder / f"{rank}.safetensors")
+    save_file(
+        {name: value.clone() for name, value in gathered(rank, world).items()},
+        folder / f"gathered-{rank}.safetensors",
+    )
     torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def folder_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -115,7 +131,12 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, An
     for process in running:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
-    return [load_file(folder / f"{rank}.safetensors") for rank in range(2)]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_processes(folder_of_two: Path) -> list[dict[str, Any]]:
+    return [load_file(folder_of_two / f"{rank}.safetensors") for rank in range(2)]
 
 
 def test_two_processes_give_the_losses_and_gradients_of_one(two_processes: list[dict[str, Any]]) -> None:
@@ -129,6 +150,17 @@ def test_two_processes_give_the_losses_and_gradients_of_one(two_processes: list[
                 found[name], value, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
             )
     assert all(float(expected[name].abs().max()) > 0 for name in expected)
+
+
+def test_rows_of_every_kind_are_gathered_and_gradients_come_back_to_them(folder_of_two: Path) -> None:
+    for rank in range(2):
+        found = load_file(folder_of_two / f"gathered-{rank}.safetensors")
+        assert found["rows"][:, 0].tolist() == [0, 0, 1, 1]
+        assert found["flags"].tolist() == [True, True, False, True]
+        assert found["numbers"].tolist() == [0, 10, 1, 11]
+        # of the loss of both processes, sum over p of (p + 1) * place * x^2: 2 x place (1 + 2)
+        expected = [2.0 * rank * 3 * place for place in (2 * rank, 2 * rank + 1)]
+        assert found["row gradient"][:, 0].tolist() == expected
 
 
 def test_one_process_gathers_only_its_own() -> None:

@@ -271,6 +271,30 @@ def test_the_focal_loss_of_a_certain_answer_has_a_gradient() -> None:
     assert one.grad is not None and torch.isfinite(one.grad).all()
 
 
+@pytest.mark.parametrize("focal", [0.0, 1.0])
+def test_the_dice_loss_is_one_minus_twice_the_probability_over_itself_and_one(focal: float) -> None:
+    image, text, _, negative = features()
+    values = []
+    for queries, keys in ((image, torch.cat((text, negative))), (text, image)):
+        for i in range(N):
+            p = torch.exp(-ce(queries[i], keys, i))
+            values.append((1 - p) ** focal * (1 - 2 * p / (p + 1)))
+    found = losses.negclip(image, text, negative, SCALE, Options(dice=True, focal=focal))
+    torch.testing.assert_close(found, average(values))
+
+
+def test_the_dice_loss_learns_least_from_what_is_right_or_hopeless() -> None:
+    cosine = torch.tensor([[0.99, 0.0], [0.5, 0.45], [0.0, 0.99]], dtype=torch.float64, requires_grad=True)
+    right = torch.tensor([[1.0, 0.0]] * 3, dtype=torch.float64)
+    info_nce(cosine, torch.eye(2, dtype=torch.float64), 20.0, right, dice=True).sum().backward()
+    assert cosine.grad is not None
+    easy, middling, hopeless = -cosine.grad[:, 0]
+    assert middling > 100 * easy > 0 and middling > 100 * hopeless > 0
+    # the cross entropy's, times 2 p / (1 + p)^2
+    p = torch.sigmoid(torch.tensor(20 * 0.05, dtype=torch.float64))
+    torch.testing.assert_close(middling, 20 * (1 - p) * 2 * p / (1 + p) ** 2)
+
+
 def test_false_negatives_are_those_above_a_share_of_the_positive() -> None:
     similarity = torch.tensor([[0.8, 0.79, 0.5], [0.9, 0.6, 0.3], [0.1, 0.2, -0.1]])
     positive = torch.eye(3, dtype=torch.bool)
@@ -400,6 +424,12 @@ def test_options_that_contradict_each_other_are_refused() -> None:
         Options(false_negative_fraction=0.9)
     with pytest.raises(ValueError, match="no single positive"):
         Options(continuous=True, focal=1.0, teacher_image=image)
+    with pytest.raises(ValueError, match="no single positive"):
+        Options(continuous=True, dice=True, teacher_image=image)
+    with pytest.raises(ValueError, match=r"dice=True has no labels that smoothing=0\.1 could smooth"):
+        Options(dice=True, smoothing=0.1)
+    with pytest.raises(ValueError, match="siglip takes no continuous, smoothing, focal, dice"):
+        losses.siglip(image, text, SCALE, 0.0, Options(dice=True))
     with pytest.raises(ValueError, match="siglip takes no continuous, smoothing"):
         losses.siglip(image, text, SCALE, 0.0, Options(smoothing=0.1))
     with pytest.raises(TypeError, match="negative_text"):  # one kind of negatives alone is no sigmoid loss

@@ -134,6 +134,18 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def steady_clip(tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without dropout, whose random numbers are each process's own."""
+    model = CLIPModel.from_pretrained(tiny_clip)
+    for config in (model.config.text_config, model.config.vision_config):
+        config.attention_dropout = 0.0
+    folder = tmp_path_factory.mktemp("models") / "steady"
+    shutil.copytree(tiny_clip, folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random SigLIP."""
     tokenizer = new_tokenizer(negation=True)

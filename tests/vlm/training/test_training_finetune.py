@@ -444,6 +444,9 @@ def test_wrong_settings_are_refused_with_what_would_be_right(tmp_path: Path, set
         ({"lock_image": True, "lock_text": True}, "leave nothing to train"),
         ({"loss": "siglip", "focal": 1.0}, "loss='siglip' has no focal"),
         ({"continuous": True, "focal": 1.0}, "no single positive"),
+        ({"continuous": True, "dice": True}, "no single positive"),
+        ({"dice": True, "smoothing": 0.1}, r"dice has no labels that smoothing=0\.1 could smooth"),
+        ({"loss": "siglip", "dice": True}, "loss='siglip' has no dice"),
         ({"loss": "grouped", "rank_margin": 0.1}, "rank_margin compares a row with its own negative"),
         (
             {"curriculum": "object", "epochs": 1},

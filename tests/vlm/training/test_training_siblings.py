@@ -34,7 +34,7 @@ def test_a_curriculum_trains_on_one_category_first(
     kind = {t.id: t.category for t in read_triplets(told.train_data)}
     per_epoch = len(data.sampler)
     seen = [
-        {kind[name.removesuffix("/negative")] for step in steps for name in data.names(step)}
+        {kind[name.removesuffix("/negative")] for step in steps for name in data.names(data.batch(step))}
         for steps in (range(per_epoch), range(per_epoch, 2 * per_epoch))
     ]
     assert seen == [{"object"}, {"object", "attribute"}]
@@ -50,7 +50,7 @@ def test_siblings_are_negatives_of_each_other(settings: Settings, tiny_clip: Pat
     model = load_model(str(tiny_clip))
     data = read_training_set(told, model, 1)
     loader = data.loader(told, model, rank=0, processes=1, device=torch.device("cpu"))
-    (batch,) = next(loader.epoch(0))
+    (batch,) = next(loader.steps(0, data.sampler.epoch(0)))
     groups = [data.train.triplets[place].group for place in batch.places]
     assert len(set(groups)) == len(groups) / 2
     n = len(groups)
@@ -67,7 +67,7 @@ def test_paraphrases_are_positives_of_the_originals_among_siblings(
     model = load_model(str(tiny_clip))
     data = read_training_set(told, model, 1)
     loader = data.loader(told, model, rank=0, processes=1, device=torch.device("cpu"))
-    (batch,) = next(loader.epoch(0))
+    (batch,) = next(loader.steps(0, data.sampler.epoch(0)))
     originals = [i for i, place in enumerate(batch.places) if not data.train.triplets[place].category]
     assert batch.positive.tolist() == originals
     n = len(batch.places)

@@ -1,0 +1,207 @@
+"""The rows of benchmarks/vlm.py: what each is told, how it is trained and measured, and how its seeds are pooled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from report import rows_so_far, write_json
+
+from negguide._utils.stats import wilson
+from negguide.embedded import TOYWORLD
+from negguide.toyworld.measure import Rate
+from negguide.vlm.data.readers import read_triplets
+from negguide.vlm.data.validate import as_pairs, validate, with_one_source_per_image
+from negguide.vlm.evaluation.evaluate import evaluate
+from negguide.vlm.evaluation.results import Results
+from negguide.vlm.evaluation.suites.base import Suite
+from negguide.vlm.losses import loss_by_name
+from negguide.vlm.models import load_model
+
+START = "start model"
+PAIRS_ALONE = "no negatives"
+TEXT = "text negatives"
+IMAGE = "image negatives"
+BOTH = "both"
+KEEPING = "both, anti-forgetting"
+KEEPING_ALONE = "no negatives, anti-forgetting"
+KEEPING_TEXT = "text negatives, anti-forgetting"
+PLAIN = "both, by plain prompting, unchecked"
+GROUPED = {"loss": "grouped", "group_size": 6, "group_fraction": 1.0}
+KEPT_WEIGHTS = {"wise_ft": 0.9}
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    PAIRS_ALONE: {"loss": "clip"},
+    TEXT: {"loss": "negclip"},
+    IMAGE: {"loss": "negimage"},
+    BOTH: GROUPED,
+    KEEPING_ALONE: {"loss": "clip", **KEPT_WEIGHTS},
+    KEEPING_TEXT: {"loss": "negclip", **KEPT_WEIGHTS},
+    KEEPING: {**GROUPED, "group_fraction": 0.5, **KEPT_WEIGHTS},
+    PLAIN: GROUPED,
+}
+"""What each row tells `negguide.vlm.finetune`."""
+EVERY = {
+    "paraphrases": True,
+    "curriculum": "relation",
+    "warmup": 50,
+    "precision": "amp_bf16",
+    "val_fraction": 0.0,
+}
+"""What all of them are told. Nothing is held out to choose by: every row takes its last checkpoint."""
+CURRICULUM = 5
+"""One of so many equal parts of the steps is the curriculum's."""
+
+FIGURES = {
+    "text": ("toyworld", "text"),
+    "image": ("toyworld", "image"),
+    "group": ("toyworld", "group"),
+    "hard positives": ("toyworld", "hard positives"),
+    "retrieval R@1": ("toyworld/retrieval", "text to image R@1"),
+    "zero-shot": ("toyworld/zero-shot", "accuracy"),
+}
+
+
+def schedule(rows: int, batch_size: int, steps: int) -> dict[str, int]:
+    """Epochs of equal length, as few as the set can fill, in whole multiples of `CURRICULUM`: together ``steps`` steps.
+
+    Args:
+        rows: of the set; none comes twice in an epoch.
+        batch_size: rows of a step.
+        steps: in all, a multiple of `CURRICULUM`.
+    """
+    part, odd = divmod(steps, CURRICULUM)
+    lengths = [part // times for times in range(1, part + 1) if part % times == 0]
+    fitting = [length for length in lengths if length * batch_size <= rows]
+    if odd or not fitting:
+        raise ValueError(
+            f"steps={steps} must be a multiple of {CURRICULUM}, and a batch of {batch_size} no larger than the set's "
+            f"{rows} rows"
+        )
+    return {
+        "epochs": steps // fitting[0],
+        "curriculum_epochs": part // fitting[0],
+        "train_num_samples": fitting[0] * batch_size,
+    }
+
+
+def tuned(
+    work: Path,
+    train_data: Path,
+    method: str,
+    seed: int,
+    suite: Suite,
+    *,
+    steps: int,
+    images: int,
+    lr: float,
+    **more: Any,
+) -> dict[str, Any]:
+    """Train and measure a row of `METHODS`; ``more`` are other settings than its own, all else is as in `trained`."""
+    given = {**EVERY, **METHODS[method], **more}
+    return {
+        "method": method,
+        **trained(work, train_data, given, seed, suite, steps=steps, images=images, lr=lr),
+    }
+
+
+def trained(
+    work: Path,
+    train_data: Path,
+    given: Mapping[str, Any],
+    seed: int,
+    suite: Suite,
+    *,
+    steps: int,
+    images: int,
+    lr: float,
+) -> dict[str, Any]:
+    """Train with some settings, and measure the result.
+
+    Args:
+        work: where the trained models stay.
+        train_data: the set.
+        given: what `negguide.vlm.finetune` is told beside the others.
+        seed: of the training.
+        suite: what it is measured on.
+        steps: of the optimiser, in all.
+        images: that go through the model in a step, negative ones included.
+        lr: the peak learning rate.
+    """
+    from negguide.vlm import Settings, finetune
+
+    loss = loss_by_name(given["loss"])
+    triplets = read_triplets(str(train_data))
+    found = validate(triplets, load_model(TOYWORLD), loss.columns, loss=loss.name, name=str(train_data))
+    found = replace(found, triplets=with_one_source_per_image(found.triplets))
+    rows = len((as_pairs(found) if loss.siblings else found).triplets)
+    # a negative image is one more that is seen, unless it is a row of its own
+    batch_size = images // 2 if "negative_image" in loss.columns and not loss.siblings else images
+    told = {**given, **schedule(rows, batch_size, steps)}
+    if not told["curriculum"]:
+        del told["curriculum_epochs"]
+    settings = Settings(train_data=str(train_data), seed=seed, batch_size=batch_size, lr=lr, **told)
+    key = hashlib.sha256(json.dumps(settings.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+    outcome = finetune(settings, work / "runs" / key, resume="latest")
+    results = evaluate(load_model(str(outcome.folder)), [suite])
+    return {
+        "seed": seed,
+        "steps": outcome.steps,
+        "batch_size": batch_size,
+        "images_seen": outcome.images_seen,
+        "data": json.loads((outcome.folder / "finetune.json").read_text())["data"],
+        "results": results.to_dict(),
+    }
+
+
+def pooled(rows: Sequence[Mapping[str, Any]], suite: str, metric: str, category: str = "all") -> Rate:
+    """Mean over the seeds; Wilson's interval over the items, widened to the worst and the best seed."""
+    found = [Results.from_dict(row["results"]).row(suite, metric, category) for row in rows]
+    values = [row.value for row in found]
+    p, n = sum(values) / len(values), found[0].n
+    low, high = wilson(p, n)
+    return Rate(p, min(low, *values), max(high, *values), n)
+
+
+def percent(rate: Rate) -> str:
+    """As the tables have it."""
+    return f"{100 * rate.value:.1f} [{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
+
+
+def rows_of(
+    path: Path,
+    settings: Mapping[str, Any],
+    suite: Suite,
+    seeds: int,
+    jobs: Mapping[str, Callable[[int], dict[str, Any]]],
+) -> list[dict[str, Any]]:
+    """The start model and every job with every seed, written to ``path`` one after the other.
+
+    What an earlier run with these settings left there is not made again.
+
+    Args:
+        path: of the result.
+        settings: of the benchmark.
+        suite: what the start model is measured on.
+        seeds: how many.
+        jobs: by the method's name, what trains and measures it with a seed.
+    """
+    rows = rows_so_far(path, settings)
+    known = {(row["method"], row["seed"]) for row in rows}
+    if (START, 0) not in known:
+        found = evaluate(load_model(TOYWORLD), [suite])
+        start = {"method": START, "seed": 0, "steps": 0, "batch_size": 0, "images_seen": 0}
+        rows.append({**start, "results": found.to_dict()})
+        write_json(path, settings, rows)
+    for method, job in jobs.items():
+        for seed in range(seeds):
+            if (method, seed) not in known:
+                print(f"{method}, seed {seed}")
+                rows.append(job(seed))
+                write_json(path, settings, rows)
+                torch.manual_seed(0)
+    return rows
