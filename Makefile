@@ -16,9 +16,6 @@ OUT ?= out
 OWN_SOURCES := $(shell command -v nvidia-smi 2>/dev/null)$(PIP_FIND_LINKS)$(PIP_INDEX_URL)$(PIP_EXTRA_INDEX_URL)
 TORCH_INDEX ?= $(if $(strip $(OWN_SOURCES)),,https://download.pytorch.org/whl/cpu)
 
-# What is checked more strictly than the rest; diffusers' classes and torch's decorators have no types.
-STRICT := negguide/guidance negguide/methods negguide/integration negguide/views negguide/_utils
-
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 WANTED := negguide needs Python 3.11, 3.12 or 3.13
@@ -34,8 +31,7 @@ quickstart: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy negguide
-	$(BIN)/mypy --strict --allow-subclassing-any --allow-untyped-decorators $(STRICT)
+	$(BIN)/mypy
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-rest: $(VENV)/.installed-dev
@@ -81,8 +77,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 # What knows no pipeline and draws nothing; for the inner loop.
-FAST := tests/guidance tests/test_methods.py tests/test_text_files.py tests/test_image_files.py tests/mining/edits \
-        tests/toyworld/test_scene_and_language.py tests/toyworld/test_render.py tests/vlm/losses/test_losses_formulas.py
+FAST := tests/guidance tests/test_methods.py tests/test_text_files.py tests/test_image_files.py tests/test_shared_pieces.py \
+        tests/mining/edits tests/cli/test_cli_syntax.py tests/cli/test_cli_defaults.py \
+        tests/toyworld/test_scene_and_language.py tests/toyworld/test_render.py tests/vlm/losses/test_losses_formulas.py \
+        tests/vlm/evaluation/test_evaluation_metrics.py
 
 test-fast: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(FAST)

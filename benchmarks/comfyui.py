@@ -142,9 +142,10 @@ def cost(toy: Toy, what: str, size: int, steps: int, seed: int) -> float:
     # another seed each time: ComfyUI keeps what it has computed
     link = runs(graph, toy, model, size, steps, seed)[what][0]
     process = psutil.Process(toy.server.process.pid)
-    before = sum(process.cpu_times()[:2])
+    before = process.cpu_times()
     toy.server.latents(graph, link)
-    return sum(process.cpu_times()[:2]) - before
+    after = process.cpu_times()
+    return float(after.user + after.system - before.user - before.system)
 
 
 def main() -> None:
@@ -171,7 +172,8 @@ def main() -> None:
                 theirs, ours = values(toy, pipe, batch)
                 print(f"| batch of {batch} | {theirs:.1e} | {ours:.1e} |", flush=True)
             print("\n| run | processor time |\n|---|---|")
-            names = runs(*toy.graph()[:1], toy, ["1", 0], arguments.size, arguments.steps, 0)
+            graph, model = toy.graph()
+            names = runs(graph, toy, model, arguments.size, arguments.steps, 0)
             # loads the model and reads the texts
             cost(toy, "cfg", arguments.size, arguments.steps, -1 % 2**32)
             times = {

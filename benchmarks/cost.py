@@ -23,12 +23,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from overlap import LABELS, WEIGHTS, negative_guidance
+from overlap import WEIGHTS, negative_guidance
+from overlap_report import LABELS
 from report import (
     arguments,
     call_of,
     file_stem,
     models,
+    own_steps,
     plot_rates,
     print_table,
     rows_so_far,
@@ -56,7 +58,7 @@ FOUR = {"black glasses": 3.0, "brown fur": 2.0, "in the snow": 0.3, "a scarf": 0
 world mostly shows than for what it seldom does."""
 ALONE = 3.0
 """Weight of a single negative: where overlap.py finds most removed with at least 95% kept."""
-LAST = {"start": 0.96, "stop": 1.0}
+LAST: dict[str, Any] = {"start": 0.96, "stop": 1.0}
 """The window of the last step alone."""
 IMAGES = 4
 STEPS = 20
@@ -65,8 +67,10 @@ STEPS = 20
 
 @dataclass(frozen=True)
 class Case:
-    """A row: the method for a list of negatives, how many it is run with (0: it takes none in words), and whether the
-    judge looks at its images too."""
+    """A row: the method for a list of negatives, with how many it is run, and whether its images are judged.
+
+    With 0 negatives it takes none in words.
+    """
 
     name: str
     method: Callable[[tuple[str, ...]], Any]
@@ -139,7 +143,9 @@ def unguided(model: Embedded) -> list[Case]:
 
 def timed_steps(pipe: Any) -> int:
     """Sampling steps of a timed run."""
-    return min(STEPS, embedded_of(pipe).steps)
+    model = embedded_of(pipe)
+    assert model is not None
+    return min(STEPS, model.steps)
 
 
 def run(pipe: Any, guidance: Any, after_step: Callable[[int], None] | None = None) -> tuple[float, float]:
@@ -178,7 +184,7 @@ class Operators(TorchDispatchMode):
     """Counts the operators that PyTorch is asked for, by step: what a method costs beside arithmetic."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.step = 0
         self.calls: Counter[int] = Counter()
 
@@ -222,8 +228,10 @@ def peak_bytes(pipe: Any, guidance: Any) -> int:
 
 
 def judged(pipe: Any, judge: Judge, case: Case, per_cell: int) -> tuple[Rate, Rate]:
-    """(kept, removed): ``per_cell`` images for each pair of overlap.py, or four times that for each kind with four
-    negatives."""
+    """(kept, removed): ``per_cell`` images for each pair of overlap.py.
+
+    Of each kind with four negatives there are four times as many.
+    """
     kept: list[bool] = []
     removed: list[bool] = []
     if case.negatives == 1:
@@ -254,7 +262,7 @@ def none_left(scene: Scene, count: int) -> bool:
 def _read(pipe: Any, judge: Judge, prompt: str, guidance: Any, seed: int, count: int) -> list[Scene]:
     images = pipe(
         [prompt] * count,
-        num_inference_steps=steps_of(embedded_of(pipe).name),
+        num_inference_steps=own_steps(pipe),
         **call_of(pipe, prompts=count),
         generator=[torch.Generator().manual_seed(seed + i) for i in range(count)],
         negative_guidance=guidance,

@@ -23,6 +23,7 @@ from report import (
     call_of,
     file_stem,
     models,
+    own_steps,
     plot_rates,
     print_table,
     rows_so_far,
@@ -34,7 +35,7 @@ from tqdm import tqdm
 
 from negguide import NegToMe
 from negguide.embedded import EMBEDDED, TOYWORLD
-from negguide.models import embedded_of, own_guidance_scale
+from negguide.models import own_guidance_scale
 from negguide.toyworld import FURS, KINDS, Scene, parse
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.measure import Rate, agreement, mean, share
@@ -65,7 +66,7 @@ def draw(pipe: Any, prompts: list[str], seeds: list[int], method: NegToMe | None
     images: list[Image.Image] = pipe(
         prompts,
         num_images_per_prompt=BATCH,
-        num_inference_steps=steps_of(embedded_of(pipe).name),
+        num_inference_steps=own_steps(pipe),
         **call_of(pipe, prompts=len(prompts)),
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         negative_guidance=method,
@@ -75,7 +76,7 @@ def draw(pipe: Any, prompts: list[str], seeds: list[int], method: NegToMe | None
 
 def measure(
     pipe: Any, judge: Judge, prompts: Sequence[str], asked: Sequence[str], seed: int, method: NegToMe | None
-):
+) -> Any:
     """(entropy, distance, fidelity) over the batches; ``asked`` is drawn where ``prompts`` is what counts as right."""
     entropies, distances, faithful = [], [], []
     for start in range(0, len(asked), 8 * BATCH):
@@ -84,7 +85,7 @@ def measure(
         if method is None:
             images = pipe(
                 texts,
-                num_inference_steps=steps_of(embedded_of(pipe).name),
+                num_inference_steps=own_steps(pipe),
                 **call_of(pipe, prompts=len(texts)),
                 generator=[torch.Generator().manual_seed(s) for s in seeds],
             ).images

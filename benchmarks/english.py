@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from negguide._utils.text import WORD
 from negguide.mining import edits as package
 from negguide.mining.audit.pairs import Pair
 from negguide.mining.audit.probes import accuracy, judge
-from negguide.mining.audit.text import WORD, text_probes
+from negguide.mining.audit.text import text_probes
 from negguide.mining.categories import TEXT_CATEGORIES
 from negguide.mining.edits import make_planner, plan
 from negguide.mining.edits.english import EnglishRules
@@ -249,7 +250,8 @@ def _probabilities(
     of_row = np.zeros(row.max() + 1)
     first = np.unique(group, return_index=True)[1]
     np.add.at(of_row, row[first], score[first])
-    return within * score / of_row[row]
+    likely: np.ndarray = within * score / of_row[row]
+    return likely
 
 
 if __name__ == "__main__":

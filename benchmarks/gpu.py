@@ -84,7 +84,8 @@ class Case:
 
 def cases(model: Model, ways: list[str]) -> list[Case]:
     perp_neg = PerpNeg(Negative(NEGATIVE, stop=1.0))
-    window = float(PerpNeg.default_stop)
+    window = PerpNeg.default_stop
+    assert isinstance(window, float)
     negtome = NegToMe("others", alpha=0.9, threshold=model.threshold, stop=1.0)
     return [
         Case("Perp-Neg, in one batch", perp_neg, window, guided=True),
@@ -195,7 +196,7 @@ def measure_matching(
     """The matching alone, against the one matrix; `agree` is the share of tokens with the same best match."""
     batch, count, channels = shape
     generator = torch.Generator(device).manual_seed(0)
-    draw = {"generator": generator, "device": device, "dtype": torch.bfloat16}
+    draw: dict[str, Any] = {"generator": generator, "device": device, "dtype": torch.bfloat16}
     source = torch.randn(batch, count, channels, **draw)
     reference = torch.randn(batch, (IMAGES - 1) * count, channels, **draw)
     row = compare(

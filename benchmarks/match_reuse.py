@@ -24,7 +24,6 @@ from typing import Any
 import torch
 from gpu_models import MODELS
 from report import RESULTS, arguments, print_table, write_json
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -72,7 +71,7 @@ def step_of(name: str) -> Step:
     family = supported_pipelines()[type(pipe).__name__]
     model = pipe.unet if name == "SDXL" else pipe.transformer
     rows = IMAGES * (2 if name == "SDXL" else 1)
-    size = {"device": meta, "dtype": torch.bfloat16}
+    size: dict[str, Any] = {"device": meta, "dtype": torch.bfloat16}
     if name == "SDXL":
         text = torch.empty(rows, 77, model.config.cross_attention_dim, **size)
         added = {"text_embeds": torch.empty(rows, 1280, **size), "time_ids": torch.empty(rows, 6, **size)}
@@ -154,8 +153,8 @@ def parts(name: str, shape: tuple[int, int], block: Any, repeats: int) -> dict[s
     """Seconds of one image's block, search and push at these (tokens, channels), and the block's operations."""
     tokens, channels = shape
 
-    def run(dtype: torch.dtype, device: str) -> Tensor:
-        size = {"dtype": dtype, "device": device}
+    def run(dtype: torch.dtype, device: str) -> Any:
+        size: dict[str, Any] = {"dtype": dtype, "device": device}
         x = torch.ones(1, tokens, channels, **size)
         if name == "SDXL":
             text = torch.ones(1, 77, block.attn2.to_k.in_features, **size)

@@ -44,8 +44,9 @@ from negguide.embedded import TOYWORLD, TOYWORLD_DEFAULTS
 from negguide.image_files import read_image
 from negguide.mining import audit as auditing
 from negguide.mining.block import Miner
+from negguide.mining.categories import CATEGORIES
 from negguide.mining.edits import make_planner, plan
-from negguide.mining.item import CATEGORIES, Edit, Source
+from negguide.mining.item import Edit, Source
 from negguide.mining.render.job import Job
 from negguide.mining.render.pipeline import PipelinePainter
 from negguide.mining.run import run
@@ -55,12 +56,12 @@ from negguide.mining.sources import open_source
 from negguide.mining.verify.world import WorldJudge
 from negguide.toyworld import ACCESSORIES, Scene, parse
 from negguide.toyworld.judge import Judge
-from negguide.toyworld.measure import agreement, mean, share
+from negguide.toyworld.measure import Rate, agreement, mean, share
 from negguide.toyworld.scene import ABSENT
 
 GROUP = 4
 """Edits of one caption in the measurement of variety."""
-CHOICES = {
+CHOICES: dict[str, dict[str, Any]] = {
     "as mined": {},
     "rebalanced": {"balance": True},
     "rebalanced, painted originals": {"balance": True, "rendered": True},
@@ -120,7 +121,7 @@ def whole(caption: str) -> Scene:
 
 def right(
     judge: Judge, images: Sequence[tuple[Image.Image, Image.Image]], captions: Sequence[tuple[str, str]]
-):
+) -> list[bool]:
     """For each pair: whether each image shows its own caption and not the other one, by what the judge reads."""
     if not images:
         return []
@@ -138,7 +139,9 @@ def right(
     return outcomes
 
 
-def first_try(pipe: Any, judge: Judge, method: str, pairs: Sequence[Pair], batch_size: int, steps: int):
+def first_try(
+    pipe: Any, judge: Judge, method: str, pairs: Sequence[Pair], batch_size: int, steps: int
+) -> tuple[Rate, Rate]:
     """(accepted, right) of all edits, painted once."""
     negatives = painter(pipe, method, batch_size, steps)([pair.job(method) for pair in pairs])
     originals, captions = [p.original for p in pairs], [(p.source.caption, p.edit.caption) for p in pairs]
@@ -156,7 +159,7 @@ def first_try(pipe: Any, judge: Judge, method: str, pairs: Sequence[Pair], batch
     return share(accepted), share(outcomes)
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """What stops a run in the middle."""
 
 
@@ -172,7 +175,7 @@ class Stops:
         images = self.painter(jobs)
         self.images += len(images)
         if self.after and self.images >= self.after:
-            raise Stopped
+            raise StoppedError
         return images
 
     def batches(self, jobs: Sequence[Job]) -> list[list[int]]:
@@ -184,7 +187,7 @@ class Stops:
 
 def mine(
     folder: Path, pipe: Any, count: int, shard_size: int, batch_size: int, steps: int, stop_after: int = 0
-):
+) -> tuple[Any, int, float, float]:
     """A whole run; with ``stop_after`` it stops when so many images are painted.
 
     Returns (outcome, images, seconds, seconds of computing).
@@ -207,7 +210,7 @@ def mine(
     miner = Miner(settings, planner, stops, WorldJudge())
     start, computed = time.perf_counter(), time.process_time()
     outcome = None
-    with suppress(Stopped):
+    with suppress(StoppedError):
         outcome = run(folder, settings, source, miner, made_by={})
     return outcome, stops.images, time.perf_counter() - start, time.process_time() - computed
 
@@ -238,10 +241,11 @@ def the_set(pipe: Any, judge: Judge, args: Any) -> dict[str, Any]:
         peak = peak_memory()
         funnel = outcome.funnel
         rows = list(read_set(folder))
-        pictures, captions = [], []
+        pictures: list[tuple[Image.Image, Image.Image]] = []
+        captions = []
         for item, where in rows:
-            names = (item.image_file_name, item.negative_image_file_name)
-            pictures.append(tuple(read_image(where / file) for file in names))
+            files = item.files(where)
+            pictures.append((read_image(files["image"]), read_image(files["negative_image"])))
             captions.append((item.caption, item.negative_caption))
         _, _, nothing, _ = mine(folder, *made)
         stopped = Path(name) / "stopped"

@@ -113,15 +113,17 @@ def negative_guidance(
     Args:
         suited: what suits the model; of methods with a scale everything but that.
     """
-    kind = METHODS[method]
+    kind: Any = METHODS[method]
     if "scale" in options_of(kind):
         own = {name: value for name, value in suited.arguments(method).items() if name != "scale"}
         return kind.per_prompt(*map(list, negatives), scale=weight, **{**own, **options})
     if method == "perp-neg-economy":
         options = {"economy": True, **options}
     # an automatic one in its own window
-    window = {} if weight == "auto" else {"start": 0.0, "stop": 1.0}
-    weighted = [[Negative(text, weight=weight, **window) for text in own] for own in negatives]
+    said: dict[str, Any] = {"weight": weight}
+    if weight != "auto":
+        said |= {"start": 0.0, "stop": 1.0}
+    weighted = [[Negative(text, **said) for text in own] for own in negatives]
     return kind.per_prompt(*weighted, **options)
 
 
@@ -139,7 +141,7 @@ def draw(
     extra = call_of(pipe, sampling.guidance_scale, prompts=len(cases))
     extra |= {"prompt": [case.prompt for case in cases], "num_images_per_prompt": each}
     if method == "negative-prompt":
-        extra = classic(pipe, cases, weight, each, sampling.guidance_scale)
+        extra = classic(pipe, cases, float(weight), each, sampling.guidance_scale)
     elif method == "dng":
         posterior = Posterior(reverse_steps(pipe.scheduler, sampling.steps))
         texts = [case.negatives for case in cases]

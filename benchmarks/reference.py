@@ -22,6 +22,7 @@ from report import (
     call_of,
     file_stem,
     models,
+    own_steps,
     plot_rates,
     print_table,
     rows_so_far,
@@ -33,7 +34,7 @@ from tqdm import tqdm
 
 from negguide import NegToMe
 from negguide.embedded import TOYWORLD
-from negguide.models import defaults_of, embedded_of, own_guidance_scale
+from negguide.models import defaults_of, own_guidance_scale
 from negguide.toyworld import BACKGROUNDS, TRADEMARK, Scene, is_trademark, render
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.language import PLACES
@@ -74,7 +75,7 @@ def other_explorers(background: str, count: int = 100) -> list[Image.Image]:
 def draw(pipe: Any, background: str, seeds: list[int], extra: dict[str, Any]) -> list[Image.Image]:
     images: list[Image.Image] = pipe(
         [f"an explorer {PLACES[background]}"] * len(seeds),
-        num_inference_steps=steps_of(embedded_of(pipe).name),
+        num_inference_steps=own_steps(pipe),
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         **{**call_of(pipe, scale_of(pipe, extra), prompts=len(seeds)), **extra},
     ).images

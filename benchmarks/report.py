@@ -21,7 +21,8 @@ from torch import Tensor
 import negguide
 from negguide import PerpNeg, toyworld
 from negguide.embedded import EMBEDDED, TOYWORLD
-from negguide.models import call_arguments, guidance_arguments, own_guidance_scale, revision
+from negguide.models import call_arguments, embedded_of, guidance_arguments, own_guidance_scale, revision
+from negguide.storage import write_whole
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.measure import Rate
 
@@ -76,6 +77,13 @@ def steps_of(name: str) -> int:
     return EMBEDDED[name].draft_steps
 
 
+def own_steps(pipe: Any) -> int:
+    """The same of the embedded model that a pipeline holds."""
+    found = embedded_of(pipe)
+    assert found is not None
+    return steps_of(found.name)
+
+
 def call_of(pipe: Any, guidance_scale: float | None = None, prompts: int | None = None) -> dict[str, Any]:
     """What every call of an embedded model has beside prompt, seeds and steps; one image of each of ``prompts``.
 
@@ -111,11 +119,8 @@ def write_json(
     path: Path, settings: Mapping[str, object], rows: Sequence[Mapping[str, object]], model: str = TOYWORLD
 ) -> None:
     """The same result for programs, with what it was made by."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {"settings": dict(settings), "made_by": _made_by(model), "rows": [dict(row) for row in rows]}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def rows_so_far(path: Path, settings: Mapping[str, object], model: str = TOYWORLD) -> list[dict[str, Any]]:

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from negguide.toyworld import ACCESSORIES, KINDS, Scene, parse
-from negguide.toyworld.language import ANY_COLOR, joined
+from negguide.toyworld.language import joined
 from negguide.toyworld.measure import agreement
+from negguide.toyworld.scene import ANY_COLOR
 
 SEEDS_PER_CASE = 1000
 """How far apart the first seeds of two cases of a suite are."""
@@ -217,7 +218,7 @@ def heavy() -> list[Case]:
 def first_several() -> list[Case]:
     """Two and four negatives at once, for choosing."""
     return [
-        Case(prompt, negatives)
+        Case(prompt, tuple(negatives))
         for prompt, *negatives in (
             ("a bear wearing glasses", "brown fur", "black glasses"),
             ("a cat wearing glasses", "black glasses", "front view"),
@@ -236,7 +237,6 @@ def first_several() -> list[Case]:
             ("a robot wearing a hat", "brown fur", "front view", "glasses", "at night"),
             ("an explorer in the snow", "a green hat", "a purple scarf", "orange fur", "glasses"),
         )
-        for negatives in [tuple(negatives)]
     ]
 
 

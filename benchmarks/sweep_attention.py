@@ -19,6 +19,7 @@ from report import (
     call_of,
     file_stem,
     models,
+    own_steps,
     print_table,
     rows_so_far,
     steps_of,
@@ -32,7 +33,6 @@ from tqdm import tqdm
 from negguide import NAG, NASA, ONG, VSF
 from negguide.embedded import TOYWORLD
 from negguide.methods.choices import methods_in_words
-from negguide.models import embedded_of
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.measure import Rate, share
 
@@ -68,7 +68,7 @@ def measure(
         kind = methods_in_words().get(method)
         images = pipe(
             [case.prompt] * len(seeds),
-            num_inference_steps=steps_of(embedded_of(pipe).name),
+            num_inference_steps=own_steps(pipe),
             **call_of(pipe, prompts=len(seeds)),
             generator=[Generator().manual_seed(seed) for seed in seeds],
             negative_guidance=None if kind is None else kind(*case.negatives, **values),

@@ -66,14 +66,12 @@ def main() -> None:
     captions = [caption for caption in given if caption]
     # shorter files are gone through again: the same caption is planned anew for another id
     captions = [captions[number % len(captions)] for number in range(args.count)]
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "captions.tsv"
         write_table(captions[:20], table)
         timed(table, Path(folder) / "warm", args.per_item)
         write_table(captions, table)
-        for turn in range(args.turns):
-            rows.append(timed(table, Path(folder) / f"set-{turn}", args.per_item))
+        rows = [timed(table, Path(folder) / f"set-{turn}", args.per_item) for turn in range(args.turns)]
     rates = [row["captions_per_core_second"] for row in rows]
     print_table(
         "negguide mine --text-only, rules",

@@ -19,6 +19,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def measure(commit: str, pairs: int, steps: int) -> dict[str, list[float]]:
             ratios[name] = []
             for pair in range(pairs):
                 order = (negguide, before) if pair % 2 else (before, negguide)
-                seconds = {package: timed(lambda package=package: draw(package)) for package in order}
+                seconds = {package: timed(partial(draw, package)) for package in order}
                 ratios[name].append(seconds[negguide] / seconds[before])
     return ratios
 

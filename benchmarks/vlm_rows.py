@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from report import rows_so_far, write_json
 
+from negguide._utils.stats import wilson
 from negguide.embedded import TOYWORLD
 from negguide.toyworld.measure import Rate
 from negguide.vlm.data.readers import read_triplets
 from negguide.vlm.data.validate import as_pairs, validate, with_one_source_per_image
 from negguide.vlm.evaluation.evaluate import evaluate
-from negguide.vlm.evaluation.metrics import Z95
 from negguide.vlm.evaluation.results import Results
 from negguide.vlm.evaluation.suites.base import Suite
 from negguide.vlm.losses import loss_by_name
@@ -163,9 +163,8 @@ def pooled(rows: Sequence[Mapping[str, Any]], suite: str, metric: str, category:
     found = [Results.from_dict(row["results"]).row(suite, metric, category) for row in rows]
     values = [row.value for row in found]
     p, n = sum(values) / len(values), found[0].n
-    centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-    half = Z95 / (1 + Z95**2 / n) * (p * (1 - p) / n + Z95**2 / (4 * n * n)) ** 0.5
-    return Rate(p, min(max(0.0, centre - half), *values), max(min(1.0, centre + half), *values), n)
+    low, high = wilson(p, n)
+    return Rate(p, min(low, *values), max(high, *values), n)
 
 
 def percent(rate: Rate) -> str:
@@ -180,8 +179,9 @@ def rows_of(
     seeds: int,
     jobs: Mapping[str, Callable[[int], dict[str, Any]]],
 ) -> list[dict[str, Any]]:
-    """The start model and every job with every seed, written to ``path`` one after the other; what an earlier run with
-    these settings left there is not made again.
+    """The start model and every job with every seed, written to ``path`` one after the other.
+
+    What an earlier run with these settings left there is not made again.
 
     Args:
         path: of the result.

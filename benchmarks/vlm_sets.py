@@ -20,8 +20,10 @@ from report import STEPS, models
 from tqdm import tqdm
 
 import negguide
+from negguide._utils.files import whole_file
 from negguide.embedded import TOYWORLD, TOYWORLD_DEFAULTS
 from negguide.models import revision
+from negguide.storage import write_whole
 from negguide.toyworld.measure import draw
 from negguide.vlm.data.readers import read_triplets
 from negguide.vlm.data.rows import ImageSource
@@ -41,8 +43,7 @@ class Part:
 
 
 def parts(order_pairs: int, detail_pairs: int, presence_pairs: int) -> dict[str, Part]:
-    """What the set is made of: edits that keep the words of a caption, or nearly; that exchange one; that make it
-    longer or shorter.
+    """What the set is made of: edits that keep a caption's words, that exchange one, and that change its length.
 
     Who stands where, and who has what, is what the start model fails at (relation, swap), and only a quarter of the
     world's scenes has two characters who could be taken for each other: a set with the world's own shares would hold
@@ -141,7 +142,7 @@ def plain_set(folder: Path, mined: Path, batch_size: int = 50) -> Path:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     # the parts number their items alike
-    items = [
+    items: list[tuple[Any, Any, str]] = [
         (item, place, _file(f"{part.parent.name}/{item.id}"))
         for part in sorted(mined.glob("*/set.json"))
         for item, place in read_set(part.parent)
@@ -158,9 +159,8 @@ def plain_set(folder: Path, mined: Path, batch_size: int = 50) -> Path:
             guidance_scale=TOYWORLD_DEFAULTS.guidance_scale,
         )
         for (_, file), image in zip(chosen, images, strict=True):
-            partial = folder / f".{file}"
-            image.save(partial, format="PNG")
-            partial.replace(folder / file)
+            with whole_file(folder / file) as partial:
+                image.save(partial, format="PNG")
     rows = [
         {
             "id": item.id,
@@ -245,6 +245,4 @@ def _file(name: str) -> str:
 
 
 def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    partial.replace(path)
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows).encode())

@@ -89,7 +89,7 @@ def ours(train_data: Path, out: Path, batch_size: int, loss: str) -> float:
     """Images a second of one epoch of `finetune`."""
     settings = Settings(str(train_data), loss=loss, batch_size=batch_size, epochs=1, val_fraction=0.0)
     finetune(settings, out, cpu=True)
-    rates = [line["images_per_second"] for line in Log(out / "log.jsonl").lines()[SKIPPED:]]
+    rates: list[float] = [line["images_per_second"] for line in Log(out / "log.jsonl").lines()[SKIPPED:]]
     return statistics.harmonic_mean(rates)
 
 
@@ -113,22 +113,24 @@ def open_clip_loop(table: Path, captions: list[str], batch_size: int) -> float:
     length = max(len(ids) for ids in processor.tokenizer(captions).input_ids)
     model = open_clip_model(open_clip, embedded.config, length)
     args = SimpleNamespace(
-        **{
-            "device": "cpu",
-            "precision": "fp32",
-            "rank": 0,
-            "world_size": 1,
-            "distributed": False,
-            "workers": 0,
-        },
-        **{
-            "train_data": str(table),
-            "csv_img_key": "filepath",
-            "csv_caption_key": "title",
-            "csv_separator": "\t",
-        },
-        **{"batch_size": batch_size, "accum_freq": 1, "grad_clip_norm": 1.0, "skip_scheduler": False},
-        **{"distill": False, "log_every_n_steps": 100, "wandb": False, "horovod": False},
+        device="cpu",
+        precision="fp32",
+        rank=0,
+        world_size=1,
+        distributed=False,
+        workers=0,
+        train_data=str(table),
+        csv_img_key="filepath",
+        csv_caption_key="title",
+        csv_separator="\t",
+        batch_size=batch_size,
+        accum_freq=1,
+        grad_clip_norm=1.0,
+        skip_scheduler=False,
+        distill=False,
+        log_every_n_steps=100,
+        wandb=False,
+        horovod=False,
     )
 
     def tokens(texts: list[str]) -> torch.Tensor:
@@ -143,7 +145,9 @@ def open_clip_loop(table: Path, captions: list[str], batch_size: int) -> float:
     large = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
     optimizer = torch.optim.AdamW(
         [{"params": small, "weight_decay": 0.0}, {"params": large, "weight_decay": 0.1}],
-        **{"lr": 1e-5, "betas": (0.9, 0.98), "eps": 1e-6},
+        lr=1e-5,
+        betas=(0.9, 0.98),
+        eps=1e-6,
     )
     steps = pairs.dataloader.num_batches
     cosine = scheduler.cosine_lr(optimizer, 1e-5, 1, steps)
@@ -208,7 +212,7 @@ def plain(folder: Path, lines: list[dict[str, Any]], batch_size: int) -> float:
         return _inputs(processor, [Image.open(folder / file).convert("RGB") for file in files], texts)
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1)
-    loader = DataLoader(pairs, batch_size=batch_size, shuffle=True, drop_last=True, collate_fn=collate)  # type: ignore[arg-type]
+    loader: Any = DataLoader(pairs, batch_size=batch_size, shuffle=True, drop_last=True, collate_fn=collate)  # type: ignore[arg-type]
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     model.train()
     seconds, began = [], time.perf_counter()

@@ -220,9 +220,6 @@ class Attention:
         parts = [tensor.narrow(self.axis, span.start, span.stop - span.start) for span in spans]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=self.axis)
 
-    def out_part(self, tensor: Tensor, span: slice) -> Tensor:
-        return tensor.narrow(self.out_axis, span.start, span.stop - span.start)
-
     def attended(
         self,
         queries: Sequence[slice],

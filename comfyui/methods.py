@@ -1,6 +1,6 @@
 """What NAG, ONG and VSF make of the attention outputs for prompt and negatives."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,4 +127,3 @@ def _closed(
 
 
 Method = NAG | ONG | VSF
-Attend = Callable[..., Tensor]

@@ -158,7 +158,7 @@ class PerpNegRun(Run):
         return prediction
 
     def _weight(self, k: int, u: Tensor, c: Tensor, negative: Tensor, evaluated: bool, step: Step) -> Tensor:
-        """[B]"""
+        """[B]."""
         fixed = self.negatives[k].weight
         if fixed != AUTO:
             return u.new_full((len(u),), float(fixed))

@@ -3,7 +3,8 @@
 A node leaves in a cloned model a wrapper around the whole sampling. It makes an object for that run, which goes into
 the run's own copy of `transformer_options` and ends with it, so that neither another run nor another branch of a graph
 sees it; and it puts the negatives among the guider's conditionings, which ComfyUI then prepares as it does the
-prompt's."""
+prompt's.
+"""
 
 import inspect
 from collections.abc import Callable, Sequence

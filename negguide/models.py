@@ -9,13 +9,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from negguide._utils.hub import is_hub_id
 from negguide.embedded import EMBEDDED, TOYWORLD, Defaults, Embedded
 
 if TYPE_CHECKING:
     import torch
 
 _RIGHT = f"{', '.join(map(repr, EMBEDDED))}, a folder that save_pretrained wrote, or a hub id (owner/name)"
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def defaults(model: str) -> Defaults:
@@ -35,8 +35,10 @@ def usual_steps(model: str, *, draft: bool = False) -> int:
 
 
 def call_arguments(pipeline: Any) -> dict[str, Any]:
-    """What a diffusers pipeline is to be called with unless the user says otherwise: of an embedded model the size and
-    the length of texts that it has learned, of any other nothing."""
+    """What a diffusers pipeline is to be called with unless the user says otherwise.
+
+    Of an embedded model the size and the length of texts that it has learned, of any other nothing.
+    """
     found = embedded_of(pipeline)
     accepted = inspect.signature(pipeline.__call__).parameters
     call = {} if found is None else found.call
@@ -160,7 +162,7 @@ def check_model(model: str) -> str:
                 f"model={model!r} is a folder without model_index.json; give one that save_pretrained wrote"
             )
         return str(folder.resolve())
-    if not _HUB_ID.fullmatch(model):
+    if not is_hub_id(model):
         raise ValueError(f"model={model!r} is unknown: no such folder, and no hub id; use {_RIGHT}")
     return model
 

@@ -7,22 +7,33 @@ them.
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
+
+from negguide._utils.files import whole_file
 
 
 class ImageFile(Protocol):
     """The file of an image, wherever it lies; a `pathlib.Path` is one."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Without folders."""
+        ...
+
     @property
-    def suffix(self) -> str: ...
-    def read_bytes(self) -> bytes: ...
-    def is_file(self) -> bool: ...
+    def suffix(self) -> str:
+        """With its dot."""
+        ...
+
+    def read_bytes(self) -> bytes:
+        """Its content."""
+        ...
+
+    def is_file(self) -> bool:
+        """Whether it is there."""
+        ...
 
 
 class Place(Protocol):
@@ -102,34 +113,8 @@ def write_whole(place: Path, content: bytes) -> None:
     if not on_this_machine(place):
         place.write_bytes(content)
         return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    # threads of one process write the same object too
-    aside = place.with_name(f".{place.name}.{os.getpid()}-{threading.get_ident()}.partial")
-    try:
-        with aside.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        aside.replace(place)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def abandoned(partial: Path) -> bool:
-    """Whether what ``write_whole`` was writing is left of a process that is gone."""
-    process = partial.name.removesuffix(".partial").rpartition(".")[2].partition("-")[0]
-    return not (process.isdigit() and lives(int(process)))
-
-
-def lives(process: int) -> bool:
-    """Whether there is a process of this number on this machine."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    with whole_file(place) as aside:
+        aside.write_bytes(content)
 
 
 def write_new(place: Path, content: bytes) -> bool:

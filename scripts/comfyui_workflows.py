@@ -94,7 +94,7 @@ def _image(flow: Workflow, x: int, latent: Output, vae: Output, prefix: str) -> 
 
 def _sampled(flow: Workflow, x: int, steps: int, cfg: float, **inputs: Output) -> Output:
     values = [1, "fixed", steps, cfg, "euler", "simple", 1.0]
-    return flow("KSampler", (x, 160), (320, 270), values, ["LATENT"], **inputs)[0]
+    return flow("KSampler", (x, 160), (320, 270), values, ["LATENT"], None, **inputs)[0]
 
 
 def perp_neg() -> Workflow:

@@ -125,14 +125,6 @@ def toyworld_judge() -> Any:
     return load_judge()
 
 
-@pytest.fixture(scope="session")
-def toyworld_clip() -> Any:
-    """The embedded CLIP and its processor."""
-    from negguide.toyworld.models import load_clip
-
-    return load_clip()
-
-
 @pytest.fixture
 def negguide_extra(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The package that tests/helpers/negguide_extra.py stands for, registered during one test."""

@@ -5,7 +5,7 @@ import importlib.util
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,7 @@ def test_the_commands_of_the_pages_are_found() -> None:
 
 
 @pytest.fixture
-def embedded(toyworld_pipeline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def embedded(toyworld_pipeline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Every model that a page loads is the embedded one, in few steps, on the CPU; files go to a new folder."""
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (64, 64), "red").save("pip.png")
@@ -150,7 +150,7 @@ def embedded(toyworld_pipeline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", classmethod(load))
     monkeypatch.setattr(diffusers.DiffusionPipeline, "to", lambda self, *args, **more: self)
     monkeypatch.setattr(diffusers.DDIMScheduler, "set_timesteps", few)
-    yield lambda: negguide.from_pipe(load(None))
+    return lambda: negguide.from_pipe(load(None))
 
 
 RUNS = {

@@ -8,7 +8,7 @@ from PIL import Image
 
 from negguide import pictures
 
-RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
 def plain(color: tuple[int, int, int], size: tuple[int, int] = (64, 64)) -> Image.Image:

@@ -124,8 +124,11 @@ def _values(rows: Sequence[Seen]) -> dict[str, dict[str, list[float]]]:
 
 
 def _rate(figure: str, by_item: ByItem) -> Rate:
-    """Mean over the items. Of shares Wilson's interval, widened to the bootstrap's over items where these have several
-    images, for images of one prompt resemble each other; of similarities the bootstrap's over items."""
+    """Mean over the items.
+
+    Of shares the interval is Wilson's, widened to the bootstrap's over items where these have several images, for
+    images of one prompt resemble each other; of similarities it is the bootstrap's over items.
+    """
     over_items = mean([statistics.fmean(values) for values in by_item.values()])
     if figure not in SHARES:
         return over_items

@@ -72,6 +72,7 @@ class QuestionJudge:
         self.revision = _revision(name, self.asker.net.config)
 
     def verdicts(self, images: Sequence[Image.Image], checks: Sequence[Check]) -> list[Verdict]:
+        """What the model answers to the question of each check."""
         # a chat model answers in sentences unless it is told
         suffix = " Answer yes or no." if self.asker.chats else ""
         answers = self.asker.answers(images, [check.question + suffix for check in checks])
@@ -96,10 +97,12 @@ class PhraseJudge:
         self.remark = ""
 
     def verdicts(self, images: Sequence[Image.Image], checks: Sequence[Check]) -> list[Verdict]:
+        """Which of the two phrases of each check lies nearer to its image."""
         pixels = self.model.encode_images(images)
-        scores = []
-        for phrases in ([check.present for check in checks], [self._absent(check) for check in checks]):
-            scores.append((pixels * self.model.encode_texts(phrases)).sum(dim=-1).tolist())
+        scores = [
+            (pixels * self.model.encode_texts(phrases)).sum(dim=-1).tolist()
+            for phrases in ([check.present for check in checks], [self._absent(check) for check in checks])
+        ]
         return [
             Verdict((present > absent) == check.shown, f"{present:.3f} against {absent:.3f}")
             for check, present, absent in zip(checks, *scores, strict=True)
@@ -133,6 +136,7 @@ class SceneJudge:
         self.revision = revision(str(JUDGE))
 
     def verdicts(self, images: Sequence[Image.Image], checks: Sequence[Check]) -> list[Verdict]:
+        """Whether the scene that is read from each image holds what its check names."""
         from negguide.toyworld.language import parse
         from negguide.toyworld.measure import agreement
 

@@ -65,10 +65,12 @@ class Task:
 
     @property
     def record(self) -> str:
+        """Path of its record below the folder."""
         return f"calls/{self.folder}/{self.item.id}-{self.seeds[0]}.json"
 
     @property
     def folder(self) -> str:
+        """The column's name as that of a folder."""
         return self.column.name.replace(":", "-")
 
 
@@ -106,7 +108,7 @@ class Run:
     columns: tuple[Column, ...]
     out: Path
     seeds: int
-    seed: int = 0
+    seed: int
 
     def __post_init__(self) -> None:
         most = SEEDS_OF_AN_ITEM - 1

@@ -67,6 +67,7 @@ class DreamSim:
 
     @torch.no_grad()
     def features(self, images: Sequence[Image.Image]) -> Tensor:
+        """Unit length, float32 [len(images), D] on the CPU."""
         # one by one: its embed() squeezes, and a batch of one would lose its axis
         rows = [self.net.embed(self.preprocess(image).to(self.device)).reshape(1, -1) for image in images]
         return torch.nn.functional.normalize(torch.cat(rows).float().cpu(), dim=-1)
@@ -81,6 +82,7 @@ class ClipSimilarity:
         self.revision = model.revision
 
     def features(self, images: Sequence[Image.Image]) -> Tensor:
+        """Unit length, float32 [len(images), D] on the CPU."""
         return self.model.encode_images(images)
 
 
@@ -95,6 +97,7 @@ class SceneSimilarity:
         self.revision: str | None = judge.revision
 
     def features(self, images: Sequence[Image.Image]) -> Tensor:
+        """Unit length, float32 [len(images), D] on the CPU."""
         features: Tensor = self.network.embed(images)
         return features
 

@@ -30,7 +30,7 @@ SIMILARITY = (
 
 
 def benchmark(
-    model: options.ModelOption = "toyworld",
+    model: options.ModelOption = options.MODEL,
     suite: Annotated[str, typer.Option(metavar="NAME|FILE", help=SUITE)] = "overlap",
     methods: Annotated[str | None, typer.Option(metavar="NAME,NAME", help=METHODS)] = None,
     judge: Annotated[str | None, typer.Option(metavar="MODEL", help=JUDGE)] = None,
@@ -42,15 +42,15 @@ def benchmark(
     ] = None,
     seed: Annotated[
         int, typer.Option(help="Seed of the first image; those of prompt i begin at seed + 1000 i.")
-    ] = 0,
+    ] = options.SEED,
     steps: options.StepsOption = None,
     guidance_scale: options.GuidanceScaleOption = None,
     height: options.HeightOption = None,
     width: options.WidthOption = None,
     lora: options.LoraOption = None,
-    offload: options.OffloadOption = "none",
-    device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = "auto",
+    offload: options.OffloadOption = options.OFFLOAD,
+    device: options.DeviceOption = options.DEVICE,
+    dtype: options.DtypeOption = options.DTYPE,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Where the files go (default: out/benchmark-MODEL-SUITE)."),

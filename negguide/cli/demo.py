@@ -9,12 +9,13 @@ import typer
 
 from negguide.cli import options
 from negguide.cli.output import remark, show, waiting
+from negguide.demo.limits import Limits
 
 _SERVER, _LIMITS = "Who may come in", "Limits"
 
 
 def demo(
-    model: options.ModelOption = "toyworld",
+    model: options.ModelOption = options.MODEL,
     judge: Annotated[
         str | None,
         typer.Option(
@@ -23,8 +24,8 @@ def demo(
             rich_help_panel="Model and sampling",
         ),
     ] = None,
-    device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = "auto",
+    device: options.DeviceOption = options.DEVICE,
+    dtype: options.DtypeOption = options.DTYPE,
     host: Annotated[
         str,
         typer.Option(
@@ -51,25 +52,33 @@ def demo(
             rich_help_panel=_SERVER,
         ),
     ] = None,
-    max_size: Annotated[int, typer.Option(help="Pixels along an edge.", rich_help_panel=_LIMITS)] = 1024,
-    max_steps: Annotated[int, typer.Option(help="Denoising steps.", rich_help_panel=_LIMITS)] = 50,
-    max_images: Annotated[int, typer.Option(help="Images in one go.", rich_help_panel=_LIMITS)] = 8,
+    max_size: Annotated[
+        int, typer.Option(help="Pixels along an edge.", rich_help_panel=_LIMITS)
+    ] = Limits.max_size,
+    max_steps: Annotated[
+        int, typer.Option(help="Denoising steps.", rich_help_panel=_LIMITS)
+    ] = Limits.max_steps,
+    max_images: Annotated[
+        int, typer.Option(help="Images in one go.", rich_help_panel=_LIMITS)
+    ] = Limits.max_images,
     max_evaluations: Annotated[
         int,
         typer.Option(
             help="Images x steps x predictions in one go; 2000 are about a minute of the embedded model on 2 cores.",
             rich_help_panel=_LIMITS,
         ),
-    ] = 2000,
-    max_queue: Annotated[int, typer.Option(help="Requests that wait.", rich_help_panel=_LIMITS)] = 20,
+    ] = Limits.max_evaluations,
+    max_queue: Annotated[
+        int, typer.Option(help="Requests that wait.", rich_help_panel=_LIMITS)
+    ] = Limits.max_queue,
     max_waiting: Annotated[
         int, typer.Option(help="Those that wait from one address.", rich_help_panel=_LIMITS)
-    ] = 4,
-    max_upload: Annotated[int, typer.Option(help="Megabytes of a picture.", rich_help_panel=_LIMITS)] = 10,
+    ] = Limits.max_waiting,
+    max_upload: Annotated[
+        int, typer.Option(help="Megabytes of a picture.", rich_help_panel=_LIMITS)
+    ] = Limits.max_upload_mb,
 ) -> None:
     """Show in a browser what negatives do. Ends with Ctrl-C."""
-    from negguide.demo.limits import Limits
-
     # what is wrong is said before anything is loaded
     limits = Limits(
         max_size=max_size,

@@ -16,6 +16,7 @@ class WrongInput(typer.BadParameter):
     """One message in a frame, and exit code 2."""
 
     def format_message(self) -> str:
+        """The message as it is, where click would put words around it."""
         return self.message
 
 
@@ -26,6 +27,7 @@ class CleanErrors(TyperGroup):
     """
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """Run the command; what is wrong with its input ends it with one message in place of a traceback."""
         # Threads that wait give their core away: on a busy machine, waiting in a loop is slower by an order.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         # what these packages print while they are imported

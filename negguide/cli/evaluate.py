@@ -29,7 +29,7 @@ def evaluate(
         typer.Option(min=1, help="At most so many items of a category (quick, but less sure; default: all)."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 64,
-    device: options.DeviceOption = "auto",
+    device: options.DeviceOption = options.DEVICE,
     json: Annotated[
         Path | None, typer.Option("--json", metavar="FILE.json", help="Also write all figures there.")
     ] = None,

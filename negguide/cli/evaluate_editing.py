@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from negguide.benchmark.judges import USUAL
 from negguide.cli import options
 
 TRIPLETS = (
@@ -26,7 +27,7 @@ def evaluate_editing(
         typer.Option(metavar="MODEL", help="A pipeline of diffusers that takes an image and an instruction."),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the images, the figures and the picture sheet.")],
-    judge: Annotated[str, typer.Option(metavar="MODEL", help=JUDGE)] = "Salesforce/blip-vqa-base",
+    judge: Annotated[str, typer.Option(metavar="MODEL", help=JUDGE)] = USUAL,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many triplets (all).")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
     guidance_scale: Annotated[
@@ -36,8 +37,8 @@ def evaluate_editing(
         float | None, typer.Option(help="Strength of the original image (the pipeline's own).")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the first triplet; triplet i has SEED + i.")] = 0,
-    device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = "auto",
+    device: options.DeviceOption = options.DEVICE,
+    dtype: options.DtypeOption = options.DTYPE,
 ) -> None:
     """Give MODEL the original images of TRIPLETS and their instructions, and let a judge look at the results.
 

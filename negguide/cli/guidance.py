@@ -25,10 +25,16 @@ def guidance_scale(given: float | None, model: str) -> float | None:
     return given
 
 
-def said_of_method(joint: bool, refresh_every: int, adaptive: bool, economy: bool) -> dict[str, Any]:
+def said_of_method(joint: bool, refresh_every: int | None, adaptive: bool, economy: bool) -> dict[str, Any]:
     """What was said of a method's own arguments; empty when everything is as it is without saying."""
+    from negguide.methods import ScoreMethod
+
     said = {"joint": joint, "refresh_every": refresh_every, "adaptive": adaptive, "economy": economy}
-    return {name: value for name, value in said.items() if value != (1 if name == "refresh_every" else False)}
+    return {
+        name: value
+        for name, value in said.items()
+        if value is not None and value != (ScoreMethod.refresh_every if name == "refresh_every" else False)
+    }
 
 
 def flags(said: Iterable[str]) -> str:

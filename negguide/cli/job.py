@@ -231,8 +231,9 @@ def choose_device(name: str) -> str:
 
 
 def choose_dtype(name: str, device: str, model: str, pipeline: str | None = None) -> str:
-    """`name` when it is a dtype to compute in; "auto" is float32 on the CPU and for the embedded models, and on a GPU
-    what the model's family was published in.
+    """`name` when it is a dtype to compute in, or what "auto" means.
+
+    That is float32 on the CPU and for the embedded models, and on a GPU what the model's family was published in.
 
     Raises:
         ValueError: for another name.

@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-_HUB_FILE = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)((?:/[\w. -]+)*/[\w. -]+\.safetensors)?")
+from negguide._utils.hub import is_hub_id
+
+_FILE = re.compile(r"(?:[\w. -]+/)*[\w. -]+\.safetensors")
 _RIGHT = (
     "a .safetensors file, a folder with one, a hub id (owner/name), or one with the file's name behind it"
 )
@@ -70,7 +72,7 @@ def find_lora(place: str, scale: float) -> Lora:
         return Lora(str(path.resolve()), scale, sha256)
     if place and path.is_dir():
         return Lora(str(path.resolve()), scale)
-    if not _HUB_FILE.fullmatch(place):
+    if _on_hub(place) is None:
         raise ValueError(f"there is no file {place!r}; give {_RIGHT}")
     return Lora(place, scale)
 
@@ -111,7 +113,13 @@ def _place(source: str) -> tuple[str, str | None]:
     path = Path(source)
     if path.is_file():
         return str(path.parent), path.name
-    hub = _HUB_FILE.fullmatch(source)
-    if not path.is_dir() and hub and hub[2]:
-        return hub[1], hub[2].removeprefix("/")
-    return source, None
+    return (None if path.is_dir() else _on_hub(source)) or (source, None)
+
+
+def _on_hub(source: str) -> tuple[str, str | None] | None:
+    """A hub id and the file behind it, None = no file; None for what is neither."""
+    owner, _, rest = source.partition("/")
+    name, behind, file = rest.partition("/")
+    if not is_hub_id(f"{owner}/{name}") or (behind and not _FILE.fullmatch(file)):
+        return None
+    return f"{owner}/{name}", file or None

@@ -19,6 +19,7 @@ from negguide.cli.mine_build import make_images, make_text, packages
 from negguide.cli.mine_report import audited, nothing_written, show_funnel, speed
 from negguide.cli.output import check_folder, console, remark, show, waiting
 from negguide.embedded import EMBEDDED, TOYWORLD
+from negguide.mining.settings import OF_IMAGES, Settings
 from negguide.storage import location, on_this_machine, write_whole
 
 if TYPE_CHECKING:
@@ -66,7 +67,9 @@ def mine(
             rich_help_panel=_PLAN,
         ),
     ] = None,
-    per_item: Annotated[int, typer.Option(help="Edits of one pair at most.", rich_help_panel=_PLAN)] = 1,
+    per_item: Annotated[
+        int, typer.Option(help="Edits of one pair at most.", rich_help_panel=_PLAN)
+    ] = Settings.per_item,
     backend: Annotated[
         str, typer.Option(metavar="[rules|fill-mask|llm]", help="What plans edits.", rich_help_panel=_PLAN)
     ] = "rules",
@@ -113,7 +116,7 @@ def mine(
     ] = False,
     positives: Annotated[
         int, typer.Option(help="Paraphrases of each caption at most.", rich_help_panel=_PLAN)
-    ] = 1,
+    ] = Settings.positives,
     text_only: Annotated[
         bool,
         typer.Option(
@@ -125,7 +128,7 @@ def mine(
         bool,
         typer.Option("--columns", help="Also write the input with the negatives as columns: OUT/columns."),
     ] = False,
-    model: options.ModelOption = "toyworld",
+    model: options.ModelOption = options.MODEL,
     mode: Annotated[
         str,
         typer.Option(
@@ -133,7 +136,7 @@ def mine(
             help="From the caption, from the image, or inside a mask.",
             rich_help_panel=_PAINT,
         ),
-    ] = "generate",
+    ] = Settings.mode,
     method: Annotated[
         str,
         typer.Option(
@@ -141,13 +144,13 @@ def mine(
             help="How what was edited out is kept out.",
             rich_help_panel=_PAINT,
         ),
-    ] = "perp-neg",
+    ] = Settings.method,
     weight: Annotated[
         float, typer.Option(help="Of perp-neg at the first try.", rich_help_panel=_PAINT)
-    ] = 1.0,
+    ] = Settings.weight,
     retries: Annotated[
         int, typer.Option(help="Further tries, with other seeds and more weight.", rich_help_panel=_PAINT)
-    ] = 3,
+    ] = Settings.retries,
     controls: Annotated[
         float,
         typer.Option(
@@ -155,14 +158,14 @@ def mine(
             help="Of the items, whose original caption is painted too.",
             rich_help_panel=_PAINT,
         ),
-    ] = 0.25,
+    ] = Settings.controls,
     diversify: Annotated[
         bool,
         typer.Option("--diversify", help="NegToMe among the images of one caption.", rich_help_panel=_PAINT),
     ] = False,
     strength: Annotated[
         float, typer.Option(help="Of edit and inpaint: how much noise.", rich_help_panel=_PAINT)
-    ] = 0.8,
+    ] = Settings.strength,
     region: Annotated[
         str,
         typer.Option(
@@ -170,7 +173,7 @@ def mine(
             help="The mask of inpaint: where attention goes, the input's, or a zero-shot detector's.",
             rich_help_panel=_PAINT,
         ),
-    ] = "attention",
+    ] = Settings.region,
     steps: Annotated[
         int | None,
         typer.Option(
@@ -181,7 +184,7 @@ def mine(
     guidance_scale: options.GuidanceScaleOption = None,
     batch_size: Annotated[
         int, typer.Option(help="Images painted at once; halved when memory is short.", rich_help_panel=_PAINT)
-    ] = 16,
+    ] = Settings.batch_size,
     judge: Annotated[
         str | None,
         typer.Option(
@@ -211,10 +214,10 @@ def mine(
     ] = None,
     max_outside_change: Annotated[
         float, typer.Option(help="Of inpaint: mean change outside the mask.", rich_help_panel=_CHECK)
-    ] = 0.02,
+    ] = Settings.max_outside_change,
     max_category_share: Annotated[
         float, typer.Option(help="Of a shard, for one category.", rich_help_panel=_CHECK)
-    ] = 1.0,
+    ] = Settings.max_category_share,
     train_model: Annotated[
         str | None,
         typer.Option(
@@ -223,11 +226,12 @@ def mine(
             rich_help_panel=_CHECK,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.", rich_help_panel=_RUN)] = 0,
+    seed: Annotated[int, typer.Option(help="Of everything random.", rich_help_panel=_RUN)] = Settings.seed,
     shard_size: Annotated[
         int | None,
         typer.Option(
-            help="Pairs of the input that make a shard (64; of text alone 1000).", rich_help_panel=_RUN
+            help=f"Pairs of the input that make a shard ({Settings.shard_size}; of text alone {TEXT_SHARD}).",
+            rich_help_panel=_RUN,
         ),
     ] = None,
     shards_together: Annotated[
@@ -236,7 +240,7 @@ def mine(
             help="Shards that are painted in common batches, by one process; 1 spreads a small set over many.",
             rich_help_panel=_PAINT,
         ),
-    ] = 4,
+    ] = Settings.shards_together,
     shard_format: Annotated[
         str,
         typer.Option(
@@ -244,9 +248,9 @@ def mine(
             help="What a shard is: an imagefolder in a tar, or parquet.",
             rich_help_panel=_RUN,
         ),
-    ] = "tar",
-    device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = "auto",
+    ] = Settings.shard_format,
+    device: options.DeviceOption = options.DEVICE,
+    dtype: options.DtypeOption = options.DTYPE,
     engine: Annotated[
         str,
         typer.Option(
@@ -285,7 +289,7 @@ def mine(
     if not finished:
         # what is finished can be looked at again on a disk that takes no files
         check_folder(out)
-    from negguide.mining.item import CATEGORIES
+    from negguide.mining.categories import CATEGORIES
     from negguide.mining.run import place_among_processes, run
 
     rank, world, local = place_among_processes()
@@ -327,7 +331,9 @@ def mine(
         "seed": seed,
         "limit": limit,
         "shard_format": shard_format,
-        "shard_size": (TEXT_SHARD if text_only else IMAGE_SHARD) if shard_size is None else shard_size,
+        "shard_size": (TEXT_SHARD if text_only else Settings.shard_size)
+        if shard_size is None
+        else shard_size,
     }
     make: Callable[..., Built]
     if text_only:
@@ -404,8 +410,8 @@ def mine(
     show(out, *([_columns(place, source)] if columns else []))
 
 
-IMAGE_SHARD, TEXT_SHARD = 64, 1000
-"""Pairs of the input that make a shard, unless the user says otherwise."""
+TEXT_SHARD = 1000
+"""Pairs of the input that make a shard of text alone, unless the user says otherwise."""
 
 
 def _refuse_images(context: typer.Context) -> None:
@@ -414,8 +420,6 @@ def _refuse_images(context: typer.Context) -> None:
     Raises:
         ValueError: one was given.
     """
-    from negguide.mining.settings import OF_IMAGES
-
     for name in OF_IMAGES:
         source = context.get_parameter_source(name)
         if source is not None and source.name != "DEFAULT":

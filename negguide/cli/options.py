@@ -9,17 +9,21 @@ import typer
 from typer.core import TyperCommand
 
 from negguide.cli.syntax import LORA_FORM, NEGATIVE_FORM, TIMESTEPS_FORM
-from negguide.embedded import EMBEDDED, TOYWORLD_DEFAULTS
+from negguide.embedded import EMBEDDED, TOYWORLD, TOYWORLD_DEFAULTS
 
 METHOD = "perp-neg"
 """How `--negative` acts unless told."""
+MODEL = TOYWORLD
+SEED = 0
+DEVICE = DTYPE = "auto"
+OFFLOADS = ("none", "model", "sequential", "group")
+OFFLOAD = OFFLOADS[0]
+OUT = Path("out")
 
 PROMPT_HELP = (
     "What to draw, e.g. 'a bear wearing glasses'. toyworld knows few words; a word that it does not know is answered "
     "with all of them."
 )
-
-OFFLOADS = ("none", "model", "sequential", "group")
 
 _WORDS, _NEGTOME, _MODEL = "Negatives in words", "NegToMe", "Model and sampling"
 _PICTURE = "Pictures, where the model takes them"
@@ -43,11 +47,11 @@ JointOption = Annotated[
     typer.Option("--joint", help="Two wordings of one thing do not count twice.", rich_help_panel=_WORDS),
 ]
 RefreshOption = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--refresh-every",
         metavar="STEPS",
-        help="Ask the model for the negatives only every so many steps: less time for nearly the same picture.",
+        help="Ask the model for the negatives only every so many steps (1): less time for nearly the same picture.",
         rich_help_panel=_WORDS,
     ),
 ]
@@ -318,6 +322,7 @@ class NegToMeCommand(TyperCommand):
     """A command whose `--negtome` may stand alone: a word after it is its value only if it is one of its values."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give a `--negtome` that stands alone an empty value."""
         alone = [
             arg == "--negtome" and args[i + 1 : i + 2] not in (["others"], ["first"])
             for i, arg in enumerate(args)

@@ -93,7 +93,7 @@ class Sheet:
 
 
 def quickstart(
-    out: options.OutOption = Path("out"),
+    out: options.OutOption = options.OUT,
     quick: Annotated[
         bool, typer.Option("--quick", help="Fewer images and steps: only to see that it runs.")
     ] = False,

@@ -32,7 +32,7 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-class _Ambiguous(ValueError):
+class _AmbiguousError(ValueError):
     """What could be part of the text or not."""
 
 
@@ -63,7 +63,7 @@ def parse_negative(value: str, usual: Mapping[str, Any] | None = None) -> Negati
             start, stop = parse_window(window)
             negative = replace(negative, start=start, stop=stop)
         return negative
-    except _Ambiguous as error:
+    except _AmbiguousError as error:
         raise ValueError(f"--negative {value!r}: {error} (the form is {NEGATIVE_FORM})") from error
     except ValueError as error:
         # only a value with signs of its own can be a text that was taken for something else
@@ -91,7 +91,7 @@ def _short_form(value: str) -> tuple[str, str | None, str | None]:
         and _WINDOW.fullmatch(window)
         and not re.search(r"[.t]", window)
     ):
-        raise _Ambiguous(
+        raise _AmbiguousError(
             f"{behind!r} may be a window or part of the text; write {f'{value}:weight=1'!r} for the text, "
             f"{f'{rest}:weight=1{behind}'!r} for the window"
         )
@@ -109,7 +109,7 @@ def _numbered(
         spaces: whether they may stand beside the colon.
 
     Raises:
-        _Ambiguous: the number may be part of the text.
+        _AmbiguousError: the number may be part of the text.
     """
     from negguide.methods import AUTO
 
@@ -118,7 +118,7 @@ def _numbered(
         return value, None
     apart = not spaces and (text[-1:].isspace() or number[:1].isspace())
     if (_is_number(number) or number.strip() == AUTO) and (text.rstrip()[-1:].isnumeric() or apart):
-        raise _Ambiguous(
+        raise _AmbiguousError(
             f"{f':{number}'!r} may be a {name} or part of the {what}; write {f'{value}:{name}=1{behind}'!r} for the "
             f"{what}, {f'{text.rstrip()}:{name}={number.strip()}{behind}'!r} for the {name}"
         )

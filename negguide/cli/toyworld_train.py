@@ -13,6 +13,7 @@ from rich.table import Table
 
 from negguide.cli.output import check_file, check_folder, console, show
 from negguide.embedded import EMBEDDED, TOYWORLD
+from negguide.storage import write_whole
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -127,8 +128,7 @@ def evaluate(
     bars += drawing_bars(_pipeline(weights, model), model, judge, count)
     if out is not None:
         rows = [{"model": b.model, "name": b.name, **b.goal, **b.rate.to_dict()} for b in bars]
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(rows, indent=1) + "\n")
+        write_whole(out, (json.dumps(rows, indent=1) + "\n").encode())
     _print(bars)
 
 
@@ -136,15 +136,12 @@ def _reading_bars(folder: Path, judge: Judge) -> list[Bar]:
     """The judge, the CLIP, and the autoencoder of the UNet's pipeline in a folder."""
     import torch
     from diffusers import AutoencoderTiny
-    from transformers import CLIPModel, CLIPProcessor
 
     from negguide.toyworld import evaluate as measured
+    from negguide.toyworld.models import load_clip
 
     with _loading(folder, "clip") as path:
-        clip = CLIPModel.from_pretrained(
-            path, dtype=torch.float32, local_files_only=True, use_safetensors=True
-        ).eval()
-        processor = CLIPProcessor.from_pretrained(path, local_files_only=True)
+        clip, processor = load_clip(folder=path)
     with _loading(folder, EMBEDDED[TOYWORLD].folder) as path:
         vae = AutoencoderTiny.from_pretrained(path / "vae", dtype=torch.float32, local_files_only=True)
     bars = measured.judge_bars(judge)

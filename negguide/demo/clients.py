@@ -102,7 +102,7 @@ class Clients:
         if any(self._listening[name] for name in names):
             return True
         since = max(event.enqueue_time, *(self._left.get(name, 0.0) for name in names))
-        return time.monotonic() - since < GRACE
+        return bool(time.monotonic() - since < GRACE)
 
     def give_up(self, event_id: str | None) -> None:
         """Whoever called a tool has gone: its event is not wanted any more. To be called in the server's own thread."""
@@ -132,7 +132,7 @@ class Clients:
         """How many events of this address wait in the queue, or are about to."""
         queues = self.page._queue.event_queue_per_concurrency_id.values()
         events = [event for queue in queues for event in list(queue.queue)]
-        own = sum(
+        own: int = sum(
             event.request.client is not None and event.request.client.host == address for event in events
         )
         return own + self._asking[address]
@@ -183,6 +183,7 @@ class Watch:
         clients.watch()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, unless its address waits for too much already."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -208,5 +209,6 @@ class Watch:
 def _listened_to(path: str, scope: Scope) -> str | None:
     """The session or the event whose results a request asks for; None for other requests."""
     if path.endswith("/queue/data"):
-        return parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
+        found: str = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
+        return found
     return path.rsplit("/", 1)[1] if "/call/" in path else None

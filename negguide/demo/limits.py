@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from negguide.methods.validation import number
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -61,6 +59,9 @@ def whole(name: str, value: float, low: int, high: int) -> int:
     Raises:
         TypeError, ValueError: with the name, the value and the bounds.
     """
+    # here, for it takes a while and the help of the command line shows the limits
+    from negguide.methods.validation import number
+
     result = number(name, value)
     if not (low <= result <= high and result == int(result)):
         raise ValueError(f"{name} must be a whole number from {low} to {high}, got {value}")

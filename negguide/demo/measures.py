@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -56,10 +55,7 @@ def features(backend: Backend, images: Sequence[Image.Image]) -> Tensor | None:
     judge = backend.judge
     if not isinstance(judge, ClipJudge):
         return None
-    inputs = judge.processor(images=[image.convert("RGB") for image in images], return_tensors="pt")
-    with torch.no_grad():
-        found = judge.net.get_image_features(**inputs.to(judge.device)).pooler_output
-    return torch.nn.functional.normalize(found.float(), dim=-1).cpu()
+    return judge.towers.encode_images(images)
 
 
 def pairwise_distance(vectors: Tensor) -> float:

@@ -13,7 +13,7 @@ import gradio as gr
 from negguide.demo.stopping import StoppedError
 from negguide.integration.diagnostics.trace import Trace
 from negguide.methods import Method, NegToMe, ScoreMethod
-from negguide.toyworld.language import PLACES, parse, vocabulary
+from negguide.toyworld.language import PLACES, parse, vocabulary, words_of
 from negguide.toyworld.scene import ACCESSORIES, COLORS, FURS, KINDS, TRADEMARK_NAME, VIEWS
 
 WORDS = (
@@ -66,7 +66,7 @@ def complaint(text: str) -> str | None:
         parse(text)
     except ValueError as error:
         known = vocabulary()
-        words = text.lower().replace(",", " ").replace(".", " ").split()
+        words = words_of(text)
         unknown = list(dict.fromkeys(word for word in words if word not in known))
         if "without" in words:
             return (

@@ -41,7 +41,9 @@ Draw = Callable[[Run, str], Drawn]
 class Step(Protocol):
     """Says that a step begins, and under which title; `count` of them are done then."""
 
-    def __call__(self, title: str, count: int = 1) -> threading.Event: ...
+    def __call__(self, title: str, count: int = 1) -> threading.Event:
+        """Begin a step of so many pictures under this title; the event is set when the visitor stops it."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -66,6 +66,7 @@ class Tools(GradioMCPServer):
             raise
 
     def postprocess_output_data(self, data: Any, root_url: str) -> list[Any]:
+        """What an action gives, as the content of an answer of MCP."""
         content: list[Any] = []
         for name, output in zip(_outputs.get(), data, strict=True):
             if output is None or output in ("", []):
@@ -82,6 +83,7 @@ class Tools(GradioMCPServer):
         return content
 
     def get_fn_description(self, block_fn: Any, tool_name: str) -> tuple[str, dict[str, str]]:
+        """Gradio's description of a tool, with the bounds of its numbers."""
         description, parameters = super().get_fn_description(block_fn, tool_name)
         endpoint = self.api_info["named_endpoints"][self.tool_to_endpoint[tool_name]]
         for info, component in zip(endpoint["parameters"], block_fn.inputs, strict=True):

@@ -163,21 +163,26 @@ class StoppingScheduler(Proxy):
 
     @property
     def timesteps(self) -> Tensor:
+        """The timesteps of the run."""
         return self._run.timesteps
 
     @property
     def step_index(self) -> int:
+        """How many predictions were made."""
         return len(self._run.evaluations)
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """The run begins at the first stop."""
 
     def scale_model_input(self, sample: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The sample as it is."""
         # the latents are those of alpha^2 + sigma^2 = 1 already
         return sample
 
     @property
     def set_timesteps(self) -> Callable[..., None]:
+        """Keep the run's own timesteps, whatever number is asked for."""
+
         # pipelines look at the signature
         @functools.wraps(self._target.set_timesteps)
         def keep(*args: Any, device: Any = None, **kwargs: Any) -> None:
@@ -187,6 +192,8 @@ class StoppingScheduler(Proxy):
 
     @property
     def step(self) -> Callable[..., Any]:
+        """Take a prediction to the next stop."""
+
         @functools.wraps(self._target.step)
         def step(
             model_output: Tensor,

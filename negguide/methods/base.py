@@ -197,6 +197,7 @@ class NegativesMethod(Method):
 
     @property
     def windows(self) -> list[Window]:
+        """When each negative acts."""
         return [self._window(negative) for negative in self.negatives]
 
     def _window(self, negative: Negative) -> Window:
@@ -217,10 +218,12 @@ class NegativesMethod(Method):
         return f"{type(self).__name__}({', '.join([*map(repr, self.negatives), *options])})"
 
     def to_dict(self, save: Save | None = None) -> dict[str, Any]:
+        """As JSON, with the negatives; see `Method.to_dict`."""
         return {**super().to_dict(save), "negatives": [negative.to_dict(save) for negative in self.negatives]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], load: Load | None = None) -> Self:
+        """The inverse of `to_dict`; see `Method.from_dict`."""
         values = check_keys(data, ("method", *field_names(cls)), cls.__name__)
         values.pop("method", None)
         negatives = [Negative.from_dict(n, load) for n in values.pop("negatives", ())]
@@ -368,8 +371,10 @@ class NegativeAttention(Protocol):
         ...
 
     def negative_keys(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Keys and values [rows, H, L, D] of all negatives' tokens, each value times its negative's weight, and a mask
-        as `mask_pos`, closed where a negative does not act."""
+        """Keys and values [rows, H, L, D] of all negatives' tokens, and a mask as `mask_pos`.
+
+        Each value is times its negative's weight, and the mask is closed where a negative does not act.
+        """
         ...
 
 

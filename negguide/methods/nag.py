@@ -70,6 +70,13 @@ class NAG(AttentionMethod):
     def combine(
         self, positive: Tensor, negatives: Sequence[Tensor], strengths: Sequence[float | Tensor]
     ) -> Tensor:
+        """NAG of the weighted negatives: the published formula for one of weight 1.
+
+        Args:
+            positive: the output with the prompt.
+            negatives: those with each negative, of the same shape.
+            strengths: the weight of each negative, a number or one that broadcasts against it.
+        """
         if len(negatives) == 1 and isinstance(strengths[0], float) and strengths[0] == 1:
             return nag(positive, negatives[0], self.scale, self.tau, self.alpha)
         # z+ - sum_k weight_k (z+ - z_k) stands for z- in the published form

@@ -57,5 +57,12 @@ class NASA(AttentionMethod):
     def combine(
         self, positive: Tensor, negatives: Sequence[Tensor], strengths: Sequence[float | Tensor]
     ) -> Tensor:
+        """The output minus the scaled sum of the weighted negatives.
+
+        Args:
+            positive: the output with the prompt.
+            negatives: those with each negative, of the same shape.
+            strengths: the weight of each negative, a number or one that broadcasts against it.
+        """
         weighted = torch.stack([s * n for s, n in zip(strengths, negatives, strict=True)])
         return nasa(positive, weighted, self.scale)

@@ -152,6 +152,7 @@ class NegToMe(TokenMethod):
 
     @property
     def windows(self) -> list[Window]:
+        """When it acts."""
         stop = DEFAULT_STOP if self.stop is None else self.stop
         default = self.start == 0 and (self.stop is None or "stop" in self.defaulted)
         return [Window("NegToMe", self.start, stop, default)]
@@ -163,6 +164,7 @@ class NegToMe(TokenMethod):
         mask: Tensor | None = None,
         reference_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
+        """Tokens [B, N, C] pushed from their matches in a reference, and which were; by `guidance.negtome`."""
         assert self.threshold is not None
         return negtome_and_share(
             tokens,
@@ -177,6 +179,7 @@ class NegToMe(TokenMethod):
         )
 
     def push_others(self, groups: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Images of one prompt [G, K, N, C], each pushed away from all others, and which tokens were."""
         assert self.threshold is not None
         return negtome_others(
             groups,
@@ -189,14 +192,17 @@ class NegToMe(TokenMethod):
         )
 
     def match(self, tokens: Tensor, reference: Tensor, reference_mask: Tensor | None = None) -> Match:
+        """The token of the reference that each token matches; see `push`."""
         return negtome_match(tokens, reference, reference_mask, self.center)
 
     def match_others(self, groups: Tensor) -> Match:
+        """The token of another image that each token matches; see `push_others`."""
         return negtome_match_others(groups, self.center)
 
     def push_matched(
         self, tokens: Tensor, reference: Tensor, match: Match, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
+        """`push` with a match that is known."""
         assert self.threshold is not None
         return negtome_push(
             tokens, reference, match, self.alpha, self.threshold, mask, self.max_push, self.perpendicular
@@ -205,6 +211,7 @@ class NegToMe(TokenMethod):
     def push_others_matched(
         self, groups: Tensor, match: Match, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
+        """`push_others` with a match that is known."""
         assert self.threshold is not None
         return negtome_push_others(
             groups, match, self.alpha, self.threshold, mask, self.max_push, self.perpendicular

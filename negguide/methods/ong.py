@@ -54,5 +54,12 @@ class ONG(AttentionMethod):
     def combine(
         self, positive: Tensor, negatives: Sequence[Tensor], strengths: Sequence[float | Tensor]
     ) -> Tensor:
+        """The output minus what the weighted negatives have that is orthogonal to it.
+
+        Args:
+            positive: the output with the prompt.
+            negatives: those with each negative, of the same shape.
+            strengths: the weight of each negative, a number or one that broadcasts against it.
+        """
         weighted = torch.stack([s * n for s, n in zip(strengths, negatives, strict=True)])
         return ong(positive, weighted, self.scale)

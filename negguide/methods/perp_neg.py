@@ -110,9 +110,11 @@ class PerpNeg(ScoreMethod):
         guidance_scale: float,
         masks: Tensor | None = None,
     ) -> Tensor:
+        """Perp-Neg of the predictions; see `negguide.guidance.perp_neg`."""
         return perp_neg(uncond, cond, negatives, weights, guidance_scale, joint=self._joint, masks=masks)
 
     def remainder(self, negative: Tensor, positive: Tensor) -> Tensor:
+        """What is kept of a negative until it is evaluated again: its part perpendicular to the prompt."""
         # the rest lies along a prompt that will have turned since, and would be taken away from that one
         return perpendicular(negative, positive)
 

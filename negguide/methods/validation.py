@@ -16,12 +16,22 @@ MaskLike = PIL.Image.Image | torch.Tensor
 
 
 def number(name: str, value: Any) -> float:
+    """`value` as a float.
+
+    Raises:
+        TypeError: it is no number; a bool is none.
+    """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
     return float(value)
 
 
 def non_negative(name: str, value: Any) -> float:
+    """`value` as a finite float of at least 0.
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
     result = number(name, value)
     if not (math.isfinite(result) and result >= 0):
         raise ValueError(f"{name} must be a finite number >= 0, got {result}")
@@ -29,6 +39,11 @@ def non_negative(name: str, value: Any) -> float:
 
 
 def positive(name: str, value: Any) -> float:
+    """`value` as a finite float above 0.
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
     result = number(name, value)
     if not (math.isfinite(result) and result > 0):
         raise ValueError(f"{name} must be a finite number > 0, got {result}")
@@ -36,12 +51,22 @@ def positive(name: str, value: Any) -> float:
 
 
 def boolean(name: str, value: Any) -> bool:
+    """`value`, which is a bool.
+
+    Raises:
+        TypeError: it is none.
+    """
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return value
 
 
 def at_least_one(name: str, value: Any) -> int:
+    """`value` as a whole number of at least 1.
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be a whole number, got {value!r}")
     if value < 1:
@@ -50,6 +75,11 @@ def at_least_one(name: str, value: Any) -> int:
 
 
 def check_range(name: str, image: torch.Tensor, shape: str) -> None:
+    """Check that a tensor holds values in [0, 1].
+
+    Raises:
+        ValueError: another dtype, no values, or some outside.
+    """
     if not (image.is_floating_point() or image.dtype == torch.bool):
         raise ValueError(f"{name} must be a float tensor {shape} in [0, 1], got dtype {image.dtype}")
     # NaN fails both comparisons
@@ -58,6 +88,11 @@ def check_range(name: str, image: torch.Tensor, shape: str) -> None:
 
 
 def check_mask(name: str, mask: Any) -> None:
+    """Check that a mask is an image in grey or a tensor [H, W] in [0, 1].
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
     if isinstance(mask, torch.Tensor):
         if mask.ndim != 2:
             raise ValueError(f"{name} must be a tensor [H, W], got one of shape {list(mask.shape)}")

@@ -70,6 +70,7 @@ class VSF(AttentionMethod):
         object.__setattr__(self, "orthogonal", boolean("orthogonal", orthogonal))
 
     def attend(self, attention: NegativeAttention) -> Tensor:
+        """The output of attention over the prompt and the negatives, whose values have their sign flipped."""
         keys, values, mask = attention.negative_keys()
         output = vsf(
             attention.query,

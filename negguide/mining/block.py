@@ -15,7 +15,7 @@ from negguide.mining.item import Source
 from negguide.mining.mined import Mined
 from negguide.mining.pair import Pair, add_pair, reject, reject_pair
 from negguide.mining.planning import balanced, deduplicated, plan_rows, remembering
-from negguide.mining.render.job import Job, NoRegion, Painter, Region
+from negguide.mining.render.job import Job, NoRegionError, Painter, Region
 from negguide.mining.render.memory import Memory
 from negguide.mining.render.paste import change_outside
 from negguide.mining.settings import Settings, seed_of
@@ -166,7 +166,7 @@ class Miner:
             try:
                 pair.mask = self.region(pair.source, pair.edit, pair.original)
                 kept.append(pair)
-            except NoRegion as error:
+            except NoRegionError as error:
                 pair.reason = str(error)
                 reject_pair(mined, "rendered", pair)
         return kept

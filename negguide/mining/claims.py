@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from negguide.storage import lives, names_in, remove, write_new, write_whole
+from negguide._utils.files import lives
+from negguide.storage import names_in, remove, write_new, write_whole
 
 LEASE = 120.0
 """Seconds after which a claim that was not renewed counts as that of a dead process. On the machine of the process
@@ -75,6 +76,7 @@ class Claims:
         return last
 
     def any_held(self) -> bool:
+        """Whether a living process is at work on some shard."""
         return any(self.held(name) is not None for name in names_in(self.folder))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from negguide.mining.item import CATEGORIES
+from negguide.mining.categories import CATEGORIES
 
 STAGES = ("planned", "rendered", "retried", "verified", "deduplicated", "balanced", "written")
 """In this order; "rendered" edits have at least one image, "retried" ones more than one, and all others are what is
@@ -38,12 +38,15 @@ class Funnel:
     failures: Counter[str] = field(default_factory=Counter)
 
     def count(self, stage: str, category: str) -> None:
+        """One more has passed a stage."""
         self.stages[stage][category] += 1
 
     def reject(self, stage: str, reason: str) -> None:
+        """One more was rejected at a stage."""
         self.rejects.setdefault(stage, Counter())[reason] += 1
 
     def total(self, stage: str) -> int:
+        """How many have passed a stage, of all categories."""
         return self.stages[stage].total()
 
     @property
@@ -66,6 +69,7 @@ class Funnel:
 
     @classmethod
     def sum(cls, parts: Iterable[Funnel]) -> Funnel:
+        """The counts of several together."""
         whole = cls()
         for part in parts:
             whole.add(part)
@@ -85,6 +89,7 @@ class Funnel:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Funnel:
+        """The inverse of `to_dict`."""
         return cls(
             sources=Counter(data["sources"]),
             stages={stage: Counter(data["stages"].get(stage, {})) for stage in STAGES},

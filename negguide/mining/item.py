@@ -30,6 +30,7 @@ class StoredImage:
 
     @classmethod
     def of_file(cls, path: Path) -> StoredImage:
+        """The image in a file."""
         return cls(path.read_bytes, path)
 
 
@@ -180,6 +181,7 @@ class Item:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Item:
+        """The inverse of `row`."""
         values = dict(row)
         for name in ("scores", "positive_captions"):
             values[name] = tuple(values.get(name, ()))

@@ -35,11 +35,11 @@ def item_features(file_names: bool = False) -> Features:
     text, whole = datasets.Value("string"), datasets.Value("int64")
     features: Features = datasets.Features(
         {name: datasets.Image() for name in IMAGES}
-        | {name: text for name in ("caption", "negative_caption", "category", "id", "source_id")}
+        | dict.fromkeys(("caption", "negative_caption", "category", "id", "source_id"), text)
         | {"positive_captions": datasets.Sequence(text)}
         | {"start": whole, "end": whole, "before": text, "after": text, "backend": text}
         | {"scores": datasets.Sequence(datasets.Value("float64")), "judge": text}
-        | {name: text for name in ("prompt", "model", "revision", "methods")}
+        | dict.fromkeys(("prompt", "model", "revision", "methods"), text)
         | {"seed": whole, "tries": whole, "licence": text, "extra": text}
         | ({f"{name}_file_name": text for name in IMAGES} if file_names else {})
     )

@@ -35,13 +35,16 @@ class Member:
 
     @property
     def name(self) -> str:
+        """Of the file, without folders."""
         return PurePosixPath(self.member).name
 
     @property
     def suffix(self) -> str:
+        """With its dot."""
         return PurePosixPath(self.member).suffix
 
     def is_file(self) -> bool:
+        """True: it is listed because it is there."""
         return True
 
     def read_bytes(self) -> bytes:
@@ -87,17 +90,21 @@ class Cell:
 
     @property
     def name(self) -> str:
+        """Of the file, without folders."""
         return PurePosixPath(self.path).name
 
     @property
     def suffix(self) -> str:
+        """With its dot."""
         return PurePosixPath(self.path).suffix
 
     @property
     def size(self) -> int:
+        """In bytes."""
         return len(self.read_bytes())
 
     def is_file(self) -> bool:
+        """True: it is listed because it is there."""
         return True
 
     def read_bytes(self) -> bytes:

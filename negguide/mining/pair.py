@@ -126,6 +126,7 @@ def store_original(row: Source, mined: Mined) -> str:
 
 
 def reject_pair(mined: Mined, stage: str, pair: Pair) -> None:
+    """Note why a pair is not kept, with its scores."""
     scores = [None if math.isnan(score) else score for score in pair.scores]
     more = {"item_id": pair.id, "scores": scores, "seed": pair.seed, "tries": pair.tries}
     reject(mined, stage, pair.reason, pair.source.id, edit=pair.edit, caption=pair.source.caption, **more)
@@ -134,6 +135,7 @@ def reject_pair(mined: Mined, stage: str, pair: Pair) -> None:
 def reject(
     mined: Mined, stage: str, reason: str, source_id: str, edit: Edit | None = None, **more: Any
 ) -> None:
+    """Note why something is not kept, in the counts and among the rejects."""
     # what differs from case to case ("corrupt image: ...") stays out of the counts
     mined.funnel.reject(stage, reason.partition(":")[0])
     said = {} if edit is None else {"category": edit.category, "negative_caption": edit.caption}

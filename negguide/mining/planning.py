@@ -12,8 +12,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from negguide._utils.text import normalised
 from negguide.mining.edits import Planner, Rejected, plan, plan_positives
-from negguide.mining.edits.planner import Asking, Weighing, normalised
+from negguide.mining.edits.planner import Asking, Weighing
 from negguide.mining.item import Edit, Source
 from negguide.mining.mined import Mined
 from negguide.mining.pair import Pair, item_id, reject, reject_pair

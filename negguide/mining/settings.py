@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
-from negguide.mining.item import CATEGORIES
+from negguide.mining.categories import CATEGORIES
 from negguide.mining.render.job import Mode, RenderMethod
 from negguide.mining.verify.margins import Margins
 
@@ -153,6 +153,7 @@ class Settings:
 
     @property
     def margins(self) -> Margins:
+        """When a pair is kept."""
         return Margins(self.absolute_margin, self.relative_margin, self.max_score)
 
     def _whole(self, name: str, least: int) -> None:
@@ -161,8 +162,10 @@ class Settings:
             raise ValueError(f"--{name.replace('_', '-')} must be a whole number >= {least}, got {value!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON; ``from_dict`` reads it back. Models in folders are told by the folder's name, for nothing in a set
-        says where on a machine it was made."""
+        """As JSON; ``from_dict`` reads it back.
+
+        Models in folders are told by the folder's name, for nothing in a set says where on a machine it was made.
+        """
         data: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         if self.text_only:
             data = {name: value for name, value in data.items() if name not in OF_IMAGES}

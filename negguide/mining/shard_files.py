@@ -9,7 +9,6 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from negguide.image_files import png_of
 from negguide.mining.item import Item
@@ -19,7 +18,6 @@ from negguide.mining.packed import RowPlace, TarPlace, pack
 from negguide.storage import Place, read_range
 
 METADATA = "metadata.jsonl"
-ShardFormat = Literal["tar", "parquet"]
 _GROUP = 32
 """Rows of a row group of a parquet shard: what is read for one image."""
 

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from negguide._utils.files import abandoned
 from negguide.mining.claims import Claims
 from negguide.mining.funnel import Funnel
 from negguide.mining.item import Item
@@ -36,7 +37,6 @@ from negguide.mining.settings import Settings
 from negguide.mining.shard_files import METADATA, encode, item_in, read_shard
 from negguide.storage import (
     Place,
-    abandoned,
     location,
     names_in,
     on_this_machine,
@@ -110,6 +110,7 @@ class SetFolder:
         return [Path(name).stem for name in names_in(self.folder / MARKERS) if name.endswith(".json")]
 
     def complete(self, name: str) -> bool:
+        """Whether a shard is there, with all that belongs to it."""
         return name in self._records or refreshed(self._marker(name)).exists()
 
     def record(self, name: str) -> dict[str, Any]:

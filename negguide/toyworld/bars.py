@@ -32,6 +32,7 @@ class Bar:
 
     @property
     def passed(self) -> bool | None:
+        """Whether the figure is where it should be; None = no bar is set."""
         if self.at_most is not None:
             return self.rate.value <= self.at_most
         return None if self.at_least is None else self.rate.value >= self.at_least

@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from negguide._utils.files import whole_file
+
 FILE = "delta.safetensors"
 _LEFT, _RIGHT, _WHOLE = "left.", "right.", "whole."
 
@@ -46,10 +48,8 @@ def save(folder: Path, model: Mapping[str, Tensor], base: Mapping[str, Tensor], 
             tensors[_RIGHT + key] = root[:, None] * right[:rank]
         else:
             tensors[_WHOLE + key] = change
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{FILE}.partial"
-    save_file({key: value.half().contiguous() for key, value in tensors.items()}, partial)
-    partial.replace(folder / FILE)
+    with whole_file(folder / FILE) as partial:
+        save_file({key: value.half().contiguous() for key, value in tensors.items()}, partial)
     return folder / FILE
 
 

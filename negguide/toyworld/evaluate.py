@@ -34,6 +34,7 @@ def judge_bars(judge: Judge, count: int = 2000) -> list[Bar]:
 
 
 def autoencoder_bars(vae: AutoencoderTiny, count: int = 400) -> list[Bar]:
+    """How like the drawings the autoencoder gives them back, in dB of PSNR."""
     scenes = held_out_scenes(count)
     x = to_pixels([render(scene, 64, SEED + i) for i, scene in enumerate(scenes)])
     values = torch.cat([psnr(vae, part) for part in x.split(50)])

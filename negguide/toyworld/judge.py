@@ -60,6 +60,7 @@ class Judge(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where its weights are."""
         return self.head.weight.device
 
     @torch.no_grad()
@@ -82,6 +83,7 @@ class Judge(nn.Module):
         return F.normalize(torch.cat(parts).cpu(), dim=1)
 
     def save(self, folder: Path) -> None:
+        """Write weights in half precision, and the config, into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps({"width": self.width}) + "\n")
         halves = {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}
@@ -89,6 +91,7 @@ class Judge(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> Judge:
+        """Read what `save` wrote."""
         model = cls(**json.loads((folder / "config.json").read_text()))
         model.load_state_dict(load_file(folder / "model.safetensors"))
         return model.eval()

@@ -123,7 +123,7 @@ def parse(text: str, *, negation: bool = False) -> Scene:
     Raises:
         ValueError: a word outside the vocabulary (the message lists it) or words in an order the grammar does not know.
     """
-    words = _words(text)
+    words = words_of(text)
     known = set(vocabulary(negation=negation))
     unknown = [word for word in words if word not in known]
     if NEGATION in unknown:
@@ -147,7 +147,7 @@ def joined(texts: Sequence[str]) -> str:
     """
     parts, places = [], []
     for text in texts:
-        words = " ".join(_words(text))
+        words = " ".join(words_of(text))
         place = next((place for place in PLACES.values() if f" {words}".endswith(f" {place}")), "")
         parts.append(words.removesuffix(place).strip())
         places.append(place)
@@ -166,7 +166,7 @@ def places_of_words(text: str) -> list[int | None]:
         ValueError: as `parse`.
     """
     scene = parse(text)
-    words = _words(text)
+    words = words_of(text)
     said = next((len(place.split()) for place in PLACES.values() if " ".join(words).endswith(place)), 0)
     places: list[int | None] = [0] * (len(words) - said) + [None] * said
     if scene.relation is not None:
@@ -205,7 +205,8 @@ def in_view(text: str, view: str) -> str:
     )
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
+    """The words of a text in lower case; commas and full stops say nothing."""
     return text.lower().replace(",", " ").replace(".", " ").split()
 
 

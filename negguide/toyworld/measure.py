@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
+from negguide._utils.stats import wilson
 from negguide.toyworld.scene import ABSENT, ACCESSORIES, ANY_COLOR, Scene
 
 
@@ -27,6 +27,7 @@ class Rate:
         return f"{100 * self.value:.1f}% [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
     def to_dict(self) -> dict[str, float | int]:
+        """As JSON."""
         return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
 
 
@@ -39,11 +40,8 @@ def share(outcomes: Sequence[bool]) -> Rate:
     n = len(outcomes)
     if n == 0:
         raise ValueError("outcomes is empty; a share needs at least one judged image")
-    z = 1.959964
     p = sum(outcomes) / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return Rate(p, max(0.0, centre - half), min(1.0, centre + half), n)
+    return Rate(p, *wilson(p, n), n)
 
 
 def mean(values: Sequence[float], *, samples: int = 2000, seed: int = 0) -> Rate:

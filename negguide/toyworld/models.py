@@ -93,10 +93,10 @@ def has_guidance(state: Mapping[str, Tensor]) -> bool:
     return any(".guidance_embedder." in key for key in state)
 
 
-def load_clip(dtype: torch.dtype = torch.float32) -> tuple[CLIPModel, CLIPProcessor]:
-    """The embedded CLIP and its processor."""
-    model = CLIPModel.from_pretrained(CLIP, dtype=dtype, local_files_only=True)
-    return model.eval(), CLIPProcessor.from_pretrained(CLIP, local_files_only=True)
+def load_clip(dtype: torch.dtype = torch.float32, folder: Path = CLIP) -> tuple[CLIPModel, CLIPProcessor]:
+    """The embedded CLIP, or one that training left in a folder, and its processor."""
+    model = CLIPModel.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
+    return model.eval(), CLIPProcessor.from_pretrained(folder, local_files_only=True)
 
 
 @cache

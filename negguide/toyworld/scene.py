@@ -111,6 +111,7 @@ class Scene:
 
     @property
     def count(self) -> int:
+        """How many characters there are."""
         return len(self.characters)
 
     @property

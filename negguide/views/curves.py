@@ -42,6 +42,7 @@ class Decay:
             raise ValueError(f"end of Decay must be from 0 to 1, got {self.end!r}")
 
     def __call__(self, closeness: float) -> float:
+        """The weight at a closeness."""
         return 0.0 if closeness > self.end else self.a * math.exp(-self.b * closeness) + self.c
 
 
@@ -66,6 +67,7 @@ class Halves:
             raise ValueError(f"view of Halves must be 'front' or 'side', got {self.view!r}")
 
     def __call__(self, turn: float) -> float:
+        """The weight where the camera is turned so many degrees from the front."""
         if turn >= 90:
             return self.side_back(2 - turn / 90)
         return self.front_side(1 - turn / 90 if self.view == "front" else turn / 90)
@@ -93,6 +95,7 @@ class Ramp:
             raise ValueError(f"points of Ramp must have finite weights >= 0, got {self.points!r}")
 
     def __call__(self, turn: float) -> float:
+        """The weight where the camera is turned so many degrees from the front."""
         if turn <= self.points[0][0]:
             return self.points[0][1]
         for (start, low), (stop, high) in itertools.pairwise(self.points):

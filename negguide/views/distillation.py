@@ -84,23 +84,23 @@ class Distilled:
 
 
 class ScoreDistillation:
-    """Tells a renderer's images what a text-to-image pipeline thinks of them, with negatives that follow the view.
+    r"""Tells a renderer's images what a text-to-image pipeline thinks of them, with negatives that follow the view.
 
     With z = encode(images), x_t = alpha z + sigma eps, eps_hat and z_hat the noise and the clean estimate of the guided
     prediction (Perp-Neg included), B images and w(t) = sigma^2 ("variance") or 1 ("uniform"):
 
     | loss | value | gradient by the images |
     |---|---|---|
-    | sds | 1/2 \\|w (eps_hat - eps)\\|^2 / B | w (eps_hat - eps) / B through the encoder |
-    | vsd | 1/2 \\|w (eps_hat - eps_phi)\\|^2 / B | w (eps_hat - eps_phi) / B through the encoder |
-    | image | w/2 \\|images - decode(z_hat)\\|^2 / B | w (images - decode(z_hat)) / B |
-    | denoise | mean \\|images - target\\| | sign(images - target) / (3 B H W) |
+    | sds | 1/2 \|w (eps_hat - eps)\|^2 / B | w (eps_hat - eps) / B through the encoder |
+    | vsd | 1/2 \|w (eps_hat - eps_phi)\|^2 / B | w (eps_hat - eps_phi) / B through the encoder |
+    | image | w/2 \|images - decode(z_hat)\|^2 / B | w (images - decode(z_hat)) / B |
+    | denoise | mean \|images - target\| | sign(images - target) / (3 B H W) |
 
     The denoiser runs without gradients, as published. `image` is the pixel term of HiFA's loss. `denoise` goes in
     `denoise_steps` DDIM steps (Euler's, for flow models) from x_t to an image without noise, as SDEdit does, and takes
     that as target; it is meant to be fitted for several steps of the renderer. For `vsd` a copy of the denoiser with a
     LoRA learns the renders as they are: eps_phi is its prediction for the image's prompt without guidance, and each
-    call trains it once, on mean \\|m - m_target\\|^2 at a noise level of its own, uniform in (0.001, 1], where m is
+    call trains it once, on mean \|m - m_target\|^2 at a noise level of its own, uniform in (0.001, 1], where m is
     what the model predicts. ProlificDreamer tells that model the camera by an embedding; here the view words of the
     prompt say it, for the model's inputs stay those of its family.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
+from negguide._utils.hub import is_hub_id
 from negguide.embedded import TOYWORLD
 from negguide.models import revision
 
@@ -43,7 +43,6 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 """By ``config.model_type``. Most SigLIP 2 checkpoints (all but NaFlex) are of type "siglip"."""
 
 _RIGHT = f"{TOYWORLD!r}, a folder that save_pretrained wrote, or a hub id (owner/name)"
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +73,8 @@ class VisionLanguageModel:
     def max_tokens(self) -> int:
         """The longest text in tokens, start and end included."""
         positions: int = self.model.config.text_config.max_position_embeddings
-        return min(positions, self.processor.tokenizer.model_max_length)
+        longest: int = self.processor.tokenizer.model_max_length
+        return min(positions, longest)
 
     def image_inputs(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """What the image tower takes, float32, on the CPU (``pixel_values`` [N, 3, H, W], and more for NaFlex)."""
@@ -225,7 +225,7 @@ def _source(name: str) -> str:
                 f"model={name!r} is a folder without config.json; give one that save_pretrained wrote"
             )
         return str(folder.resolve())
-    if not _HUB_ID.fullmatch(name):
+    if not is_hub_id(name):
         raise ValueError(f"model={name!r} is unknown: no such folder, and no hub id; use {_RIGHT}")
     return name
 

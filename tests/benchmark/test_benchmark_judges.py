@@ -10,6 +10,7 @@ from PIL import Image
 from negguide.benchmark.judges import PhraseJudge, QuestionJudge, check_judge, load_judge
 from negguide.benchmark.similarity import choose_similarity, load_similarity
 from negguide.benchmark.suites import Check
+from negguide.mining.verify.judge import ClipJudge
 from negguide.toyworld import parse, render
 
 BEAR = "a brown bear in front view wearing black glasses in a meadow"
@@ -153,3 +154,17 @@ def test_dreamsim_is_used_where_it_is_installed(tmp_path, monkeypatch):
         assert similarity.features([Image.new("RGB", (8, 8), "red")]).shape == (1, 3)
     finally:
         sys.modules.pop("dreamsim", None)
+
+
+def test_a_siglip_judges_pairs_by_its_own_probability(tiny_siglip):
+    judge = ClipJudge(str(tiny_siglip))
+    images = [render(parse(f"a brown {kind} in front view in a room"), 64) for kind in ("bear", "cat", "dog")]
+    captions = ["a brown bear in a room", "a lorry", "a cat"]
+    scores = judge.score(images, captions)
+    assert scores.isnan().tolist() == [False, True, False]
+    known = [0, 2]
+    pixels = judge.towers.image_inputs([images[i] for i in known])
+    words = judge.towers.text_inputs([captions[i] for i in known])
+    with torch.no_grad():
+        logits = judge.towers.model(**pixels, **words).logits_per_image
+    assert torch.allclose(scores[known], logits.diagonal().sigmoid(), atol=1e-6)

@@ -53,7 +53,7 @@ def a_run(tiny_model, suite_file, items, tmp_path):
     def make(folder, methods="nag,perp-neg", **sampling):
         suite = load_suite(str(suite_file(items)), str(tiny_model))
         settings = Sampling(str(tiny_model), steps=2, **sampling)
-        return Run(settings, suite, columns_of(methods, suite.kind), tmp_path / folder, seeds=1)
+        return Run(settings, suite, columns_of(methods, suite.kind), tmp_path / folder, seeds=1, seed=0)
 
     return make
 

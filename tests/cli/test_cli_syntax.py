@@ -1,6 +1,7 @@
 """What may stand in one value: a negative with weight and window, a LoRA with its scale."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -68,11 +69,10 @@ def test_a_negative_is_text_with_an_optional_weight_and_window(value: str, wante
     ],
 )
 def test_a_wrong_negative_is_named_with_its_reason_and_the_form(value: str, reason: str) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=re.escape(reason)) as caught:
         syntax.parse_negative(value)
     text = str(caught.value)
     assert text.startswith(f"--negative {value!r}: ")
-    assert reason in text
     assert "text:weight@start-stop" in text
 
 
@@ -94,9 +94,9 @@ def test_a_wrong_negative_is_named_with_its_reason_and_the_form(value: str, reas
 def test_what_may_be_part_of_the_text_is_refused_with_both_ways_to_say_it(
     value: str, text: str, other: str
 ) -> None:
-    with pytest.raises(ValueError) as caught:
+    both = f"write {text!r} for the text, {other!r} for the"
+    with pytest.raises(ValueError, match=re.escape(both)):
         syntax.parse_negative(value)
-    assert f"write {text!r} for the text, {other!r} for the" in str(caught.value)
     whole, *window = text.split(":weight=1")
     assert syntax.parse_negative(text).prompt == whole
     assert syntax.parse_negative(other).prompt != value
@@ -128,10 +128,13 @@ def test_any_text_survives_when_weight_and_window_follow(
 
 @given(st.text())
 def test_whatever_is_typed_is_a_negative_or_a_value_error(value: str) -> None:
+    refused = ""
     try:
         negative = syntax.parse_negative(value)
     except ValueError as error:
-        assert "text:weight@start-stop" in str(error)
+        refused = str(error)
+    if refused:
+        assert "text:weight@start-stop" in refused
     else:
         assert negative.prompt.strip() and (negative.automatic or math.isfinite(negative.weight))
 
@@ -174,8 +177,8 @@ def test_a_lora_is_a_file_or_a_hub_id_with_an_optional_scale(style: Path, tmp_pa
 )
 def test_a_wrong_lora_is_named_with_its_reason_and_the_form(style: Path, value: str, reason: str) -> None:
     Path("pickled.bin").write_bytes(b"")
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=re.escape(reason)) as caught:
         syntax.parse_lora(value)
     text = str(caught.value)
     assert text.startswith(f"--lora {value!r}: ")
-    assert reason in text and "file:scale" in text
+    assert "file:scale" in text

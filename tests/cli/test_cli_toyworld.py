@@ -91,8 +91,8 @@ def test_parse_shows_what_is_said_and_what_is_open(run: Any) -> None:
     outcome = run("toyworld", "parse", "a grey cat to the left of a rabbit wearing a red hat at night")
     assert outcome.exit_code == 0
     rows = [line for line in outcome.stdout.splitlines() if line.startswith("│")]
-    assert [word for word in rows[0].replace("│", " ").split()] == ["1", "cat", "grey", "-", "-", "-", "-"]
-    assert [word for word in rows[1].replace("│", " ").split()] == ["2", "rabbit", "-", "-", "red", "-", "-"]
+    assert list(rows[0].replace("│", " ").split()) == ["1", "cat", "grey", "-", "-", "-", "-"]
+    assert list(rows[1].replace("│", " ").split()) == ["2", "rabbit", "-", "-", "red", "-", "-"]
     assert "background: night" in outcome.stdout
 
 

@@ -22,7 +22,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 EACH = [(name, options) for name, several in OPTIONS.items() for options in several]
 
 
-@pytest.mark.parametrize("name, options", EACH)
+@pytest.mark.parametrize(("name", "options"), EACH)
 def test_options_are_those_of_negguide(
     toy: Toy, diffusers_latents: Diffusers, name: str, options: dict[str, Any]
 ) -> None:

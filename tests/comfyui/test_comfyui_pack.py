@@ -102,7 +102,7 @@ def test_workflows_give_each_of_our_nodes_as_many_values_as_it_has_widgets(pack:
 
 
 @pytest.mark.parametrize("count", [1, 4, 5, 28])
-@pytest.mark.parametrize("start, stop", [(0.0, 0.5), (0.25, 1.0), (0.1, 0.2), (0.0, 1.0)])
+@pytest.mark.parametrize(("start", "stop"), [(0.0, 0.5), (0.25, 1.0), (0.1, 0.2), (0.0, 1.0)])
 def test_windows_are_those_of_negguide(pack: ModuleType, count: int, start: float, stop: float) -> None:
     ours = part("windows").Window
     timesteps = [1000.0 * (count - i) / count for i in range(count)]
@@ -117,7 +117,7 @@ def test_windows_are_those_of_negguide(pack: ModuleType, count: int, start: floa
         assert held == theirs.steps(timesteps)
 
 
-@pytest.mark.parametrize("start, stop", [(0.5, 0.5), (0.6, 0.5), (-0.1, 0.5), (0.0, 1.1)])
+@pytest.mark.parametrize(("start", "stop"), [(0.5, 0.5), (0.6, 0.5), (-0.1, 0.5), (0.0, 1.1)])
 def test_windows_that_end_before_they_begin_are_refused(pack: ModuleType, start: float, stop: float) -> None:
     with pytest.raises(ValueError, match="negative 2: start and stop must satisfy"):
         part("windows").Window(start, stop, "steps", "negative 2")

@@ -278,8 +278,10 @@ def test_a_full_queue_sends_visitors_away(server: Server, backend: Any, gate: An
     visitors = [Client(server.url, verbose=False) for _ in range(limits.max_queue + 2)]
     jobs = [visitors[0].submit(prompt="a bear", method="plain", **SHORT, api_name="/leave_out")]
     _until(lambda: len(backend.prompts) == 1)
-    for visitor in visitors[1:-1]:
-        jobs.append(visitor.submit(prompt="a bear", method="plain", **SHORT, api_name="/leave_out"))
+    jobs += [
+        visitor.submit(prompt="a bear", method="plain", **SHORT, api_name="/leave_out")
+        for visitor in visitors[1:-1]
+    ]
     _until(lambda: len(server.page._queue) == limits.max_queue)
     with pytest.raises(Exception, match="Queue is full"):
         visitors[-1].predict(prompt="a bear", method="plain", **SHORT, api_name="/leave_out")

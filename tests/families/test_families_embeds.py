@@ -46,7 +46,7 @@ WITH_IMAGES = {"qwen-image-21-edit": ("image_pad_mask", 2)}
 SETTINGS = ("max_sequence_length", "clean_caption", "text_encoder_out_layers")
 
 
-class Encoding(Exception):
+class EncodingError(Exception):
     """A pipeline begins to encode its prompt."""
 
 
@@ -56,9 +56,9 @@ def image_to_encode(pipe: Any, call: dict[str, Any]) -> Any:
 
     def encode_prompt(*args: Any, image: Any = None, **kwargs: Any) -> Any:
         seen.append(image)
-        raise Encoding
+        raise EncodingError
 
-    with patch.object(pipe, "encode_prompt", encode_prompt), pytest.raises(Encoding):
+    with patch.object(pipe, "encode_prompt", encode_prompt), pytest.raises(EncodingError):
         pipe(prompt=PROMPT, **call)
     return seen[0]
 

@@ -72,7 +72,7 @@ CASES: dict[str, list[tuple[dict[str, Any], tuple[int, int]]]] = {
 }
 
 
-class Called(Exception):
+class CalledError(Exception):
     """The denoiser is called."""
 
 
@@ -84,7 +84,7 @@ def test_the_latents_of_a_call_have_the_size_that_is_known_beforehand(
 
     def keep(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         seen.append(kwargs)
-        raise Called
+        raise CalledError
 
     model, defaults = denoiser(base), inspect.signature(type(base).__call__).parameters
     handle = model.register_forward_pre_hook(keep, with_kwargs=True)
@@ -92,7 +92,7 @@ def test_the_latents_of_a_call_have_the_size_that_is_known_beforehand(
         for changes, size in CASES[tiny.name]:
             arguments = {name: p.default for name, p in defaults.items()} | tiny.call() | changes
             assert pipe.family.latent_size(pipe, arguments) == size
-            with pytest.raises(Called):
+            with pytest.raises(CalledError):
                 base(prompt="a bear", **{**tiny.call(), **changes})
             assert denoiser_family(model)[1].latent_size(seen[-1]) == size
     finally:

@@ -114,8 +114,10 @@ def test_the_trace_has_a_row_for_each_step(pipe: Any, run: Run) -> None:
 
 
 def test_a_negative_asked_for_once_goes_on_in_its_last_direction(pipe: Any, run: Run) -> None:
-    """With one question for the whole run, the second half differs from a window that is closed then, and from asking
-    at every step; asking at every step is what `refresh_every=1` says."""
+    """With one question for the whole run, the second half differs from a closed window and from asking at every step.
+
+    Asking at every step is what `refresh_every=1` says.
+    """
     negative = always(NEGATIVES[0])
     each = run(pipe, steps=4, negative_guidance=PerpNeg(negative))
     once = run(pipe, steps=4, negative_guidance=PerpNeg(negative, refresh_every=4))

@@ -248,7 +248,7 @@ def test_torch_compile_takes_the_launch_into_one_graph():
     source, reference, mask = torch.randn(2, 9, 4), torch.randn(1, 64, 4), torch.ones(2, 64, dtype=torch.bool)
     torch.compiler.reset()
     # Without a GPU it would take the kernel for an ordinary function.
-    with mock.patch("torch.utils._triton.has_triton", lambda: True), pytest.raises(KeyboardInterrupt):
+    with mock.patch("torch.utils._triton.has_triton", return_value=True), pytest.raises(KeyboardInterrupt):
         torch.compile(match_fused, fullgraph=True, backend=keep)(source, reference, mask)
     assert "triton_kernel_wrapper_mutation" in graphs[0].code
 

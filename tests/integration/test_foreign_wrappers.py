@@ -186,7 +186,7 @@ def test_a_subclass_may_take_whatever_comes(
 ) -> None:
     base = type(own.unet)
 
-    class Any_(base):  # type: ignore[misc,valid-type]
+    class Anything(base):  # type: ignore[misc,valid-type]
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             return super().forward(*args, **kwargs)
 
@@ -194,7 +194,7 @@ def test_a_subclass_may_take_whatever_comes(
         def forward(self, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
             return super().forward(sample, *args, **kwargs)
 
-    own.unet.__class__ = {"none": Any_, "the sample": Sample}[parameters]
+    own.unet.__class__ = {"none": Anything, "the sample": Sample}[parameters]
     try:
         assert torch.equal(call(from_pipe(own), generate, negative_guidance=METHODS[name]), expected[name])
         if name in ON_MODELS:

@@ -26,7 +26,6 @@ def always(text: str = "", **changes: Any) -> Negative:
 TWO = (always("black glasses"), always("a red robot wearing a hat", weight=0.5))
 NAG_TWO = NAG(*TWO, scale=5.0)
 PERP_NEG = PerpNeg(always("black glasses", weight=1.5))
-SEVERAL = "num_images_per_prompt"
 
 
 def assert_same(one: torch.Tensor, other: torch.Tensor) -> None:
@@ -45,7 +44,7 @@ def processors(both: Any) -> list[Any]:
 
 def unguided(both: Any) -> dict[str, Any]:
     """The arguments with which the classic pipeline runs without guidance."""
-    return {name: 0.0 if both.family.name == "z-image" else 1.0 for name in both.family.classic}
+    return dict.fromkeys(both.family.classic, 0.0 if both.family.name == "z-image" else 1.0)
 
 
 # ---- As in the classic pipelines ------------------------------------------------------------------------------------

@@ -150,7 +150,7 @@ def test_each_prompt_gives_the_image_of_its_own_negatives(one: More) -> None:
     prompts, own = [PROMPT, OTHER], ("black glasses", [always("snow", weight=1.5), "a red robot"])
     images = {"generator": [torch.Generator().manual_seed(seed) for seed in seeds]}
     together = run(one, with_perp_neg(pipe, PerpNeg.per_prompt(*own)), prompts, **images)
-    plain = run(one, pipe, prompts, **{"generator": [torch.Generator().manual_seed(s) for s in seeds]})
+    plain = run(one, pipe, prompts, generator=[torch.Generator().manual_seed(s) for s in seeds])
     assert differ(together, plain) > 1e-4
     other = run(
         one,

@@ -50,7 +50,7 @@ class Painter:
         said = parse(text)
         whole = []
         for one in said.characters:
-            worn = {name: value for name, value in one.worn} | dict(self.worn)
+            worn = dict(one.worn) | dict(self.worn)
             worn = {name: "red" if value == "any" else value for name, value in worn.items()}
             whole.append(Character(kind=one.kind, fur=one.fur or "grey", view=one.view or "front", **worn))
         scene = Scene(tuple(whole), said.background or "meadow", said.relation)

@@ -230,8 +230,8 @@ def test_each_word_is_read_as_part_of_its_character():
     # a word's answer: the place, and the fields of the character there
     hidden = torch.randn(2, 32, 192)
     torch.nn.init.zeros_(reader.word.weight)
-    cat = dict(kind="cat", fur="white", view=None, hat="red", glasses=None, scarf=None)
-    bear = dict(kind="bear", fur=None, view=None, hat=None, glasses=None, scarf=None)
+    cat = {"kind": "cat", "fur": "white", "view": None, "hat": "red", "glasses": None, "scarf": None}
+    bear = {"kind": "bear", "fur": None, "view": None, "hat": None, "glasses": None, "scarf": None}
 
     def told(place, character):
         rows = [reader.rows[i] for i in reader.of_slot[0]]

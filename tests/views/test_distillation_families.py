@@ -17,8 +17,10 @@ KNOWN = {tiny.name: tiny for tiny in TINY}
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name in KNOWN])
 def test_what_is_distilled_is_the_guided_prediction_of_each_image(name: str) -> None:
-    """Guidance is linear in its scale, and so is the gradient; but where a pipeline rescales it. Each image gets one,
-    and a negative changes that of its own image alone."""
+    """Guidance is linear in its scale, and so is the gradient; but where a pipeline rescales it.
+
+    Each image gets one, and a negative changes that of its own image alone.
+    """
     tiny = KNOWN[name]
     pipe = build(tiny)
     own = ("height", "width", "output_type", "guidance_scale", "true_cfg_scale", "negative_prompt")

@@ -22,8 +22,9 @@ from negguide.demo.methods import CLASSIC, PLAIN, method_labels, with_method
 from negguide.demo.state import MAX_SEED, AppState
 from negguide.demo.tabs.pairs import SET, Original, Pair, marked, pack, settings_of, write_set
 from negguide.demo.uploads import opened, refuse_broken
+from negguide.mining.categories import CATEGORIES
 from negguide.mining.edits import make_planner, plan
-from negguide.mining.item import CATEGORIES, Edit
+from negguide.mining.item import Edit
 from negguide.mining.settings import Settings
 from negguide.mining.verify.margins import PairJudge
 from negguide.models import revision

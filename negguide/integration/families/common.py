@@ -21,10 +21,12 @@ LatentSize = Callable[[Any, Arguments], tuple[int, int]]
 
 
 def uncond_first(pipe: Any, arguments: Arguments) -> tuple[str, ...]:
+    """The branches of a pipeline that puts the unconditional one first."""
     return ("uncond", "cond") if pipe.do_classifier_free_guidance else ("cond",)
 
 
 def cond_first(pipe: Any, arguments: Arguments) -> tuple[str, ...]:
+    """The branches of a pipeline that puts the conditional one first."""
     return ("cond", "uncond") if pipe.do_classifier_free_guidance else ("cond",)
 
 
@@ -34,10 +36,12 @@ def pipe_guidance_scale(pipe: Any, arguments: Arguments) -> float:
 
 
 def call_guidance_scale(pipe: Any, arguments: Arguments) -> float:
+    """The `guidance_scale` of the call."""
     return float(arguments["guidance_scale"])
 
 
 def disabled_up_to_one(pipe: Any, arguments: Arguments) -> str | None:
+    """Why there is no classifier-free guidance, for pipelines whose `guidance_scale` turns it on above 1."""
     scale = arguments["guidance_scale"]
     return None if scale > 1 else f"guidance_scale is {scale}, and guidance is off up to 1; use e.g. 4.5"
 
@@ -48,6 +52,7 @@ def true_cfg_branches(pipe: Any, arguments: Arguments) -> tuple[str, ...]:
 
 
 def true_cfg_disabled(pipe: Any, arguments: Arguments) -> str | None:
+    """Why there is no classifier-free guidance, for pipelines with `true_cfg_scale` and a negative prompt."""
     if not arguments["true_cfg_scale"] > 1:
         return f"true_cfg_scale is {arguments['true_cfg_scale']}, and guidance is off up to 1; use e.g. 4"
     embeds = arguments.get("negative_prompt_embeds")
@@ -59,6 +64,7 @@ def true_cfg_disabled(pipe: Any, arguments: Arguments) -> str | None:
 
 
 def true_cfg_scale(pipe: Any, arguments: Arguments) -> float:
+    """The `true_cfg_scale` of the call."""
     return float(arguments["true_cfg_scale"])
 
 
@@ -169,8 +175,10 @@ def image_size(image: Any) -> tuple[int, int]:
 
 
 def image_latents_size(pipe: Any, image: Any) -> tuple[int, int] | None:
-    """(height, width) of an image that is given as latents, which image processors do not resize; None = it is pixels,
-    or there is none."""
+    """(height, width) of an image that is given as latents; None = it is pixels, or there is none.
+
+    Image processors do not resize latents.
+    """
     first = image[0] if isinstance(image, list) and image else image
     if not isinstance(first, Tensor) or first.ndim < 3:
         return None
@@ -227,6 +235,7 @@ def counting_tokenizer(pipe: Any, name: str = "tokenizer") -> Any:
 
 
 def clip_token_budget(pipe: Any, text: str, arguments: Arguments, name: str = "tokenizer") -> TokenBudget:
+    """Tokens of a text by a tokenizer of CLIP, and how many fit."""
     tokenizer = counting_tokenizer(pipe, name)
     return TokenBudget(tokenizer, len(tokenizer(text).input_ids), tokenizer.model_max_length)
 
@@ -260,6 +269,7 @@ def chat_token_budget(pipe: Any, text: str, arguments: Arguments, thinking: bool
 
 
 def lora_scale(arguments: Arguments, name: str) -> float | None:
+    """The scale of LoRAs among the arguments for attention of this name; None = not said."""
     return (arguments.get(name) or {}).get("scale")
 
 
@@ -267,6 +277,7 @@ def lora_scale(arguments: Arguments, name: str) -> float | None:
 
 
 def vae_latents(pipe: Any, pixels: Tensor) -> Tensor:
+    """Pixels [B, 3, H, W] in [-1, 1] as scaled latents of the autoencoder."""
     encoded = pipe.vae.encode(pixels.to(pipe._execution_device, pipe.vae.dtype))
     # AutoencoderTiny gives latents; AutoencoderKL a distribution, whose mode needs no random numbers
     latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
@@ -309,6 +320,7 @@ def packed_tokens(sample: Tensor, latent_size: tuple[int, int]) -> tuple[int, in
 
 
 def packed_latents(pipe: Any, pixels: Tensor) -> Tensor:
+    """The same, packed into tokens as the pipeline packs its latents."""
     latents = vae_latents(pipe, pixels)
     packed: Tensor = pipe._pack_latents(latents, *latents.shape)
     return packed
@@ -320,6 +332,7 @@ def flux_text_positions(prompt_embeds: Tensor) -> Tensor:
 
 
 def without_references(prediction: Tensor, sample: Tensor, latent_size: tuple[int, int]) -> Tensor:
+    """The tokens of a prediction that are of the image, without those of reference images behind them."""
     return prediction[:, : patch_tokens(latent_size)]
 
 
@@ -355,18 +368,22 @@ def size_in_ids(inputs: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def joint_attention_channels(config: Any) -> int:
+    """Channels of a text's tokens, where the config calls them `joint_attention_dim`."""
     return int(config.joint_attention_dim)
 
 
 def pooled_channels(config: Any) -> tuple[int, ...]:
+    """Channels of a text's pooled vector, by `pooled_projection_dim`."""
     return (int(config.pooled_projection_dim),)
 
 
 def caption_channels(config: Any) -> int:
+    """Channels of a text's tokens, where the config calls them `caption_channels`."""
     return int(config.caption_channels)
 
 
 def unet_channels(config: Any) -> int:
+    """Channels of a text's tokens of a UNet."""
     # of a projection before the UNet; its type tells nothing, for an IP-Adapter changes it
     if config.encoder_hid_dim is not None:
         return int(config.encoder_hid_dim)
@@ -375,6 +392,7 @@ def unet_channels(config: Any) -> int:
 
 
 def unet_cfg_disabled(pipe: Any, arguments: Arguments) -> str | None:
+    """Why a UNet has no classifier-free guidance: it is distilled, or the scale is up to 1."""
     if pipe.unet.config.time_cond_proj_dim is not None:
         return "this UNet is distilled and takes guidance_scale as an input, so there is no second prediction"
     return disabled_up_to_one(pipe, arguments)

@@ -126,8 +126,10 @@ FLUX_ONE_PREDICTION = replace(
 
 
 def _kontext_size(pipe: Any, arguments: Arguments) -> tuple[int, int]:
-    """Kontext keeps the requested proportions and generates at the area that it was trained on; inside a mask it keeps
-    the size of the image, or takes the nearest one that it was trained on."""
+    """Kontext keeps the requested proportions and generates at the area that it was trained on.
+
+    Inside a mask it keeps the size of the image, or takes the nearest one that it was trained on.
+    """
     if "mask_image" in arguments:
         return _kontext_inpaint_size(pipe, arguments)
     default = pipe.default_sample_size * pipe.vae_scale_factor

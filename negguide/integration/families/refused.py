@@ -1,5 +1,4 @@
-"""Pipelines of diffusers that people ask for and that negatives cannot act in, with the reason and what "
-    "would help.
+"""Pipelines of diffusers that people ask for and that negatives cannot act in, with the reason and what would help.
 
 A pipeline that no family has and that is not here is only unknown; `register_family` may make it known.
 """

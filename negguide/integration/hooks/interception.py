@@ -84,6 +84,7 @@ class Nested:
         self.inner = inner
 
     def __call__(self, processor: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call the outer interceptor; what it takes for the processor is the inner one."""
         return self.outer(_Inner(self.inner, processor), *args, **kwargs)
 
 

@@ -111,10 +111,12 @@ class MethodHook(ModelHook):
         self._removed = False
 
     def initialize_hook(self, module: nn.Module) -> nn.Module:
+        """Find the attention of the model."""
         self._attention = attention_modules(unwrap_module(module))
         return module
 
     def deinitalize_hook(self, module: nn.Module) -> nn.Module:
+        """Let the model's own forward through from now on."""
         # somebody's wrapper may still call this hook
         self._removed = True
         return module
@@ -122,6 +124,7 @@ class MethodHook(ModelHook):
     # not traced, unlike the model inside: a compiled model would be compiled anew at each step
     @torch.compiler.disable(recursive=False)
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Run the model's forward with what the methods add to it."""
         if self._removed:
             return self.fn_ref.original_forward(*args, **kwargs)
         family, model = self.family, unwrap_module(module)

@@ -59,6 +59,7 @@ class DenoiserProxy(Proxy):
     __slots__ = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the denoiser with the branches of the methods; their combined predictions come back."""
         if self._run.finished:
             return self._target(*args, **kwargs)
         return self._run.denoise(self._target, args, kwargs)
@@ -77,6 +78,7 @@ class SchedulerProxy(Proxy):
 
     @property
     def step(self) -> Callable[..., Any]:
+        """The scheduler's own `step`, given the prediction of the pipeline's own rows."""
         step, run = self._target.step, self._run
 
         @functools.wraps(step)

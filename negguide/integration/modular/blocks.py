@@ -42,9 +42,11 @@ class EncodeNegatives(ModularPipelineBlocks):
 
     @property
     def description(self) -> str:
+        """What the block does, for diffusers to print."""
         return "Encodes the negatives of PerpNegGuidance with the pipeline's text encoder"
 
     def __call__(self, components: Any, state: PipelineState) -> tuple[Any, PipelineState]:
+        """Give every `PerpNegGuidance` of the pipeline its negatives, encoded."""
         guiders = [
             guider for guider in guiders_of(components).values() if isinstance(guider, PerpNegGuidance)
         ]
@@ -123,10 +125,12 @@ class GuideDenoiser(ModularPipelineBlocks):
 
     @property
     def description(self) -> str:
+        """What the block does, for diffusers to print."""
         names = " and ".join(type(method).__name__ for method in self.methods)
         return f"Lets {names} act in the denoiser"
 
     def __call__(self, components: Any, state: PipelineState) -> tuple[Any, PipelineState]:
+        """Put the methods on the denoiser of the pipeline, for one run."""
         components = original(components)
         encoder = TextEncoder(components, state, _OURS)
         family, modular = encoder.family, encoder.modular

@@ -163,9 +163,11 @@ class GuiderProxy(Proxy):
     __slots__ = ()
 
     def prepare_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        """The guider's own batches, which are noted."""
         return self._noted(self._target.prepare_inputs(*args, **kwargs))
 
     def prepare_inputs_from_block_state(self, *args: Any, **kwargs: Any) -> Any:
+        """The guider's own batches, which are noted."""
         return self._noted(self._target.prepare_inputs_from_block_state(*args, **kwargs))
 
     def _noted(self, batches: Sequence[Any]) -> Any:
@@ -173,15 +175,18 @@ class GuiderProxy(Proxy):
         return batches
 
     def prepare_models(self, denoiser: Any) -> None:
+        """Let the guider prepare the denoiser; a prediction begins."""
         self._run.begin_prediction()
         # hooks are put on the model itself
         self._target.prepare_models(_itself(denoiser))
 
     def cleanup_models(self, denoiser: Any) -> None:
+        """Let the guider undo what it did to the denoiser; a prediction ends."""
         self._run.end_prediction()
         self._target.cleanup_models(_itself(denoiser))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Combine predictions as the guider does."""
         return self._target(*args, **kwargs)
 
 

@@ -208,6 +208,7 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         self._run.leave_step()
 
     def set_state(self, step: int | None, num_inference_steps: int | None, timestep: Any) -> None:
+        """Begin a step: tell the run of this thread, and the guider inside, where the sampler is."""
         run, runs = self._run, self._runs[threading.get_ident()]
         # the last one that goes on is the one that a trace is of
         runs.sort(key=lambda other: other is run)
@@ -217,21 +218,25 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         run.begin_call(step, num_inference_steps, timestep)
 
     def prepare_models(self, denoiser: torch.nn.Module) -> None:
+        """Let the guider inside prepare the denoiser for its own predictions, not for those of negatives."""
         self._count_prepared += 1
         # what the guider does to the model (skipped layers) is for its own predictions
         if self._count_prepared <= self._run.guider_branches:
             self._run.guidance.prepare_models(denoiser)
 
     def cleanup_models(self, denoiser: torch.nn.Module) -> None:
+        """Let the guider inside undo that."""
         if self._count_prepared <= self._run.guider_branches:
             self._run.guidance.cleanup_models(denoiser)
 
     def prepare_inputs(self, data: Mapping[str, Any]) -> list[BlockState]:
+        """The batches of the guider inside, and one for each negative that is evaluated."""
         return self._with_negatives(self._run.guidance.prepare_inputs(data), data)
 
     def prepare_inputs_from_block_state(
         self, data: BlockState, input_fields: Mapping[str, str | tuple[str, ...]]
     ) -> list[BlockState]:
+        """The same, of fields of the state of a block."""
         values = {
             field: tuple(getattr(data, name, None) for name in source)
             if isinstance(source, tuple)
@@ -315,6 +320,7 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
         return float(guidance.guidance_scale) + (1.0 if guidance.use_original_formulation else 0.0)
 
     def __call__(self, data: list[BlockState]) -> Any:
+        """Combine the predictions of a step, which ends it."""
         output = super().__call__(data)
         self.end_step()
         return output
@@ -382,6 +388,7 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
 
     @property
     def is_conditional(self) -> bool:
+        """Whether the prediction that is being made is one with a text other than the unconditional one."""
         branches = self._run.branches
         if branches is None or not 0 < self._count_prepared <= len(branches):
             return False
@@ -389,6 +396,7 @@ the formula where it leaves a direction alone; `guidance_rescale` goes by the sp
 
     @property
     def num_conditions(self) -> int:
+        """How many predictions this step needs."""
         if self._run.branches is not None:
             return len(self._run.branches)
         own = int(self.guidance.num_conditions)

@@ -115,9 +115,11 @@ class AttentionRuntime(MethodRuntime):
         return tuple(self.text[k][path].shape[1] for k in self.active)
 
     def joined_rows(self) -> int:
+        """One branch for each negative that acts, where the model has each in rows of its own."""
         return len(self.active) if self.family.negative_rows else 0
 
     def cache_key(self, forward: Forward) -> str | None:
+        """Which negatives act in this forward; None = none does."""
         acts = self.active and forward.rows_of("cond") is not None
         return f"with negatives {self.active}" if acts else None
 
@@ -214,6 +216,7 @@ class AttentionRuntime(MethodRuntime):
         return torch.cat(parts, dim=1)
 
     def interceptors(self, model: nn.Module) -> Mapping[str, Interceptor]:
+        """A patch by the name of each attention of the model; empty where no negative acts."""
         if not self.on:
             return {}
         for patch in self.patches[model].values():
@@ -250,6 +253,7 @@ class AttentionRuntime(MethodRuntime):
             self._maps.append(torch.stack(maps).mean(dim=0))
 
     def record(self, recorder: TraceRecorder) -> None:
+        """Give a trace the changes of this step, and where they are."""
         if self._changes:
             recorder.record_changed(self._changes[0])
             recorder.record_token_maps(type(self.method).__name__, torch.stack(self._maps))

@@ -236,6 +236,7 @@ class AppendedTexts(_Texts):
         return scaled_dot_product_attention(q, k, v, attn_mask=mask, **self.options)
 
     def negatives(self) -> list[Tensor]:
+        """The image's tokens as each negative alone would have them."""
         found = []
         count = self.image.stop - self.image.start
         for i, context in enumerate(self.contexts[1:], 1):
@@ -249,6 +250,7 @@ class AppendedTexts(_Texts):
         return found
 
     def negative_keys(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keys, values and their mask of the negative texts behind the prompt."""
         return self._keys(self.spans[1:], [self.rows] * len(self.spans[1:]))
 
     def output(self, guided: Tensor) -> Tensor:
@@ -287,9 +289,11 @@ class RowTexts(_Texts):
         self.wanted = self.plain[self.rows, :, self.image]
 
     def negatives(self) -> list[Tensor]:
+        """The image's tokens in the row of each negative."""
         return [_as_tokens(self.plain[rows, :, self.image]) for rows in self.negative_rows]
 
     def negative_keys(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keys, values and their mask of the text in the row of each negative."""
         return self._keys([self.text] * len(self.negative_rows), self.negative_rows)
 
     def output(self, guided: Tensor) -> Tensor:

@@ -86,8 +86,10 @@ def _own_text(family: Family, inputs: Inputs, path: str, branch: Branch) -> Any:
 
 
 def image_mask(family: Family, inputs: Inputs, path: str, like: Tensor) -> Tensor:
-    """The image's part [rows, image tokens] of a mask over text and image, in the dtype and on the device of `like`; a
-    mask that is left out lets everything through."""
+    """The image's part [rows, image tokens] of a mask over text and image, in the dtype and on the device of `like`.
+
+    A mask that is left out lets everything through.
+    """
     mask = nested_input(inputs, path)
     sample = inputs[family.sample]
     if mask is None:

@@ -23,20 +23,24 @@ class CausalTextPatch(AttentionPatch):
 
     @property
     def before(self) -> TextsBefore:
+        """The texts of this run, which come before the image."""
         assert self.run.before is not None
         return self.run.before
 
     def __call__(self, processor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Attend with the positions of all texts."""
         # those of the image alone where the texts are kept
         kwargs["rotary_emb"] = self.before.positions[-len(kwargs["rotary_emb"]) :]
         return super().__call__(processor, *args, **kwargs)
 
     def holds_text(self, key: Tensor) -> bool:
+        """Whether these keys are of the texts and the image, not of the texts alone."""
         return key.shape[2] == len(self.before.positions)
 
     def beside(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: Mapping[str, Any]
     ) -> Tensor:
+        """Attention in which each text looks at itself alone, and the image at the prompt and itself."""
         # the queries are the last of the tokens that are looked at
         lengths = torch.tensor(self.before.lengths)
         text = torch.arange(len(lengths)).repeat_interleave(lengths).to(key.device)[: key.shape[2]]
@@ -64,4 +68,5 @@ class CausalTexts(AppendedTexts):
         self.wanted = self.plain[self.rows]
 
     def negatives(self) -> list[Tensor]:
+        """The image's tokens as each negative alone would have them."""
         return [_as_tokens(self._attended([self.image], context, self.rows)) for context in self.contexts[1:]]

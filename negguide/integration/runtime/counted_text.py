@@ -28,6 +28,7 @@ class CountedTextPatch(AttentionPatch):
     def __call__(
         self, processor: Callable[..., Any], module: Any, hidden_states: Tensor, text: Tensor, *args: Any
     ) -> Any:
+        """Take the negatives off the end of the text, and keep their keys and values for `attention`."""
         lengths = (self.run.prompt_tokens, *self.run.negative_tokens)
         image, prompt, *negatives = text.split([text.shape[1] - sum(lengths), *lengths], dim=1)
         self.further = []
@@ -50,11 +51,13 @@ class CountedTextPatch(AttentionPatch):
             self.further = []
 
     def holds_text(self, key: Tensor) -> bool:
+        """Whether these keys are of the prompt."""
         return key.shape[2] == self.run.prompt_tokens
 
     def attention(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: Mapping[str, Any]
     ) -> Tensor:
+        """Attention over the prompt with the negatives behind it."""
         keys, values = zip((key, value), *self.further, strict=True)
         return super().attention(query, torch.cat(keys, dim=2), torch.cat(values, dim=2), mask, options)
 

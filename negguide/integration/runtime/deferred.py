@@ -47,6 +47,7 @@ class DeferredProxy(Proxy):
     __slots__ = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Keep the inputs until the denoiser says for which rows they are; before and after a run, call the model."""
         if self._run.finished:
             return self._target(*args, **kwargs)
         names = inspect.signature(type(unwrap_module(self._target)).forward).parameters

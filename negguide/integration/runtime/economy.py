@@ -73,8 +73,10 @@ class Unconditional:
             self.direction = cond.to(wide) - uncond.to(wide)
 
     def instead(self, cond: Tensor, step: Step) -> Tensor:
-        """What stands for it at a step that leaves it out: cond where guidance is off, and else cond - p with the last
-        direction p, in float32 for 16-bit predictions."""
+        """What stands for it at a step that leaves it out.
+
+        It is cond where guidance is off, else cond - p with the last direction p, in float32 for 16-bit predictions.
+        """
         if not self.guided(step):
             return cond
         assert self.direction is not None

@@ -65,12 +65,15 @@ class RaggedRowTexts(_Texts):
 
     @property
     def query(self) -> Tensor:
+        """Queries of the image, scaled."""
         return self._image_of(self.q, self.rows) * _scale_of(self.options, self.q)
 
     def negatives(self) -> list[Tensor]:
+        """The image's tokens in the row of each negative."""
         return [_as_tokens(self._image_of(self.plain, rows)) for rows in self.negative_rows]
 
     def negative_keys(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keys, values and their mask of the text in the row of each negative, without what fills it up."""
         # one text, so one length in all rows of a negative
         texts = [slice(0, self.run.row_lengths[rows.start]) for rows in self.negative_rows]
         return self._keys(texts, self.negative_rows)

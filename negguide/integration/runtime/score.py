@@ -215,11 +215,13 @@ class ScoreRuntime(MethodRuntime):
         self._warned = False
 
     def begin_step(self, state: StepState) -> None:
+        """Find which negatives act in this step, and which of them are evaluated."""
         self.guidance.begin_step(state.step)
         self.latent_size = state.latent_size
         self._seen = _Predictions()
 
     def left_out(self, call: DenoiserCall) -> frozenset[str]:
+        """The branches of the pipeline that this call need not evaluate."""
         unneeded = self._guided(call) and self.guidance.leaves_out_uncond
         return frozenset(["uncond"] if unneeded else [])
 
@@ -243,6 +245,7 @@ class ScoreRuntime(MethodRuntime):
         return False
 
     def branches(self, call: DenoiserCall) -> list[Branch]:
+        """One for each negative that is evaluated, with the text in place of the prompt."""
         cond = call.branch("cond")
         if cond is None or not self._acts(call):
             return []
@@ -265,12 +268,14 @@ class ScoreRuntime(MethodRuntime):
         return slice(rows.start - first, rows.stop - first)
 
     def combines(self, call: DenoiserCall) -> bool:
+        """Whether predictions of this call are changed."""
         method = self.guidance.method
         return self._guided(call) and (
             bool(self.guidance.active) or method.economy or self.guidance.leaves_out_uncond
         )
 
     def combine(self, call: DenoiserCall, predictions: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The predictions that the pipeline is to see, such that its own guidance gives what Perp-Neg does."""
         if not self.combines(call):
             return predictions
         if "cond" in predictions:
@@ -302,4 +307,5 @@ class ScoreRuntime(MethodRuntime):
         return shifted
 
     def record(self, recorder: TraceRecorder) -> None:
+        """Give a trace the statistics of this step."""
         self.guidance.record(recorder)

@@ -133,6 +133,7 @@ class TokenRuntime(MethodRuntime):
             push.reference = torch.cat(list(parts.values())) if parts else None
 
     def begin_forward(self, inputs: Inputs, forward: Forward) -> Inputs:
+        """Find where the text lies in this forward."""
         self._find_texts(inputs)
         self.branches_in_forward = max(1, len(inputs[self.family.sample]) // forward.batch)
         self.branch_sizes = {branch.size for branch in forward.branches}
@@ -144,9 +145,11 @@ class TokenRuntime(MethodRuntime):
             self.row_lengths = self.family.text_lengths(inputs)
 
     def interceptors(self, model: nn.Module) -> Mapping[str, Interceptor]:
+        """A push by the name of each attention; empty outside the window."""
         return self.pushes[model] if self.pushing else {}
 
     def end_forward(self, output: Any, forward: Forward) -> Any:
+        """Check that the pushes were called, and keep their statistics."""
         self.matches.forget()
         if self.pushing:
             self._check_intercepted(forward)
@@ -192,6 +195,7 @@ class TokenRuntime(MethodRuntime):
             self._maps.append(place[rows])
 
     def record(self, recorder: TraceRecorder) -> None:
+        """Give a trace how many tokens were pushed in this step, and where they are."""
         if self._fractions:
             recorder.record_pushed(torch.stack(self._fractions))
             recorder.record_token_maps(type(self.method).__name__, torch.stack(self._maps))

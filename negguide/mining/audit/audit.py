@@ -43,6 +43,7 @@ class Findings:
     images: Mapping[str, Verdicts]
 
     def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
         return {
             "pairs": self.pairs,
             "families": dict(self.families),
@@ -75,6 +76,7 @@ class Audit:
     skipped: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
+        """As JSON; the report of an audit is stored so."""
         duplicates = self.duplicates
         return {
             "settings": dict(self.settings),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
+from negguide._utils.text import normalised
 from negguide.mining.audit.looks import HASH_BITS, Look
 from negguide.mining.audit.pairs import Pair, read_pairs
 from negguide.storage import ImageFile
@@ -59,11 +59,10 @@ class Duplicates:
         }
 
 
-def normalised(text: str) -> str:
-    """Without case, accents, marks, articles and double spaces."""
+def loosely(text: str) -> str:
+    """Its words without case, accents and articles: captions of one image differ in these from set to set."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    words = re.findall(r"\w+", plain.casefold())
-    return " ".join(word for word in words if word not in ("a", "an", "the"))
+    return " ".join(word for word in normalised(plain.casefold()).split() if word not in ("a", "an", "the"))
 
 
 def read_reference(path: Path | str) -> Reference:
@@ -107,7 +106,7 @@ def find_duplicates(
     result = Duplicates()
     same: dict[tuple[str, str], list[str]] = {}
     for pair in pairs:
-        same.setdefault((normalised(pair.caption), normalised(pair.negative_caption)), []).append(pair.id)
+        same.setdefault((loosely(pair.caption), loosely(pair.negative_caption)), []).append(pair.id)
     result.texts.extend(ids for ids in same.values() if len(ids) > 1)
 
     # The same original belongs to many items of its source, and an image resembles its own negative by design.
@@ -125,11 +124,11 @@ def find_duplicates(
             result.images.append((one.id, paths[i].name, other.id, paths[j].name))
 
     for reference in references:
-        known = {normalised(text) for text in reference.captions}
+        known = {loosely(text) for text in reference.captions}
         result.leaked_captions[reference.name] = [
             pair.id
             for pair in pairs
-            if normalised(pair.caption) in known or normalised(pair.negative_caption) in known
+            if loosely(pair.caption) in known or loosely(pair.negative_caption) in known
         ]
         theirs = [path for path in reference.images if path in looks]
         result.leaked_images[reference.name] = [

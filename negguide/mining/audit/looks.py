@@ -113,8 +113,10 @@ def _bands(grey: np.ndarray) -> np.ndarray:
 
 
 def _blocks(grey: np.ndarray) -> np.ndarray:
-    """Of the cosine transform of 8x8 blocks: log energy of each antidiagonal but the first; and the step between
-    blocks against that inside of them."""
+    """Log energy of each antidiagonal but the first of the cosine transform of 8x8 blocks.
+
+    Behind these, the step between blocks against that inside of them.
+    """
     height, width = (side // BLOCK * BLOCK for side in grey.shape)
     if not height or not width:
         return np.zeros(2 * BLOCK - 1)

@@ -6,7 +6,6 @@ With f(x) the features of a caption or an image, a probe decides by the sign of 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -20,14 +19,14 @@ try:
 except ImportError as error:
     raise ImportError("the audit needs scipy and scikit-learn: pip install scipy scikit-learn") from error
 
+from negguide._utils.stats import Z95, wilson
+
 LIMIT = 0.55
 """A probe that is right more often than this tells negatives from positives."""
 FEWEST = 20
 """Fewer pairs than this (or fewer than ``FOLDS`` sources) are not judged on their own."""
 FOLDS = 5
 OVERALL = "all"
-Z = 1.959964
-"""Standard errors on either side of a 95% interval."""
 
 Matrix = Any
 """A numpy array or a scipy sparse matrix, of float64."""
@@ -46,6 +45,7 @@ class Accuracy:
         return f"{100 * self.value:.1f}% [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
     def to_dict(self) -> dict[str, float | int]:
+        """As JSON."""
         return asdict(self)
 
     @property
@@ -56,7 +56,7 @@ class Accuracy:
     @property
     def likely_told(self) -> bool:
         """More than ``LIMIT``, and more than one standard error above chance: small categories are noisy."""
-        return self.told and self.value - 0.5 > (self.high - self.low) / (2 * Z)
+        return self.told and self.value - 0.5 > (self.high - self.low) / (2 * Z95)
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ class Verdict:
     margins: Mapping[str, np.ndarray]
 
     def to_dict(self) -> dict[str, Any]:
+        """As JSON: an accuracy a category."""
         return {name: accuracy.to_dict() for name, accuracy in self.accuracies.items()}
 
 
@@ -128,7 +129,8 @@ def held_out_margins(differences: Matrix, rule: str, sources: np.ndarray) -> np.
 
 
 def _by_sign(differences: Matrix) -> np.ndarray:
-    return np.sign(np.sign(differences).sum(axis=0))
+    signs: np.ndarray = np.sign(np.sign(differences).sum(axis=0))
+    return signs
 
 
 def _linear(differences: Matrix) -> np.ndarray:
@@ -168,11 +170,4 @@ def accuracy(margins: np.ndarray, sources: np.ndarray) -> Accuracy:
     residuals = np.bincount(index, weights=right - value)
     plain = value * (1 - value) * n
     effect = max(1.0, float(np.square(residuals).sum()) / plain) if plain > 0 else 1.0
-    low, high = _wilson(value, n / effect)
-    return Accuracy(value, low, high, n)
-
-
-def _wilson(p: float, n: float) -> tuple[float, float]:
-    centre = (p + Z * Z / (2 * n)) / (1 + Z * Z / n)
-    half = Z / (1 + Z * Z / n) * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return Accuracy(value, *wilson(value, n / effect), n)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from scipy import sparse
 
+from negguide._utils.text import WORD
 from negguide.mining.audit.pairs import Pair
 from negguide.mining.audit.probes import Probe
 
-WORD = re.compile(r"\w+(?:['’]\w+)*")
 MARKS = (".", ",", ";", ":", "!", "?", "'", '"', "-", "(", ")")
 
 

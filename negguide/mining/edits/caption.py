@@ -63,10 +63,12 @@ class Caption:
 
     @cached_property
     def affirmed(self) -> list[Phrase]:
+        """The noun phrases that are not denied."""
         return [phrase for phrase in self.phrases if not phrase.negated]
 
     @cached_property
     def denied_from(self) -> int:
+        """The place from which on nothing is sure to be in the picture; past the end where all is."""
         return denied_from(self.tokens)
 
     @cached_property
@@ -88,10 +90,6 @@ class Caption:
     def phrase_from(self, first: int) -> Phrase | None:
         """The noun phrase that begins at a place."""
         return next((phrase for phrase in self.phrases if phrase.first == first), None)
-
-    def phrase_at(self, at: int) -> Phrase | None:
-        """The noun phrase whose noun stands at a place."""
-        return next((phrase for phrase in self.phrases if phrase.at == at), None)
 
     def in_list(self, phrase: Phrase) -> bool:
         """Whether it is one of several that are named together."""

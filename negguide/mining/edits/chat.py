@@ -14,7 +14,7 @@ MAX_TOKENS = 4096
 """Of one answer; models that think before they answer need thousands."""
 
 
-class NoAnswer(Exception):
+class NoAnswerError(Exception):
     """A model has answered, and with nothing; ``reason`` is short and stable ("empty answer")."""
 
     def __init__(self, reason: str) -> None:
@@ -39,7 +39,7 @@ class Chat(Protocol):
             schema: JSON schema that the answer should follow; models are held to it where that is possible.
 
         Raises:
-            NoAnswer: the model has answered with nothing.
+            NoAnswerError: the model has answered with nothing.
         """
         ...
 
@@ -79,6 +79,7 @@ class LocalChat:
 
     @property
     def description(self) -> dict[str, Any]:
+        """The model and what it is told, as JSON: it decides the answers."""
         config = self._model.config
         return {
             "model": config.name_or_path or type(self._model).__name__,
@@ -88,6 +89,7 @@ class LocalChat:
         }
 
     def answer(self, messages: Messages, seed: int, schema: Mapping[str, Any]) -> str:
+        """What the model writes; see `Chat.answer`."""
         import torch
 
         inputs = self._tokenizer.apply_chat_template(
@@ -129,20 +131,22 @@ class RememberedChat:
 
     @property
     def description(self) -> dict[str, Any]:
+        """That of the model."""
         return self._chat.description
 
     def answer(self, messages: Messages, seed: int, schema: Mapping[str, Any]) -> str:
+        """What was answered before, else what the model answers now; see `Chat.answer`."""
         key = hashlib.sha256(json.dumps([messages, seed]).encode()).hexdigest()[:32]
         with self._lock:
             known = self._answers.get(key)
         if known is None:
             try:
                 known = {"answer": self._chat.answer(messages, seed, schema)}
-            except NoAnswer as error:
+            except NoAnswerError as error:
                 known = {"none": error.reason}
             self._write(key, known)
         if "none" in known:
-            raise NoAnswer(known["none"])
+            raise NoAnswerError(known["none"])
         return known["answer"]
 
     def _write(self, key: str, said: dict[str, str]) -> None:

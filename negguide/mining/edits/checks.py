@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from functools import lru_cache
 
+from negguide._utils.text import normalised
 from negguide.mining.edits.lexicon import lexicon, parts_of_speech, singular
-from negguide.mining.edits.planner import normalised, words
+from negguide.mining.edits.planner import words
 from negguide.mining.edits.rewordings import rewordings
 from negguide.mining.edits.tagging import DETERMINERS, FINITE, FUNCTION, Tagger, Token, split
 from negguide.mining.item import Edit

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from negguide.mining.edits.chat import MAX_TOKENS, Messages, NoAnswer
+from negguide.mining.edits.chat import MAX_TOKENS, Messages, NoAnswerError
 
 START_TIMEOUT = 10.0
 """Seconds in which an endpoint must answer at the start."""
@@ -100,10 +100,12 @@ class EndpointChat:
 
     @property
     def description(self) -> dict[str, Any]:
+        """The model and what it is told, as JSON: it decides the answers."""
         # the same model may move to another address
         return {"model": self.model, "max_tokens": self.max_tokens, "temperature": self.temperature}
 
     def answer(self, messages: Messages, seed: int, schema: Mapping[str, Any]) -> str:
+        """What the server answers; asked again where that may help. See `Chat.answer`."""
         failures = 0
         refusal: str | None = None
         while True:
@@ -111,7 +113,7 @@ class EndpointChat:
             limit = self._limit_name
             try:
                 content = self._ask(messages, seed, sent, limit)
-            except _Failed as failed:
+            except _FailedError as failed:
                 failures += 1
                 self._wait(failed, failures)
             except self._openai.APIStatusError as error:
@@ -126,16 +128,16 @@ class EndpointChat:
             else:
                 self._learn(sent is not None, refusal)
                 if content is None:
-                    raise NoAnswer("cut off at max_tokens")
+                    raise NoAnswerError("cut off at max_tokens")
                 if not content.strip():
-                    raise NoAnswer("empty answer")
+                    raise NoAnswerError("empty answer")
                 return content
 
     def _ask(self, messages: Messages, seed: int, schema: Mapping[str, Any] | None, limit: str) -> str | None:
         """The content of one answer; None when the limit cut it off.
 
         Raises:
-            _Failed: nothing was answered, and asking again may help.
+            _FailedError: nothing was answered, and asking again may help.
             openai.APIStatusError: the server refuses the request.
         """
         body: dict[str, Any] = {
@@ -152,20 +154,20 @@ class EndpointChat:
             completions = self._client.chat.completions.with_raw_response
             response = completions.create(**body, extra_headers=self._headers).http_response
         except self._openai.APITimeoutError as error:
-            raise _Failed(f"no answer in {self.timeout:g} s") from error
+            raise _FailedError(f"no answer in {self.timeout:g} s") from error
         except self._openai.APIConnectionError as error:
-            raise _Failed(f"no connection: {error.__cause__ or error}") from error
+            raise _FailedError(f"no connection: {error.__cause__ or error}") from error
         except self._openai.APIStatusError as error:
             status = error.status_code
             if status not in (408, 409, 429) and status < 500:
                 raise
             told = error.response.headers.get("Retry-After")
-            raise _Failed(
+            raise _FailedError(
                 f"HTTP {status}: {server_words(error.response.text)}", retry_after(told, time.time())
             ) from error
         return _content(response.text)
 
-    def _wait(self, failed: _Failed, failures: int) -> None:
+    def _wait(self, failed: _FailedError, failures: int) -> None:
         """Pause after a failure, or end the run."""
         said = f"{failed} ({failures} failures in a row)"
         if failures < self.max_failures:
@@ -219,7 +221,7 @@ class EndpointChat:
         return ValueError(f"base_url={self.base_url!r} refuses a request: {said}. {_RESUMABLE}")
 
 
-class _Failed(Exception):
+class _FailedError(Exception):
     """A try that may be made again; ``retry_after`` is what the server asks for, in seconds, 0 = nothing."""
 
     def __init__(self, said: str, retry_after: float = 0.0) -> None:
@@ -262,13 +264,13 @@ def _content(text: str) -> str | None:
     """The words of a chat completion; None when the limit of tokens cut them off.
 
     Raises:
-        _Failed: it is none.
+        _FailedError: it is none.
     """
     try:
         choice = json.loads(text)["choices"][0]
         content = choice["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
-        raise _Failed(f"no chat completion: {server_words(text)}") from error
+        raise _FailedError(f"no chat completion: {server_words(text)}") from error
     if choice.get("finish_reason") == "length":
         return None
     if isinstance(content, list):

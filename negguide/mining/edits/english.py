@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import random
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+from negguide._utils.text import WORD
 from negguide.mining.edits.caption import Candidate, Caption
 from negguide.mining.edits.checks import english_objection
 from negguide.mining.edits.lexicon import lexicon
@@ -25,8 +25,6 @@ ENGLISH_MODEL = "en_core_web_sm"
 LEXICON = "lexicon"
 UNBALANCED = ("add", "remove", "negation")
 """Categories that only put words in, or leave words out."""
-WORD = re.compile(r"\w+(?:['’]\w+)*")
-"""As the bag of words of the audit has it."""
 
 
 def make_tagger(english_model: str | None = None) -> Tagger:
@@ -95,6 +93,7 @@ class EnglishRules:
 
     @property
     def description(self) -> dict[str, Any]:
+        """As JSON; see `Planner.description`."""
         return {"backend": self.name, "world": False, "tagger": self.tagger.name}
 
     @property
@@ -154,4 +153,5 @@ class EnglishRules:
         return edits
 
     def objection(self, caption: str, edit: Edit) -> str | None:
+        """Why an edit is not what it says it is, by the lexicon; None = it is."""
         return english_objection(caption, edit, self.tagger, single=edit.backend == self.name)

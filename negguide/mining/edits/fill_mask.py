@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from negguide._utils.text import normalised
 from negguide.mining.edits.checks import english_objection
 from negguide.mining.edits.english import make_tagger
 from negguide.mining.edits.lexicon import article, lexicon, parts_of_speech, singular
 from negguide.mining.edits.phrases import affirmed, phrases
-from negguide.mining.edits.planner import check_categories, naming, normalised
+from negguide.mining.edits.planner import check_categories, naming
 from negguide.mining.edits.reading import Span, read
 from negguide.mining.edits.tagging import Tagger
 from negguide.mining.edits.toyworld import world_naming, world_objection
@@ -83,6 +84,7 @@ class FillMask:
 
     @property
     def description(self) -> dict[str, Any]:
+        """As JSON; see `Planner.description`."""
         config = self._model.config
         return {
             "backend": self.name,
@@ -118,6 +120,7 @@ class FillMask:
         return []
 
     def objection(self, caption: str, edit: Edit) -> str | None:
+        """Why an edit is not what it says it is, by the world or the lexicon; None = it is."""
         if self._tagger is None:
             return world_objection(caption, edit)
         return english_objection(caption, edit, self._tagger)
@@ -236,7 +239,7 @@ def _most_tokens(model: Any, tokenizer: Any) -> float:
     # RoBERTa and its like count positions from the one after the padding's
     table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)
-    return min(float(tokenizer.model_max_length), positions - (0 if padding is None else padding + 1))
+    return min(float(tokenizer.model_max_length), float(positions - (0 if padding is None else padding + 1)))
 
 
 def _agrees(caption: str, target: Target, guess: str) -> bool:

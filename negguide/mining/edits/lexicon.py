@@ -42,7 +42,6 @@ class Lexicon:
         self.numbers: list[str] = data["numbers"]["words"]
         self.places: list[list[str]] = [list(row["words"]) for row in data["places"]]
         self.fixed: list[str] = data["fixed"]["phrases"]
-        self.gendered: frozenset[str] = frozenset(data["gender"]["words"])
         self.same: list[list[str]] = data["same"]["phrases"]
         self._nouns: dict[str, Noun] = {}
         self._units: dict[str, str] = {}
@@ -58,7 +57,7 @@ class Lexicon:
         }
         self._adjectives = {word: "opposite" for sides in self.opposites for side in sides for word in side}
         for kind, group in reversed(self.adjectives.items()):
-            self._adjectives |= {word: kind for word in group["words"]}
+            self._adjectives |= dict.fromkeys(group["words"], kind)
         ambiguous = set(data["ambiguous"]["words"])
         for kind, group in self.classes.items():
             for base, related in group["words"].items():
@@ -85,16 +84,12 @@ class Lexicon:
         return self._units
 
     def noun(self, word: str) -> Noun | None:
+        """The entry of a noun, in the singular or the plural; None = not known."""
         return self._nouns.get(word)
 
     def adjective(self, word: str) -> str | None:
         """The class of an adjective: "color", "material", "pattern" or "opposite"."""
         return self._adjectives.get(word)
-
-    def nouns_instead(self, noun: Noun) -> list[str]:
-        """Words (in the singular) that can stand in the place of ``noun`` and exclude it."""
-        words = self.classes[noun.kind]["words"]
-        return [word for word in words if self.related_nouns(noun.word, word) is None]
 
     def adjectives_instead(self, word: str) -> list[str]:
         """Adjectives that exclude ``word``."""
@@ -147,6 +142,7 @@ class Lexicon:
         return {word, noun.base} if noun else {word}
 
     def related_adjectives(self, one: str, two: str) -> str | None:
+        """How two adjectives may both be true of one thing; None = they exclude each other, or are not known."""
         if one == two:
             return "synonym"
         for group in self.adjectives.values():

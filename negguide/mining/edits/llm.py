@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from negguide._utils.text import normalised
 from negguide.mining.categories import ALL
 from negguide.mining.edits.answers import REQUIRED, parse_answer, schema, without_thoughts
-from negguide.mining.edits.chat import Chat, LocalChat, NoAnswer, RememberedChat
+from negguide.mining.edits.chat import Chat, LocalChat, NoAnswerError, RememberedChat
 from negguide.mining.edits.checks import english_objection
 from negguide.mining.edits.endpoint import EndpointChat
 from negguide.mining.edits.english import make_tagger
-from negguide.mining.edits.planner import check_categories, naming, normalised, smallest
+from negguide.mining.edits.planner import check_categories, naming, smallest
 from negguide.mining.edits.tagging import Tagger
 from negguide.mining.edits.toyworld import world_objection
 from negguide.mining.item import Edit, Meaning
@@ -112,6 +113,7 @@ class LanguageModel:
 
     @property
     def description(self) -> dict[str, Any]:
+        """As JSON; see `Planner.description`."""
         return {
             "backend": self.name,
             "world": self.world,
@@ -147,6 +149,7 @@ class LanguageModel:
         return self._ask(caption, POSITIVE_SYSTEM, task, ("paraphrase",), "positive", rng)
 
     def objection(self, caption: str, edit: Edit) -> str | None:
+        """Why an edit is not what it says it is, by the world or the lexicon; None = it is."""
         if self._tagger is None:
             return world_objection(caption, edit)
         return english_objection(caption, edit, self._tagger)
@@ -165,7 +168,7 @@ class LanguageModel:
         for _ in range(self.attempts):
             try:
                 answer = self._chat.answer(asked, rng.getrandbits(31), schema(categories))
-            except NoAnswer as error:
+            except NoAnswerError as error:
                 self.failures[error.reason] += 1
                 asked = messages
                 continue

@@ -9,7 +9,6 @@ from itertools import pairwise
 from negguide.mining.edits.lexicon import Noun, article, lexicon, plural
 from negguide.mining.edits.tagging import BE, DETERMINERS, NEGATORS, PREPOSITIONS, Token
 
-NOUN_NEXT = DETERMINERS | PREPOSITIONS
 MODIFIERS = (
     "amod",
     "compound",

@@ -12,7 +12,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from negguide.mining.item import CATEGORIES, Edit, Meaning
+from negguide._utils.text import COMPOUND, normalised
+from negguide.mining.categories import CATEGORIES
+from negguide.mining.item import Edit, Meaning
 
 
 class Planner(Protocol):
@@ -27,7 +29,9 @@ class Planner(Protocol):
     name: str
 
     @property
-    def description(self) -> dict[str, Any]: ...
+    def description(self) -> dict[str, Any]:
+        """The planner and its options as JSON: they decide the edits."""
+        ...
 
     def propose(self, caption: str, categories: Sequence[str], rng: random.Random) -> list[Edit]:
         """All sensible negatives of ``caption``, in an order that depends on ``rng`` alone."""
@@ -54,7 +58,9 @@ class Asking(Planner, Protocol):
     concurrency: int
 
     @property
-    def failures(self) -> Counter[str]: ...
+    def failures(self) -> Counter[str]:
+        """How often the model got what wrong, as far as this thread has asked."""
+        ...
 
     def remembering(self, file: Path) -> Asking:
         """The same planner, which asks nothing that is answered in ``file``, and writes there what it is told."""
@@ -65,10 +71,14 @@ class Weighed(Protocol):
     """An edit, and how often it is made beside others of its category, in (0, 1]."""
 
     @property
-    def edit(self) -> Edit: ...
+    def edit(self) -> Edit:
+        """What is proposed."""
+        ...
 
     @property
-    def weight(self) -> float: ...
+    def weight(self) -> float:
+        """How often it is made beside others of its category, in (0, 1]."""
+        ...
 
 
 @runtime_checkable
@@ -80,7 +90,9 @@ class Weighing(Planner, Protocol):
     """
 
     @property
-    def shares(self) -> Mapping[str, float]: ...
+    def shares(self) -> Mapping[str, float]:
+        """How strongly each category is preferred where a caption has it."""
+        ...
 
     def weighed(self, caption: str, categories: Sequence[str]) -> Sequence[Weighed]:
         """What ``propose`` proposes, in a fixed order, with weights."""
@@ -199,14 +211,9 @@ def plan_positives(
     return fine[:count], rejected
 
 
-def normalised(text: str) -> str:
-    """``text`` in lower case, with its words alone: two captions that differ in nothing else are one."""
-    return " ".join(re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower()))
-
-
 def words(text: str) -> list[re.Match[str]]:
     """The words of ``text`` with their places; an apostrophe or a hyphen inside a word belongs to it."""
-    return list(re.finditer(r"[^\W_]+(?:['’-][^\W_]+)*", text))
+    return list(COMPOUND.finditer(text))
 
 
 def naming(edit: Edit, phrase: str) -> Edit:

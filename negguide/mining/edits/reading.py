@@ -59,11 +59,8 @@ class Reading:
     groups: list[Group]
     relation: Span | None = None
 
-    def group_of(self, character: int) -> Group:
-        """The words for a character; equal characters share theirs."""
-        return self.groups[min(character, len(self.groups) - 1)]
-
     def words(self, span: Span) -> str:
+        """The words of a span."""
         return self.text[span[0] : span[1]]
 
 

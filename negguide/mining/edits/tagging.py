@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from negguide._utils.text import COMPOUND
 from negguide.mining.edits.lexicon import Lexicon, Noun, lemma_of, lexicon, parts_of_speech
 
 DETERMINERS = frozenset(
@@ -37,7 +38,6 @@ OTHERS = frozenset(
     ("that", "which", "who", "not", "there", "next", "front", "top", "it", "he", "she", "they")
 )
 FUNCTION = DETERMINERS | PREPOSITIONS | CONJUNCTIONS | FINITE | OTHERS
-WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 
 @dataclass
@@ -82,7 +82,9 @@ class Tagger(Protocol):
     name: str
     parses: bool
 
-    def tag(self, text: str) -> list[Token]: ...
+    def tag(self, text: str) -> list[Token]:
+        """The words of a text in their order."""
+        ...
 
     def __hash__(self) -> int: ...
 
@@ -102,9 +104,10 @@ class LexiconTagger:
     parses = False
 
     def read_ahead(self, texts: Iterable[str]) -> None:
-        pass
+        """Nothing: each text is quick by itself."""
 
     def tag(self, text: str) -> list[Token]:
+        """The words of a text, as far as the lexicon is sure of them."""
         words = lexicon()
         tokens = split(text)
         _mark_names(tokens, text)
@@ -169,6 +172,7 @@ class SpacyTagger:
         self._kept: dict[str, list[Token]] = {}
 
     def read_ahead(self, texts: Iterable[str]) -> None:
+        """Parse what is not kept yet, as one batch."""
         new = [text for text in dict.fromkeys(texts) if text not in self._kept]
         if len(self._kept) + len(new) > KEPT:
             self._kept.clear()
@@ -178,6 +182,7 @@ class SpacyTagger:
             self._kept[text] = self._tokens(text, parsed)
 
     def tag(self, text: str) -> list[Token]:
+        """The words of a text with their parse."""
         if text not in self._kept:
             self.read_ahead([text])
         return self._kept[text]
@@ -287,7 +292,7 @@ def _mark_names(tokens: list[Token], text: str) -> None:
 def split(text: str) -> list[Token]:
     """The words of ``text``; phrases of the lexicon are one token, and what is fixed is never edited."""
     units = lexicon().units
-    found = [match.span() for match in WORD.finditer(text)]
+    found = [match.span() for match in COMPOUND.finditer(text)]
     tokens: list[Token] = []
     at = 0
     while at < len(found):

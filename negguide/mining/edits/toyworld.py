@@ -82,6 +82,7 @@ class ToyworldRules:
 
     @property
     def description(self) -> dict[str, Any]:
+        """As JSON; see `Planner.description`."""
         return {"backend": self.name, "world": True, "views": self.views}
 
     def propose(self, caption: str, categories: Sequence[str], rng: random.Random) -> list[Edit]:
@@ -135,6 +136,7 @@ class ToyworldRules:
         return edits
 
     def objection(self, caption: str, edit: Edit) -> str | None:
+        """Why an edit is not what it says it is, by the scenes of both captions; None = it is."""
         return world_objection(caption, edit)
 
 
@@ -293,10 +295,12 @@ def _swaps(reading: Reading) -> Iterator[Edit]:
             )
         one_at, two_at = (group.clothes or (group.head, group.head) for group in (one, two))
         candidates.append(_exchange(reading, one_at, two_at))
-        for mine in one.worn:
-            for other in two.worn:
-                if mine.name == other.name and mine.color and other.color:
-                    candidates.append(_exchange(reading, mine.color, other.color))
+        candidates += [
+            _exchange(reading, mine.color, other.color)
+            for mine in one.worn
+            for other in two.worn
+            if mine.name == other.name and mine.color and other.color
+        ]
     for changes in candidates:
         start, end = changes[0][0][0], changes[-1][0][1]
         text, at = "", start

@@ -39,6 +39,7 @@ class Summary:
     seen: dict[str, Counter[str]] = field(default_factory=dict)
 
     def counting(self, items: Iterable[tuple[Item, Place]]) -> Iterator[tuple[Item, Place]]:
+        """The items as they are, each counted as it goes by."""
         for item, place in items:
             self.items += 1
             if item.negative_image_file_name is None:

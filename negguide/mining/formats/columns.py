@@ -9,7 +9,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from negguide.mining.formats.folders import SHARD, Target, whole_folder
+from negguide._utils.files import whole_folder
+from negguide.mining.formats.folders import SHARD, Target, check_out
 from negguide.mining.formats.parquet import write_rows
 from negguide.mining.item import Item, Source
 from negguide.mining.item_table import datasets_package
@@ -54,7 +55,8 @@ def write_columns(folder: Path | str, source: Input, out: Path) -> Path:
         )
     settings = read_settings(folder)
     names = added_columns(settings.per_item, settings.positives)
-    with whole_folder(out, overwrite=True) as partial:
+    check_out(out, overwrite=True)
+    with whole_folder(out) as partial:
         rows = _joined(source, read_set(folder), names)
         if isinstance(source, DataSet):
             _write_parquet(rows, source, names, partial)

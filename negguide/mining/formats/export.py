@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from negguide._utils.files import whole_folder
 from negguide.mining.audit.roles import read_rebalanced
 from negguide.mining.formats import editing, folders, lists, parquet, tar
 from negguide.mining.formats.card import Summary, card
@@ -92,7 +93,8 @@ def write_export(
         raise ValueError(f"out={str(out)!r} holds the set itself; give another folder")
     summary = Summary()
     items = read_rebalanced(folder) if rebalanced else read_set(folder)
-    with folders.whole_folder(out, overwrite) as partial:
+    folders.check_out(out, overwrite)
+    with whole_folder(out) as partial:
         target = folders.Target(partial, out, shard_size or folders.SHARD, say)
         FORMATS[format](summary.counting(items), target)
         if not summary.items:

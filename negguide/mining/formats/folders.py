@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,11 +34,8 @@ class Target:
     say: Callable[[str], None]
 
 
-@contextmanager
-def whole_folder(path: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder to write into, which becomes ``path`` when the block ends without an error.
-
-    What an earlier run that was killed has left is taken away first.
+def check_out(path: Path, overwrite: bool) -> None:
+    """Refuse to write over what is there.
 
     Raises:
         ValueError: there is something at ``path`` already, and ``overwrite`` is false or it is no folder.
@@ -50,18 +44,6 @@ def whole_folder(path: Path, overwrite: bool) -> Iterator[Path]:
         raise ValueError(f"out={str(path)!r} is a file; give a folder")
     if path.exists() and any(path.iterdir()) and not overwrite:
         raise ValueError(f"out={str(path)!r} exists already; give another folder, or overwrite it")
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    # A name of its own: should a second export begin here, this one fails instead of mixing its files with those.
-    folder = partial / uuid.uuid4().hex
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-        if path.exists():
-            path.rename(partial / "old")
-        folder.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 class Copies:

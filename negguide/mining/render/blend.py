@@ -52,6 +52,7 @@ class Blend:
         self.mask = (shares > 0).to(self.source)
 
     def __call__(self, pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        """diffusers' callback at the end of a step: the latents outside the mask become those of the image."""
         # image to image runs the end of the schedule alone
         timesteps = pipe.scheduler.timesteps[-pipe._num_timesteps :]
         outside = self.source

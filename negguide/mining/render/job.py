@@ -42,7 +42,9 @@ class Job:
 class Painter(Protocol):
     """Paints one image for each job, in their order."""
 
-    def __call__(self, jobs: Sequence[Job]) -> list[Image.Image]: ...
+    def __call__(self, jobs: Sequence[Job]) -> list[Image.Image]:
+        """One image for each job."""
+        ...
 
     def batches(self, jobs: Sequence[Job]) -> list[list[int]]:
         """The places of the jobs that it paints at once: called with these jobs alone it paints the same."""
@@ -53,7 +55,7 @@ class Painter(Protocol):
         ...
 
 
-class NoRegion(ValueError):
+class NoRegionError(ValueError):
     """There is no region for this edit; the message is one short stable phrase."""
 
 
@@ -61,7 +63,9 @@ class Region(Protocol):
     """Says where an image may change for an edit: a mask (L, white where it may) of the image's size.
 
     Raises:
-        NoRegion: when there is none.
+        NoRegionError: when there is none.
     """
 
-    def __call__(self, source: Source, edit: Edit, image: Image.Image) -> Image.Image: ...
+    def __call__(self, source: Source, edit: Edit, image: Image.Image) -> Image.Image:
+        """The mask for one edit of an image."""
+        ...

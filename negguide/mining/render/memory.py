@@ -41,9 +41,11 @@ class Memory:
         return [images[place] for place in range(len(jobs))]
 
     def batches(self, jobs: Sequence[Job]) -> list[list[int]]:
+        """Those of the painter."""
         return self.painter.batches(jobs)
 
     def refusal(self, job: Job) -> str | None:
+        """That of the painter."""
         return self.painter.refusal(job)
 
     def _batch(self, jobs: Sequence[Job]) -> list[Image.Image]:

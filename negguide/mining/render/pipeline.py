@@ -121,6 +121,7 @@ class PipelinePainter:
         return from_pipe(kind(**parts))
 
     def refusal(self, job: Job) -> str | None:
+        """That a text is too long for the model; None = it can be painted."""
         for text, reason in (
             (job.prompt, "the prompt is too long for the model"),
             (job.avoid, "avoid is too long"),
@@ -136,6 +137,7 @@ class PipelinePainter:
         return None
 
     def __call__(self, jobs: Sequence[Job]) -> list[Image.Image]:
+        """One image for each job, in their order."""
         images: list[Image.Image | None] = [None] * len(jobs)
         for places in self.batches(jobs):
             self._paint(jobs, places, images)
@@ -151,8 +153,10 @@ class PipelinePainter:
         found = []
         for (length, _), units in alike.items():
             at_once = max(1, self.batch_size // length)
-            for start in range(0, len(units), at_once):
-                found.append([place for unit in units[start : start + at_once] for place in unit])
+            found += [
+                [place for unit in units[start : start + at_once] for place in unit]
+                for start in range(0, len(units), at_once)
+            ]
         return found
 
     def _units(self, jobs: Sequence[Job]) -> list[list[int]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from negguide.integration.families import Family
 from negguide.integration.runtime.masks import image_tensor
 from negguide.mining.item import Edit, Source
-from negguide.mining.render.job import NoRegion, Region
+from negguide.mining.render.job import NoRegionError, Region
 from negguide.mining.render.paste import fitted
 
 COLUMN, ATTENTION = "column", "attention"
@@ -25,14 +25,15 @@ class ColumnRegion:
     """The mask that the input has for the pair."""
 
     def __call__(self, source: Source, edit: Edit, image: Image.Image) -> Image.Image:
+        """The input's own mask."""
         if source.mask is None:
-            raise NoRegion("the input has no mask for this pair")
+            raise NoRegionError("the input has no mask for this pair")
         try:
             mask = source.mask().convert("L")
         except (OSError, ValueError, SyntaxError) as error:
-            raise NoRegion("the mask is missing or corrupt") from error
+            raise NoRegionError("the mask is missing or corrupt") from error
         if mask.size != image.size:
-            raise NoRegion("the mask is not of the image's size")
+            raise NoRegionError("the mask is not of the image's size")
         return mask
 
 
@@ -68,6 +69,7 @@ class AttentionRegion:
 
     @torch.no_grad()
     def __call__(self, source: Source, edit: Edit, image: Image.Image) -> Image.Image:
+        """Where the model looks when it reads the words that are replaced."""
         tokens = self._tokens(source.caption, edit)
         side = self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
         pixels = image_tensor(fitted(image, (side, side)))[None] * 2 - 1
@@ -91,7 +93,7 @@ class AttentionRegion:
     def _tokens(self, caption: str, edit: Edit) -> list[int]:
         """Places of the tokens of the replaced words."""
         if not edit.before.strip():
-            raise NoRegion("no words are replaced, so there is nothing to look for in the image")
+            raise NoRegionError("no words are replaced, so there is nothing to look for in the image")
         encoded = self.pipe.tokenizer(
             caption,
             return_offsets_mapping=True,
@@ -104,7 +106,7 @@ class AttentionRegion:
             if start < edit.end and end > edit.start and end > start
         ]
         if not places:
-            raise NoRegion("the model does not read the words that are replaced")
+            raise NoRegionError("the model does not read the words that are replaced")
         return places
 
 
@@ -177,9 +179,10 @@ class DetectorRegion:
 
     @torch.no_grad()
     def __call__(self, source: Source, edit: Edit, image: Image.Image) -> Image.Image:
+        """The boxes in which the detector sees what is replaced."""
         phrase = edit.avoid or edit.before.strip()
         if not phrase:
-            raise NoRegion("no words are replaced, so there is nothing to look for in the image")
+            raise NoRegionError("no words are replaced, so there is nothing to look for in the image")
         inputs = self.processor(images=image, text=[[phrase]], return_tensors="pt").to(self.device)
         outputs = self.net(**inputs)
         (found,) = self.processor.post_process_grounded_object_detection(
@@ -189,7 +192,7 @@ class DetectorRegion:
         for left, top, right, bottom in found["boxes"].round().int().tolist():
             mask[max(0, top) : max(0, bottom), max(0, left) : max(0, right)] = 255
         if not mask.any():
-            raise NoRegion("the detector sees nothing of what is replaced")
+            raise NoRegionError("the detector sees nothing of what is replaced")
         return Image.fromarray(mask)
 
 

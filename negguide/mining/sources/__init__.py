@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from negguide._utils.hub import is_hub_id
 from negguide.mining.sources.source import BadSource, Input, caption_problem
 from negguide.storage import location
 
 __all__ = ["BadSource", "Input", "caption_problem", "open_source"]
 
-_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _RIGHT = (
     "toyworld:N, a folder (with metadata.jsonl, of save_to_disk, with .tar or .parquet files), a .parquet, .tsv, .csv "
     "or COCO .json file, a glob or brace pattern of .tar files, or a data set on the hub (owner/name)"
@@ -86,7 +86,7 @@ def _kind(spec: str) -> tuple[str, Callable[..., Input]]:
         if suffix == ".jsonl":
             return "an imagefolder", partial(ImageFolder, path)
         raise ValueError(f"{spec!r} is no input that is known; use {_RIGHT}")
-    if _HUB_NAME.fullmatch(spec) and not path.suffix:
+    if is_hub_id(spec, owner=False) and not path.suffix:
         from negguide.mining.sources.hub import DataSet
 
         return "a data set on the hub", partial(DataSet, spec)

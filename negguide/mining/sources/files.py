@@ -72,6 +72,7 @@ class ImageFolder(Input):
         next(self.rows(), None)  # what has no captions at all is refused at the start
 
     def rows(self) -> Iterator[Source | BadSource]:
+        """The pairs in their order."""
         for _, found in self.records():
             yield from found
 
@@ -118,6 +119,7 @@ class Table(Input):
         next(self.rows(), None)  # a table without the columns is refused at the start
 
     def rows(self) -> Iterator[Source | BadSource]:
+        """The pairs in their order."""
         for _, found in self.records():
             yield from found
 
@@ -213,6 +215,7 @@ class CocoCaptions(Input):
         )
 
     def rows(self) -> Iterator[Source | BadSource]:
+        """The pairs in their order."""
         for note in self.notes():
             if note.image is None:
                 yield BadSource(note.id, f"missing image: no image has the id {note.image_id}")

@@ -82,24 +82,29 @@ class DataSet(Input):
 
     @property
     def description(self) -> dict[str, Any]:
+        """What it is, as JSON, with its split and columns."""
         return {**super().description, "split": self.split, "columns": self.columns}
 
     @property
     def shards(self) -> int:
+        """How many parts it can be read in."""
         # a table in memory or on disk knows its files, a stream its shards
         found = getattr(self.data, "num_shards", None) or len(getattr(self.data, "cache_files", ()))
         return max(1, found)
 
     def shard_print(self, shard: int) -> str | None:
+        """The file of a part and its size; None = not known."""
         if len(self.files) != self.shards:
             return None
         return f"{self.files[shard].name}, {self.files[shard].stat().st_size} bytes"
 
     def rows(self) -> Iterator[Source | BadSource]:
+        """The pairs in their order."""
         for _, found in self.records():
             yield from found
 
     def shard_rows(self, shard: int) -> Iterator[Source | BadSource]:
+        """The pairs of one part."""
         for _, found in self._shard_records(shard):
             yield from found
 

@@ -67,20 +67,25 @@ class Shards(Input):
 
     @property
     def description(self) -> dict[str, Any]:
+        """What it is, as JSON, with the names of its files."""
         return {**super().description, "shards": [path.name for path in self.paths]}
 
     @property
     def shards(self) -> int:
+        """How many files."""
         return len(self.paths)
 
     def shard_print(self, shard: int) -> str | None:
+        """The name of a file and its size."""
         return f"{self.paths[shard].name}, {self.paths[shard].stat().st_size} bytes"
 
     def rows(self) -> Iterator[Source | BadSource]:
+        """The pairs in their order."""
         for shard in range(self.shards):
             yield from self.shard_rows(shard)
 
     def shard_rows(self, shard: int) -> Iterator[Source | BadSource]:
+        """The pairs of one file."""
         path = self.paths[shard]
         ids = Ids()
         try:

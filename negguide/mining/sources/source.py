@@ -115,6 +115,7 @@ class Ids:
         self._again: dict[str, int] = {}
 
     def __call__(self, name: str) -> str:
+        """The name as an id that no earlier row has."""
         mark = blake2b(name.encode(), digest_size=16).digest()
         if mark not in self._seen:
             self._seen.add(mark)

@@ -39,9 +39,11 @@ class ToyworldScenes(Input):
 
     @property
     def description(self) -> dict[str, Any]:
+        """What it is, as JSON, with its seed and size."""
         return {**super().description, "seed": self.seed, "size": self.size}
 
     def rows(self) -> Iterator[Source | BadSource]:
+        """The scenes, none of them twice."""
         rng = random.Random(f"mine-{self.seed}")
         seen: set[tuple[object, ...]] = set()
         while len(seen) < self.count:

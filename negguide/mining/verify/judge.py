@@ -29,34 +29,29 @@ class ClipJudge:
     margins = Margins()
 
     def __init__(self, model: str, device: str = "cpu", batch_size: int = 32) -> None:
-        self.name, self.model, self.device, self.batch_size = f"clip:{model}", model, device, batch_size
-        self.net, self.processor = load_clip(model)
-        self.net.to(device)
+        from negguide.vlm.models import load_model
+
+        self.name, self.model, self.batch_size = f"clip:{model}", model, batch_size
+        try:
+            self.towers = load_model(model, device=device)
+        except ValueError as error:
+            raise ValueError(f"--judge clip:{model}: {error}") from error
 
     @torch.no_grad()
     def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> Tensor:
+        """How well each image and its caption fit, [N] in [0, 1] on the CPU."""
         scores = torch.full((len(images),), float("nan"))
         places = self._readable(captions)
-        for start in range(0, len(places), self.batch_size):
-            chosen = places[start : start + self.batch_size]
-            inputs = self.processor(
-                images=[images[place].convert("RGB") for place in chosen],
-                text=[captions[place] for place in chosen],
-                # SigLIP was trained on texts of full length
-                padding="max_length" if "siglip" in self.net.config.model_type else True,
-                truncation=True,
-                return_tensors="pt",
-            ).to(self.device)
-            output = self.net(**inputs)
-            if "siglip" in self.net.config.model_type:
-                found = output.logits_per_image.diagonal().sigmoid()
-            else:
-                pixels, words = (
-                    torch.nn.functional.normalize(vectors.float(), dim=-1)
-                    for vectors in (output.image_embeds, output.text_embeds)
-                )
-                found = (1 + (pixels * words).sum(dim=-1)) / 2
-            scores[chosen] = found.float().cpu()
+        pixels = self.towers.encode_images([images[place] for place in places], self.batch_size)
+        words = self.towers.encode_texts([captions[place] for place in places], self.batch_size)
+        cosines = (pixels * words).sum(dim=-1)
+        if self.towers.kind == "siglip":
+            scale, bias = (
+                x.float().cpu() for x in (self.towers.model.logit_scale, self.towers.model.logit_bias)
+            )
+            scores[places] = (scale.exp() * cosines + bias).sigmoid()
+        else:
+            scores[places] = (1 + cosines) / 2
         return scores
 
     def _readable(self, captions: Sequence[str]) -> list[int]:
@@ -64,7 +59,7 @@ class ClipJudge:
 
         def known(texts: list[str]) -> bool:
             try:
-                self.processor.tokenizer(texts)
+                self.towers.processor.tokenizer(texts)
             except Exception as error:
                 # the tokenizers package raises nothing narrower
                 if type(error) is not Exception:
@@ -96,6 +91,7 @@ class ItmJudge:
 
     @torch.no_grad()
     def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> Tensor:
+        """The probability that each image and its caption match, [N] on the CPU."""
         parts = []
         for start in range(0, len(images), self.batch_size):
             chosen = slice(start, start + self.batch_size)
@@ -109,26 +105,6 @@ class ItmJudge:
             logits = self.net(**inputs, use_itm_head=True).itm_score
             parts.append(logits.float().softmax(dim=-1)[:, 1])
         return torch.cat(parts).cpu()
-
-
-def load_clip(model: str) -> tuple[Any, Any]:
-    """A CLIP or SigLIP and its processor.
-
-    Raises:
-        ValueError: when it cannot be loaded, or is neither.
-    """
-    if model == TOYWORLD:
-        from negguide.toyworld.models import load_clip as embedded
-
-        return embedded()
-    from transformers import AutoModel, AutoProcessor
-
-    net, processor = loaded(model, "--judge clip", AutoModel, AutoProcessor)
-    if net.config.model_type not in ("clip", "siglip", "siglip2"):
-        raise ValueError(
-            f"--judge clip:{model} is a {net.config.model_type} model; use one of type clip, siglip or siglip2"
-        )
-    return net, processor
 
 
 def loaded(model: str, what: str, net: Any, processor: Any) -> tuple[Any, Any]:

@@ -17,7 +17,9 @@ class Asker(Protocol):
 
     name: str
 
-    def answers(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]: ...
+    def answers(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
+        """What the model says to the question about each image."""
+        ...
 
 
 def questions(edit: Edit) -> list[tuple[str, bool]]:
@@ -77,6 +79,7 @@ class VqaAsker:
 
     @torch.no_grad()
     def answers(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
+        """What the model says to the question about each image."""
         found: list[str] = []
         for start in range(0, len(images), self.batch_size):
             chosen = slice(start, start + self.batch_size)

@@ -292,6 +292,7 @@ def train_flow(
 
 
 def half_is_fast(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 without being slower for it."""
     # A CPU without instructions for bfloat16 takes many times as long with it as with float32.
     return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 

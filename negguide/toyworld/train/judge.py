@@ -21,7 +21,7 @@ def train_judge(folder: Path, settings: Settings) -> Judge:
     """
     torch.manual_seed(settings.seed)
     device = torch.device(settings.device)
-    model = Judge().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model: Judge = Judge().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def make_batch(step: int) -> Batch:
         half = settings.batch_size // 2

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from negguide._utils.files import whole_file
+
 SAVE_EVERY_SECONDS = 120.0
 
 Batch = dict[str, Tensor]
@@ -66,6 +68,7 @@ class Settings:
         return step / self.steps if self.minutes is None else seconds / (60 * self.minutes)
 
     def lr_at(self, step: int, seconds: float = 0.0) -> float:
+        """The learning rate of a step, after so many seconds of training."""
         rise = min(1.0, (step + 1) / self.warmup)
         left = max(0.0, 1 - self.done(step, seconds))
         return self.lr * rise * min(1.0, left / self.decay if self.decay else 1.0)
@@ -86,6 +89,7 @@ class Checkpoint:
         self.seconds = 0.0
 
     def update_averages(self) -> None:
+        """Take the weights of this step into their running averages."""
         # The usual warm-up of the average, so that the first random weights are soon forgotten.
         decay = min(self.ema, (1 + self.step) / (10 + self.step))
         for name, module in self.modules.items():
@@ -98,6 +102,7 @@ class Checkpoint:
                 self.averages[name][key].copy_(state[key])
 
     def save(self, optimizer: torch.optim.Optimizer) -> None:
+        """Write everything that going on needs."""
         tensors: dict[str, Tensor] = {}
         for name, module in self.modules.items():
             tensors |= {f"weights.{name}.{k}": v.contiguous().clone() for k, v in module.state_dict().items()}
@@ -105,10 +110,8 @@ class Checkpoint:
             tensors |= {f"average.{name}.{k}": v.contiguous() for k, v in averages.items()}
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v).contiguous() for k, v in state.items()}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / "checkpoint.partial"
-        save_file(tensors, partial, metadata={"step": str(self.step), "seconds": str(self.seconds)})
-        partial.replace(self.folder / "checkpoint.safetensors")
+        with whole_file(self.folder / "checkpoint.safetensors") as partial:
+            save_file(tensors, partial, metadata={"step": str(self.step), "seconds": str(self.seconds)})
 
     def restore(self, optimizer: torch.optim.Optimizer) -> bool:
         """Load what an earlier run left behind; False when there is nothing."""

@@ -12,6 +12,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from negguide.pictures import grid, save_png, versions
+from negguide.storage import write_whole
 from negguide.toyworld.train.loop import Settings
 
 SAMPLES = (
@@ -98,9 +99,8 @@ def note_training(out: Path, name: str, settings: Settings) -> None:
         "versions": versions(),
     }
     path = out / "weights" / "training.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     records = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(records | {name: record}, indent=1) + "\n")
+    write_whole(path, (json.dumps(records | {name: record}, indent=1) + "\n").encode())
 
 
 def write_card(out: Path, names: Sequence[str]) -> Path:
@@ -112,7 +112,7 @@ def write_card(out: Path, names: Sequence[str]) -> Path:
         if (r := records.get(name)) is not None
     ]
     path = out / "weights" / "README.md"
-    path.write_text(_CARD.format(rows="\n".join(rows)))
+    write_whole(path, _CARD.format(rows="\n".join(rows)).encode())
     return path
 
 

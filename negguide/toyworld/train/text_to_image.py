@@ -31,6 +31,7 @@ SLOTS = range(MAX_TOKENS - MAX_COUNT, MAX_TOKENS)
 
 
 def new_text_encoder(tokenizer: PreTrainedTokenizerFast) -> CLIPTextModel:
+    """A CLIP text encoder of four layers with random weights."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from negguide.vlm.data.rows import UnreadableRowImageError, normalised, numbered, open_image
+from negguide._utils.text import normalised
+from negguide.vlm.data.rows import UnreadableRowImageError, numbered, open_image
 from negguide.vlm.data.validate import Validated
 from negguide.vlm.models import VisionLanguageModel
 
@@ -123,8 +124,10 @@ class Collate:
         ]
 
     def __call__(self, request: tuple[int, list[int]]) -> Batch | UnreadableRowImageError:
-        """The rows at the places of `request`, in its epoch; what is wrong with an image is returned, not raised,
-        so that it arrives from a worker as it is."""
+        """The rows at the places of `request`, in its epoch.
+
+        What is wrong with an image is returned, not raised, so that it arrives from a worker as it is.
+        """
         epoch, places = request
         rows = [self.rows[place] for place in places]
         negative = [i for i, place in enumerate(places) if self.valid[place]]

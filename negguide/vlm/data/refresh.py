@@ -1,5 +1,7 @@
-"""Negatives that follow the model: part of every batch is exchanged for rows that the present model confuses with the
-rest of it. From scores to the choice; the scores come from `negguide.vlm.training.refresh`."""
+"""Negatives that follow the model: part of every batch is exchanged for what the model confuses with the rest of it.
+
+From scores to the choice; the scores come from `negguide.vlm.training.refresh`.
+"""
 
 from __future__ import annotations
 
@@ -72,8 +74,7 @@ def pool_of(
 
 
 def confusion(scored: Scored, anchors: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
-    """By how much the model prefers what each row brings into a batch to the pair of each anchor, and where it may be
-    right.
+    """By how much the model prefers what a row brings into a batch to an anchor's pair, and where it may be right.
 
         lead_ij = max over what j brings of  s(I_i, T_j), s(T_i, I_j), s(I_i, T-_j), s(T_i, I-_j),   minus s(I_i, T_i)
 
@@ -112,8 +113,10 @@ def confusion(scored: Scored, anchors: Tensor, fraction: float) -> tuple[Tensor,
 
 
 def hardest(scored: Scored, anchors: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
-    """What a batch makes of each row of the pool: its largest lead over an anchor, [P], and whether an anchor's doubt
-    holds it back, bool [P]. One is enough, for in a batch each is contrasted with all. Arguments as in `confusion`."""
+    """The largest lead of each row of the pool over an anchor, [P], and whether a doubt holds it back, bool [P].
+
+    One doubt is enough, for in a batch each is contrasted with all. Arguments as in `confusion`.
+    """
     leads, doubts = [], []
     for part in anchors.split(AT_ONCE):
         lead, doubted = confusion(scored, part, fraction)

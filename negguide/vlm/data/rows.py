@@ -170,8 +170,3 @@ def numbered(values: Sequence[Hashable]) -> list[int]:
     """Equal values get equal numbers."""
     numbers: dict[Hashable, int] = {}
     return [numbers.setdefault(value, len(numbers)) for value in values]
-
-
-def normalised(text: str) -> str:
-    """What two sentences are compared by: letter case and spaces say nothing."""
-    return " ".join(text.lower().split())

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from negguide.vlm.data.rows import COLUMNS, FileImage, ImageSource, Triplet, normalised
+from negguide._utils.text import normalised
+from negguide.vlm.data.rows import COLUMNS, FileImage, ImageSource, Triplet
 
 if TYPE_CHECKING:
     from negguide.vlm.models import VisionLanguageModel

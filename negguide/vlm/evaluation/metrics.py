@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Z95 = 1.959964
-"""Standard normal quantile of a two-sided 95% interval."""
+from negguide._utils.stats import Z95, wilson
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ def hard_positives_correct(caption: Tensor, paraphrases: Tensor, negative: Tenso
 
 
 def proportion(outcomes: Tensor | Sequence[bool]) -> Estimate:
-    """Proportion of True with Wilson's score interval, (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n).
+    """Proportion of True with Wilson's score interval.
 
     Raises:
         ValueError: when there are no outcomes.
@@ -128,9 +127,7 @@ def proportion(outcomes: Tensor | Sequence[bool]) -> Estimate:
     if n == 0:
         raise ValueError("outcomes is empty; a proportion needs at least one")
     p = int(flags.sum()) / n
-    centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-    half = Z95 / (1 + Z95**2 / n) * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n))
-    return Estimate(p, max(0.0, centre - half), min(1.0, centre + half), n)
+    return Estimate(p, *wilson(p, n), n)
 
 
 def mean(values: Tensor | Sequence[float]) -> Estimate:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from negguide._utils.files import flush, whole_file, whole_folder
 
 KEPT = 2
 """How many of the last checkpoints stay."""
@@ -74,26 +75,22 @@ class Checkpoints:
     ) -> Path:
         """Write the checkpoint after `state["step"]` steps, then remove all but the last `KEPT`."""
         path = self.folder / f"step-{state['step']:08d}"
-        partial = self.folder / f".{path.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
         names: dict[Tensor, str] = {parameter: name for name, parameter in trained(model).items()}
         moments = {
             f"{names[parameter]}/{key}": torch.as_tensor(value).contiguous()
             for parameter, values in optimizer.state.items()
             for key, value in values.items()
         }
-        save_file(_weights(model), partial / "model.safetensors")
-        save_file(moments, partial / "optimizer.safetensors")
-        if batches is not None:
-            save_file({"rows": torch.tensor(batches)}, partial / _BATCHES)
-        (partial / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-        for file in partial.iterdir():
-            _flush(file)
-        if path.exists():  # the same step, written again after a resume
-            shutil.rmtree(path)
-        os.replace(partial, path)
-        _flush(self.folder)
+        # there may be one of the same step, from before a resume
+        with whole_folder(path) as partial:
+            save_file(_weights(model), partial / "model.safetensors")
+            save_file(moments, partial / "optimizer.safetensors")
+            if batches is not None:
+                save_file({"rows": torch.tensor(batches)}, partial / _BATCHES)
+            (partial / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+            for file in partial.iterdir():
+                flush(file)
+        flush(self.folder)
         for old in self.steps()[:-KEPT]:
             shutil.rmtree(old)
         return path
@@ -117,11 +114,8 @@ class Checkpoints:
 
     def save_best(self, model: nn.Module, step: int, score: float) -> None:
         """Keep the weights as the best so far."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f".{_BEST}.partial"
-        save_file(_weights(model), partial, metadata={"step": str(step), "score": repr(score)})
-        _flush(partial)
-        os.replace(partial, self.folder / _BEST)
+        with whole_file(self.folder / _BEST) as partial:
+            save_file(_weights(model), partial, metadata={"step": str(step), "score": repr(score)})
 
     def load_best(self, model: nn.Module) -> None:
         """Put the best weights into place."""
@@ -165,12 +159,3 @@ def load_trained(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach().contiguous() for name, parameter in trained(model).items()}
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or a folder's list of files, is on the disk."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -6,7 +6,7 @@ command line reads it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -331,7 +331,7 @@ class Settings:
 def _check_range(name: str, value: Any, bounds: Mapping[str, float | None]) -> None:
     if value is None:
         return
-    rules = {
+    rules: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "least": ("at least", lambda bound: value >= bound),
         "above": ("above", lambda bound: value > bound),
         "most": ("at most", lambda bound: value <= bound),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from negguide._utils.files import whole_file
+from negguide.storage import write_whole
 
 BLUE, ORANGE, GREY = "#1f6feb", "#bc4c00", "#57606a"
 
@@ -20,10 +22,7 @@ class Log:
     def begin(self, step: int) -> None:
         """Forget what came after `step`, which is done again; also a last line that was cut off."""
         lines = [line for line in self.lines() if line["step"] <= step and "failed" not in line]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        os.replace(partial, self.path)
+        write_whole(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Write one line."""
@@ -67,10 +66,9 @@ def plot(log: Log, path: Path, title: str) -> None:
         axis.grid(alpha=0.3)
     canvas.suptitle(title)
     canvas.tight_layout()
-    partial = path.with_name(f".{path.name}.partial")
-    canvas.savefig(partial, dpi=120, format="png")
+    with whole_file(path) as partial:
+        canvas.savefig(partial, dpi=120, format="png")
     plt.close(canvas)
-    os.replace(partial, path)
 
 
 def _plot_loss(axis: Any, numbers: list[int], steps: list[dict[str, Any]]) -> None:

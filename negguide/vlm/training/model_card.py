@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ import accelerate
 import torch
 import transformers
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, get_token
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 import negguide
 from negguide.vlm.evaluation.results import ALL, Results, save_json, summary
@@ -38,8 +37,9 @@ def write_result(
     data: str,
     log: Log,
 ) -> None:
-    """Write the model and all about it into the run's folder; `config.json` comes last, so that a folder that has
-    one is complete.
+    """Write the model and all about it into the run's folder.
+
+    `config.json` comes last, so that a folder that has one is complete.
 
     Args:
         vlm: the result.
@@ -71,7 +71,7 @@ def write_result(
     model_card(vlm, settings, outcome, revision, data, made_by).save(partial / "README.md")
     files = sorted(partial.iterdir(), key=lambda path: path.name == "config.json")
     for file in files:
-        os.replace(file, folder / file.name)
+        file.replace(folder / file.name)
     partial.rmdir()
 
 

@@ -96,12 +96,15 @@ class Refresher:
             sum(part.held_back for part in found),
         )
         # processes whose devices round differently must not have other batches
-        (agreed,) = broadcast_object_list([made])
+        agreed: Refreshed = broadcast_object_list([made])[0]
         return agreed
 
     def note(self, refreshed: Refreshed) -> dict[str, float]:
-        """What the log says of a refresh: the fraction of all rows that was exchanged, and of those that came first
-        in the choice, the fraction that was held back."""
+        """What the log says of a refresh.
+
+        The fraction of all rows that was exchanged, and of those that came first in the choice, the fraction that was
+        held back.
+        """
         steps = len(refreshed.batches)
         rows, chosen = steps * len(refreshed.batches[0]), steps * self.leaving
         return {

@@ -57,9 +57,10 @@ def prepare(
     grad_checkpointing: bool = False,
     bias: bool = True,
 ) -> Towers:
-    """Decide what of a model is trained: all of it, one tower (LiT, arXiv 2111.07991), or low-rank updates
-    (LoRA, arXiv 2106.09685) of the towers that are not locked. The logit scale is always trained, the logit
-    bias (SigLIP) where the loss has one.
+    """Decide what of a model is trained.
+
+    All of it, one tower (LiT, arXiv 2111.07991), or low-rank updates (LoRA, arXiv 2106.09685) of the towers that are
+    not locked. The logit scale is always trained, the logit bias (SigLIP) where the loss has one.
 
     Raises:
         ValueError: nothing is left to train, or LoRA is asked for and peft is not installed.

@@ -7,7 +7,8 @@ from typing import overload
 
 from PIL import Image
 
-from negguide.vlm.data.rows import ImageSource, Triplet, normalised, open_image
+from negguide._utils.text import normalised
+from negguide.vlm.data.rows import ImageSource, Triplet, open_image
 from negguide.vlm.evaluation.results import Results
 from negguide.vlm.evaluation.suites.base import Choice, Choices, Pair, Pairs, Part, Retrieval, Suite
 
@@ -35,8 +36,7 @@ class RowImages(Sequence[Image.Image]):
 
 
 def held_out_suite(triplets: Sequence[Triplet], valid: Sequence[bool], version: str) -> Suite:
-    """Retrieval among the images that have a caption of their own, and for rows with a negative what tells it from the
-    caption.
+    """Retrieval among the images that have a caption of their own, and how negatives are told from captions.
 
     Rows with a negative image are measured by text, image and group; sets with negative captions alone as a choice.
     """

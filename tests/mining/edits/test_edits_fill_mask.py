@@ -16,9 +16,9 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
+from negguide.mining.categories import CATEGORIES
 from negguide.mining.edits import make_planner, plan
 from negguide.mining.edits.fill_mask import _most_tokens
-from negguide.mining.item import CATEGORIES
 from negguide.toyworld.language import parse, vocabulary
 
 WORDS = """

@@ -4,9 +4,9 @@ import random
 import pytest
 import torch
 
+from negguide.mining.categories import CATEGORIES
 from negguide.mining.edits import make_planner, plan, plan_positives
 from negguide.mining.edits.answers import parse_answer, schema
-from negguide.mining.item import CATEGORIES
 
 TEXT = "a dog on a red sofa"
 

@@ -5,10 +5,11 @@ from itertools import pairwise
 
 import pytest
 
+from negguide._utils.text import normalised
+from negguide.mining.categories import CATEGORIES
 from negguide.mining.edits import make_planner, plan, plan_positives
-from negguide.mining.edits.planner import normalised
 from negguide.mining.edits.toyworld import meaning
-from negguide.mining.item import CATEGORIES, Edit
+from negguide.mining.item import Edit
 from negguide.toyworld.language import caption, parse
 from negguide.toyworld.scene import Character, Scene, held_out, sample_scene
 

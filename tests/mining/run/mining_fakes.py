@@ -4,7 +4,6 @@ As a program it makes a set, slowly enough to be killed: `python mining_fakes.py
 """
 
 import io
-import random
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -134,10 +133,6 @@ def sources(count: int, **changes: Any) -> list[Source]:
 
 def corrupt() -> Image.Image:
     return read_image(b"\x89PNG\r\n\x1a\nnothing", name="broken.png")
-
-
-def shuffled(rows: Sequence[Any], seed: int = 0) -> list[Any]:
-    return random.Random(seed).sample(list(rows), len(rows))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from negguide.cli.errors import CleanErrors
 from negguide.cli.mine import mine
+from negguide.mining.categories import CATEGORIES
 from negguide.mining.edits import make_planner
 from negguide.mining.edits.toyworld import ToyworldRules
-from negguide.mining.item import CATEGORIES
 from negguide.mining.run import run
 from negguide.mining.shards import SetFolder, read_settings
 from negguide.mining.sources import open_source

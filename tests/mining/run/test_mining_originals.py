@@ -1,5 +1,4 @@
-"""What a set says of where it was made (nothing), how it stores originals, and that it can be read where nothing can be
-written."""
+"""What a set says of where it was made (nothing), how it stores originals, and that reading it writes nothing."""
 
 import errno
 import io
@@ -130,8 +129,8 @@ def test_the_tables_of_a_set_fit_into_80_columns(
     capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     from negguide.cli.mine_report import show_funnel
+    from negguide.mining.categories import CATEGORIES
     from negguide.mining.funnel import STAGES, Funnel
-    from negguide.mining.item import CATEGORIES
 
     monkeypatch.setenv("COLUMNS", "80")
     funnel = Funnel()

@@ -9,7 +9,7 @@ from PIL import Image
 
 from negguide import Negative, NegToMe, PerpNeg
 from negguide.mining.item import Edit, Source
-from negguide.mining.render.job import Job, NoRegion
+from negguide.mining.render.job import Job, NoRegionError
 from negguide.mining.render.paste import change_outside, paste
 from negguide.mining.render.pipeline import PipelinePainter
 from negguide.mining.render.regions import AttentionRegion, ColumnRegion, DetectorRegion, make_region
@@ -213,7 +213,7 @@ def test_attention_finds_where_the_words_are(toyworld_pipeline, toyworld_scene):
     place = edit("meadow", "room", source.caption)
     assert region(source, place, image).tobytes() != mask.tobytes()
     added = Edit.replacing(source.caption, 2, 2, "small ", category="add", backend="rules")
-    with pytest.raises(NoRegion, match="no words are replaced"):
+    with pytest.raises(NoRegionError, match="no words are replaced"):
         region(source, added, image)
     # the denoiser is as it was
     assert not any("Observer" in type(p).__name__ for p in toyworld_pipeline.unet.attn_processors.values())
@@ -223,15 +223,15 @@ def test_the_inputs_mask_is_used_where_it_fits(toyworld_scene):
     source, image = toyworld_scene
     mask = Image.new("L", image.size, 255)
     assert ColumnRegion()(replace(source, mask=lambda: mask), edit(), image).tobytes() == mask.tobytes()
-    with pytest.raises(NoRegion, match="has no mask"):
+    with pytest.raises(NoRegionError, match="has no mask"):
         ColumnRegion()(source, edit(), image)
-    with pytest.raises(NoRegion, match="not of the image's size"):
+    with pytest.raises(NoRegionError, match="not of the image's size"):
         ColumnRegion()(replace(source, mask=lambda: mask.resize((9, 9))), edit(), image)
 
     def torn():
         raise OSError("truncated")
 
-    with pytest.raises(NoRegion, match="missing or corrupt"):
+    with pytest.raises(NoRegionError, match="missing or corrupt"):
         ColumnRegion()(replace(source, mask=torn), edit(), image)
 
 
@@ -273,7 +273,7 @@ def test_a_detectors_boxes_are_the_mask(tiny_detector, toyworld_scene):
     source, image = toyworld_scene
     mask = DetectorRegion(tiny_detector, threshold=0.0)(source, edit(), image)
     assert mask.size == image.size and np.asarray(mask).any()
-    with pytest.raises(NoRegion, match="the detector sees nothing"):
+    with pytest.raises(NoRegionError, match="the detector sees nothing"):
         DetectorRegion(tiny_detector, threshold=1.0)(source, edit(), image)
     with pytest.raises(ValueError, match="--region: 'no/such' cannot be loaded"):
         make_region("no/such", None, None, "cpu")

@@ -227,7 +227,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(whole, tmp_path, monkeypatc
     fsync, written = os.fsync, Counter()
 
     def fails(number):
-        shard = Path(os.readlink(f"/proc/self/fd/{number}")).parent.name == "data"
+        shard = Path(f"/proc/self/fd/{number}").readlink().parent.name == "data"
         written["shards"] += shard
         if shard and written["shards"] > 2:
             raise OSError(errno.ENOSPC, "No space left on device")

@@ -127,6 +127,6 @@ def test_a_file_without_rows_has_an_empty_shard(tmp_path: Path) -> None:
     source.held[1] = []
     outcome = run(tmp_path / "set", fakes.settings(shard_size=2), source, Together(1), made_by={})
     assert (outcome.made, outcome.missing) == (2, 0)
+    empty = Files(2, rows=0)
     with pytest.raises(ValueError, match="holds no pairs"):
-        empty = Files(2, rows=0)
         run(tmp_path / "none", fakes.settings(shard_size=2), empty, Together(1), made_by={})

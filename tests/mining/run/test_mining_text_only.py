@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -333,7 +332,7 @@ def test_the_command_writes_a_set_and_the_columns_and_refuses_what_has_no_meanin
         said = CliRunner().invoke(app, ["mine", "--text-only", "--data", data, "--out", "other", *given])
         text = re.sub(r"[│╭╮╰╯─\s]+", " ", said.output)
         assert said.exit_code == 2 and f"{' '.join(given)} has no meaning with --text-only" in text
-    assert not os.path.exists("other")
+    assert not Path("other").exists()
 
 
 def test_negclip_learns_from_the_set(tmp_path: Path) -> None:

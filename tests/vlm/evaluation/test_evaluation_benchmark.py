@@ -101,7 +101,11 @@ def test_every_row_sees_the_same_number_of_images(renders, tmp_path, monkeypatch
     rows = [
         vlm.tuned(
             *(tmp_path, train_data, method, 0, suite),
-            **{"steps": 5, "images": 8, "lr": 1e-4, "curriculum": "", "precision": "fp32"},
+            steps=5,
+            images=8,
+            lr=1e-4,
+            curriculum="",
+            precision="fp32",
         )
         for method, train_data in sets.items()
     ]

@@ -1,5 +1,6 @@
 """Asking a model: the figures of a model that is known to the last score, files, tables and pictures."""
 
+import io
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -230,7 +231,7 @@ def shifted(results, by):
 
 
 def text_of(tables, width=160):
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=width, record=True, file=io.StringIO())
     for table in tables:
         console.print(table)
     return console.export_text()

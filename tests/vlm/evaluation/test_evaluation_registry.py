@@ -1,7 +1,7 @@
 """Suites by name: one from outside in a few lines, and suites of which only some images are there."""
 
+import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,11 +16,10 @@ from negguide.vlm.evaluation.suites.base import Choice, Choices, ImageFiles, Sui
 
 
 @pytest.fixture
-def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def restored(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is forgotten after it."""
     registered_suites()
     monkeypatch.setattr(registry, "_READERS", dict(registry._READERS))
-    yield
 
 
 def picture(path: Path, red: int) -> None:
@@ -128,7 +127,7 @@ def test_images_elsewhere_and_a_part_of_them(crepe: Path) -> None:
 
 
 def text_of(tables: list, width: int) -> str:
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=width, record=True, file=io.StringIO())
     for table in tables:
         console.print(table)
     return console.export_text()

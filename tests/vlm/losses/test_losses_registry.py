@@ -2,7 +2,6 @@
 
 import inspect
 import pkgutil
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,11 +16,10 @@ from negguide.vlm.training.task import objective
 
 
 @pytest.fixture
-def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def restored(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is forgotten after it."""
     registered_losses()
     monkeypatch.setattr(registry, "_LOSSES", dict(registry._LOSSES))
-    yield
 
 
 def batch(rows: int = 4) -> Batch:

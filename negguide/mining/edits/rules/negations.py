@@ -237,7 +237,7 @@ def _things(caption: Caption) -> Iterator[Candidate]:
         if two.number is None and not two.modified and not two.adjectives and not _verb_follows(caption, two):
             joint = two.first - 1
             drawn = removed(caption, joint, two.at)
-            changes = {at: "" for at in range(two.first, two.at)} | {
+            changes = dict.fromkeys(range(two.first, two.at), "") | {
                 joint: "but no", two.at: tokens[two.at].text
             }  # fmt: skip
             if one.first == 0 or tokens[one.first - 1].word == "with":

@@ -34,7 +34,7 @@ def relations(caption: Caption) -> Iterator[Candidate]:
                     for new, weight in row.instead(old):
                         if new in caption.text.lower() or caption.said & set(avoid.get(new, ())):
                             continue
-                        changes = {at: new} | {place: "" for place in range(at + 1, end)}
+                        changes = {at: new} | dict.fromkeys(range(at + 1, end), "")
                         yield Candidate(caption.edit(changes, "relation"), weight)
 
 

@@ -18,7 +18,7 @@ def removals(caption: Caption) -> Iterator[Candidate]:
         return
     for one, two in joined_pairs(tokens):
         after = caption.after(two.at)
-        changes = {at: "" for at in range(two.first - 1, two.at + 1)}
+        changes = dict.fromkeys(range(two.first - 1, two.at + 1), "")
         if after is not None and after.word in BE:
             if one.first or tokens[two.at + 1].boundary:
                 continue
@@ -40,7 +40,7 @@ def removals(caption: Caption) -> Iterator[Candidate]:
             and ends_here(tokens, phrase.at)
             and phrase.word != "background"
         ):
-            changes = {place: "" for place in range(at, phrase.at + 1)}
+            changes = dict.fromkeys(range(at, phrase.at + 1), "")
             yield Candidate(caption.edit(changes, "remove", avoid=caption.bare(phrase)))
 
 
@@ -64,4 +64,4 @@ def _of_lists(caption: Caption) -> Iterator[Candidate]:
 
 def removed(caption: Caption, first: int, last: int) -> str:
     """The caption without the tokens from ``first`` to ``last``."""
-    return caption.edit({at: "" for at in range(first, last + 1)}, "remove").caption
+    return caption.edit(dict.fromkeys(range(first, last + 1), ""), "remove").caption

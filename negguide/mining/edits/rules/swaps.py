@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import combinations, pairwise
 
+from negguide._utils.text import normalised
 from negguide.mining.edits.caption import Candidate, Caption
 from negguide.mining.edits.lexicon import lexicon
 from negguide.mining.edits.phrases import Phrase
-from negguide.mining.edits.planner import normalised
 from negguide.mining.edits.tagging import PREPOSITIONS
 from negguide.mining.edits.usage import usage
 
