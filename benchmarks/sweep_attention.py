@@ -45,7 +45,7 @@ GRIDS: dict[str, list[dict[str, tuple[Any, ...]]]] = {
     ONG.key: [{"scale": (0.5, 1.0, 2.0, 4.0)}],
     VSF.key: [
         {"scale": (0.5, 1.0, 3.0)},
-        {"scale": (1.0, 3.0, 6.0, 10.0), "orthogonal": (True,)},
+        {"scale": (1.0, 1.5, 2.0, 3.0), "orthogonal": (True,)},
     ],
 }
 """{method: grids of its arguments}."""

@@ -60,7 +60,7 @@ def _slider(backend: Backend, out: Path) -> None:
     plain = Run(FIRST.prompt, backend.steps, backend.suited.guidance_scale, SEEDS)
     weight, start, stop = backend.strength()
     negatives = [Negative(words, weight, start, stop) for words in FIRST.negatives]
-    runs = [with_method(plain, way, negatives, None, True) for way in (CLASSIC, FIRST.method)]
+    runs = [with_method(plain, way, negatives, None, backend.model) for way in (CLASSIC, FIRST.method)]
     pairs = [backend.draw(run, lambda: None, threading.Event()).images for run in runs]
     large = [[image.resize((SIDE, SIDE), Image.Resampling.BICUBIC) for image in images] for images in pairs]
     frames = [_frame(large, (1 - math.cos(2 * math.pi * i / FRAMES)) / 2) for i in range(FRAMES)]
