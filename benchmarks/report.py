@@ -162,9 +162,10 @@ def plot_rates(path: Path, title: str, bars: Mapping[str, Mapping[str, Rate]]) -
         panel.set_title(figure, fontsize=10)
         panel.grid(axis="x", alpha=0.3)
     panels[0][0].set_yticks(places, list(bars))
-    panels[0][0].invert_yaxis()
-    canvas.suptitle(title)
-    canvas.tight_layout()
+    # the first on top, and as little room above it in a tall picture as in a low one
+    panels[0][0].set_ylim(len(bars) - 0.4, -0.6)
+    canvas.suptitle(title, y=1 - 0.1 / size[1], va="top")
+    canvas.tight_layout(rect=(0, 0, 1, 1 - 0.3 / size[1]))
     canvas.savefig(path, dpi=120)
     plt.close(canvas)
     print(f"wrote {path}")

@@ -108,6 +108,14 @@ TOYWORLD_DEFAULTS = Defaults(
     ),
 )
 
+FLOW_DEFAULTS = Defaults(
+    guidance_scale=4.0,
+    # chosen on the four-step model (benchmarks/sweep_negtome.py): the double blocks alone, for half of the steps
+    negtome=_frozen(alpha=1.0, stop=0.5, blocks=r"^transformer_blocks"),
+    # what is published for FLUX suits NAG, NASA and ONG (benchmarks/sweep_attention.py); VSF as on the UNet
+    attention=_frozen(vsf=_frozen(scale=1.5, orthogonal=True)),
+)
+
 # FLUX's pipeline draws 1024x1024 from 512 tokens unless told
 _FLOW_CALL = _frozen(height=64, width=64, max_sequence_length=64)
 
@@ -134,7 +142,7 @@ EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
                 draft_steps=12,
                 always_guided=True,
                 call=_FLOW_CALL,
-                defaults=Defaults(guidance_scale=4.0),
+                defaults=FLOW_DEFAULTS,
             ),
             Embedded(
                 name=TOYWORLD_DISTILLED,
@@ -144,7 +152,7 @@ EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
                 steps=20,
                 draft_steps=12,
                 call=_frozen(**_FLOW_CALL, guidance_scale=4.0),
-                defaults=Defaults(guidance_scale=4.0),
+                defaults=FLOW_DEFAULTS,
                 base=TOYWORLD_FLOW,
             ),
             Embedded(
@@ -155,7 +163,7 @@ EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
                 steps=4,
                 draft_steps=4,
                 call=_FLOW_CALL,
-                defaults=Defaults(guidance_scale=4.0),
+                defaults=FLOW_DEFAULTS,
                 base=TOYWORLD_FLOW,
             ),
         )

@@ -36,7 +36,7 @@ FUR_WEIGHT, FUR_WINDOW = 1.0, (0.0, 0.6)
 VIEW_PROMPT, VIEW_NEGATIVE = "a bear in back view", "front view"
 VIEW_WEIGHT, VIEW_WINDOW = 3.0, (0.0, 1.0)
 # NAG, without guidance: how is said by the defaults of the model.
-TURBO_PROMPT, TURBO_NEGATIVE = "a rabbit wearing glasses", "black glasses"
+TURBO_PROMPT, TURBO_NEGATIVE = FUR_PROMPT, FUR_NEGATIVE
 # NegToMe: how is said by negguide.embedded.TOYWORLD_DEFAULTS.
 BATCH_PROMPT = "a bear"
 REFERENCE_PROMPT = "an explorer"
@@ -58,8 +58,8 @@ VIEW_LOOK = (
     "captions are. Which column shows backs?"
 )
 TURBO_LOOK = (
-    "the glasses. This model is of another kind: a transformer distilled to four steps, without classifier-free "
-    "guidance, where a negative prompt does nothing. Which column takes the black away and leaves glasses?"
+    "the fur again. This model is of another kind: a transformer distilled to four steps, without classifier-free "
+    "guidance, where a negative prompt does nothing. Which column has bears that are not brown, and hats?"
 )
 BATCH_LOOK = (
     "fur, clothes and places, which the prompt leaves open. Both rows have the same seeds; in the lower one each "

@@ -79,7 +79,7 @@ ANY_CAPTIONS = {
 TOYWORLD_COMPARE = (
     ("a bear wearing a hat", "a brown bear wearing a hat", "methods"),
     ("a bear wearing glasses", "black glasses", "weights"),
-    ("a cat wearing glasses", "black glasses", "models"),
+    ("a bear wearing a hat", "a brown bear wearing a hat", "models"),
 )
 ANY_COMPARE = (
     ("a boy wearing sunglasses", "sunglasses with a black frame", "methods"),

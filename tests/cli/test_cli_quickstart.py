@@ -70,7 +70,7 @@ def test_nag_is_shown_without_guidance_in_four_steps(pictures: dict[str, Any]) -
     assert plain["model"] == nag["model"] == "toyworld-flow-turbo"
     assert plain["guidance_scale"] == nag["guidance_scale"] == 1.0 and plain["steps"] == nag["steps"] == 4
     suited = defaults("toyworld-flow-turbo").arguments("nag")
-    assert nag["methods"] == [NAG("black glasses", **suited).to_dict()]
+    assert nag["methods"] == [NAG("a brown bear wearing a hat", **suited).to_dict()]
 
 
 def test_negtome_is_shown_on_a_batch_and_with_the_trademark_as_reference(pictures: dict[str, Any]) -> None:
