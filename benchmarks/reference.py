@@ -87,13 +87,22 @@ def scale_of(pipe: Any, extra: dict[str, Any]) -> float:
     return own_guidance_scale(pipe, guided="negative_prompt" in extra)
 
 
-def measure(pipe: Any, judge: Judge, name: str, seeds_per_place: int, first_seed: int = 0) -> dict[str, Rate]:
+def measure(
+    pipe: Any,
+    judge: Judge,
+    name: str,
+    seeds_per_place: int,
+    first_seed: int = 0,
+    values: dict[str, Any] | None = None,
+) -> dict[str, Rate]:
+    """The figures of one row; ``values`` are arguments of NegToMe in place of those that the name stands for."""
+    values = methods(pipe).get(name) if values is None else values
     similar, trademark, faithful = [], [], []
     for number, background in enumerate(BACKGROUNDS):
         target = render(reference(background))
         extra: dict[str, Any] = {}
-        if name in methods(pipe):
-            extra["negative_guidance"] = NegToMe(target, **methods(pipe)[name])
+        if values is not None:
+            extra["negative_guidance"] = NegToMe(target, **values)
         elif name == "negative prompt":
             extra["negative_prompt"] = [f"pip {PLACES[background]}"] * seeds_per_place
         seeds = [first_seed + 1000 * number + i for i in range(seeds_per_place)]

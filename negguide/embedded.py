@@ -110,9 +110,16 @@ TOYWORLD_DEFAULTS = Defaults(
 
 FLOW_DEFAULTS = Defaults(
     guidance_scale=4.0,
-    # chosen on the four-step model (benchmarks/sweep_negtome.py): the double blocks alone, for half of the steps
-    negtome=_frozen(alpha=1.0, stop=0.5, blocks=r"^transformer_blocks"),
-    # what is published for FLUX suits NAG, NASA and ONG (benchmarks/sweep_attention.py); VSF as on the UNet
+    # What is published for FLUX suits NAG, NASA, ONG and NegToMe on the four-step model (benchmarks/sweep_attention.py,
+    # sweep_negtome.py). As on the UNet it moves nothing away from an image, and VSF loses the prompt with it.
+    negtome_images=_frozen(
+        alpha=3.0,
+        threshold=0.3,
+        stop=0.25,
+        blocks=r"^transformer_blocks",
+        center=True,
+        perpendicular=True,
+    ),
     attention=_frozen(vsf=_frozen(scale=1.5, orthogonal=True)),
 )
 
