@@ -110,8 +110,8 @@ TOYWORLD_DEFAULTS = Defaults(
 
 FLOW_DEFAULTS = Defaults(
     guidance_scale=4.0,
-    # What is published for FLUX suits NAG, NASA, ONG and NegToMe on the four-step model (benchmarks/sweep_attention.py,
-    # sweep_negtome.py). As on the UNet it moves nothing away from an image, and VSF loses the prompt with it.
+    # What is published for FLUX suits the four-step model (benchmarks/sweep_attention.py, sweep_negtome.py) but for two
+    # things, as on the UNet: it moves nothing away from an image, and VSF loses the prompt with it.
     negtome_images=_frozen(
         alpha=3.0,
         threshold=0.3,
