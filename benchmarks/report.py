@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,8 +165,9 @@ def plot_rates(path: Path, title: str, bars: Mapping[str, Mapping[str, Rate]]) -
     panels[0][0].set_yticks(places, list(bars))
     # the first on top, and as little room above it in a tall picture as in a low one
     panels[0][0].set_ylim(len(bars) - 0.4, -0.6)
-    canvas.suptitle(title, y=1 - 0.1 / size[1], va="top")
-    canvas.tight_layout(rect=(0, 0, 1, 1 - 0.3 / size[1]))
+    # about ten letters an inch
+    canvas.suptitle(textwrap.fill(title, int(10 * size[0])), y=1 - 0.1 / size[1], va="top")
+    canvas.tight_layout()
     canvas.savefig(path, dpi=120)
     plt.close(canvas)
     print(f"wrote {path}")
