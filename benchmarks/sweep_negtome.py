@@ -67,11 +67,17 @@ def main() -> None:
         seeds_per_place=0,
         model=TOYWORLD,
     )
+    unknown = [one for one in args.variants.split(",") if one not in VARIANTS]
+    if unknown:
+        raise SystemExit(f"--variants: {unknown[0]!r} is none of {', '.join(map(repr, VARIANTS))}")
+    try:
+        alphas = [float(alpha) for alpha in args.alphas.split(",")]
+    except ValueError:
+        raise SystemExit(f"--alphas must be numbers with commas between, got {args.alphas!r}") from None
     figures = reference.FIGURES if args.seeds_per_place else FIGURES
     pipe, judge = models(args.model)
     blocks = UNET_BLOCKS if hasattr(pipe, "unet") else FLOW_BLOCKS
     prompts = [p for p in PROMPTS for _ in range(args.batches_per_prompt * BATCH)]
-    alphas = [float(alpha) for alpha in args.alphas.split(",")]
     settings: list[tuple[str, dict[str, Any] | None]] = [("plain", None)]
     for where, alpha, stop, variant in itertools.product(blocks, alphas, STOPS, args.variants.split(",")):
         name = f"{where}, alpha {alpha:g}, stop {stop:g}" + (f", {variant}" if variant else "")
