@@ -49,7 +49,6 @@ from tqdm import tqdm
 
 from negguide import NAG, NASA, VSF, Negative, PerpNeg
 from negguide.embedded import TOYWORLD, TOYWORLD_DEFAULTS, Defaults
-from negguide.methods import AttentionMethod
 from negguide.methods.choices import methods_in_words, options_of
 from negguide.models import defaults_of, own_guidance_scale
 from negguide.toyworld import Scene
@@ -210,10 +209,7 @@ def draw_all(
     sampling: Sampling,
 ) -> Drawn:
     """The same in as many calls as it takes, with `seeds` of each case."""
-    kind = METHODS.get(method)
-    # every image of a call attends to the negatives of all its prompts
-    alone = kind is not None and issubclass(kind, AttentionMethod)
-    size = 1 if alone else max(1, BATCH // sampling.images)
+    size = max(1, BATCH // sampling.images)
     parts = []
     for start in range(0, len(cases), size):
         chosen = slice(start, start + size)

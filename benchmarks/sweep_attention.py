@@ -49,6 +49,8 @@ GRIDS: dict[str, list[dict[str, tuple[Any, ...]]]] = {
     ],
 }
 """{method: grids of its arguments}."""
+CASES = 20
+"""Prompts a call, each with its own negatives."""
 
 
 def settings_of(method: str) -> Iterator[dict[str, Any]]:
@@ -63,17 +65,20 @@ def measure(
 ) -> dict[str, Rate]:
     """What is kept and removed over all pairs, with every one of the seeds; "plain" is without a method."""
     kept, removed = [], []
-    # one case a call: every image of a call attends to the negatives of all its prompts
-    for case in SUITES["first"].cases():
-        kind = methods_in_words().get(method)
+    kind = methods_in_words().get(method)
+    every = SUITES["first"].cases()
+    for start in range(0, len(every), CASES):
+        cases = every[start : start + CASES]
+        own = [list(case.negatives) for case in cases]
         images = pipe(
-            [case.prompt] * len(seeds),
+            [case.prompt for case in cases],
+            num_images_per_prompt=len(seeds),
             num_inference_steps=own_steps(pipe),
-            **call_of(pipe, prompts=len(seeds)),
-            generator=[Generator().manual_seed(seed) for seed in seeds],
-            negative_guidance=None if kind is None else kind(*case.negatives, **values),
+            **call_of(pipe, prompts=len(cases)),
+            generator=[Generator().manual_seed(seed) for _ in cases for seed in seeds],
+            negative_guidance=None if kind is None else kind.per_prompt(*own, **values),
         ).images
-        for seen in judge.read(images):
+        for case, seen in zip((case for case in cases for _ in seeds), judge.read(images), strict=True):
             kept.append(case.kept(seen))
             removed.append(case.removed(seen))
     return {"kept": share(kept), "removed": share(removed)}

@@ -32,6 +32,13 @@ def export(
             "--rebalanced", help="Only what `negguide audit --rebalance` kept, in the roles it chose."
         ),
     ] = False,
+    report: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="With --rebalanced: the report of `negguide audit --rebalance --out FOLDER`; by default in the set.",
+        ),
+    ] = None,
     shard_size: Annotated[
         int | None, typer.Option(help="Items a tar, parquet file or folder, where there are several (1000).")
     ] = None,
@@ -54,6 +61,7 @@ def export(
                 out,
                 format,
                 rebalanced=rebalanced,
+                report=report,
                 overwrite=overwrite,
                 shard_size=shard_size,
                 say=remarks.append,

@@ -50,6 +50,18 @@ def assert_same(one: torch.Tensor, other: torch.Tensor) -> None:
     torch.testing.assert_close(one, other, rtol=0.0, atol=1e-4 * largest)
 
 
+def assert_same_but_for_ties(one: torch.Tensor, other: torch.Tensor) -> None:
+    """The same, but for a few values where NegToMe took the second of two tokens that match equally well.
+
+    In these small random networks many tokens are almost parallel, and how many rows a forward holds decides the last
+    digits of their similarities, on each processor otherwise. Such a token changes a few places a little.
+    """
+    largest = max(1.0, float(other.abs().max()))
+    difference = (one - other).abs() / largest
+    assert float((difference > 1e-4).float().mean()) <= 0.1, "more than a tenth of the values differ"
+    assert float(difference.max()) <= 1e-2
+
+
 def taken(tiny: Any, *methods: Any) -> list[Any]:
     """Those of the methods that a pipeline takes: Perp-Neg needs classifier-free guidance."""
     return [method for method in methods if tiny.guided or not isinstance(method, PerpNeg)]

@@ -26,7 +26,6 @@ from negguide.integration.runtime.base import Forward, Inputs, MethodRuntime, St
 from negguide.integration.runtime.batching import (
     Branch,
     all_rows,
-    expand_text,
     image_mask,
     join_branches,
     row_shape,
@@ -36,6 +35,7 @@ from negguide.integration.runtime.counted_text import CountedTextPatch
 from negguide.integration.runtime.maps import token_map
 from negguide.integration.runtime.prompt_rows import prompt_rows
 from negguide.integration.runtime.ragged_rows import RaggedRowTexts, filled_up
+from negguide.integration.runtime.slots import Slot, alike_texts, slot_text, slots_of
 from negguide.methods import AttentionMethod
 
 
@@ -81,8 +81,9 @@ class AttentionRuntime(MethodRuntime):
         appended = AppendedTexts if family.texts_before is None else CausalTexts
         self.texts: Any = rows if family.negative_rows else appended
         self.state: StepState | None = None
-        # of the present step: which negatives act
+        # of the present step: which negatives act, and those of different prompts side by side
         self.active: tuple[int, ...] = ()
+        self.slots: list[Slot] = []
         # of the present forward: whether it carries the negatives' text, the prompt's tokens, the guided rows, and
         # where negatives that are rows of their own begin
         self.on = False
@@ -105,18 +106,29 @@ class AttentionRuntime(MethodRuntime):
             )
             if not negative.off and state.step.inside(window)
         )
+        self.slots = self._slots(self.active)
         self.state = state
         self.on = False
 
+    def _slots(self, acting: Sequence[int]) -> list[Slot]:
+        def alike(one: int, other: int) -> bool:
+            return alike_texts(self.family, self.text[one], self.text[other])
+
+        return slots_of(self.method.negatives, acting, alike)
+
     @property
     def negative_tokens(self) -> tuple[int, ...]:
-        """How many tokens each acting negative has."""
+        """How many tokens the text of each slot has."""
         path = next(iter(self.family.text))
-        return tuple(self.text[k][path].shape[1] for k in self.active)
+        return tuple(self.text[slot[0]][path].shape[1] for slot in self.slots)
 
     def joined_rows(self) -> int:
-        """One branch for each negative that acts, where the model has each in rows of its own."""
-        return len(self.active) if self.family.negative_rows else 0
+        """One branch for each slot of negatives, where the model has each in rows of its own."""
+        return len(self.slots) if self.family.negative_rows else 0
+
+    def most_joined_rows(self) -> int:
+        """The same when all negatives act."""
+        return len(self._slots(range(len(self.text)))) if self.family.negative_rows else 0
 
     def cache_key(self, forward: Forward) -> str | None:
         """Which negatives act in this forward; None = none does."""
@@ -137,13 +149,13 @@ class AttentionRuntime(MethodRuntime):
             batch = rows.stop - rows.start
             # the copies of the image stay copies only with the prompt's own pooled text
             texts: Sequence[Mapping[str, Any]] = [
-                {path: value for path, value in self.text[k].items() if self.family.text[path] != "pooled"}
-                for k in self.active
+                {path: self._slot_text(slot, path, batch) for path in self._text_paths(slot)}
+                for slot in self.slots
             ]
             if self.family.text_lengths is not None:
                 inputs, texts = filled_up(self.family, inputs, texts)
             self._check_shapes(inputs, texts)
-            negatives = [Branch("negative", rows, expand_text(self.family, text, batch)) for text in texts]
+            negatives = [Branch("negative", rows, text) for text in texts]
             present = Branch("all", slice(0, self.total))
             joined = join_branches(self.family, inputs, self.total, [present, *negatives])
             if self.family.text_lengths is not None:
@@ -157,10 +169,21 @@ class AttentionRuntime(MethodRuntime):
         }
         changes = {path: value for path, value in extended.items() if value is not None}
         if self.family.texts_before is not None:
-            texts = [self.text[k] for k in self.active]
+            texts = [self.text[k] for (k,) in self.slots]
             self.before = self.family.texts_before(forward.model, inputs, texts)
             changes |= self.before.changes
         return with_inputs(inputs, changes)
+
+    def _text_paths(self, slot: Slot) -> list[str]:
+        return [path for path in self.text[slot[0]] if self.family.text[path] != "pooled"]
+
+    def _slot_text(self, slot: Slot, path: str, rows: int, first: int = 0) -> Any:
+        """A text input of a slot's negatives for each of `rows`; the guided ones begin at `first`."""
+        texts = []
+        for k in slot:
+            own = self.own_rows(k) or slice(0, self.rows[1] - self.rows[0])
+            texts.append((slice(first + own.start, first + own.stop), self.text[k]))
+        return slot_text(self.family, path, texts, rows)
 
     def _check_shapes(self, inputs: Inputs, texts: Sequence[Mapping[str, Any]]) -> None:
         """Refuse texts that are not as long as the prompt's, in whose batch they are.
@@ -168,7 +191,7 @@ class AttentionRuntime(MethodRuntime):
         Raises:
             ValueError: naming the negative, the input, its shape and what would be right.
         """
-        for k, text in zip(self.active, texts, strict=True):
+        for (k, *_), text in zip(self.slots, texts, strict=True):
             for path, value in text.items():
                 own, right = (
                     row_shape(self.family, path, one) for one in (value, nested_input(inputs, path))
@@ -197,13 +220,13 @@ class AttentionRuntime(MethodRuntime):
         over_image = self.family.text[path] == "tokens, image"
         if over_image and present is not None:
             present = all_rows(present, len(inputs[self.family.sample]))[:, : self.prompt_tokens]
-        negatives = [self.text[k][path] for k in self.active]
+        rows = next(len(nested_input(inputs, name)) for name in self.family.text)
+        negatives = [self._slot_text(slot, path, rows, self.rows[0]) for slot in self.slots]
         given = [part for part in (present, *negatives) if part is not None]
         if not given:
             return None
         if self.family.text[path] == "positions":
             return torch.cat([present, *(negative.to(present) for negative in negatives)])
-        rows = next(len(nested_input(inputs, name)) for name in self.family.text)
         parts = []
         for part, tokens in zip(
             (present, *negatives), (self.prompt_tokens, *self.negative_tokens), strict=True

@@ -21,6 +21,7 @@ from negguide.integration.families.base import TextPlace
 
 if TYPE_CHECKING:
     from negguide.integration.runtime.attention import AttentionRuntime
+    from negguide.integration.runtime.slots import Slot
 
 
 class AttentionPatch:
@@ -121,7 +122,7 @@ class _Texts:
 
     @property
     def strengths(self) -> Sequence[float | Tensor]:
-        return [self._strength(k) for k in self.run.active]
+        return [self._strength(slot) for slot in self.run.slots]
 
     @property
     def query(self) -> Tensor:
@@ -140,47 +141,65 @@ class _Texts:
         return None if self.mask is None else _part_of_mask(self.mask, [self.image], self.seen, self.rows)
 
     def _keys(self, spans: Sequence[slice], rows: Sequence[slice]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The negatives' keys, weighted values and mask; negative i has the keys `spans[i]` of the rows `rows[i]`."""
-        negatives = self.run.method.negatives
+        """The negatives' keys, weighted values and mask; slot i has the keys `spans[i]` of the rows `rows[i]`."""
         keys, values = [], []
-        for index, span, own in zip(self.run.active, spans, rows, strict=True):
+        for slot, span, own in zip(self.run.slots, spans, rows, strict=True):
             keys.append(self.k[own, :, span])
-            values.append(negatives[index].fixed_weight * self.v[own, :, span])
+            values.append(self._weight(slot) * self.v[own, :, span])
         return torch.cat(keys, dim=2), torch.cat(values, dim=2), self._closed(spans, rows)
 
+    def _weight(self, slot: Slot) -> float | Tensor:
+        """The negatives' weight: a number, or [rows, 1, 1, 1] of prompts' own; where none acts, any."""
+        negatives = self.run.method.negatives
+        first = negatives[slot[0]].fixed_weight
+        if all(negatives[k].fixed_weight == first for k in slot):
+            return first
+        weight = self.wanted.new_full((len(self.wanted), 1, 1, 1), first)
+        for k in slot:
+            weight[self._rows_of(k)] = negatives[k].fixed_weight
+        return weight
+
     def _closed(self, spans: Sequence[slice], rows: Sequence[slice]) -> Tensor | None:
-        """The mask of the negatives' keys: the model's own, and closed where a negative does not act."""
-        run = self.run
-        partial = [
-            k for k in run.active if run.method.negatives[k].mask is not None or run.own_rows(k) is not None
-        ]
-        if self.mask is None and not partial:
+        """The mask of the negatives' keys: the model's own, and closed where no negative of a slot acts."""
+        acting = [self._acting(slot) for slot in self.run.slots]
+        if self.mask is None and all(acts is None for acts in acting):
             return None
         parts = []
-        for k, span, of_rows in zip(run.active, spans, rows, strict=True):
+        for acts, span, of_rows in zip(acting, spans, rows, strict=True):
             part = self.q.new_zeros(1, 1, 1, span.stop - span.start)
             if self.mask is not None:
                 own = _part_of_mask(self.mask, [self.image], [span], of_rows)
                 part = part + additive_mask(own, self.q.dtype)
-            if run.method.negatives[k].mask is not None:
-                acts = self._token_mask(k) >= 0.5
-                part = part.masked_fill(~acts.to(part.device)[None, None, :, None], -torch.inf)
-            if run.own_rows(k) is not None:
-                part = part.masked_fill(self._of_other_prompts(k)[:, None, None, None], -torch.inf)
+            if acts is not None:
+                part = part.masked_fill(~acts[:, None, :, None], -torch.inf)
             parts.append(part)
         shape = torch.broadcast_shapes(*(part.shape[:3] for part in parts))
         return torch.cat([part.expand(*shape, part.shape[3]) for part in parts], dim=3)
 
-    def _strength(self, k: int) -> float | Tensor:
-        """Weight of negative k: a number, or [1, N, 1] where it has a mask, [rows, 1, 1] of a prompt's own."""
-        strength: float | Tensor = self.run.method.negatives[k].fixed_weight
-        if self.run.method.negatives[k].mask is not None:
-            strength = strength * self._token_mask(k).to(self.wanted)[None, :, None]
-        if self.run.own_rows(k) is not None:
-            others = self._of_other_prompts(k)[:, None, None]
-            if not isinstance(strength, Tensor):
-                strength = self.wanted.new_full((1, 1, 1), strength)
-            strength = torch.where(others, torch.zeros_like(strength), strength)
+    def _acting(self, slot: Slot) -> Tensor | None:
+        """[rows or 1, N or 1] bool: where a negative of the slot acts; None = everywhere."""
+        run, count = self.run, len(self.wanted)
+        masked = any(run.method.negatives[k].mask is not None for k in slot)
+        if not masked and sum(len(range(count)[self._rows_of(k)]) for k in slot) == count:
+            return None
+        acts = torch.zeros(count, 1, dtype=torch.bool, device=self.wanted.device)
+        for k in slot:
+            own = self._belongs(k)
+            if run.method.negatives[k].mask is not None:
+                own = own & (self._token_mask(k) >= 0.5).to(own.device)[None]
+            acts = acts | own
+        return acts
+
+    def _strength(self, slot: Slot) -> float | Tensor:
+        """Weight of a slot's negatives: a number, [1, N, 1] with a mask, [rows, 1 or N, 1] of prompts' own."""
+        strength: float | Tensor = 0.0
+        for k in slot:
+            own: float | Tensor = self.run.method.negatives[k].fixed_weight
+            if self.run.method.negatives[k].mask is not None:
+                own = own * self._token_mask(k).to(self.wanted)[None, :, None]
+            if self.run.own_rows(k) is not None:
+                own = own * self._belongs(k)[:, :, None].to(self.wanted)
+            strength = strength + own
         return strength
 
     def _token_mask(self, k: int) -> Tensor:
@@ -190,11 +209,14 @@ class _Texts:
         grid = token_grid(tokens // run.state.frames, run.state.latent_size)
         return resize_mask(run.masks[k : k + 1], grid).flatten().repeat(run.state.frames)
 
-    def _of_other_prompts(self, k: int) -> Tensor:
-        """[rows] bool: the guided rows that negative k does not belong to."""
-        others = torch.ones(self.wanted.shape[0], dtype=torch.bool, device=self.wanted.device)
-        others[self.run.own_rows(k)] = False
-        return others
+    def _rows_of(self, k: int) -> slice:
+        return self.run.own_rows(k) or slice(None)
+
+    def _belongs(self, k: int) -> Tensor:
+        """[rows, 1] bool: the guided rows that negative k belongs to."""
+        own = torch.zeros(len(self.wanted), 1, dtype=torch.bool, device=self.wanted.device)
+        own[self._rows_of(k)] = True
+        return own
 
 
 class AppendedTexts(_Texts):
@@ -282,7 +304,7 @@ class RowTexts(_Texts):
         self.text = slice(filled, count) if patch.image_first else slice(0, first)
         batch = self.rows.stop - self.rows.start
         self.negative_rows = [
-            slice(run.total + i * batch, run.total + (i + 1) * batch) for i in range(len(run.active))
+            slice(run.total + i * batch, run.total + (i + 1) * batch) for i in range(len(run.slots))
         ]
         self.seen = [slice(0, self.k.shape[2])]
         self.plain = scaled_dot_product_attention(self.q, self.k, self.v, attn_mask=self.mask, **self.options)

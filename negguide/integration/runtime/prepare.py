@@ -25,6 +25,7 @@ from negguide.integration.runtime.masks import (
 from negguide.integration.runtime.prompt_rows import check_prompt_index
 from negguide.integration.runtime.references import EncodedReferences
 from negguide.integration.runtime.score import GuidanceStep, ScoreRuntime
+from negguide.integration.runtime.slots import slots_of
 from negguide.integration.runtime.token_budget import check_negative, check_prompts
 from negguide.integration.runtime.tokens import TokenRuntime, token_targets
 from negguide.methods import (
@@ -79,7 +80,10 @@ def check_call(
             name = type(methods.token).__name__
             _check_present(pipe, ("vae", *family.text_encoders), f"{name} needs", "reference images")
     if methods.attention is not None and max_branch_batch is not None:
-        _check_limit(family, methods.attention, max_branch_batch)
+        # at least; texts of other lengths take more
+        own = methods.attention.negatives
+        rows = len(slots_of(own, range(len(own))))
+        _check_limit(family, methods.attention, rows, max_branch_batch)
     _check_caches(pipe, family, methods, max_branch_batch)
     check_prompts(pipe, family, arguments, guided=reason is None)
 
@@ -130,12 +134,11 @@ def _check_present(pipe: Any, parts: Sequence[str], who: str, what: str) -> None
         )
 
 
-def _check_limit(family: Family, method: AttentionMethod, max_branch_batch: int) -> None:
-    least = 1 + len(method.negatives)
-    if family.negative_rows and max_branch_batch < least:
+def _check_limit(family: Family, method: AttentionMethod, rows: int, max_branch_batch: int) -> None:
+    if family.negative_rows and max_branch_batch < 1 + rows:
         raise ValueError(
             f"max_branch_batch is {max_branch_batch}, and {family.name} runs the prompt and each negative of "
-            f"{type(method).__name__} together, as branches that attend to one another; give at least {least}"
+            f"{type(method).__name__} together, as branches that attend to one another; give at least {1 + rows}"
         )
 
 
@@ -208,7 +211,7 @@ def prepare_runtimes(
         models: the denoisers, without wrappers.
 
     Raises:
-        ValueError: a method finds no module to act in.
+        ValueError: a method finds no module to act in, or `max_branch_batch` is below what it needs at once.
     """
     latent_size = family.latent_size(pipe, arguments)
     _, images = images_per_prompt(arguments)
@@ -223,17 +226,18 @@ def prepare_runtimes(
         size = 1 if methods.token is None else methods.token.group_size or 1
         runtimes.append(ScoreRuntime(step, family, text, measure=trace, group_size=size))
     if methods.attention is not None:
-        runtimes.append(
-            AttentionRuntime(
-                methods.attention,
-                family,
-                encode_negatives(pipe, family, methods.attention.negatives, arguments),
-                {model: text_targets(model, family) for model in models},
-                images,
-                _masks(pipe, methods.attention.negatives, latent_size),
-                measure=trace,
-            )
+        attention = AttentionRuntime(
+            methods.attention,
+            family,
+            encode_negatives(pipe, family, methods.attention.negatives, arguments),
+            {model: text_targets(model, family) for model in models},
+            images,
+            _masks(pipe, methods.attention.negatives, latent_size),
+            measure=trace,
         )
+        if max_branch_batch is not None:
+            _check_limit(family, methods.attention, attention.most_joined_rows(), max_branch_batch)
+        runtimes.append(attention)
     if methods.token is not None:
         method = methods.token
         reference_masks = [cover(mask_tensor(m)[None], *latent_size, "area") for m in method.reference_masks]

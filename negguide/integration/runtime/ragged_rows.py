@@ -50,7 +50,7 @@ class RaggedRowTexts(_Texts):
         self.places = image_places(run.row_lengths, tokens, self.q.device)
         batch = self.rows.stop - self.rows.start
         self.negative_rows = [
-            slice(run.total + i * batch, run.total + (i + 1) * batch) for i in range(len(run.active))
+            slice(run.total + i * batch, run.total + (i + 1) * batch) for i in range(len(run.slots))
         ]
         self.seen = [slice(0, self.k.shape[2])]
         self.plain = scaled_dot_product_attention(self.q, self.k, self.v, attn_mask=self.mask, **self.options)
@@ -74,7 +74,7 @@ class RaggedRowTexts(_Texts):
 
     def negative_keys(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Keys, values and their mask of the text in the row of each negative, without what fills it up."""
-        # one text, so one length in all rows of a negative
+        # texts of one length share a slot
         texts = [slice(0, self.run.row_lengths[rows.start]) for rows in self.negative_rows]
         return self._keys(texts, self.negative_rows)
 

@@ -26,6 +26,7 @@ from negguide.integration.runtime.maps import shift_maps
 from negguide.integration.runtime.masks import mask_over
 from negguide.integration.runtime.prompt_rows import prompt_rows
 from negguide.integration.runtime.refresh import RefreshSchedule
+from negguide.integration.runtime.slots import slots_of
 from negguide.methods import ScoreMethod
 
 LEAST_GUIDANCE = 1e-4
@@ -106,7 +107,7 @@ class GuidanceStep:
         wide = torch.promote_types(uncond.dtype, torch.float32)
         u, c = uncond.to(wide), cond.to(wide)
         stacked, weights, masks = [], [], []
-        for members in self._slots(len(u)):
+        for members in slots_of(self.method.negatives, self.active):
             # images that no negative of this slot belongs to: n = u takes nothing away
             prediction, weight = u.clone(), u.new_zeros(len(u))
             mask = None if self.masks is None else u.new_ones(len(u), *self.masks.shape[1:])
@@ -130,21 +131,6 @@ class GuidanceStep:
             self._measure(u, c, n, w, m, latent_size)
         return self.method.guide(u, c, n, w, guidance_scale, m)
 
-    def _slots(self, batch: int) -> list[list[int]]:
-        """The acting negatives in groups of disjoint images, which are computed side by side, in their order.
-
-        The j-th negatives of several prompts share one; where the order counts (`joint`) it is that of each prompt.
-        """
-        slots: list[tuple[list[int], set[int]]] = []
-        for k in self.active:
-            rows = set(range(*self.rows(k, batch).indices(batch)))
-            last = max((i for i, (_, taken) in enumerate(slots) if taken & rows), default=-1)
-            if last + 1 == len(slots):
-                slots.append(([], set()))
-            slots[last + 1][0].append(k)
-            slots[last + 1][1].update(rows)
-        return [members for members, _ in slots]
-
     def _measure(
         self,
         u: Tensor,
@@ -160,7 +146,7 @@ class GuidanceStep:
             maps = shift_maps(self.method, u, c, n, w, masks, latent_size)
         # from slots back to negatives, with nothing for the images that are not theirs
         self.statistics = {"indices": [], "cosine": [], "kept": [], "maps": None if maps is None else []}
-        for slot, members in enumerate(self._slots(len(u))):
+        for slot, members in enumerate(slots_of(self.method.negatives, self.active)):
             for k in members:
                 rows = self.rows(k, len(u))
                 others = torch.ones(len(u), dtype=torch.bool, device=u.device)

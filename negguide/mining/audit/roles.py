@@ -29,15 +29,27 @@ def write_rebalanced(balance: Balance, path: Path, settings: Mapping[str, Any]) 
     save_json(content, path)
 
 
-def read_rebalanced(folder: Path | str) -> Iterator[tuple[Item, Place]]:
+def read_rebalanced(folder: Path | str, report: Path | str | None = None) -> Iterator[tuple[Item, Place]]:
     """As `read_set`, but only the items that rebalancing kept, in their roles.
+
+    Args:
+        folder: the set.
+        report: where the audit wrote its choice; None = in the set.
 
     Raises:
         ValueError: the set was not rebalanced, or has changed since.
     """
-    path = location(folder) / REBALANCED
+    path = location(folder if report is None else report) / REBALANCED
     if not path.is_file():
-        raise ValueError(f"{folder} is not rebalanced: run `negguide audit {folder} --rebalance` first")
+        if report is not None:
+            raise ValueError(
+                f"{report} holds no {REBALANCED}; give the folder that `negguide audit {folder} --rebalance --out` "
+                "wrote into"
+            )
+        raise ValueError(
+            f"{folder} is not rebalanced: run `negguide audit {folder} --rebalance` first, or name the report that it "
+            "wrote elsewhere (--report)"
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         kept, exchanged = set(content["kept"]), set(content["exchanged"])

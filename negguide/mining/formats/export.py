@@ -37,6 +37,7 @@ def write_export(
     format: str,
     *,
     rebalanced: bool = False,
+    report: Path | str | None = None,
     overwrite: bool = False,
     shard_size: int | None = None,
     say: Callable[[str], None] = warnings.warn,
@@ -68,6 +69,7 @@ def write_export(
         out: made, with its parents.
         format: one of ``FORMATS``.
         rebalanced: only the items that `negguide audit --rebalance` kept, in their roles.
+        report: with ``rebalanced``, the folder into which the audit wrote its choice; None = into the set.
         overwrite: put the export in place of the folder ``out``, once it is complete.
         shard_size: items a shard or file (rows, of the tables), of the formats in ``SHARDED``; None = 1000.
         say: is told what a reader of the export must know.
@@ -85,6 +87,8 @@ def write_export(
         )
     if shard_size is not None and shard_size < 1:
         raise ValueError(f"shard_size={shard_size} must be a whole number >= 1")
+    if report is not None and not rebalanced:
+        raise ValueError(f"report={str(report)!r} has no meaning without rebalanced=True")
     folder, out = absolute(location(folder)), location(out, "--out")
     if not on_this_machine(out):
         raise ValueError(f"out={str(out)!r} is no folder of this machine; export there, and copy it")
@@ -92,7 +96,7 @@ def write_export(
     if out == folder or out in folder.parents:
         raise ValueError(f"out={str(out)!r} holds the set itself; give another folder")
     summary = Summary()
-    items = read_rebalanced(folder) if rebalanced else read_set(folder)
+    items = read_rebalanced(folder, report) if rebalanced else read_set(folder)
     folders.check_out(out, overwrite)
     with whole_folder(out) as partial:
         target = folders.Target(partial, out, shard_size or folders.SHARD, say)

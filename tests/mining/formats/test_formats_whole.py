@@ -96,6 +96,29 @@ def test_the_command_exports_the_rebalanced_set(
     assert (out / "images" / second["filename"]).read_bytes() == negative.read_bytes()
     assert "| roles | exchanged | 1 |" in (out / "README.md").read_text()
 
+    # the same choice, written elsewhere
+    (tmp_path / "report").mkdir()
+    (tmp_path / "set/rebalanced.json").rename(tmp_path / "report/rebalanced.json")
+    arguments = (
+        "export",
+        tmp_path / "set",
+        "--format",
+        "sugarcrepe",
+        "--overwrite",
+        "--out",
+        tmp_path / "two",
+    )
+    missing = command(*arguments, "--rebalanced")
+    assert missing.exit_code == 2 and "--report" in missing.message
+    elsewhere = command(*arguments, "--rebalanced", "--report", tmp_path / "report")
+    assert elsewhere.exit_code == 0, elsewhere.message
+    for file in ("replace_obj.json", "replace_att.json"):
+        assert (tmp_path / "two" / file).read_bytes() == (out / file).read_bytes()
+    wrong = command(*arguments, "--rebalanced", "--report", tmp_path)
+    assert wrong.exit_code == 2 and "holds no rebalanced.json" in wrong.message
+    alone = command(*arguments, "--report", tmp_path / "report")
+    assert alone.exit_code == 2 and "has no meaning without" in alone.message
+
     again = command("export", tmp_path / "set", "--format", "sugarcrepe", "--out", out)
     assert again.exit_code == 2 and "exists already" in again.message
     replaced = command("export", tmp_path / "set", "--format", "parquet", "--out", out, "--overwrite")
