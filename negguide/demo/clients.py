@@ -46,6 +46,14 @@ class Clients:
         if session is not None:
             _remember(self._started, session)
 
+    def leave_queue(self, session: str | None) -> None:
+        """Take what a page's visitor still waits for out of the queue. To be called in the server's own thread."""
+        if session is None:
+            return
+        for one in self.page._queue.event_queue_per_concurrency_id.values():
+            for event in [event for event in one.queue if event.session_hash == session]:
+                self.give_up(event._id)
+
     def has_started_since(self, session: str | None, moment: float) -> bool:
         """Whether a visitor has begun something since a `time.monotonic()`."""
         return session is not None and self._started.get(session, 0.0) >= moment

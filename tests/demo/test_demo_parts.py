@@ -35,9 +35,11 @@ from negguide.demo.messages import (
 )
 from negguide.demo.methods import CLASSIC, with_method
 from negguide.demo.outputs import Outputs
+from negguide.demo.state import check_windows
 from negguide.demo.stopping import StoppedError, Stops
 from negguide.demo.tabs.pairs import marked
 from negguide.integration.diagnostics.trace import Trace
+from negguide.methods import Method
 from negguide.mining.item import Edit
 from negguide.models import defaults
 
@@ -148,8 +150,39 @@ def test_an_error_becomes_a_message_in_which_nothing_is_markup() -> None:
     assert not caught.value.print_exception
     with pytest.raises(gr.Error, match="Stopped"), validation_messages():
         raise StoppedError
+    # as it was said, also through several of them
+    with pytest.raises(gr.Error) as caught, validation_messages(), validation_messages():
+        raise ValueError("stop=0.5 of Negative('a hat') and Negative(\"the cat's\") " + "x" * 10_000)
+    assert caught.value.message.startswith("stop=0.5 of “a hat” and “the cat's” xxx")
+    assert len(caught.value.message) < 600
     with pytest.raises(gr.Error, match="pip install"), validation_messages():
         raise ImportError('edits of English need the package inflect: pip install ".[mining]"')
+
+
+@pytest.mark.parametrize(
+    ("steps", "method", "said"),
+    [
+        (
+            1,
+            PerpNeg(Negative("a hat", stop=0.5)),
+            "“a hat” would never act: .* 0.5 of 1 step holds none of them",
+        ),
+        (3, NAG(Negative("a hat", start=0.4, stop=0.6)), "“a hat” would never act: .* 0.4 to 0.6 of 3 steps"),
+        (1, NegToMe(stop=0.25), "NegToMe would never act: .* 0.25 of 1 step holds none"),
+        (4, PerpNeg(Negative("a hat", stop=0.5)), None),
+        (1, NegToMe(), None),
+    ],
+)
+def test_what_would_never_act_is_answered_without_arithmetic(
+    steps: int, method: Method, said: str | None
+) -> None:
+    run = Run("a bear", steps, 5.0, (0, 1), methods=(method,))
+    if said is None:
+        check_windows(run)
+        return
+    with pytest.raises(ValueError, match=said) as caught:
+        check_windows(run)
+    assert "int(" not in str(caught.value) and "Negative(" not in str(caught.value)
 
 
 def _trace(cosine: float, kept: float, changed: float | None = None) -> Trace:
@@ -168,7 +201,7 @@ def test_the_sentence_tells_the_numbers_of_the_trace() -> None:
     nan = float("nan")
     assert "never acted" in what_happened(method, _trace(nan, nan), ["black glasses"])
     assert "by 12%" in what_happened(NAG("black glasses"), _trace(nan, nan, 0.12), ["black glasses"])
-    assert "also from what it shares" in what_happened(None, None, ["black glasses"])
+    assert "including what it shares" in what_happened(None, None, ["black glasses"])
     assert "Nothing was left out" in what_happened(None, None, [])
 
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from negguide.demo import Limits
 from negguide.demo.server import Server
@@ -115,6 +115,45 @@ def test_layers_are_counted_and_measured_before_any_is_decoded(
         client.predict(character="upload", picture=editor | {"layers": four}, api_name="/keep_away")
 
 
+def test_an_editor_that_the_page_has_shown_checks_what_it_is_given(server: Server, picture: Path) -> None:
+    # Gradio makes another component for a visit in which one is changed, without what was attached to the first
+    (choice,) = (block for block in server.page.blocks.values() if block.elem_id == "reference-character")
+    shows = next(fn for fn in server.page.fns.values() if (choice._id, "change") in fn.targets)
+    (action,) = (fn for fn in server.page.fns.values() if fn.api_name == "keep_away")
+    visit = "shown"
+    address = f"{server.url}gradio_api/"
+    body = {"data": ["upload"], "fn_index": shows._id, "session_hash": visit}
+    assert httpx.post(f"{address}run/predict", json=body, timeout=60).status_code == 200
+    files = {"files": ("x.png", picture.read_bytes(), "image/png")}
+    (path,) = httpx.post(f"{address}upload", files=files, timeout=60).json()
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    values = {
+        "character": "upload",
+        "picture": {"background": file, "layers": [file] * 24, "composite": None},
+    }
+    parameters = httpx.get(f"{address}info", timeout=60).json()["named_endpoints"]["/keep_away"]["parameters"]
+    data = [values.get(one["parameter_name"], one.get("parameter_default")) for one in parameters]
+    body = {"data": data, "fn_index": action._id, "session_hash": visit}
+    assert httpx.post(f"{address}queue/join", json=body, timeout=60).status_code == 200
+    told = httpx.get(f"{address}queue/data?session_hash={visit}", timeout=120).text
+    assert "has 24 layers; at most 4 are read" in told and '"success":true' not in told
+    # nor is there another place in memory for what is painted
+    (painter,) = (block for block in server.page.blocks.values() if block.elem_id == "reference-picture")
+    assert _send(server, painter, "layers", "layer", picture.read_bytes(), "1000000000", visit) == 400
+
+
+def test_texts_beside_a_picture_that_unfold_into_much_are_refused_in_words(
+    client: Client, tmp_path: Path
+) -> None:
+    texts = PngImagePlugin.PngInfo()
+    texts.add_itxt("comment", "A" * 20_000_000, zip=True)
+    bomb = tmp_path / "texts.png"
+    Image.new("RGB", (8, 8)).save(bomb, pnginfo=texts)
+    assert bomb.stat().st_size < 100_000
+    with pytest.raises(AppError, match="no picture that can be read"):
+        client.predict(image=handle_file(str(bomb)), api_name="/hard_negatives")
+
+
 def test_a_refused_file_is_no_page_in_the_log(
     client: Client, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,9 +202,17 @@ def test_pictures_that_are_sent_and_never_asked_for_do_not_pile_up(
     painter.blob_storage.clear()
 
 
-def _send(server: Server, painter: Any, name: str, kind: str, file: bytes, index: str = "null") -> int:
+def _send(
+    server: Server,
+    painter: Any,
+    name: str,
+    kind: str,
+    file: bytes,
+    index: str = "null",
+    visit: str = "visit",
+) -> int:
     fields = {"type": kind, "index": index, "id": name}
-    body = {"component_id": str(painter._id), "fn_name": "accept_blobs", "session_hash": "visit"}
+    body = {"component_id": str(painter._id), "fn_name": "accept_blobs", "session_hash": visit}
     return httpx.post(
         f"{server.url}gradio_api/component_server",
         data=body | fields,
