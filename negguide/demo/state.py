@@ -132,9 +132,10 @@ class AppState:
         return Negative(prompt, weight, start, stop)
 
     def stop(self, session: str | None) -> None:
-        """A visitor stops what is drawn, and what waits."""
-        self.clients.start_over(session)
-        self.stops.stop(session)
+        """A visitor stops what is drawn, and what waits; without a session there is nobody who could."""
+        if session is not None:
+            self.clients.start_over(session)
+            self.stops.stop(session)
 
     @contextmanager
     def working(

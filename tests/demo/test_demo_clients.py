@@ -182,6 +182,15 @@ def test_places_in_the_queue_are_counted_by_address_also_on_their_way_into_it() 
         assert again
 
 
+def test_whoever_has_no_session_stops_nobody(backend: Any) -> None:
+    # the first examples are drawn for nobody
+    state = AppState(backend, Limits(), Outputs(60), Clients(1))
+    with state.stops.running(None) as stopped:
+        state.stop(None)
+        assert not stopped.is_set()
+    state.outputs.close()
+
+
 def test_a_run_says_how_often_it_evaluates_the_model() -> None:
     assert Run("a bear", 10, 5.0, (0, 1, 2)).evaluations == 3 * 10 * 2
     assert Run("a bear", 10, 1.0, (0, 1, 2)).evaluations == 3 * 10

@@ -28,6 +28,30 @@ def test_uploads_that_are_too_large_are_refused(server: Server) -> None:
     assert upload(1_200_000) == 413
 
 
+def test_what_a_request_brings_is_bounded_as_a_whole(
+    server: Server, limits: Limits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Gradio takes a thousand files in one request, each as large as one may be
+    many = [("files", (f"{number}.png", b"\0" * 900_000, "image/png")) for number in range(3)]
+    for place in ("upload", "component_server"):
+        answer = httpx.post(f"{server.url}gradio_api/{place}", files=many, timeout=60)
+        assert answer.status_code == 413 and "2,097,152 bytes" in answer.text
+    body = b"[" + b"0," * 1_100_000 + b"0]"
+    joined = httpx.post(f"{server.url}gradio_api/queue/join", content=body, timeout=60)
+    assert joined.status_code == 413
+
+    def chunks() -> Iterator[bytes]:
+        yield b"0"
+
+    assert httpx.post(f"{server.url}gradio_api/upload", content=chunks(), timeout=60).status_code == 411
+    one = {"files": ("x.png", b"\0" * 1000, "image/png")}
+    assert httpx.post(f"{server.url}gradio_api/upload", files=one, timeout=60).status_code == 200
+    assert server.outputs.size() >= 1000
+    monkeypatch.setattr("negguide.demo.incoming.MAX_STORED", 999)
+    full = httpx.post(f"{server.url}gradio_api/upload", files=one, timeout=60)
+    assert full.status_code == 507 and "no room" in full.text
+
+
 def test_a_picture_is_turned_as_the_camera_says(tmp_path: Path) -> None:
     picture = Image.new("RGB", (4, 2), "red")
     exif = picture.getexif()
