@@ -42,6 +42,13 @@ THEME = gr.themes.Default(
     body_text_color_subdued="*neutral_500",
     body_text_color_subdued_dark="*neutral_400",
     block_info_text_color="*neutral_500",
+    # 3 to 1 for what is not text
+    checkbox_border_color="*neutral_500",
+    checkbox_border_color_dark="*neutral_400",
+    link_text_color_dark="*primary_300",
+    link_text_color_visited_dark="*primary_300",
+    link_text_color_hover_dark="*primary_200",
+    link_text_color_active_dark="*primary_200",
     button_primary_background_fill="*primary_600",
     button_primary_background_fill_hover="*primary_700",
 )
@@ -110,7 +117,9 @@ def build(
                 with gr.Tab(title, id=name) as opened[name]:
                     tabs[name] = module.build(state)
         papers = ", ".join(paper(kind, kind.label) for kind in registered_methods())
-        gr.Markdown(f"Papers: {papers}. Every tab shows how to do the same in Python.", elem_id="papers")
+        gr.Markdown(
+            f"Papers: {papers}. Every tab says how to do the same in Python or in a shell.", elem_id="papers"
+        )
         events = [event for tab in tabs.values() for event in tab.events]
         for tab in tabs.values():
             tab.buttons.stop.click(

@@ -310,6 +310,8 @@ def test_on_a_phone_every_tab_can_be_reached_and_shows_its_results_below_the_but
     assert (sum(levels) < 200) == (scheme == "dark")
     for title, (link, name) in TABS.items():
         phone.click(f"#nav-{link}")
+        # and one sees which of them is open
+        phone.wait_for_function(_IN_VIEW, arg=f"#nav-{link}.open")
         # a solid takes long; the turntables that are made in advance are there at once
         if name != "views":
             phone.click(f"#{name}-example-0")
@@ -327,6 +329,8 @@ def test_on_a_phone_every_tab_can_be_reached_and_shows_its_results_below_the_but
     phone.close()
 
 
+_IN_VIEW = """selector => { const box = document.querySelector(selector)?.getBoundingClientRect();
+    return box && box.left >= 0 && box.right <= innerWidth; }"""
 _GAP = """([above, below]) => document.querySelector(below).getBoundingClientRect().top
     - document.querySelector(above).getBoundingClientRect().bottom"""
 _WORDLESS = """() => [...document.querySelectorAll("img")].filter(image => image.checkVisibility() && !image.alt)

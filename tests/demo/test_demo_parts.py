@@ -17,10 +17,12 @@ from negguide.demo.backend import Backend, Run, first_and_rest, joined
 from negguide.demo.examples import (
     ANY_LEAVE_OUT,
     TOYWORLD_CAPTIONS,
+    TOYWORLD_COMPARE,
     TOYWORLD_DIVERSITY,
     TOYWORLD_LEAVE_OUT,
     TOYWORLD_REFERENCE,
     TOYWORLD_SOLIDS,
+    LeaveOut,
 )
 from negguide.demo.limits import MAX_TEXT, Limits, text, whole
 from negguide.demo.measures import agree
@@ -261,15 +263,25 @@ def test_examples_suit_the_model_that_is_loaded() -> None:
         *TOYWORLD_REFERENCE.values(),
         *TOYWORLD_CAPTIONS.values(),
         *TOYWORLD_SOLIDS,
+        *(words for example in TOYWORLD_COMPARE for words in example[:2]),
     ):
         assert complaint(words) is None
 
 
-def test_the_page_opens_with_a_case_where_the_difference_is_plain() -> None:
+@pytest.mark.parametrize(
+    ("first", "seeds", "expected"),
+    [
+        (TOYWORLD_LEAVE_OUT[0], 4, {CLASSIC: 1, "perp-neg": 4}),
+        (LeaveOut(TOYWORLD_COMPARE[0][0], (TOYWORLD_COMPARE[0][1],)), 3, {CLASSIC: 0, "perp-neg": 3}),
+    ],
+    ids=["leave-out", "compare"],
+)
+def test_the_page_opens_with_a_case_where_the_difference_is_plain(
+    first: LeaveOut, seeds: int, expected: dict[str, int]
+) -> None:
     backend = Backend()
-    first = TOYWORLD_LEAVE_OUT[0]
     weight, start, stop = backend.strength()
-    plain = Run(first.prompt, backend.steps, backend.suited.guidance_scale, (0, 1, 2, 3))
+    plain = Run(first.prompt, backend.steps, backend.suited.guidance_scale, tuple(range(seeds)))
     negatives = [Negative(words, weight, start, stop) for words in first.negatives]
     kept = {
         way: agree(
@@ -280,7 +292,7 @@ def test_the_page_opens_with_a_case_where_the_difference_is_plain() -> None:
         )
         for way in (CLASSIC, first.method)
     }
-    assert kept == {CLASSIC: 1, first.method: 4}
+    assert kept == expected
 
 
 def test_an_embedded_model_without_guidance_begins_with_what_acts_without() -> None:

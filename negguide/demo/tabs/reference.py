@@ -23,6 +23,8 @@ from negguide.toyworld import TRADEMARK, Scene, render
 
 PIP, UPLOAD = "pip", "upload"
 PLACE = "meadow"
+_AWAY = ["away"]
+"""The class of what is in the page and not shown."""
 IMAGES = 4
 """Seeds that are drawn unless another number is chosen."""
 
@@ -264,7 +266,7 @@ def build(state: AppState) -> components.Tab:
             )
             # an editor that is not in the page when it is built does not take pictures later, and one that is itself
             # shown and hidden is another one from then on, without the checks of this one
-            with gr.Column(visible="hidden" if toy else True) as own:
+            with gr.Column(elem_classes=_AWAY if toy else []) as own:
                 picture = gr.ImageEditor(
                     label="My picture; paint over a part, and only that part counts",
                     type="pil",
@@ -313,7 +315,10 @@ def build(state: AppState) -> components.Tab:
                 )
             components.vocabulary(state)
     character.change(
-        lambda chosen: [gr.update(visible=True if chosen == UPLOAD else "hidden")] * 2,
+        lambda chosen: [
+            gr.update(elem_classes=[] if chosen == UPLOAD else _AWAY),
+            gr.update(visible=chosen == UPLOAD),
+        ],
         character,
         [own, files],
         api_visibility="private",

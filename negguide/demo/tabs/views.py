@@ -143,7 +143,7 @@ def build(state: AppState) -> components.Tab:
                     ROUNDS,
                     step=1,
                     label="Rounds",
-                    info="fewer are faster and coarser",
+                    info="fewer are coarser",
                     min_width=140,
                     buttons=[],
                 )
