@@ -13,7 +13,7 @@ import argparse
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 from playwright.sync_api import sync_playwright
@@ -25,8 +25,9 @@ TABS = {name: module.__name__.rsplit(".", 1)[1] for name, (_, module) in app.TAB
 """{end of the address: name of the file}."""
 SHOWN = {"mining": "#mining-keep label", "compare": "#compare-sheet img", "views": "#views-perp-neg img"}
 """What is there when a tab's results are, where that is not a table of numbers."""
-VIEWS = ((1280, "light"), (390, "dark"))
-OTHER_VIEWS = ((1280, "dark"), (390, "light"))
+View = tuple[int, Literal["light", "dark"]]
+VIEWS: tuple[View, ...] = ((1280, "light"), (390, "dark"))
+OTHER_VIEWS: tuple[View, ...] = ((1280, "dark"), (390, "light"))
 ARGUMENTS = [
     "--headless",
     "--no-sandbox",
@@ -67,7 +68,7 @@ def main() -> None:
         server.close()
 
 
-def _shots(page: Any, url: str, view: tuple[int, str], out: Path, names: Sequence[str]) -> None:
+def _shots(page: Any, url: str, view: View, out: Path, names: Sequence[str]) -> None:
     """Photograph these tabs on a page of this width and colour scheme."""
     width, scheme = view
     for link, name in TABS.items():

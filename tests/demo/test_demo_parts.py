@@ -39,6 +39,7 @@ from negguide.demo.methods import CLASSIC, with_method
 from negguide.demo.outputs import Outputs
 from negguide.demo.state import check_windows
 from negguide.demo.stopping import StoppedError, Stops
+from negguide.demo.tabs.negatives import explanation
 from negguide.demo.tabs.pairs import marked
 from negguide.integration.diagnostics.trace import Trace
 from negguide.methods import Method
@@ -250,6 +251,21 @@ def test_what_everybody_sees_does_not_grow_old(tmp_path: Path) -> None:
     outputs.delete_old(time.time() + 3600)
     assert (lasting / "picture.png").exists() and not other.exists()
     outputs.close()
+
+
+@pytest.mark.parametrize(
+    ("way", "name", "place"),
+    [
+        ("perp-neg", "perpendicular to the prompt", "predictions"),
+        ("nag", "Normalized attention guidance: ", "where the picture reads the words"),
+        ("nasa", "Negative-away steer attention: ", "where the picture reads the words"),
+        ("ong", "Orthogonal negative guidance: ", "where the picture reads the words"),
+        ("vsf", "Value sign flip: ", "where the picture reads the words"),
+    ],
+)
+def test_each_method_has_its_name_its_line_and_its_paper(way: str, name: str, place: str) -> None:
+    said = explanation(way)
+    assert name in said and place in said and "https://arxiv.org/abs/" in said
 
 
 def test_examples_suit_the_model_that_is_loaded() -> None:

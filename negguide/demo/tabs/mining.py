@@ -147,7 +147,8 @@ class Mining:
             if not set_id:
                 raise ValueError("There is no set yet; make hard negatives first.")
             folder = self.state.outputs.folder / set_id / SET if _SET_ID.fullmatch(set_id) else None
-            if folder is None or not folder.is_dir():
+            # an emptied folder stays for a while
+            if folder is None or not any(path.is_file() for path in folder.rglob("*")):
                 raise ValueError(
                     "This set is not there any more; sets are deleted after an hour. Make it again."
                 )

@@ -127,7 +127,7 @@ def build(state: AppState) -> components.Tab:
                 elem_id="negatives-method",
             )
             explained = gr.Markdown(
-                _explained(first.method), elem_id="negatives-explained", elem_classes="title"
+                explanation(first.method), elem_id="negatives-explained", elem_classes="title"
             )
             beside = gr.Checkbox(True, label="also draw what a classic negative prompt does")
             settings = components.settings(state, images=IMAGES)
@@ -163,7 +163,7 @@ def build(state: AppState) -> components.Tab:
     method.input(
         lambda way: [
             gr.update(value=False, visible=weighs_itself(way)),
-            _explained(way),
+            explanation(way),
             *by_way(way, False),
         ],
         method,
@@ -179,7 +179,7 @@ def build(state: AppState) -> components.Tab:
             gr.update(value=False, visible=weighs_itself(example.method)),
             example.prompt,
             example.method,
-            _explained(example.method),
+            explanation(example.method),
             *_filled_up(example.negatives),
             *by_way(example.method, False),
         ]
@@ -213,7 +213,7 @@ def build(state: AppState) -> components.Tab:
     )
 
 
-def _explained(way: str) -> str:
+def explanation(way: str) -> str:
     """What a way of leaving out does, in one line, and where it was published."""
     if way == PLAIN:
         return "Nothing is left out."
