@@ -167,6 +167,13 @@ def test_what_is_written_runs_nowhere_on_the_page(page: Any) -> None:
     assert toast.locator("img").count() == 0
     page.locator(".toast-close").first.click()
     assert page.evaluate("window.ran") == 0
+    # the same words in the page's own line: whoever is asked for the picture is found by the last test of this page
+    page.fill("#negatives-prompt textarea", "![picture](//127.0.0.9/p.png) [link](//127.0.0.9)")
+    page.press("#negatives-prompt textarea", "Enter")
+    said = page.locator("#negatives-said")
+    playwright.expect(said).to_contain_text("![picture](//127", timeout=WAIT)
+    assert said.locator("img, a").count() == 0
+    page.locator(".toast-close").first.click()
 
 
 def test_draw_starts_over_while_something_is_drawn(page: Any, backend: Any, gate: threading.Event) -> None:
