@@ -177,7 +177,11 @@ class AppState:
                 check_windows(run)
 
             def draw(run: Run, title: str) -> Drawn:
-                return self.backend.of(run).draw(run, lambda: step(title), step(title, 0))
+                stop = step(title, 0)
+                if self.lasting:
+                    # drawn for nobody yet
+                    self.clients.let_go_first(stop)
+                return self.backend.of(run).draw(run, lambda: step(title), stop)
 
             yield draw
 

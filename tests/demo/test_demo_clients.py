@@ -191,6 +191,29 @@ def test_whoever_has_no_session_stops_nobody(backend: Any) -> None:
     state.outputs.close()
 
 
+def test_what_is_drawn_for_nobody_waits_for_those_who_asked() -> None:
+    class Queue(list[Any]):
+        active_jobs: list[Any] = [None]  # noqa: RUF012 (of this test alone)
+
+    who, queue, stop = Clients(1), Queue(), threading.Event()
+    # nobody can have asked before there is a page
+    who.let_go_first(stop)
+    who.page = SimpleNamespace(_queue=queue)
+    who.let_go_first(stop)
+    queue.active_jobs, ended = [None, ["a job"]], threading.Event()
+    waiting = threading.Thread(target=lambda: (who.let_go_first(stop), ended.set()), daemon=True)
+    waiting.start()
+    assert not ended.wait(0.3)
+    queue.append("waits")
+    queue.active_jobs = [None]
+    assert not ended.wait(0.3)
+    queue.clear()
+    assert ended.wait(60)
+    queue.append("waits")
+    stop.set()
+    who.let_go_first(stop)
+
+
 def test_a_run_says_how_often_it_evaluates_the_model() -> None:
     assert Run("a bear", 10, 5.0, (0, 1, 2)).evaluations == 3 * 10 * 2
     assert Run("a bear", 10, 1.0, (0, 1, 2)).evaluations == 3 * 10
