@@ -1,6 +1,7 @@
 """The screenshots of the demo in docs/, from the embedded model in a real browser.
 
     python scripts/photograph_demo.py [--out docs] [--chromium /usr/bin/chromium] [--tabs negatives,mining] [--all]
+        [--timeout 300]
 
 Each tab as it opens, at 1280 pixels in light and at 390 in dark; with `--all`, both widths in both. Needs playwright
 and a Chromium.
@@ -12,7 +13,7 @@ import argparse
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 from playwright.sync_api import sync_playwright
@@ -24,8 +25,9 @@ TABS = {name: module.__name__.rsplit(".", 1)[1] for name, (_, module) in app.TAB
 """{end of the address: name of the file}."""
 SHOWN = {"mining": "#mining-keep label", "compare": "#compare-sheet img", "views": "#views-perp-neg img"}
 """What is there when a tab's results are, where that is not a table of numbers."""
-VIEWS = ((1280, "light"), (390, "dark"))
-OTHER_VIEWS = ((1280, "dark"), (390, "light"))
+View = tuple[int, Literal["light", "dark"]]
+VIEWS: tuple[View, ...] = ((1280, "light"), (390, "dark"))
+OTHER_VIEWS: tuple[View, ...] = ((1280, "dark"), (390, "light"))
 ARGUMENTS = [
     "--headless",
     "--no-sandbox",
@@ -34,7 +36,6 @@ ARGUMENTS = [
     "--no-first-run",
     "--disable-sync",
 ]
-WAIT = 300_000
 
 
 def main() -> None:
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     parser.add_argument("--tabs", default=",".join(TABS.values()), help="which, by the names of their files")
     parser.add_argument("--all", action="store_true", help="both widths in light and in dark")
+    parser.add_argument("--timeout", type=int, default=300, help="seconds that a tab's results may take")
     arguments = parser.parse_args()
     views = VIEWS + OTHER_VIEWS if arguments.all else VIEWS
     names = arguments.tabs.split(",")
@@ -57,15 +59,18 @@ def main() -> None:
         with sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=arguments.chromium, args=ARGUMENTS)
             for width, scheme in views:
-                _shots(browser, server.url, width, scheme, arguments.out, names)
+                page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+                page.set_default_timeout(1000 * arguments.timeout)
+                _shots(page, server.url, (width, scheme), arguments.out, names)
+                page.close()
             browser.close()
     finally:
         server.close()
 
 
-def _shots(browser: Any, url: str, width: int, scheme: str, out: Path, names: Sequence[str]) -> None:
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page.set_default_timeout(WAIT)
+def _shots(page: Any, url: str, view: View, out: Path, names: Sequence[str]) -> None:
+    """Photograph these tabs on a page of this width and colour scheme."""
+    width, scheme = view
     for link, name in TABS.items():
         if name not in names:
             continue
@@ -77,13 +82,12 @@ def _shots(browser: Any, url: str, width: int, scheme: str, out: Path, names: Se
         page.wait_for_timeout(2500)
         page.evaluate("scrollTo(0, 0)")
         page.mouse.move(2, 2)
-        suffix = "" if (width, scheme) in VIEWS else f"-{scheme}"
+        suffix = "" if view in VIEWS else f"-{scheme}"
         path = out / f"demo-{name}-{width}{suffix}.png"
         with Image.open(io.BytesIO(page.screenshot(full_page=True))) as shot:
             # a palette: a quarter of the bytes
             shot.convert("RGB").quantize(256).save(path, optimize=True)
         print(f"{path} ({path.stat().st_size / 1024:.0f} kB)")
-    page.close()
 
 
 if __name__ == "__main__":

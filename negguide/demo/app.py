@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ import gradio as gr
 from negguide.demo.backend import Backend
 from negguide.demo.clients import Clients
 from negguide.demo.components import Tab, filling
+from negguide.demo.endings import STOPPED
 from negguide.demo.limits import Limits
 from negguide.demo.messages import WORDS, WORDS_TOOL
 from negguide.demo.methods import paper
@@ -41,6 +42,13 @@ THEME = gr.themes.Default(
     body_text_color_subdued="*neutral_500",
     body_text_color_subdued_dark="*neutral_400",
     block_info_text_color="*neutral_500",
+    # 3 to 1 for what is not text
+    checkbox_border_color="*neutral_500",
+    checkbox_border_color_dark="*neutral_400",
+    link_text_color_dark="*primary_300",
+    link_text_color_visited_dark="*primary_300",
+    link_text_color_hover_dark="*primary_200",
+    link_text_color_active_dark="*primary_200",
     button_primary_background_fill="*primary_600",
     button_primary_background_fill_hover="*primary_700",
 )
@@ -109,22 +117,24 @@ def build(
                 with gr.Tab(title, id=name) as opened[name]:
                     tabs[name] = module.build(state)
         papers = ", ".join(paper(kind, kind.label) for kind in registered_methods())
-        gr.Markdown(f"Papers: {papers}. Every tab has its result as Python code.", elem_id="papers")
+        gr.Markdown(
+            f"Papers: {papers}. Every tab says how to do the same in Python or in a shell.", elem_id="papers"
+        )
         events = [event for tab in tabs.values() for event in tab.events]
         for tab in tabs.values():
             tab.buttons.stop.click(
-                _stopping(state, tab.buttons.label),
+                _stopping(state, tab.buttons.label, [event["id"] for event in events]),
                 outputs=[tab.said, tab.buttons.draw],
                 api_visibility="private",
-                cancels=events,
                 # a full queue must not keep anybody from stopping
                 queue=False,
                 show_progress="hidden",
             )
-        first = next(iter(tabs.values()))
-        first.buttons.stop.click(
+        # for programs; a page has its own
+        gr.on(
+            [],
             stop,
-            outputs=first.said,
+            outputs=next(iter(tabs.values())).said,
             api_name="stop",
             # so that it is no tool: tools of all clients share one session
             api_visibility="undocumented",
@@ -164,11 +174,14 @@ def words() -> dict[str, str]:
     return dict(WORDS)
 
 
-def _stopping(state: AppState, label: str) -> Callable[..., Any]:
+def _stopping(state: AppState, label: str, events: Sequence[int]) -> Callable[..., Any]:
     # another name than that of the endpoint, which Gradio would give to the first function that has it
-    def stop_on_the_page(request: gr.Request) -> tuple[str, str]:
+    async def stop_on_the_page(request: gr.Request) -> tuple[Any, Any]:
+        # what is there already is not what was stopped
+        busy = await state.clients.is_busy(request.session_hash, events)
         state.stop(request.session_hash)
-        return "Stopped.", label
+        state.clients.leave_queue(request.session_hash)
+        return (STOPPED, label) if busy else (gr.skip(), gr.skip())
 
     return stop_on_the_page
 
@@ -231,6 +244,6 @@ def _other_model(backend: Backend) -> str:
     )
     name = Path(backend.model).name if Path(backend.model).is_absolute() else backend.model
     return (
-        f"Drawn by **{name}**. What belongs to the embedded toy world is not here: its judge, which counts what each "
-        f"picture shows, its words, its scenes and Pip. {numbers}."
+        f"Drawn by **{name}**. Only the built-in toy world has a judge that counts what each picture shows, a list of "
+        f"words, scenes, and Pip; here they are left out. {numbers}."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator
@@ -45,6 +46,20 @@ class Clients:
         """A page begins something new: what its visitor asked for before is not wanted any more."""
         if session is not None:
             _remember(self._started, session)
+
+    def let_go_first(self, stop: threading.Event) -> None:
+        """Wait while anything that somebody asked for is drawn or waits; no longer than until `stop` is set."""
+        while self.page is not None and (len(self.page._queue) or any(self.page._queue.active_jobs)):
+            if stop.wait(0.05):
+                return
+
+    def leave_queue(self, session: str | None) -> None:
+        """Take what a page's visitor still waits for out of the queue. To be called in the server's own thread."""
+        if session is None:
+            return
+        for one in self.page._queue.event_queue_per_concurrency_id.values():
+            for event in [event for event in one.queue if event.session_hash == session]:
+                self.give_up(event._id)
 
     def has_started_since(self, session: str | None, moment: float) -> bool:
         """Whether a visitor has begun something since a `time.monotonic()`."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import gradio as gr
 
+from negguide.demo.endings import NOTHING, on_page
 from negguide.demo.limits import GRAIN
 from negguide.demo.messages import VOCABULARY
 from negguide.demo.state import MAX_SEED, AppState
@@ -55,7 +56,6 @@ DEVICE = "device"
 """The queue of everything that draws: one at a time."""
 RESTART = "Start over with these words"
 """What Draw says, and does, while something is drawn."""
-NOTHING = "Nothing was drawn; the message says why."
 
 
 def settings(state: AppState, *, images: int, least: int = 1) -> list[Component]:
@@ -110,9 +110,16 @@ def _seed(info: str) -> Component:
 def _steps(state: AppState) -> list[Component]:
     backend, most = state.backend, state.limits.max_steps
     return [
-        up_to(most, backend.steps, "Steps"),
+        up_to(most, backend.steps, "Steps", info="more are finer and slower"),
         gr.Slider(
-            0, 30, backend.suited.guidance_scale, step=0.5, label="Guidance scale", min_width=140, buttons=[]
+            0,
+            30,
+            backend.suited.guidance_scale,
+            step=0.5,
+            label="Guidance scale",
+            info="how strongly the prompt acts",
+            min_width=140,
+            buttons=[],
         ),
     ]
 
@@ -132,7 +139,7 @@ def threshold(value: float | None) -> gr.Slider:
         value,
         step=0.05,
         label="How alike (threshold)",
-        info="cosine from which on two patches of the pictures (tokens) count as alike; lower pushes more of them",
+        info="how similar two patches (tokens) must be to be pushed apart, as a cosine; lower pushes more",
         buttons=[],
     )
 
@@ -145,7 +152,7 @@ def until(stop: float | None) -> gr.Slider:
         stop or 0,
         step=0.05,
         label="Acts until",
-        info="share of the steps; 0 is as published for the model",
+        info="fraction of the steps; 0: as published for the model",
         buttons=[],
     )
 
@@ -222,7 +229,7 @@ def wire(
     filled: Mapping[gr.Button, Sequence[tuple[Component, Any]]],
     after: tuple[Callable[..., Any], Sequence[Component], Sequence[Component]] | None = None,
 ) -> tuple[list[Any], gr.State]:
-    """Run `fn` on every trigger, and on every example button after it has filled in its values.
+    """Run `fn` on every trigger, on every example button after it has filled in its values, and for programs.
 
     What the same visitor is drawing already ends, what is shown of it is taken away, and while something is drawn the
     button says that it starts over.
@@ -238,7 +245,6 @@ def wire(
     """
     begun = gr.State(False)
     run: dict[str, Any] = {
-        "fn": fn,
         "inputs": list(inputs),
         "outputs": list(outputs),
         "concurrency_id": DEVICE,
@@ -250,8 +256,10 @@ def wire(
     quick: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
     empty = ["*Drawing …*" if output is said else cleared.get(output) for output in outputs]
 
-    def start(request: gr.Request) -> list[Any]:
+    # in the server's own thread, as is all that changes the queue
+    async def start(request: gr.Request) -> list[Any]:
         state.clients.start_over(request.session_hash)
+        state.clients.leave_queue(request.session_hash)
         return [gr.update(value=RESTART), True, *copy.deepcopy(empty)]
 
     async def is_busy(request: gr.Request) -> bool:
@@ -263,15 +271,19 @@ def wire(
     async def failed(request: gr.Request) -> Any:
         if await is_busy(request):
             return gr.skip(), gr.skip()
-        return NOTHING, gr.update(value=buttons.label)
+        # refused before the action began, or by the queue
+        return f"{NOTHING} The message in the corner says why.", gr.update(value=buttons.label)
 
+    # an event of no page, so that programs get errors where a page has words
+    gr.on([], fn, api_name=api_name, **run)
+    run |= {"fn": on_page(fn, outputs, said), "api_visibility": "private"}
     first = gr.on(list(triggers), start, None, [buttons.draw, begun, *outputs], **quick)
-    events = [first.then(api_name=api_name, **run)]
+    events = [first.then(**run)]
     for button, values in filled.items():
         into, contents = zip(*values, strict=True)
         event = button.click(filling(contents), outputs=list(into), **quick)
         event = event.then(start, None, [buttons.draw, begun, *outputs], **quick)
-        events.append(event.then(api_visibility="private", **run))
+        events.append(event.then(**run))
     for event in events:
         event.then(end, None, buttons.draw, **quick)
         event.failure(failed, None, [said, buttons.draw], **quick)

@@ -1,4 +1,4 @@
-"""What the page says: the model's words, what is wrong with an input, and what a negative did."""
+"""What the page says: the model's words, what is wrong with an input, how a run ended, and what a negative did."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import gradio as gr
 
-from negguide.demo.stopping import StoppedError
+from negguide.demo.stopping import NotWantedError, StoppedError
 from negguide.integration.diagnostics.trace import Trace
 from negguide.methods import Method, NegToMe, ScoreMethod
 from negguide.toyworld.language import PLACES, parse, vocabulary, words_of
@@ -94,8 +94,16 @@ _EXPECTED = re.compile(r"expected (.*?)(?:, got|$)")
 _GOT = re.compile(r"got '(.*)'$")
 
 
+_OBJECT = re.compile(r"""Negative\((?:'([^']*)'|"([^"]*)")\)""")
+MAX_MESSAGE = 500
+"""Characters of a message, which may repeat what it was given."""
+
+
 def as_message(text: str) -> str:
     """A message for a place that shows HTML, which must not become markup, and that programs get as well."""
+    text = _OBJECT.sub(lambda found: f"“{found[1] or found[2]}”", text)
+    if len(text) > MAX_MESSAGE:
+        text = f"{text[: MAX_MESSAGE // 2]} … {text[-MAX_MESSAGE // 2 :]}"
     for sign, said in ((">=", "at least"), ("<=", "at most")):
         text = text.replace(f" {sign} ", f" {said} ")
     return text.translate({ord("<"): "‹", ord(">"): "›"})
@@ -105,18 +113,40 @@ def _listed(words: Sequence[str]) -> str:
     return ", ".join(f"“{word}”" for word in dict.fromkeys(words))
 
 
+TITLE, SECONDS = "Please change this", 20
+"""Of a message about an input, and how long it is shown."""
+
+
+class StoppedRunError(gr.Error):
+    """What a program gets whose run was stopped; a page says it in its own line.
+
+    Args:
+        wanted: whether Stop was pressed; otherwise nobody waits for the results, or something newer was begun.
+    """
+
+    def __init__(self, *, wanted: bool) -> None:
+        super().__init__("Stopped.", title="Stopped", print_exception=False)
+        self.wanted = wanted
+
+
+def refused(message: str) -> gr.Error:
+    """What a program gets whose input is wrong, in one line of the log."""
+    return gr.Error(as_message(message), title=TITLE, duration=SECONDS, print_exception=False)
+
+
 @contextmanager
 def validation_messages() -> Iterator[None]:
-    """Turn what is wrong with an input into a message on the page, and a pressed Stop into a remark."""
+    """Turn what is wrong with an input, and a stopped run, into an error that programs get and pages show."""
     try:
         yield
-    except StoppedError:
-        raise gr.Error("Stopped.", title="Stopped", visible=False, print_exception=False) from None
+    except StoppedError as error:
+        raise StoppedRunError(wanted=not isinstance(error, NotWantedError)) from None
+    except gr.Error:
+        # which is a ValueError, and says it already
+        raise
     # a missing package: its message says how to install it
     except (ValueError, TypeError, ImportError) as error:
-        raise gr.Error(
-            as_message(str(error)), title="Please change this", duration=20, print_exception=False
-        ) from error
+        raise refused(str(error)) from error
 
 
 def verdict(label: str, prompt: str, kept: Mapping[str, int], gone: Mapping[str, int], total: int) -> str:
@@ -158,7 +188,7 @@ def what_happened(method: Method | None, trace: Trace | None, negatives: Sequenc
     if method is None or trace is None:
         return (
             f"A classic negative prompt pushes away from everything in {_listed(negatives)}, "
-            "also from what it shares with the prompt."
+            "including what it shares with the prompt."
         )
     if isinstance(method, ScoreMethod):
         return _overlap(method, trace)
@@ -170,7 +200,7 @@ def what_happened(method: Method | None, trace: Trace | None, negatives: Sequenc
 
 
 def _never_acted(label: str) -> str:
-    return f"{label} never acted: its window holds none of these steps."
+    return f"{label} never acted: none of these steps lies between its start and its end."
 
 
 def _overlap(method: ScoreMethod, trace: Trace) -> str:
@@ -184,8 +214,8 @@ def _overlap(method: ScoreMethod, trace: Trace) -> str:
     if cosine < 0.2:
         return f"{start}, hardly at all: a classic negative prompt would do much the same here."
     return (
-        f"{start}. A classic negative prompt would have subtracted that too; only the rest, {kept:.0%} of the "
-        "negative, is what the prompt did not ask for."
+        f"{start}. (0: they have nothing in common; 1: they say the same.) A classic negative prompt would have "
+        f"subtracted that too; only the rest, {kept:.0%} of the negative, is what the prompt did not ask for."
     )
 
 
@@ -194,7 +224,7 @@ def pushed_sentence(trace: Trace | None) -> str:
     share = math.nan if trace is None or trace.pushed is None else _mean(trace.pushed)
     if math.isnan(share):
         return _never_acted(NegToMe.label)
-    return f"In the steps of its window, {NegToMe.label} pushed {share:.0%} of each picture's tokens."
+    return f"While it acted, {NegToMe.label} pushed {share:.0%} of the patches (tokens) of each picture."
 
 
 def _mean(values: object) -> float:

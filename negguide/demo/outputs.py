@@ -61,6 +61,16 @@ class Outputs:
                 continue
         return count
 
+    def size(self) -> int:
+        """Bytes of all files in it."""
+        total = 0
+        for path in self.folder.rglob("*"):
+            try:
+                total += path.stat().st_size if path.is_file() else 0
+            except OSError:  # deleted meanwhile
+                continue
+        return total
+
     def start(self) -> None:
         """Delete what is old from now on, several times while a file may live. What is there already stays."""
         self._kept = frozenset(self.folder.rglob("*"))

@@ -9,7 +9,15 @@ const negguide = {
   // the address names the tab that is open, and the browser's Back goes to the one before
   opened(name) {
     if (negguide.begun && location.hash.slice(1) !== name) history.pushState(null, "", "#" + name);
-    for (const link of document.querySelectorAll("#nav button")) link.classList.toggle("open", link.id === "nav-" + name);
+    negguide.mark(name);
+  },
+  // on a narrow page, in the line of tabs, which is longer than the page is broad
+  mark(name) {
+    for (const link of document.querySelectorAll("#nav button")) {
+      const open = link.id === "nav-" + name;
+      link.classList.toggle("open", open);
+      if (open) link.parentElement.scrollLeft = link.offsetLeft - (link.parentElement.clientWidth - link.offsetWidth) / 2;
+    }
   },
   open() {
     const name = location.hash.slice(1) || "leave-out";
@@ -29,7 +37,7 @@ const negguide = {
       negguide.kept = JSON.parse(sessionStorage.getItem(negguide.store) || "{}");
       negguide.restore();
     }
-    document.getElementById("nav-leave-out")?.classList.add("open");
+    negguide.mark("leave-out");
     if (location.hash.length > 1) negguide.open();
   },
 

@@ -91,6 +91,7 @@ def serve(
 
     from negguide.demo.app import CSS, SCRIPT, THEME, build
     from negguide.demo.clients import Clients, Watch
+    from negguide.demo.incoming import Incoming
 
     clients = Clients(limits.max_waiting)
     page = build(backend, limits, outputs, clients=clients, warm_up=warm_up and backend.toyworld)
@@ -110,7 +111,12 @@ def serve(
         theme=THEME,
         css_paths=CSS,
         head=f"<script>{SCRIPT.read_text(encoding='utf-8')}</script>",
-        app_kwargs={"middleware": [Middleware(Watch, clients=clients)]},
+        app_kwargs={
+            "middleware": [
+                Middleware(Incoming, limits=limits, outputs=outputs),
+                Middleware(Watch, clients=clients),
+            ]
+        },
         prevent_thread_lock=True,
         quiet=quiet,
         # the page was reached already; Gradio would ask for it again, and give up after 3 seconds on a busy machine

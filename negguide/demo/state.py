@@ -20,8 +20,8 @@ from negguide.demo.clients import Clients
 from negguide.demo.limits import GRAIN, Limits, text, whole
 from negguide.demo.messages import complaint, validation_messages, weighted
 from negguide.demo.outputs import Outputs
-from negguide.demo.stopping import StoppedError, Stops
-from negguide.methods import AUTO
+from negguide.demo.stopping import NotWantedError, StoppedError, Stops
+from negguide.methods import AUTO, negatives_of
 from negguide.methods.validation import number
 from negguide.models import revision
 from negguide.pictures import file_name, grid, save_png, versions
@@ -132,9 +132,10 @@ class AppState:
         return Negative(prompt, weight, start, stop)
 
     def stop(self, session: str | None) -> None:
-        """A visitor stops what is drawn, and what waits."""
-        self.clients.start_over(session)
-        self.stops.stop(session)
+        """A visitor stops what is drawn, and what waits; without a session there is nobody who could."""
+        if session is not None:
+            self.clients.start_over(session)
+            self.stops.stop(session)
 
     @contextmanager
     def working(
@@ -150,8 +151,10 @@ class AppState:
 
             def step(title: str, count: int = 1) -> threading.Event:
                 nonlocal done
-                if stop.is_set() or not self.clients.waits_for(event_id):
+                if stop.is_set():
                     raise StoppedError
+                if not self.clients.waits_for(event_id):
+                    raise NotWantedError
                 progress((done, total), desc=title, unit=unit)
                 done += count
                 return stop
@@ -170,9 +173,15 @@ class AppState:
         total = sum(run.steps for run in runs)
         with validation_messages(), self.working(request, progress, total, "steps") as step:
             self._check_budget(runs)
+            for run in runs:
+                check_windows(run)
 
             def draw(run: Run, title: str) -> Drawn:
-                return self.backend.of(run).draw(run, lambda: step(title), step(title, 0))
+                stop = step(title, 0)
+                if self.lasting:
+                    # drawn for nobody yet
+                    self.clients.let_go_first(stop)
+                return self.backend.of(run).draw(run, lambda: step(title), stop)
 
             yield draw
 
@@ -249,6 +258,24 @@ class AppState:
         path = self.folder() / f"{file_name(title)}.png"
         save_png(picture, path, settings)
         return str(path)
+
+
+def check_windows(run: Run) -> None:
+    """Refuse what would act in none of a run's steps, in the words of a page.
+
+    Raises:
+        ValueError: naming what, and what to change.
+    """
+    for method in run.methods:
+        names = [f"“{one.prompt}”" for one in negatives_of([method])] or [method.label]
+        for name, window in zip(names, method.windows, strict=True):
+            # places on the noise schedule are known in the run alone
+            if not window.by_timestep and not window.steps([None] * run.steps):
+                steps = f"{run.steps} step" + "s" * (run.steps > 1)
+                raise ValueError(
+                    f"{name} would never act: the part from {window.start} to {window.stop} of {steps} holds none of "
+                    "them. Ask for more steps, or let it act until later."
+                )
 
 
 def enlarged(image: Image.Image) -> Image.Image:

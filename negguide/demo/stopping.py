@@ -11,6 +11,10 @@ class StoppedError(Exception):
     """Raised inside the denoising loop after the visitor pressed Stop."""
 
 
+class NotWantedError(StoppedError):
+    """Raised there when nobody waits for the run any more, or its visitor has begun another."""
+
+
 class Stops:
     """Which visitor's run is to stop; a visitor is a session hash of Gradio."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from fastapi import HTTPException
 from PIL import Image, ImageOps
 
 from negguide.demo.limits import MAX_PIXELS
-from negguide.demo.messages import validation_messages
+from negguide.demo.messages import TITLE, refused, validation_messages
 
 _log = logging.getLogger(__name__)
 
@@ -36,9 +36,10 @@ def opened(file: str | bytes) -> Image.Image:
     Raises:
         ValueError: when it is none, has too many pixels, or is too long for its breadth.
     """
-    with _readable(), _open(file) as image:
+    with _open(file) as image:
         _check_size(*image.size)
-        return ImageOps.exif_transpose(image).convert("RGB")
+        with _readable():
+            return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def refuse_broken(component: Any) -> None:
@@ -60,18 +61,35 @@ def refuse_quietly(page: Any) -> None:
     """Have a `gradio.Blocks` answer inputs that it cannot take, such as files that it may not read, in one line."""
     preprocess = page.preprocess_data
 
-    async def preprocess_data(*arguments: Any, **named: Any) -> Any:
+    async def preprocess_data(block_fn: Any, inputs: list[Any], *arguments: Any, **named: Any) -> Any:
         try:
-            return await preprocess(*arguments, **named)
-        except gr.Error:
-            raise
-        # of many kinds: paths outside the folder, addresses that are not public, what is no file at all
+            return await preprocess(block_fn, inputs, *arguments, **named)
+        # of many kinds: paths outside the folder, addresses that are not public, what is no file at all, no number
         except Exception as error:
+            if isinstance(error, gr.Error) and error.title == TITLE:
+                raise
             _log.warning("an input was refused: %s: %.200r", type(error).__name__, str(error))
-            message = "This input cannot be read here. Pictures are uploaded, or given as public addresses."
-            raise gr.Error(message, title="Please change this", print_exception=False) from error
+            message = _at_fault(block_fn.inputs, inputs) or (
+                "This input cannot be read here. Pictures are uploaded, or given as public addresses."
+            )
+            raise refused(message) from error
 
     page.preprocess_data = preprocess_data
+
+
+def _at_fault(components: Sequence[Any], values: Sequence[Any]) -> str | None:
+    """Which choice or number cannot be taken, and why; None when it is none of these."""
+    for component, value in zip(components, values, strict=False):
+        if not isinstance(component, gr.Slider | gr.Number | gr.Radio | gr.CheckboxGroup):
+            continue
+        try:
+            component.preprocess(value)
+        except gr.Error as error:
+            return f"{component.label}: {error.message}"
+        # Gradio compares whatever comes with its bounds
+        except (TypeError, ValueError):
+            return f"{component.label}: {value!r:.100} cannot be read here."
+    return None
 
 
 def _check_call(component: Any, payload: Any) -> None:
@@ -81,7 +99,7 @@ def _check_call(component: Any, payload: Any) -> None:
         raise ValueError(f"The picture has {layers} layers; at most {MAX_LAYERS} are read.")
     total = 0
     for file in files:
-        with _readable(), _open(file) as image:
+        with _open(file) as image:
             _check_size(*image.size)
             total += image.width * image.height
     if total > MAX_PAINTED:
@@ -91,7 +109,8 @@ def _check_call(component: Any, payload: Any) -> None:
 
 
 def _open(file: str | bytes) -> Image.Image:
-    return Image.open(file if isinstance(file, str) else io.BytesIO(file), formats=FORMATS)
+    with _readable():
+        return Image.open(file if isinstance(file, str) else io.BytesIO(file), formats=FORMATS)
 
 
 def _check_size(width: int, height: int) -> None:
@@ -107,7 +126,8 @@ def _check_size(width: int, height: int) -> None:
 def _readable() -> Iterator[None]:
     try:
         yield
-    except (OSError, SyntaxError, Image.DecompressionBombError):
+    # a ValueError: of texts beside the picture that are too long
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise ValueError(f"This file is no picture that can be read; {', '.join(FORMATS)} can be.") from None
 
 

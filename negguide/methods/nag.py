@@ -40,7 +40,9 @@ class NAG(AttentionMethod):
 
     key: ClassVar[str] = "nag"
     label: ClassVar[str] = "NAG"
-    summary: ClassVar[str] = "extrapolates attention away from the negative's, bounded in norm"
+    summary: ClassVar[str] = (
+        "normalized attention guidance: extrapolates attention away from the negative's, bounded in norm"
+    )
     source: ClassVar[str] = "arXiv 2505.21179"
 
     negatives: tuple[Negative, ...]

@@ -38,7 +38,8 @@ class NASA(AttentionMethod):
     key: ClassVar[str] = "nasa"
     label: ClassVar[str] = "NASA"
     summary: ClassVar[str] = (
-        "subtracts the negative's attention from the prompt's, with what both share; any number of negatives"
+        "negative-away steer attention: subtracts the negative's attention from the prompt's, with what both share; "
+        "any number of negatives"
     )
     source: ClassVar[str] = "arXiv 2412.02687"
 

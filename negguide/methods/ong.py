@@ -35,7 +35,8 @@ class ONG(AttentionMethod):
     key: ClassVar[str] = "ong"
     label: ClassVar[str] = "ONG"
     summary: ClassVar[str] = (
-        "takes the part of the negative's attention away that is orthogonal to the prompt's; any number of negatives"
+        "orthogonal negative guidance: takes the part of the negative's attention away that is orthogonal to the "
+        "prompt's; any number of negatives"
     )
     source: ClassVar[str] = "arXiv 2605.29390"
 

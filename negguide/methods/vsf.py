@@ -44,7 +44,7 @@ class VSF(AttentionMethod):
     key: ClassVar[str] = "vsf"
     label: ClassVar[str] = "VSF"
     summary: ClassVar[str] = (
-        "attends to prompt and negatives at once, with the negatives' values turned round"
+        "value sign flip: attends to prompt and negatives at once, with the negatives' values turned round"
     )
     source: ClassVar[str] = "arXiv 2508.10931"
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -312,8 +313,15 @@ def test_everything_is_gone_after_an_hour(client: Client, server: Server) -> Non
     server.outputs.delete_old(time.time() + server.outputs.keep_seconds + 1)
     left = {path for path in server.outputs.folder.rglob("*") if path.is_file()}
     assert left <= server.outputs._kept
-    with pytest.raises(AppError, match="deleted after an hour"):
-        client.predict(set_id=set_id, keep=["1"], api_name="/download_set")
+    # whether or not the emptied folder is there
+    emptied = server.outputs.folder / set_id
+    for there in (True, False):
+        if there:
+            (emptied / "set").mkdir(parents=True, exist_ok=True)
+        else:
+            shutil.rmtree(emptied)
+        with pytest.raises(AppError, match="deleted after an hour"):
+            client.predict(set_id=set_id, keep=["1"], api_name="/download_set")
 
 
 def test_nothing_is_reported_to_anybody_and_nobody_else_may_come_in(server: Server) -> None:

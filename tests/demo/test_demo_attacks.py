@@ -124,6 +124,42 @@ def test_what_was_uploaded_is_never_shown_as_a_page(
     assert len(_lines(capfd)) <= 1
 
 
+@pytest.mark.parametrize(
+    ("action", "values", "said"),
+    [
+        ("leave_out", {"images": "two"}, "Images: 'two' cannot be read here."),
+        ("leave_out", {"images": None}, "Images: None cannot be read here."),
+        ("leave_out", {"weight_2": 1e9}, "Weight (2): Value 1000000000.0 is greater than maximum value 5."),
+        ("leave_out", {"seed": -1}, "Seed: Value -1 is less than minimum value 0."),
+        (
+            "leave_out",
+            {"method": ["nag"]},
+            "How it is left out: Value: ['nag'] (type: ‹class 'list'›) is not in",
+        ),
+        ("hard_negatives", {"categories": [["swap"]]}, "What may be edited: Value: ['swap']"),
+        ("turn_around", {"rounds": 0}, "Rounds: Value 0 is less than minimum value 1."),
+        # what is repeated is cut
+        (
+            "compare",
+            {"columns": "models", "models": ["toyworld"] * 100_000},
+            "models must be 1 to 3 different",
+        ),
+        ("compare", {"columns": "weights", "weights": "1," * 100_000}, "weights is 200000 characters long"),
+        ("hard_negatives", {"categories": ["swap"] * 100_000}, "says one twice"),
+    ],
+)
+def test_what_cannot_be_taken_is_named_in_a_short_answer_and_one_line_of_the_log(
+    server: Server, capfd: pytest.CaptureFixture[str], action: str, values: dict[str, Any], said: str
+) -> None:
+    capfd.readouterr()
+    answer = _answer(server, action, **values)
+    told = json.loads(answer.partition("data: ")[2].splitlines()[0])
+    assert "event: error" in answer and told["title"] == "Please change this"
+    assert said in told["error"] or said in answer
+    assert len(told["error"]) < 600
+    assert len(_lines(capfd)) <= 1
+
+
 def test_nobody_can_list_what_others_made(server: Server) -> None:
     before = set(server.outputs.folder.glob("call-*"))
     _answer(server, "draw_scene", seed=5)

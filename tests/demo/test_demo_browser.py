@@ -153,6 +153,8 @@ def test_unknown_words_are_answered_on_the_page_without_a_traceback(page: Any) -
     # nothing of before stands beside the words that were refused
     playwright.expect(page.locator("#negatives-said")).to_contain_text("Nothing was drawn", timeout=WAIT)
     playwright.expect(page.locator("#negatives-draw")).to_have_text("Draw", timeout=WAIT)
+    # and why stays when the message has gone
+    assert "Did you mean “glasses”?" in page.inner_text("#negatives-said")
     assert page.locator("#negatives-gallery img").count() == 0
 
 
@@ -165,6 +167,13 @@ def test_what_is_written_runs_nowhere_on_the_page(page: Any) -> None:
     assert toast.locator("img").count() == 0
     page.locator(".toast-close").first.click()
     assert page.evaluate("window.ran") == 0
+    # the same words in the page's own line: whoever is asked for the picture is found by the last test of this page
+    page.fill("#negatives-prompt textarea", "![picture](//127.0.0.9/p.png) [link](//127.0.0.9)")
+    page.press("#negatives-prompt textarea", "Enter")
+    said = page.locator("#negatives-said")
+    playwright.expect(said).to_contain_text("![picture](//127", timeout=WAIT)
+    assert said.locator("img, a").count() == 0
+    page.locator(".toast-close").first.click()
 
 
 def test_draw_starts_over_while_something_is_drawn(page: Any, backend: Any, gate: threading.Event) -> None:
@@ -182,8 +191,8 @@ def test_draw_starts_over_while_something_is_drawn(page: Any, backend: Any, gate
     expect(page.locator("#negatives-said")).to_contain_text("a cat wearing a hat", timeout=WAIT)
     expect(page.locator("#negatives-draw")).to_have_text("Draw", timeout=WAIT)
     assert backend.prompts.count("a bear wearing a hat") == 1
-    # what was begun before ends with this word, and with no other
-    assert all("Stopped." in text for text in page.locator(".toast-body").all_inner_texts())
+    # what was begun before ends without a word
+    assert page.locator(".toast-body").all_inner_texts() == []
 
 
 def test_stop_ends_a_run(page: Any, backend: Any, gate: threading.Event) -> None:
@@ -197,8 +206,19 @@ def test_stop_ends_a_run(page: Any, backend: Any, gate: threading.Event) -> None
     # and can be used again
     playwright.expect(page.locator("#negatives-draw")).to_have_text("Draw", timeout=WAIT)
     gate.set()
-    page.wait_for_timeout(300)
+    page.wait_for_timeout(1500)
     assert backend.prompts == ["a bear wearing glasses"]
+    # in the page's own line, where it stays; nothing lies over the page
+    said = page.locator("#negatives-said")
+    assert said.inner_text().startswith("Stopped. Pictures that are here were drawn before")
+    assert page.locator(".toast-body").all_inner_texts() == []
+    # what is not being drawn cannot be stopped, and what is said of it stays
+    page.click("#negatives-example-2")
+    page.wait_for_selector("#negatives-numbers table")
+    playwright.expect(page.locator("#negatives-draw")).to_have_text("Draw", timeout=WAIT)
+    page.click("#negatives-stop")
+    page.wait_for_timeout(1500)
+    assert "“a bear wearing a hat”" in said.inner_text()
 
 
 def test_a_batch_is_pushed_apart(page: Any) -> None:
@@ -297,6 +317,8 @@ def test_on_a_phone_every_tab_can_be_reached_and_shows_its_results_below_the_but
     assert (sum(levels) < 200) == (scheme == "dark")
     for title, (link, name) in TABS.items():
         phone.click(f"#nav-{link}")
+        # and one sees which of them is open
+        phone.wait_for_function(_IN_VIEW, arg=f"#nav-{link}.open")
         # a solid takes long; the turntables that are made in advance are there at once
         if name != "views":
             phone.click(f"#{name}-example-0")
@@ -314,6 +336,8 @@ def test_on_a_phone_every_tab_can_be_reached_and_shows_its_results_below_the_but
     phone.close()
 
 
+_IN_VIEW = """selector => { const box = document.querySelector(selector)?.getBoundingClientRect();
+    return box && box.left >= 0 && box.right <= innerWidth; }"""
 _GAP = """([above, below]) => document.querySelector(below).getBoundingClientRect().top
     - document.querySelector(above).getBoundingClientRect().bottom"""
 _WORDLESS = """() => [...document.querySelectorAll("img")].filter(image => image.checkVisibility() && !image.alt)

@@ -103,6 +103,47 @@ def test_a_client_that_listens_late_but_in_time_gets_its_results(server: Server)
     assert "event: complete" in told and "scene.png" in told
 
 
+def test_whoever_starts_over_leaves_the_queue_and_gets_what_was_asked_for_last(
+    server: Server, backend: Any, held: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "GRACE", 300.0)
+    monkeypatch.setattr(server.clients, "most", 2)
+
+    def clicked(name: str) -> Any:
+        (button,) = (one for one in server.page.blocks.values() if one.elem_id == name)
+        return next(fn for fn in server.page.fns.values() if (button._id, "click") in fn.targets)
+
+    start, stop = clicked("negatives-draw"), clicked("negatives-stop")
+
+    def ask(fn: Any, session: str) -> list[Any]:
+        body = {"data": [], "fn_index": fn._id, "session_hash": session}
+        found: list[Any] = httpx.post(f"{server.url}gradio_api/run/predict", json=body, timeout=60).json()[
+            "data"
+        ]
+        return found
+
+    assert _join(server, "other", "a bear").status_code == 200
+    _until(lambda: len(backend.prompts) == 1)
+    # of one visitor no more than one waits, however often the button is pressed
+    for prompt in ("a cat", "a dog", "a rabbit", "a robot"):
+        ask(start, "hasty")
+        assert _join(server, "hasty", prompt).status_code == 200
+        assert len(server.page._queue) == 1
+    held.set()
+    _until(lambda: _idle(server))
+    assert set(backend.prompts) == {"a bear", "a robot"}
+    held.clear()
+    assert _join(server, "other", "a bear").status_code == 200
+    _until(lambda: backend.prompts[-1] == "a bear")
+    ask(start, "hasty")
+    assert _join(server, "hasty", "a cat").status_code == 200
+    ask(stop, "hasty")
+    assert len(server.page._queue) == 0
+    held.set()
+    _until(lambda: _idle(server))
+    assert "a cat" not in backend.prompts
+
+
 def test_who_waits_for_much_is_asked_to_wait(
     server: Server, backend: Any, held: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +180,38 @@ def test_places_in_the_queue_are_counted_by_address_also_on_their_way_into_it() 
             assert not second and other
     with who.asking("one") as again:
         assert again
+
+
+def test_whoever_has_no_session_stops_nobody(backend: Any) -> None:
+    # the first examples are drawn for nobody
+    state = AppState(backend, Limits(), Outputs(60), Clients(1))
+    with state.stops.running(None) as stopped:
+        state.stop(None)
+        assert not stopped.is_set()
+    state.outputs.close()
+
+
+def test_what_is_drawn_for_nobody_waits_for_those_who_asked() -> None:
+    class Queue(list[Any]):
+        active_jobs: list[Any] = [None]  # noqa: RUF012 (of this test alone)
+
+    who, queue, stop = Clients(1), Queue(), threading.Event()
+    # nobody can have asked before there is a page
+    who.let_go_first(stop)
+    who.page = SimpleNamespace(_queue=queue)
+    who.let_go_first(stop)
+    queue.active_jobs, ended = [None, ["a job"]], threading.Event()
+    waiting = threading.Thread(target=lambda: (who.let_go_first(stop), ended.set()), daemon=True)
+    waiting.start()
+    assert not ended.wait(0.3)
+    queue.append("waits")
+    queue.active_jobs = [None]
+    assert not ended.wait(0.3)
+    queue.clear()
+    assert ended.wait(60)
+    queue.append("waits")
+    stop.set()
+    who.let_go_first(stop)
 
 
 def test_a_run_says_how_often_it_evaluates_the_model() -> None:

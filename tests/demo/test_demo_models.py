@@ -17,6 +17,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProce
 from negguide import NAG, Negative, NegToMe, PerpNeg, from_pipe
 from negguide.demo import Limits, serve
 from negguide.demo.backend import Backend, Run
+from negguide.demo.examples import USUAL_NEGATIVES
 from negguide.demo.server import Server
 from negguide.demo.stopping import StoppedError
 from negguide.methods import Method
@@ -194,6 +195,19 @@ def test_what_needs_the_toy_world_says_so_on_the_page(unjudged: Server) -> None:
     client = Client(unjudged.url, verbose=False)
     with pytest.raises(AppError, match="--judge clip:MODEL"):
         client.predict(caption="a black cat on a red chair", steps=2, api_name="/hard_negatives")
+
+
+def test_what_is_left_out_of_almost_everything_is_a_button(unjudged: Server) -> None:
+    presets = [
+        block for block in unjudged.page.blocks.values() if str(block.elem_id).startswith("negatives-preset-")
+    ]
+    assert [preset.value for preset in presets] == list(USUAL_NEGATIVES)
+    for preset, text in zip(presets, USUAL_NEGATIVES.values(), strict=True):
+        (clicked,) = (fn for fn in unjudged.page.fns.values() if (preset._id, "click") in fn.targets)
+        assert [output.elem_id for output in clicked.outputs] == ["negatives-negative-2"]
+        body = {"data": [], "fn_index": clicked._id, "session_hash": "visit"}
+        answer = httpx.post(f"{unjudged.url}gradio_api/run/predict", json=body, timeout=60)
+        assert answer.json()["data"] == [text]
 
 
 @pytest.mark.parametrize("size", [80, 128])

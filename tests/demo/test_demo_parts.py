@@ -17,10 +17,12 @@ from negguide.demo.backend import Backend, Run, first_and_rest, joined
 from negguide.demo.examples import (
     ANY_LEAVE_OUT,
     TOYWORLD_CAPTIONS,
+    TOYWORLD_COMPARE,
     TOYWORLD_DIVERSITY,
     TOYWORLD_LEAVE_OUT,
     TOYWORLD_REFERENCE,
     TOYWORLD_SOLIDS,
+    LeaveOut,
 )
 from negguide.demo.limits import MAX_TEXT, Limits, text, whole
 from negguide.demo.measures import agree
@@ -35,9 +37,12 @@ from negguide.demo.messages import (
 )
 from negguide.demo.methods import CLASSIC, with_method
 from negguide.demo.outputs import Outputs
+from negguide.demo.state import check_windows
 from negguide.demo.stopping import StoppedError, Stops
+from negguide.demo.tabs.negatives import explanation
 from negguide.demo.tabs.pairs import marked
 from negguide.integration.diagnostics.trace import Trace
+from negguide.methods import Method
 from negguide.mining.item import Edit
 from negguide.models import defaults
 
@@ -148,8 +153,39 @@ def test_an_error_becomes_a_message_in_which_nothing_is_markup() -> None:
     assert not caught.value.print_exception
     with pytest.raises(gr.Error, match="Stopped"), validation_messages():
         raise StoppedError
+    # as it was said, also through several of them
+    with pytest.raises(gr.Error) as caught, validation_messages(), validation_messages():
+        raise ValueError("stop=0.5 of Negative('a hat') and Negative(\"the cat's\") " + "x" * 10_000)
+    assert caught.value.message.startswith("stop=0.5 of “a hat” and “the cat's” xxx")
+    assert len(caught.value.message) < 600
     with pytest.raises(gr.Error, match="pip install"), validation_messages():
         raise ImportError('edits of English need the package inflect: pip install ".[mining]"')
+
+
+@pytest.mark.parametrize(
+    ("steps", "method", "said"),
+    [
+        (
+            1,
+            PerpNeg(Negative("a hat", stop=0.5)),
+            "“a hat” would never act: .* 0.5 of 1 step holds none of them",
+        ),
+        (3, NAG(Negative("a hat", start=0.4, stop=0.6)), "“a hat” would never act: .* 0.4 to 0.6 of 3 steps"),
+        (1, NegToMe(stop=0.25), "NegToMe would never act: .* 0.25 of 1 step holds none"),
+        (4, PerpNeg(Negative("a hat", stop=0.5)), None),
+        (1, NegToMe(), None),
+    ],
+)
+def test_what_would_never_act_is_answered_without_arithmetic(
+    steps: int, method: Method, said: str | None
+) -> None:
+    run = Run("a bear", steps, 5.0, (0, 1), methods=(method,))
+    if said is None:
+        check_windows(run)
+        return
+    with pytest.raises(ValueError, match=said) as caught:
+        check_windows(run)
+    assert "int(" not in str(caught.value) and "Negative(" not in str(caught.value)
 
 
 def _trace(cosine: float, kept: float, changed: float | None = None) -> Trace:
@@ -168,7 +204,7 @@ def test_the_sentence_tells_the_numbers_of_the_trace() -> None:
     nan = float("nan")
     assert "never acted" in what_happened(method, _trace(nan, nan), ["black glasses"])
     assert "by 12%" in what_happened(NAG("black glasses"), _trace(nan, nan, 0.12), ["black glasses"])
-    assert "also from what it shares" in what_happened(None, None, ["black glasses"])
+    assert "including what it shares" in what_happened(None, None, ["black glasses"])
     assert "Nothing was left out" in what_happened(None, None, [])
 
 
@@ -217,6 +253,21 @@ def test_what_everybody_sees_does_not_grow_old(tmp_path: Path) -> None:
     outputs.close()
 
 
+@pytest.mark.parametrize(
+    ("way", "name", "place"),
+    [
+        ("perp-neg", "perpendicular to the prompt", "predictions"),
+        ("nag", "Normalized attention guidance: ", "where the picture reads the words"),
+        ("nasa", "Negative-away steer attention: ", "where the picture reads the words"),
+        ("ong", "Orthogonal negative guidance: ", "where the picture reads the words"),
+        ("vsf", "Value sign flip: ", "where the picture reads the words"),
+    ],
+)
+def test_each_method_has_its_name_its_line_and_its_paper(way: str, name: str, place: str) -> None:
+    said = explanation(way)
+    assert name in said and place in said and "https://arxiv.org/abs/" in said
+
+
 def test_examples_suit_the_model_that_is_loaded() -> None:
     assert len(ANY_LEAVE_OUT) >= 10
     for one in TOYWORLD_LEAVE_OUT:
@@ -228,15 +279,25 @@ def test_examples_suit_the_model_that_is_loaded() -> None:
         *TOYWORLD_REFERENCE.values(),
         *TOYWORLD_CAPTIONS.values(),
         *TOYWORLD_SOLIDS,
+        *(words for example in TOYWORLD_COMPARE for words in example[:2]),
     ):
         assert complaint(words) is None
 
 
-def test_the_page_opens_with_a_case_where_the_difference_is_plain() -> None:
+@pytest.mark.parametrize(
+    ("first", "seeds", "expected"),
+    [
+        (TOYWORLD_LEAVE_OUT[0], 4, {CLASSIC: 1, "perp-neg": 4}),
+        (LeaveOut(TOYWORLD_COMPARE[0][0], (TOYWORLD_COMPARE[0][1],)), 3, {CLASSIC: 0, "perp-neg": 3}),
+    ],
+    ids=["leave-out", "compare"],
+)
+def test_the_page_opens_with_a_case_where_the_difference_is_plain(
+    first: LeaveOut, seeds: int, expected: dict[str, int]
+) -> None:
     backend = Backend()
-    first = TOYWORLD_LEAVE_OUT[0]
     weight, start, stop = backend.strength()
-    plain = Run(first.prompt, backend.steps, backend.suited.guidance_scale, (0, 1, 2, 3))
+    plain = Run(first.prompt, backend.steps, backend.suited.guidance_scale, tuple(range(seeds)))
     negatives = [Negative(words, weight, start, stop) for words in first.negatives]
     kept = {
         way: agree(
@@ -247,7 +308,7 @@ def test_the_page_opens_with_a_case_where_the_difference_is_plain() -> None:
         )
         for way in (CLASSIC, first.method)
     }
-    assert kept == {CLASSIC: 1, first.method: 4}
+    assert kept == expected
 
 
 def test_an_embedded_model_without_guidance_begins_with_what_acts_without() -> None:

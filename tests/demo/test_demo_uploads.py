@@ -11,7 +11,7 @@ import httpx
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from negguide.demo import Limits
 from negguide.demo.server import Server
@@ -26,6 +26,30 @@ def test_uploads_that_are_too_large_are_refused(server: Server) -> None:
 
     assert upload(1000) == 200
     assert upload(1_200_000) == 413
+
+
+def test_what_a_request_brings_is_bounded_as_a_whole(
+    server: Server, limits: Limits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Gradio takes a thousand files in one request, each as large as one may be
+    many = [("files", (f"{number}.png", b"\0" * 900_000, "image/png")) for number in range(3)]
+    for place in ("upload", "component_server"):
+        answer = httpx.post(f"{server.url}gradio_api/{place}", files=many, timeout=60)
+        assert answer.status_code == 413 and "2,097,152 bytes" in answer.text
+    body = b"[" + b"0," * 1_100_000 + b"0]"
+    joined = httpx.post(f"{server.url}gradio_api/queue/join", content=body, timeout=60)
+    assert joined.status_code == 413
+
+    def chunks() -> Iterator[bytes]:
+        yield b"0"
+
+    assert httpx.post(f"{server.url}gradio_api/upload", content=chunks(), timeout=60).status_code == 411
+    one = {"files": ("x.png", b"\0" * 1000, "image/png")}
+    assert httpx.post(f"{server.url}gradio_api/upload", files=one, timeout=60).status_code == 200
+    assert server.outputs.size() >= 1000
+    monkeypatch.setattr("negguide.demo.incoming.MAX_STORED", 999)
+    full = httpx.post(f"{server.url}gradio_api/upload", files=one, timeout=60)
+    assert full.status_code == 507 and "no room" in full.text
 
 
 def test_a_picture_is_turned_as_the_camera_says(tmp_path: Path) -> None:
@@ -115,6 +139,45 @@ def test_layers_are_counted_and_measured_before_any_is_decoded(
         client.predict(character="upload", picture=editor | {"layers": four}, api_name="/keep_away")
 
 
+def test_an_editor_that_the_page_has_shown_checks_what_it_is_given(server: Server, picture: Path) -> None:
+    # Gradio makes another component for a visit in which one is changed, without what was attached to the first
+    (choice,) = (block for block in server.page.blocks.values() if block.elem_id == "reference-character")
+    shows = next(fn for fn in server.page.fns.values() if (choice._id, "change") in fn.targets)
+    (action,) = (fn for fn in server.page.fns.values() if fn.api_name == "keep_away")
+    visit = "shown"
+    address = f"{server.url}gradio_api/"
+    body = {"data": ["upload"], "fn_index": shows._id, "session_hash": visit}
+    assert httpx.post(f"{address}run/predict", json=body, timeout=60).status_code == 200
+    files = {"files": ("x.png", picture.read_bytes(), "image/png")}
+    (path,) = httpx.post(f"{address}upload", files=files, timeout=60).json()
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    values = {
+        "character": "upload",
+        "picture": {"background": file, "layers": [file] * 24, "composite": None},
+    }
+    parameters = httpx.get(f"{address}info", timeout=60).json()["named_endpoints"]["/keep_away"]["parameters"]
+    data = [values.get(one["parameter_name"], one.get("parameter_default")) for one in parameters]
+    body = {"data": data, "fn_index": action._id, "session_hash": visit}
+    assert httpx.post(f"{address}queue/join", json=body, timeout=60).status_code == 200
+    told = httpx.get(f"{address}queue/data?session_hash={visit}", timeout=120).text
+    assert "has 24 layers; at most 4 are read" in told and '"success":true' not in told
+    # nor is there another place in memory for what is painted
+    (painter,) = (block for block in server.page.blocks.values() if block.elem_id == "reference-picture")
+    assert _send(server, painter, "layers", "layer", picture.read_bytes(), "1000000000", visit) == 400
+
+
+def test_texts_beside_a_picture_that_unfold_into_much_are_refused_in_words(
+    client: Client, tmp_path: Path
+) -> None:
+    texts = PngImagePlugin.PngInfo()
+    texts.add_itxt("comment", "A" * 20_000_000, zip=True)
+    bomb = tmp_path / "texts.png"
+    Image.new("RGB", (8, 8)).save(bomb, pnginfo=texts)
+    assert bomb.stat().st_size < 100_000
+    with pytest.raises(AppError, match="no picture that can be read"):
+        client.predict(image=handle_file(str(bomb)), api_name="/hard_negatives")
+
+
 def test_a_refused_file_is_no_page_in_the_log(
     client: Client, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,9 +226,17 @@ def test_pictures_that_are_sent_and_never_asked_for_do_not_pile_up(
     painter.blob_storage.clear()
 
 
-def _send(server: Server, painter: Any, name: str, kind: str, file: bytes, index: str = "null") -> int:
+def _send(
+    server: Server,
+    painter: Any,
+    name: str,
+    kind: str,
+    file: bytes,
+    index: str = "null",
+    visit: str = "visit",
+) -> int:
     fields = {"type": kind, "index": index, "id": name}
-    body = {"component_id": str(painter._id), "fn_name": "accept_blobs", "session_hash": "visit"}
+    body = {"component_id": str(painter._id), "fn_name": "accept_blobs", "session_hash": visit}
     return httpx.post(
         f"{server.url}gradio_api/component_server",
         data=body | fields,

@@ -15,6 +15,7 @@ from negguide.demo import components
 from negguide.demo.as_python import code
 from negguide.demo.backend import Run
 from negguide.demo.examples import ANY_COMPARE, TOYWORLD_COMPARE
+from negguide.demo.limits import text
 from negguide.demo.measures import agree
 from negguide.demo.messages import JUDGE, as_markdown, validation_messages
 from negguide.demo.methods import CLASSIC, PLAIN, method_labels, with_method
@@ -195,14 +196,15 @@ def warm_up(state: AppState) -> list[Any]:
     )
 
 
-def _weights(text: str) -> list[float]:
+def _weights(said: str) -> list[float]:
     right = f"numbers from 0 to 100 with commas between, at most {MAX_COLUMNS}, like 0.5, 1, 2"
+    said = text("weights", said)
     try:
-        numbers = [float(part) for part in (text or "").split(",")]
+        numbers = [float(part) for part in said.split(",")]
     except ValueError:
-        raise ValueError(f"The weights must be {right}; got “{text}”.") from None
+        raise ValueError(f"The weights must be {right}; got “{said}”.") from None
     if len(numbers) > MAX_COLUMNS or not all(math.isfinite(n) and 0 <= n <= 100 for n in numbers):
-        raise ValueError(f"The weights must be {right}; got “{text}”.")
+        raise ValueError(f"The weights must be {right}; got “{said}”.")
     return numbers
 
 
@@ -214,8 +216,8 @@ def build(state: AppState) -> components.Tab:
     chosen = TOYWORLD_COMPARE if toy else ANY_COMPARE
     first = chosen[0]
     gr.Markdown(
-        "Every row is a seed, every column a way to leave the same thing out. The picture carries its settings; "
-        "download it, and it says how it was made.",
+        "Every row is a seed, every column a way to leave the same thing out. The result is one PNG that carries its "
+        "settings: wherever it goes, it says how it was made.",
         elem_classes="intro",
     )
     tries = components.examples(
@@ -247,16 +249,17 @@ def build(state: AppState) -> components.Tab:
                 [(label, key) for key, label in method_labels().items()],
                 value=usual_methods(state),
                 label="Methods",
-                info="what each does, and where it was published, stands on the first tab",
+                info="the first tab says what each does and where it was published",
             )
             weights = gr.Textbox(
                 WEIGHTS, label=f"Weights of {method_labels()[state.backend.way]}", visible=False
             )
             models = gr.CheckboxGroup(
-                list(EMBEDDED),
+                [(f"{name}: {model.about}", name) for name, model in EMBEDDED.items()],
                 value=list(MODELS),
                 label="Models",
-                info="each with its own steps, guidance and method; two columns a model",
+                info=f"at most {MAX_COLUMNS // 2}; two columns each: plain, and by the method that suits it, in its "
+                "own steps",
                 visible=False,
             )
             with gr.Accordion("Weight and window", open=False), gr.Row():

@@ -164,8 +164,7 @@ def build(state: AppState) -> components.Tab:
     here = ": here most bears are brown" if toy else ""
     gr.Markdown(
         f"Models repeat themselves{here}. **NegToMe** ({paper(NegToMe)}) pushes "
-        "every picture of a batch away from what it has in common with the others, while the prompt keeps what was "
-        "asked for.",
+        "every picture of a batch away from what it has in common with the others; what the prompt asks for stays.",
         elem_classes="intro",
     )
     tries = components.examples(prompts, "diversity")

@@ -131,6 +131,9 @@ class Negatives:
         self, pictures: list[tuple[str, str]], event: gr.SelectData
     ) -> tuple[tuple[str, str], str, int, Any]:
         """Put the seed of the picture that was clicked into the slider."""
+        with validation_messages():
+            if not isinstance(event.index, int) or not 0 <= event.index < len(pictures or ()):
+                raise ValueError("There is no such picture any more; click one that is shown.")
         seed, _, _ = pictures[event.index][1].partition(" · ")
         row = [(path, caption) for path, caption in pictures if caption.partition(" · ")[0] == seed]
         (left, said_left), (right, said_right) = row[max(len(row) - 2, 0)], row[-1]

@@ -147,7 +147,8 @@ class Mining:
             if not set_id:
                 raise ValueError("There is no set yet; make hard negatives first.")
             folder = self.state.outputs.folder / set_id / SET if _SET_ID.fullmatch(set_id) else None
-            if folder is None or not folder.is_dir():
+            # an emptied folder stays for a while
+            if folder is None or not any(path.is_file() for path in folder.rglob("*")):
                 raise ValueError(
                     "This set is not there any more; sets are deleted after an hour. Make it again."
                 )
@@ -237,7 +238,7 @@ def _table(pairs: Sequence[Pair]) -> str:
         f"**{right} of {len(pairs)} are right**: the judge finds each caption true of its own picture and "
         "not of the other.",
         "",
-        "| | edit | negative caption | verdict | how well the captions fit: true one · edited one |",
+        "| | edit | negative caption | verdict | how well each caption fits, 0 to 1: true · edited |",
         "|---|---|---|---|---|",
     ]
     for i, pair in enumerate(pairs, 1):
@@ -252,10 +253,16 @@ def build(state: AppState) -> components.Tab:
     """Lay the tab out and wire it."""
     actions = Mining(state)
     toy = state.backend.toyworld
+    usual = _usual_method(state)
+    kept_out = (
+        "" if usual == PLAIN else f", while **{method_labels()[usual]}** keeps out what was edited away"
+    )
     gr.Markdown(
-        "A hard negative is a pair that is wrong in exactly one way. The caption is edited, the edited caption "
-        "is painted with **Perp-Neg** keeping out what was edited away, and a judge looks at all four combinations. "
-        "Keep what is right, and download it to train a CLIP-like model on."
+        "A hard negative is a caption and a picture that differ from the original in exactly one thing. The caption is "
+        f"edited and a picture of the edited caption is drawn{kept_out}; then a judge, a model that scores how well a "
+        "caption fits a picture, compares all four combinations. Keep what is right, and download it to train a "
+        "CLIP-like model on.",
+        elem_classes="intro",
     )
     judged = state.backend.judge is not None
     if not judged:
@@ -301,15 +308,17 @@ def build(state: AppState) -> components.Tab:
             image = gr.Image(
                 type="filepath",
                 image_mode=None,
-                label="A picture of the caption (without one, it is drawn)",
+                label="A picture of the caption (without one, it is made)",
                 sources=["upload", "clipboard"],
                 height=230,
                 elem_id="mining-image",
             )
             refuse_broken(image)
             with gr.Row(visible=toy, equal_height=True):
-                number = gr.Number(1, label="Scene", precision=0, minimum=0, maximum=MAX_SEED, min_width=80)
-                scene = gr.Button("Draw me this scene", size="sm", min_width=120, elem_id="mining-scene")
+                number = gr.Number(
+                    1, label="Scene number", precision=0, minimum=0, maximum=MAX_SEED, min_width=80
+                )
+                scene = gr.Button("Draw this scene", size="sm", min_width=120, elem_id="mining-scene")
             categories = gr.CheckboxGroup(
                 list(CATEGORIES), value=list(CATEGORIES), label="What may be edited"
             )
@@ -317,7 +326,7 @@ def build(state: AppState) -> components.Tab:
             with gr.Accordion("How they are painted", open=False):
                 method = gr.Radio(
                     [(method_labels()[key], key) for key in METHODS],
-                    value=_usual_method(state),
+                    value=usual,
                     label="What was edited out is kept out by",
                 )
                 weight = gr.Slider(0, 10, WEIGHT, step=0.1, label="Weight", buttons=[])

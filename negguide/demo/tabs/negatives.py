@@ -14,12 +14,21 @@ from negguide.demo.examples import ANY_LEAVE_OUT, TOYWORLD_LEAVE_OUT, USUAL_NEGA
 from negguide.demo.methods import CLASSIC, PLAIN, method_labels, paper, scales
 from negguide.demo.state import AppState
 from negguide.demo.tabs.leave_out import NEGATIVES, Negatives, use_of
+from negguide.methods.base import Space
 from negguide.methods.choices import methods_in_words
 
 AUTOMATIC_STOP = 0.5
 """Until when negatives that weigh themselves act on the embedded model, unless told."""
 IMAGES = 4
 """Seeds that are drawn unless another number is chosen."""
+_WHERE: dict[Space, str] = {
+    "score": "It acts on the model's predictions at each step, one for the prompt and one for each negative; it needs "
+    "a guidance scale above 1.",
+    "attention": "It acts in attention, where the picture reads the words, and works without a guidance scale too, as "
+    "few-step models are used.",
+    "token": "It acts on the patches of the picture (tokens).",
+}
+"""{where a method acts: what that means}."""
 ROWS_SHOWN = 2
 """Negatives that are on the page before it is asked for more."""
 
@@ -79,7 +88,7 @@ def build(state: AppState) -> components.Tab:
     first = chosen[0]
     gr.Markdown(
         "Say what to draw and what to leave out. A **classic negative prompt** pushes away from everything it says, "
-        "also from what it shares with the prompt: leave out *black glasses*, and the glasses go too. **Perp-Neg** "
+        "including what it shares with the prompt: leave out *black glasses*, and the glasses go too. **Perp-Neg** "
         "takes away only what the prompt did not ask for.",
         elem_classes="intro",
     )
@@ -118,14 +127,14 @@ def build(state: AppState) -> components.Tab:
                 elem_id="negatives-method",
             )
             explained = gr.Markdown(
-                _explained(first.method), elem_id="negatives-explained", elem_classes="title"
+                explanation(first.method), elem_id="negatives-explained", elem_classes="title"
             )
-            beside = gr.Checkbox(True, label="beside it, what a classic negative prompt does")
+            beside = gr.Checkbox(True, label="also draw what a classic negative prompt does")
             settings = components.settings(state, images=IMAGES)
             with gr.Accordion("More to leave out, and when each acts", open=False):
                 automatic = gr.Checkbox(
                     False,
-                    label="weights by how present each is in the picture",
+                    label="let each weight follow how much of it is in the picture",
                     elem_id="negatives-automatic",
                 )
                 rows += [_row(state, number, "") for number in range(ROWS_SHOWN + 1, NEGATIVES + 1)]
@@ -154,7 +163,7 @@ def build(state: AppState) -> components.Tab:
     method.input(
         lambda way: [
             gr.update(value=False, visible=weighs_itself(way)),
-            _explained(way),
+            explanation(way),
             *by_way(way, False),
         ],
         method,
@@ -170,7 +179,7 @@ def build(state: AppState) -> components.Tab:
             gr.update(value=False, visible=weighs_itself(example.method)),
             example.prompt,
             example.method,
-            _explained(example.method),
+            explanation(example.method),
             *_filled_up(example.negatives),
             *by_way(example.method, False),
         ]
@@ -204,15 +213,15 @@ def build(state: AppState) -> components.Tab:
     )
 
 
-def _explained(way: str) -> str:
+def explanation(way: str) -> str:
     """What a way of leaving out does, in one line, and where it was published."""
     if way == PLAIN:
         return "Nothing is left out."
     if way == CLASSIC:
-        return "Pushes away from everything that the words say, also from what the prompt asks for."
+        return "Pushes away from everything that the words say, including what the prompt asks for."
     kind = methods_in_words()[way]
     summary = f"{kind.summary[0].upper()}{kind.summary[1:]}"
-    return f"{summary} ({paper(kind)})."
+    return f"{summary} ({paper(kind)}). {_WHERE[kind.space]}"
 
 
 def _presets() -> list[gr.Button]:

@@ -23,6 +23,8 @@ from negguide.toyworld import TRADEMARK, Scene, render
 
 PIP, UPLOAD = "pip", "upload"
 PLACE = "meadow"
+_AWAY = ["away"]
+"""The class of what is in the page and not shown."""
 IMAGES = 4
 """Seeds that are drawn unless another number is chosen."""
 
@@ -48,7 +50,7 @@ def painted(editor: dict[str, Any] | None) -> tuple[Image.Image, Image.Image | N
     """
     background = None if editor is None else editor.get("background")
     if editor is None or background is None:
-        raise ValueError("There is no picture to keep away from; upload one, or choose Pip.")
+        raise ValueError("There is no picture to keep away from; upload one.")
     mask = Image.new("L", background.size)
     for layer in editor.get("layers") or []:
         if layer is not None:
@@ -173,8 +175,8 @@ class Reference:
         """What happened in plain words; for Pip, counted by the judge of the embedded model."""
         if not (is_pip and self.state.backend.toyworld):
             return (
-                "**The same seeds and words, before and after.** Look at what of your picture is in them before, and "
-                "not after."
+                "**The same seeds and words, before and after.** Look for what they have in common with your picture "
+                "before, and no longer have after."
             )
         first, second = (trademarks(drawn.images) for drawn in (before, after))
         n = len(before.images)
@@ -230,7 +232,7 @@ def build(state: AppState) -> components.Tab:
     )
     gr.Markdown(
         f"{here}**NegToMe** ({paper(NegToMe)}) pushes what is drawn away from a "
-        "reference picture, without a word about it.",
+        "reference picture; no word has to say what is in it.",
         elem_classes="intro",
     )
     prompts = TOYWORLD_REFERENCE if toy else {prompt: prompt for prompt in ANY_REFERENCE}
@@ -262,19 +264,20 @@ def build(state: AppState) -> components.Tab:
                 elem_id="reference-pip",
                 format="png",
             )
-            picture = gr.ImageEditor(
-                label="My picture; paint over a part, and only that part counts",
-                type="pil",
-                sources=["upload", "clipboard"],
-                brush=gr.Brush(default_size="auto", colors=["#f43f5e"], color_mode="fixed"),
-                transforms=[],
-                layers=False,
-                format="png",
-                elem_id="reference-picture",
-                canvas_size=(512, 512),
-                # an editor that is not in the page when it is built does not take pictures later
-                visible="hidden" if toy else True,
-            )
+            # an editor that is not in the page when it is built does not take pictures later, and one that is itself
+            # shown and hidden is another one from then on, without the checks of this one
+            with gr.Column(elem_classes=_AWAY if toy else []) as own:
+                picture = gr.ImageEditor(
+                    label="My picture; paint over a part, and only that part counts",
+                    type="pil",
+                    sources=["upload", "clipboard"],
+                    brush=gr.Brush(default_size="auto", colors=["#f43f5e"], color_mode="fixed"),
+                    transforms=[],
+                    layers=False,
+                    format="png",
+                    elem_id="reference-picture",
+                    canvas_size=(512, 512),
+                )
             refuse_broken(picture)
             limits = state.limits
             bound(picture, 4 * limits.max_queue, 16 * limits.max_upload_mb << 20)
@@ -307,14 +310,17 @@ def build(state: AppState) -> components.Tab:
                 stop = components.until(suited.get("stop"))
                 center = gr.Checkbox(
                     toy,
-                    label="subtract the mean token first",
-                    info="the patches of small models are nearly parallel, and only the rest tells them apart",
+                    label="subtract the mean of all patches first",
+                    info="in small models all patches of a picture are nearly alike; what is left tells them apart",
                 )
             components.vocabulary(state)
     character.change(
-        lambda chosen: [gr.update(visible=True if chosen == UPLOAD else "hidden")] * 2,
+        lambda chosen: [
+            gr.update(elem_classes=[] if chosen == UPLOAD else _AWAY),
+            gr.update(visible=chosen == UPLOAD),
+        ],
         character,
-        [picture, files],
+        [own, files],
         api_visibility="private",
         queue=False,
         show_progress="hidden",

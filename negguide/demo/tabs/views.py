@@ -13,7 +13,7 @@ from negguide.demo import components
 from negguide.demo.examples import TOYWORLD_SOLIDS
 from negguide.demo.limits import whole
 from negguide.demo.measures import faces_at_the_back
-from negguide.demo.messages import as_markdown, validation_messages
+from negguide.demo.messages import JUDGE, as_markdown, validation_messages
 from negguide.demo.methods import paper
 from negguide.demo.solids import MADE, NOTHING, PERP_NEG, PROMPT, ROUNDS, SAID_BY, solid_of, turntable
 from negguide.demo.state import MAX_SEED, AppState
@@ -70,11 +70,11 @@ class Views:
 
 def _verdict(fit: SolidFit, prompt: str, views: str) -> str:
     behind, faces = faces_at_the_back(fit)
-    said = f"{faces} of {behind} pictures" if faces else "none of them"
+    said = f"{faces or 'none'} of {behind} pictures"
     how = SAID_BY[views].partition(":")[0]
     return (
-        f"**“{as_markdown(prompt)}” from behind: a face in {said}.** The judge looked at the {behind} pictures from "
-        f"135 to 225 degrees; what told the cameras apart was {how}."
+        f"**“{as_markdown(prompt)}” from behind: a face in {said}.** They were taken from 135 to 225 degrees; "
+        f"what told the cameras apart was {how}. {JUDGE}"
     )
 
 
@@ -82,9 +82,10 @@ def build(state: AppState) -> components.Tab:
     """Lay the tab out and wire it."""
     actions = Views(state)
     gr.Markdown(
-        "Asked for a solid, a model that mostly draws fronts puts a face on every side. Perp-Neg "
-        f"({paper(PerpNeg)}) is named for the cure: say each camera's view, and "
-        "take away what the other views have and this one has not.",
+        "A solid (a simple 3D figure) is made from pictures of all its sides. A model that mostly draws fronts puts a "
+        "face on each of them. **Perp-Neg** "
+        f"({paper(PerpNeg)}) was invented against that: the prompt says which side a camera sees, and what only the "
+        "other sides have is left out.",
         elem_classes="intro",
     )
     tries = components.examples(TOYWORLD_SOLIDS, "views")
