@@ -7,11 +7,13 @@ weights when they are loaded: what runs is the plain model.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from negguide._utils.files import whole_file
@@ -48,9 +50,19 @@ def save(folder: Path, model: Mapping[str, Tensor], base: Mapping[str, Tensor], 
             tensors[_RIGHT + key] = root[:, None] * right[:rank]
         else:
             tensors[_WHOLE + key] = change
+    halves = {key: value.half().contiguous() for key, value in tensors.items()}
     with whole_file(folder / FILE) as partial:
-        save_file({key: value.half().contiguous() for key, value in tensors.items()}, partial)
+        save_file(halves, partial, metadata={"base": fingerprint(base)})
     return folder / FILE
+
+
+def fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """What tells weights from all others: a hash of their names and of their values in half precision."""
+    found = hashlib.sha256()
+    for key in sorted(weights):
+        found.update(key.encode())
+        found.update(weights[key].detach().cpu().half().contiguous().view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def load(folder: Path, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -63,19 +75,18 @@ def load(folder: Path, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: a difference from another base.
     """
-    stored = {key: value.float() for key, value in load_file(folder / FILE).items()}
+    with safe_open(folder / FILE, "pt") as file:
+        made_from = (file.metadata() or {}).get("base")
+        stored = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+    if made_from != fingerprint(base):
+        raise ValueError(
+            f"{folder / FILE} is the difference from another model: its weights are not those that were given"
+        )
     model: dict[str, Tensor] = {}
     for key, value in stored.items():
         kind, name = key.split(".", 1)
         if f"{kind}." == _RIGHT:
             continue
         change = value @ stored[_RIGHT + name] if f"{kind}." == _LEFT else value
-        if name in base and base[name].shape != change.shape:
-            raise ValueError(
-                f"{folder / FILE} is the difference from another model: {name} has another shape"
-            )
         model[name] = base[name].float() + change if name in base else change
-    missing = [name for name in base if name not in model]
-    if missing:
-        raise ValueError(f"{folder / FILE} is the difference from another model: it lacks {missing[0]}")
     return model

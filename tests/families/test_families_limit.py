@@ -95,7 +95,7 @@ def test_a_cached_denoiser_keeps_the_references_apart_that_run_apart(base: Any, 
     try:
         whole = run(pipe, **arguments)
         for limit in (1, 2):
-            assert_same(run(pipe, max_branch_batch=limit, **arguments), whole)
+            assert_same_but_for_ties(run(pipe, max_branch_batch=limit, **arguments), whole)
     finally:
         base.transformer.disable_cache()
     assert differ(run(pipe, **arguments), whole) > 1e-3
