@@ -31,10 +31,10 @@ from torch import Generator
 from tqdm import tqdm
 
 from negguide import NAG, NASA, ONG, VSF
-from negguide.embedded import TOYWORLD
+from negguide._utils.stats import Rate, share
 from negguide.methods.choices import methods_in_words
+from negguide.toyworld.domain import TOYWORLD
 from negguide.toyworld.judge import Judge
-from negguide.toyworld.measure import Rate, share
 
 GRIDS: dict[str, list[dict[str, tuple[Any, ...]]]] = {
     NAG.key: [

@@ -32,8 +32,8 @@ from report import (
 from tqdm import tqdm
 
 from negguide import NegToMe
-from negguide.embedded import TOYWORLD
-from negguide.toyworld.measure import Rate
+from negguide._utils.stats import Rate
+from negguide.toyworld.domain import TOYWORLD
 
 UNET_BLOCKS = {
     "16x16": r"(down_blocks\.0|up_blocks\.1).*attn1$",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from negguide._utils.hub import is_hub_id
+from negguide.domain import registered_domains
 from negguide.mining.sources.source import BadSource, Input, caption_problem
 from negguide.storage import location
 
@@ -26,7 +27,7 @@ def open_source(spec: str, **options: Any) -> Input:
     Args:
         spec: one of
 
-            - ``toyworld:N``: N scenes of the toy world (options ``seed``, ``size``);
+            - ``toyworld:N``: N scenes of the toy world (options ``seed``, ``size``); so of any domain by its name;
             - an imagefolder, or its ``metadata.jsonl`` (``caption``, ``licence``);
             - a folder written by ``save_to_disk``, a parquet file or a folder with such, or a name on the hub like
               "owner/name" (``split``, ``config``, ``caption``, ``licence``);
@@ -55,15 +56,13 @@ def open_source(spec: str, **options: Any) -> Input:
 
 def _kind(spec: str) -> tuple[str, Callable[..., Input]]:
     """What ``spec`` is, in words, and what opens it."""
-    if spec.partition(":")[0] == "toyworld":
-        number = spec.partition(":")[2]
+    name, _, number = spec.partition(":")
+    if domain := registered_domains().get(name):
         if not number.isdecimal():
             raise ValueError(
-                f"{spec!r} is no input; the toy world needs a number of pairs, as in toyworld:200"
+                f"{spec!r} is no input; {domain.title} needs a number of pairs, as in {name}:200"
             )
-        from negguide.mining.sources.toyworld import ToyworldScenes
-
-        return "the toy world", partial(ToyworldScenes, int(number))
+        return domain.title, partial(domain.source, int(number))
     path = location(spec, "--data")
     if path.is_dir():
         return _folder(path)

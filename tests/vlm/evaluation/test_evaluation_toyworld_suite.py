@@ -8,8 +8,7 @@ import pytest
 
 from negguide.toyworld import caption, parse, render
 from negguide.toyworld.scene import ABSENT, ACCESSORIES, Character, held_out, is_complete, is_trademark
-from negguide.vlm.evaluation.suites import toyworld as suite_module
-from negguide.vlm.evaluation.suites.toyworld import (
+from negguide.toyworld.suite import (
     EDITS,
     VERSION,
     fingerprint,
@@ -17,6 +16,7 @@ from negguide.vlm.evaluation.suites.toyworld import (
     scene_items,
     toyworld,
 )
+from negguide.vlm.evaluation.suites import toyworld as suite_module
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from negguide.cli import finetune as command
 from negguide.cli.settings_options import takes_settings
-from negguide.embedded import TOYWORLD
+from negguide.toyworld.domain import TOYWORLD
 from negguide.vlm.training import config
 from negguide.vlm.training.config import Settings, default_lr
 
