@@ -1,6 +1,7 @@
 """The toy world is one closed world of several: another is one registration, and nothing outside compares names."""
 
 import ast
+import random
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -148,10 +149,9 @@ def test_the_mine_takes_its_input_its_planner_and_its_judge(names: dict[str, Any
     assert {row.caption for row in rows} <= {f"a {colour} square" for colour in names["COLOURS"]}
     assert len(rows) == 4
     assert (built.settings.judge, built.settings.guidance_scale) == ("squares", 4.0)
-    rng = __import__("random").Random(0)
-    found, _ = plan(
-        "a red square", make_planner("rules", world="squares"), categories=["attribute"], per_item=4, rng=rng
-    )
+    planner, rng = make_planner("rules", world="squares"), random.Random(0)
+    assert isinstance(planner, names["Planner"])
+    found, _ = plan("a red square", planner, categories=["attribute"], per_item=4, rng=rng)
     assert sorted(edit.caption for edit in found) == ["a blue square", "a green square"]
     assert {edit.avoid for edit in found} == {"red"}
     with pytest.raises(ValueError, match="--judge squares reads pictures of the world of squares alone"):
@@ -170,6 +170,20 @@ def test_a_chat_model_is_held_to_its_planner(names: dict[str, Any]) -> None:
 
     edit = Edit.replacing("a red square", 2, 5, "purple", category="attribute", backend="llm")
     assert Silent().objection("a red square", edit) == "not of this world"
+
+
+def test_a_masked_model_is_held_to_its_planner(names: dict[str, Any]) -> None:
+    from negguide.mining.edits.fill_mask import FillMask
+
+    class Guessing(FillMask):
+        def __init__(self) -> None:
+            self._world = find_domain("squares").planner()
+
+        def _guesses(self, caption: str, targets: list[Any]) -> list[list[str]]:
+            return [["purple", "blue"] for _ in targets]
+
+    (edit,) = Guessing().propose("a red square", ["attribute"], random.Random(0))
+    assert (edit.caption, edit.avoid, edit.backend) == ("a blue square", "red", "fill-mask")
 
 
 def test_benchmarks_ask_its_judge(names: dict[str, Any]) -> None:

@@ -475,7 +475,7 @@ def _progress(
     source: Input, limit: int | None, text_only: bool
 ) -> Iterator[tuple[Callable[[int], None], Callable[[int], None], Counter[str]]]:
     """A progress bar: what tells it of pairs, what tells it of images, and how many images there were."""
-    # only the toy world knows how many pairs it has before they are read
+    # only closed worlds know how many pairs they have before they are read
     known = [n for n in (limit, getattr(source, "count", None)) if isinstance(n, int)]
     total = min(known, default=None)
     columns = (

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from negguide._utils.text import listed
 from negguide.domain import clip_of, registered_domains
 from negguide.mining.block import Miner
 from negguide.mining.build_text import Built, planner_of
@@ -52,8 +53,9 @@ def build(
     if judge is None:
         judge = source.world
     if judge is None:
+        titles = [domain.title for domain in registered_domains().values()]
         raise ValueError(
-            "--judge is needed for data that are not of the toy world: clip:MODEL or itm:MODEL, e.g. "
+            f"--judge is needed for data that are not of {listed(titles, 'or')}: clip:MODEL or itm:MODEL, e.g. "
             "itm:Salesforce/blip-itm-base-coco"
         )
     own = registered_domains().get(judge)

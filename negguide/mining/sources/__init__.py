@@ -16,7 +16,7 @@ from negguide.storage import location
 __all__ = ["BadSource", "Input", "caption_problem", "open_source"]
 
 _RIGHT = (
-    "toyworld:N, a folder (with metadata.jsonl, of save_to_disk, with .tar or .parquet files), a .parquet, .tsv, .csv "
+    "a folder (with metadata.jsonl, of save_to_disk, with .tar or .parquet files), a .parquet, .tsv, .csv "
     "or COCO .json file, a glob or brace pattern of .tar files, or a data set on the hub (owner/name)"
 )
 
@@ -84,12 +84,17 @@ def _kind(spec: str) -> tuple[str, Callable[..., Input]]:
             return "COCO captions", partial(_coco, CocoCaptions, path)
         if suffix == ".jsonl":
             return "an imagefolder", partial(ImageFolder, path)
-        raise ValueError(f"{spec!r} is no input that is known; use {_RIGHT}")
+        raise ValueError(f"{spec!r} is no input that is known; use {_right()}")
     if is_hub_id(spec, owner=False) and not path.suffix:
         from negguide.mining.sources.hub import DataSet
 
         return "a data set on the hub", partial(DataSet, spec)
-    raise ValueError(f"there is no {spec!r}; use {_RIGHT}")
+    raise ValueError(f"there is no {spec!r}; use {_right()}")
+
+
+def _right() -> str:
+    """What an input can be, for messages."""
+    return ", ".join([*(f"{name}:N" for name in registered_domains()), _RIGHT])
 
 
 def _folder(path: Path) -> tuple[str, Callable[..., Input]]:
