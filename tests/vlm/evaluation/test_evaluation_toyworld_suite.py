@@ -7,6 +7,7 @@ from dataclasses import fields
 import pytest
 
 from negguide.toyworld import caption, parse, render
+from negguide.toyworld import suite as suite_module
 from negguide.toyworld.scene import ABSENT, ACCESSORIES, Character, held_out, is_complete, is_trademark
 from negguide.toyworld.suite import (
     EDITS,
@@ -16,7 +17,6 @@ from negguide.toyworld.suite import (
     scene_items,
     toyworld,
 )
-from negguide.vlm.evaluation.suites import toyworld as suite_module
 
 
 @pytest.fixture(scope="module")
