@@ -270,7 +270,15 @@ def test_the_wheel_holds_the_pipeline_files_and_they_are_found_there(tmp_path: P
                 *packed,
                 *(
                     f"negguide/{name}.py"
-                    for name in ("__init__", "_utils/__init__", "_utils/hub", "embedded", "models", "version")
+                    for name in (
+                        "__init__",
+                        "_utils/__init__",
+                        "_utils/hub",
+                        "_utils/plugins",
+                        "domain",
+                        "models",
+                        "version",
+                    )
                 ),
             ],
         )
