@@ -45,12 +45,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from negguide import NAG, Negative, NegToMe, PerpNeg
-from negguide.embedded import EMBEDDED, TOYWORLD, Embedded
+from negguide._utils.stats import Rate, share
 from negguide.methods import AUTO, registered_methods
 from negguide.models import embedded_of
 from negguide.toyworld import KINDS, Scene, parse
+from negguide.toyworld.domain import EMBEDDED, TOYWORLD, ToyworldModel
 from negguide.toyworld.judge import Judge
-from negguide.toyworld.measure import Rate, agreement, share
+from negguide.toyworld.measure import agreement
 
 PROMPT = "a bear wearing glasses"
 FOUR = {"black glasses": 3.0, "brown fur": 2.0, "in the snow": 0.3, "a scarf": 0.3}
@@ -95,7 +96,7 @@ def automatic(**options: Any) -> Callable[[tuple[str, ...]], PerpNeg]:
     return lambda texts: PerpNeg(*(Negative(text, AUTO) for text in texts), **options)
 
 
-def attention(key: str, model: Embedded) -> Case:
+def attention(key: str, model: ToyworldModel) -> Case:
     """A method inside attention; its strength makes no difference to its time."""
     weight = WEIGHTS[key][0]
     return Case(
@@ -105,7 +106,7 @@ def attention(key: str, model: Embedded) -> Case:
     )
 
 
-def cases(model: Embedded) -> list[Case]:
+def cases(model: ToyworldModel) -> list[Case]:
     """The rows of a model: of one without classifier-free guidance, what acts without it."""
     if not model.always_guided:
         return unguided(model)
@@ -132,7 +133,7 @@ def cases(model: Embedded) -> list[Case]:
     ]
 
 
-def unguided(model: Embedded) -> list[Case]:
+def unguided(model: ToyworldModel) -> list[Case]:
     """The methods that act without classifier-free guidance too."""
     return [
         *(attention(method.key, model) for method in registered_methods("attention")),

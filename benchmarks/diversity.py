@@ -34,11 +34,12 @@ from report import (
 from tqdm import tqdm
 
 from negguide import NegToMe
-from negguide.embedded import EMBEDDED, TOYWORLD
+from negguide._utils.stats import Rate, mean, share
 from negguide.models import own_guidance_scale
 from negguide.toyworld import FURS, KINDS, Scene, parse
+from negguide.toyworld.domain import EMBEDDED, TOYWORLD
 from negguide.toyworld.judge import Judge
-from negguide.toyworld.measure import Rate, agreement, mean, share
+from negguide.toyworld.measure import agreement
 
 BATCH = 4
 FIGURES = ("entropy", "distance", "fidelity")

@@ -38,8 +38,8 @@ from tqdm import tqdm
 
 import negguide
 from negguide import NAG, Negative, NegToMe, PerpNeg
+from negguide._utils.stats import Rate
 from negguide.guidance.matching import match_each, match_tiled
-from negguide.toyworld.measure import Rate
 
 IMAGES = 4
 

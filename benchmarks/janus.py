@@ -30,12 +30,13 @@ from PIL import Image
 from report import STEPS, arguments, models, plot_rates, print_table, rows_so_far, write_json
 from tqdm import tqdm
 
-from negguide.embedded import TOYWORLD, TOYWORLD_DEFAULTS
+from negguide._utils.stats import Rate, share
 from negguide.pictures import grid
 from negguide.toyworld import KINDS, Character, Scene
+from negguide.toyworld.domain import TOYWORLD, TOYWORLD_DEFAULTS
 from negguide.toyworld.judge import Judge
-from negguide.toyworld.measure import Rate, share
 from negguide.toyworld.scene import FURS
+from negguide.toyworld.stage import VIEWS_STOP, Stage, as_image
 from negguide.views import (
     PRESETS,
     Descent,
@@ -53,7 +54,6 @@ from negguide.views import (
     view_text,
 )
 from negguide.views.distillation import Loss
-from negguide.views.embedded import VIEWS_STOP, Stage, as_image
 from negguide.views.solid import TURNTABLE
 
 AZIMUTHS = tuple(range(0, 360, 30))

@@ -40,7 +40,7 @@ from report import STEPS, arguments, models, rows_so_far, write_json
 from tqdm import tqdm
 
 from negguide import Negative, NegToMe, PerpNeg
-from negguide.embedded import TOYWORLD, TOYWORLD_DEFAULTS
+from negguide._utils.stats import Rate, mean, share
 from negguide.image_files import read_image
 from negguide.mining import audit as auditing
 from negguide.mining.block import Miner
@@ -53,10 +53,11 @@ from negguide.mining.run import run
 from negguide.mining.settings import Settings, seed_of
 from negguide.mining.shards import read_set
 from negguide.mining.sources import open_source
-from negguide.mining.verify.world import WorldJudge
 from negguide.toyworld import ACCESSORIES, Scene, parse
+from negguide.toyworld.domain import TOYWORLD, TOYWORLD_DEFAULTS
 from negguide.toyworld.judge import Judge
-from negguide.toyworld.measure import Rate, agreement, mean, share
+from negguide.toyworld.measure import agreement
+from negguide.toyworld.pair_judge import WorldJudge
 from negguide.toyworld.scene import ABSENT
 
 GROUP = 4
@@ -86,7 +87,7 @@ class Pair:
 
 def planned(count: int, per_item: int = 1) -> list[Pair]:
     """What is planned for the first ``count`` pairs of the toy world."""
-    planner = make_planner("rules", world=True)
+    planner = make_planner("rules", world="toyworld")
     pairs = []
     for row in open_source(f"toyworld:{count}").rows():
         if isinstance(row, Source) and row.load is not None:
@@ -193,7 +194,7 @@ def mine(
     Returns (outcome, images, seconds, seconds of computing).
     """
     source = open_source(f"toyworld:{count}")
-    planner = make_planner("rules", world=True)
+    planner = make_planner("rules", world="toyworld")
     settings = Settings(
         data=source.description,
         planner=planner.description,

@@ -8,7 +8,7 @@ from typing import Any
 
 from report import plot_rates, print_table
 
-from negguide.toyworld.measure import Rate
+from negguide._utils.stats import Rate
 
 LABELS = {"plain": "classic prompt", "negative-prompt": "classic negative prompt", "perp-neg": "Perp-Neg"}
 GROUPS = ("captions", "control and negative", "original and negative")

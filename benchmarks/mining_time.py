@@ -22,7 +22,6 @@ from PIL import Image
 from report import STEPS, arguments, models, print_table, rows_so_far, write_json
 from torch import Tensor
 
-from negguide.embedded import TOYWORLD_DEFAULTS
 from negguide.mining.block import Miner
 from negguide.mining.edits import make_planner
 from negguide.mining.render.job import Job
@@ -30,7 +29,8 @@ from negguide.mining.render.pipeline import PipelinePainter
 from negguide.mining.run import run
 from negguide.mining.settings import Settings
 from negguide.mining.sources import open_source
-from negguide.mining.verify.world import WorldJudge
+from negguide.toyworld.domain import TOYWORLD_DEFAULTS
+from negguide.toyworld.pair_judge import WorldJudge
 
 GOAL = 0.1
 """The largest part of a run outside the image model and the judge."""
@@ -80,7 +80,7 @@ def measured(pipe: Any, together: int, args: Any) -> dict[str, Any]:
             batch_size=args.batch_size,
         )
     )
-    planner, judge = make_planner("rules", world=True), TimedJudge()
+    planner, judge = make_planner("rules", world="toyworld"), TimedJudge()
     source = open_source(f"toyworld:{args.pairs}")
     settings = Settings(
         data=source.description,

@@ -48,12 +48,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from negguide import NAG, NASA, VSF, Negative, PerpNeg
-from negguide.embedded import TOYWORLD, TOYWORLD_DEFAULTS, Defaults
+from negguide._utils.stats import mean, share
+from negguide.domain import Defaults
 from negguide.methods.choices import methods_in_words, options_of
 from negguide.models import defaults_of, own_guidance_scale
 from negguide.toyworld import Scene
+from negguide.toyworld.domain import TOYWORLD, TOYWORLD_DEFAULTS
 from negguide.toyworld.judge import Judge
-from negguide.toyworld.measure import mean, share
 
 BATCH = 50
 """Images a call."""

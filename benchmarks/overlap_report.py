@@ -9,8 +9,8 @@ from typing import Any
 import matplotlib
 from report import print_table
 
+from negguide._utils.stats import Rate
 from negguide.methods.choices import methods_in_words
-from negguide.toyworld.measure import Rate
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

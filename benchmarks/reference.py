@@ -33,12 +33,12 @@ from report import (
 from tqdm import tqdm
 
 from negguide import NegToMe
-from negguide.embedded import TOYWORLD
+from negguide._utils.stats import Rate, mean, share
 from negguide.models import defaults_of, own_guidance_scale
 from negguide.toyworld import BACKGROUNDS, TRADEMARK, Scene, is_trademark, render
+from negguide.toyworld.domain import TOYWORLD
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.language import PLACES
-from negguide.toyworld.measure import Rate, mean, share
 from negguide.toyworld.scene import sample_explorer
 
 FIGURES = ("similarity", "trademark", "fidelity")

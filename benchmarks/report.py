@@ -21,11 +21,11 @@ from torch import Tensor
 
 import negguide
 from negguide import PerpNeg, toyworld
-from negguide.embedded import EMBEDDED, TOYWORLD
+from negguide._utils.stats import Rate
 from negguide.models import call_arguments, embedded_of, guidance_arguments, own_guidance_scale, revision
 from negguide.storage import write_whole
+from negguide.toyworld.domain import EMBEDDED, TOYWORLD
 from negguide.toyworld.judge import Judge
-from negguide.toyworld.measure import Rate
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

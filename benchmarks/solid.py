@@ -25,11 +25,11 @@ from PIL import Image, ImageDraw
 from report import arguments, models, print_table, write_json
 
 from negguide.cli.views_object import draw_turntable
-from negguide.embedded import TOYWORLD, TOYWORLD_DEFAULTS
 from negguide.pictures import grid
 from negguide.toyworld import KINDS
+from negguide.toyworld.domain import TOYWORLD, TOYWORLD_DEFAULTS
+from negguide.toyworld.stage import Stage, as_image
 from negguide.views import find_preset
-from negguide.views.embedded import Stage, as_image
 from negguide.views.hull import mesh, save_glb
 from negguide.views.solid import Fit
 

@@ -4,8 +4,8 @@
     python benchmarks/sweep_attention.py --model toyworld-flow-turbo --methods nag --first-seed 700 --seeds-per-pair 5
 
 The pairs are those of the suite `first` of overlap.py, and the seeds none of its: `overlap.py` reports what was chosen
-here on pictures that nothing was chosen on. The values chosen stand in `negguide/embedded.py`. A run that is stopped
-goes on where it was.
+here on pictures that nothing was chosen on. The values chosen stand in `negguide/toyworld/domain.py`. A run that is
+stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from torch import Generator
 from tqdm import tqdm
 
 from negguide import NAG, NASA, ONG, VSF
-from negguide.embedded import TOYWORLD
+from negguide._utils.stats import Rate, share
 from negguide.methods.choices import methods_in_words
+from negguide.toyworld.domain import TOYWORLD
 from negguide.toyworld.judge import Judge
-from negguide.toyworld.measure import Rate, share
 
 GRIDS: dict[str, list[dict[str, tuple[Any, ...]]]] = {
     NAG.key: [

@@ -7,7 +7,7 @@
 Every row is a setting with `reference="others"`; entropy and distance are to rise, fidelity to stay, time to stay near
 a plain call. With `--seeds-per-place` it is one with a reference image, as in reference.py: likeness is to fall.
 `diversity.py` and `reference.py` report on seeds that are none of these. The values chosen stand in
-`negguide/embedded.py`. A run that is stopped goes on where it was.
+`negguide/toyworld/domain.py`. A run that is stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from report import (
 from tqdm import tqdm
 
 from negguide import NegToMe
-from negguide.embedded import TOYWORLD
-from negguide.toyworld.measure import Rate
+from negguide._utils.stats import Rate
+from negguide.toyworld.domain import TOYWORLD
 
 UNET_BLOCKS = {
     "16x16": r"(down_blocks\.0|up_blocks\.1).*attn1$",

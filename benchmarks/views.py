@@ -25,9 +25,10 @@ from report import (
 from tqdm import tqdm
 
 from negguide import Negative, PerpNeg
-from negguide.embedded import TOYWORLD_DEFAULTS
+from negguide._utils.stats import Rate, share
 from negguide.toyworld import KINDS, parse
-from negguide.toyworld.measure import Rate, agreement, share
+from negguide.toyworld.domain import TOYWORLD_DEFAULTS
+from negguide.toyworld.measure import agreement
 
 NEGATIVE = "front view"
 WEIGHTS = (1.0, 2.0, 3.0)

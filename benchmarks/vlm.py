@@ -50,8 +50,8 @@ from vlm_rows import (
 )
 from vlm_sets import keeping_set, mined_set, parts, plain_set, recipe, rendered_set, set_folder
 
+from negguide._utils.stats import Rate
 from negguide.models import revision
-from negguide.toyworld.measure import Rate
 from negguide.toyworld.models import CLIP
 from negguide.vlm.evaluation.evaluate import make_suite
 

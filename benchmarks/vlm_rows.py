@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from report import rows_so_far, write_json
 
-from negguide._utils.stats import wilson
-from negguide.embedded import TOYWORLD
-from negguide.toyworld.measure import Rate
+from negguide._utils.stats import Rate, wilson
+from negguide.toyworld.domain import TOYWORLD
 from negguide.vlm.data.readers import read_triplets
 from negguide.vlm.data.validate import as_pairs, validate, with_one_source_per_image
 from negguide.vlm.evaluation.evaluate import evaluate

@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 import negguide
 from negguide._utils.files import whole_file
-from negguide.embedded import TOYWORLD, TOYWORLD_DEFAULTS
 from negguide.models import revision
 from negguide.storage import write_whole
+from negguide.toyworld.domain import TOYWORLD, TOYWORLD_DEFAULTS
 from negguide.toyworld.measure import draw
 from negguide.vlm.data.readers import read_triplets
 from negguide.vlm.data.rows import ImageSource
@@ -97,14 +97,14 @@ def rendered_set(folder: Path, asked: Mapping[str, Part]) -> Path:
 
 def _render(folder: Path, part: Part) -> None:
     from negguide.mining.edits import make_planner, plan, plan_positives
-    from negguide.mining.sources.toyworld import ToyworldScenes
     from negguide.toyworld import parse, render
+    from negguide.toyworld.source import ToyworldScenes
 
     done = folder / "metadata.jsonl"
     if done.is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    planner = make_planner("rules", world=True, views=part.views)
+    planner = make_planner("rules", world="toyworld", views=part.views)
     rows = []
     for source in tqdm(ToyworldScenes(part.pairs).rows(), total=part.pairs, desc="rendering"):
         rng = random.Random(f"vlm-{source.id}")

@@ -1,4 +1,4 @@
-"""Find a model by its name: the embedded toy world, a folder, or an id on the Hugging Face hub."""
+"""Find a model by its name: one of a closed world, a folder, or an id on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negguide._utils.hub import is_hub_id
-from negguide.embedded import EMBEDDED, TOYWORLD, Defaults, Embedded
+from negguide.domain import (
+    Defaults,
+    DomainModel,
+    default_domain,
+    domain_models,
+    domain_of,
+    registered_domains,
+)
 
 if TYPE_CHECKING:
     import torch
 
-_RIGHT = f"{', '.join(map(repr, EMBEDDED))}, a folder that save_pretrained wrote, or a hub id (owner/name)"
-
 
 def defaults(model: str) -> Defaults:
     """What suits `model`; the published values for every model but the embedded ones."""
-    return EMBEDDED[model].defaults if model in EMBEDDED else Defaults()
+    found = domain_models().get(model)
+    return Defaults() if found is None else found.defaults
 
 
 def usual_steps(model: str, *, draft: bool = False) -> int:
@@ -29,9 +35,10 @@ def usual_steps(model: str, *, draft: bool = False) -> int:
     Args:
         draft: where many pictures are drawn while somebody waits.
     """
-    if model not in EMBEDDED:
+    found = domain_models().get(model)
+    if found is None:
         return 25
-    return EMBEDDED[model].draft_steps if draft else EMBEDDED[model].steps
+    return found.draft_steps if draft else found.steps
 
 
 def call_arguments(pipeline: Any) -> dict[str, Any]:
@@ -46,12 +53,14 @@ def call_arguments(pipeline: Any) -> dict[str, Any]:
     return {name: value for name, value in call.items() if name in accepted}
 
 
-def embedded_of(pipeline: Any) -> Embedded | None:
+def embedded_of(pipeline: Any) -> DomainModel | None:
     """The embedded model that a diffusers pipeline holds, told by where it was loaded from; None for any other."""
-    from negguide.toyworld.models import folder_of
-
     loaded_from = None if isinstance(pipeline, type) else getattr(pipeline, "name_or_path", None)
-    return next((one for name, one in EMBEDDED.items() if loaded_from == str(folder_of(name))), None)
+    for domain in registered_domains().values():
+        for name, model in domain.models.items():
+            if str(loaded_from) == str(domain.folders(name)[0]):
+                return model
+    return None
 
 
 def defaults_of(pipeline: Any) -> Defaults:
@@ -152,8 +161,8 @@ def check_model(model: str) -> str:
         TypeError, ValueError: when it can be no model, with what would be right.
     """
     if not isinstance(model, str):
-        raise TypeError(f"model must be {_RIGHT} (a string), got {model!r}")
-    if model in EMBEDDED:
+        raise TypeError(f"model must be {_right()} (a string), got {model!r}")
+    if domain_of(model) is not None:
         return model
     folder = Path(model).expanduser()
     if model and folder.is_dir():
@@ -163,12 +172,12 @@ def check_model(model: str) -> str:
             )
         return str(folder.resolve())
     if not is_hub_id(model):
-        raise ValueError(f"model={model!r} is unknown: no such folder, and no hub id; use {_RIGHT}")
+        raise ValueError(f"model={model!r} is unknown: no such folder, and no hub id; use {_right()}")
     return model
 
 
 def load_pipeline(
-    model: str = TOYWORLD,
+    model: str | None = None,
     *,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
@@ -179,7 +188,7 @@ def load_pipeline(
     Args:
         model: an embedded one ("toyworld", "toyworld-flow", ...), a folder in the layout of diffusers, or a hub id
             like "owner/name". Only safetensors are loaded. The pipeline that it names is one of diffusers or one that a
-            registered family brings; a guided pipeline that was saved is an ordinary one.
+            registered family brings; a guided pipeline that was saved is an ordinary one. None = "toyworld".
         dtype: of all weights; None = float32.
         device: where they go.
         pipeline: the class to load it as, by name, one of `supported_pipelines()`; None = the one that it names.
@@ -188,13 +197,13 @@ def load_pipeline(
         TypeError, ValueError: when there is no such model, when it cannot be loaded, or when negguide does not
             support its pipeline.
     """
-    model = check_model(model)
+    model = check_model(default_domain().model.name if model is None else model)
     # imported here, so that naming a model costs nothing
     import torch
 
     from negguide.integration.pipelines import from_pipe
 
-    if model not in EMBEDDED and pipeline is None:
+    if pipeline is None and domain_of(model) is None:
         # before gigabytes are loaded
         _check_class(model)
     pipe = _load(model, torch.float32 if dtype is None else dtype, pipeline)
@@ -219,8 +228,8 @@ def published_dtype(model: str, pipeline: str | None = None) -> str:
 
 def pipeline_name(model: str) -> str | None:
     """The pipeline class that a model names; None where that cannot be read. Nothing but its index is downloaded."""
-    if model in EMBEDDED:
-        return EMBEDDED[model].pipeline
+    if embedded := domain_models().get(model):
+        return embedded.pipeline
     try:
         if Path(model).is_dir():
             index = json.loads(Path(model, "model_index.json").read_text(encoding="utf-8"))
@@ -281,10 +290,9 @@ def revision(model: str) -> str | None:
     The fingerprint covers every file's name and size and its first and last megabyte. None for a hub model that is
     not in the local cache.
     """
-    if model in EMBEDDED:
-        from negguide.toyworld.models import folders_of
-
-        return _fingerprint(*folders_of(model))
+    domain = domain_of(model)
+    if domain is not None:
+        return _fingerprint(*domain.folders(model))
     if Path(model).is_dir():
         return _fingerprint(Path(model))
     from huggingface_hub import try_to_load_from_cache
@@ -293,20 +301,24 @@ def revision(model: str) -> str | None:
     return Path(index).parent.name if isinstance(index, str) else None
 
 
+def _right() -> str:
+    """What a model can be, for messages."""
+    return f"{', '.join(map(repr, domain_models()))}, a folder that save_pretrained wrote, or a hub id (owner/name)"
+
+
 def _load(model: str, dtype: torch.dtype, pipeline: str | None) -> Any:
     import diffusers
 
     kind = _brought_class(model) if pipeline is None else _supported_class(pipeline)
-    if model in EMBEDDED:
-        from negguide.toyworld.models import load_pipeline as load_embedded
-
-        return load_embedded(model, dtype=dtype, kind=kind)
+    domain = domain_of(model)
+    if domain is not None:
+        return domain.load_pipeline(model, dtype, kind)
     try:
         return (kind or diffusers.DiffusionPipeline).from_pretrained(model, dtype=dtype, use_safetensors=True)
     except Exception as error:
         as_what = "" if pipeline is None else f" as {pipeline}"
         raise ValueError(
-            f"model={model!r} cannot be loaded{as_what}: {first_sentence(error)}; use {_RIGHT}"
+            f"model={model!r} cannot be loaded{as_what}: {first_sentence(error)}; use {_right()}"
         ) from error
 
 

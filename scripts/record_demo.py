@@ -20,12 +20,12 @@ from PIL import Image, ImageDraw, ImageFont
 from negguide import Negative
 from negguide.cli.errors import quiet_libraries
 from negguide.demo.backend import Backend, Run
-from negguide.demo.examples import TOYWORLD_LEAVE_OUT
 from negguide.demo.methods import CLASSIC, with_method
 from negguide.demo.solids import MADE, SEED, solid_of, turntable
 from negguide.demo.solids import PROMPT as PROMPT_OF_SOLIDS
+from negguide.toyworld.page import PAGE
 
-FIRST = TOYWORLD_LEAVE_OUT[0]
+FIRST = PAGE.leave_out[0]
 SEEDS, SIDE, GAP, TOP, BOTTOM = (0, 1, 2), 224, 12, 46, 34
 FRAMES, MILLISECONDS = 40, 70
 INK, PAPER, LINE = (28, 30, 38), (255, 255, 255), (99, 102, 241)

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from negguide import NegToMe
-from negguide.embedded import EMBEDDED, TOYWORLD_DEFAULTS
+from negguide._utils.stats import share
 from negguide.toyworld import Character, Scene, parse
-from negguide.toyworld.measure import share
+from negguide.toyworld.domain import EMBEDDED, TOYWORLD_DEFAULTS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import cost

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from negguide._utils.stats import Rate, share
 from negguide.benchmark.judges import Judge, Verdict
 from negguide.benchmark.runner import Bar, no_bar
 from negguide.benchmark.suites import Check
@@ -24,7 +25,6 @@ from negguide.image_files import read_image
 from negguide.mining.formats.editing import EditingRow
 from negguide.models import first_sentence
 from negguide.pictures import grid, save_json, save_png
-from negguide.toyworld.measure import Rate, share
 
 Editor = Callable[[Image.Image, str, int], Image.Image]
 """Edits an image (RGB) by an instruction; the whole number is the seed."""

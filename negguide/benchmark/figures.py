@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from negguide._utils.stats import Rate, mean, share
 from negguide.benchmark.columns import CLASSIC, PLAIN, Column
 from negguide.benchmark.judging import Seen
 from negguide.benchmark.runner import Drawn, Run
 from negguide.benchmark.suites import OVERLAP
-from negguide.toyworld.measure import Rate, mean, share
 
 KEPT, REMOVED, BOTH, SIMILARITY = "kept", "removed", "both", "similarity"
 SHARES = (KEPT, REMOVED, BOTH)

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from negguide._utils.text import listed
-from negguide.embedded import EMBEDDED
+from negguide.domain import domain_models
 from negguide.methods import Method
 from negguide.methods.choices import methods_in_words
 from negguide.models import (
@@ -69,8 +69,10 @@ class Sampling:
         scale = self.guidance_scale
         if scale is not None and not 0 <= scale < float("inf"):
             raise ValueError(f"--guidance-scale must be a finite number >= 0, got {scale}")
-        if self.model in EMBEDDED and (self.height or 64, self.width or 64) != (64, 64):
-            raise ValueError("--height and --width: the embedded models draw 64 x 64; leave them out")
+        embedded = domain_models().get(self.model)
+        if embedded is not None and {self.height, self.width} - {None, embedded.size}:
+            size = f"{embedded.size} x {embedded.size}"
+            raise ValueError(f"--height and --width: the embedded models draw {size}; leave them out")
 
     def to_dict(self) -> dict[str, Any]:
         """What decides how the images look, as JSON: the settings, the weights, the versions and the device."""

@@ -1,23 +1,20 @@
-"""What looks at the pictures: a model that answers questions, a CLIP-like model, or the judge of the embedded world."""
+"""What looks at the pictures: a model that answers questions, a CLIP-like model, or the judge of a closed world."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from PIL import Image
 
 from negguide.benchmark.suites import Check
-from negguide.embedded import TOYWORLD
+from negguide.domain import registered_domains
 from negguide.models import first_sentence, revision
 
-if TYPE_CHECKING:
-    from negguide.toyworld.scene import Character, Scene
-
 USUAL = "Salesforce/blip-vqa-base"
-"""Judges models other than the embedded one unless told; small, so a larger one is worth its time."""
+"""Judges models that are of no closed world unless told; small, so a larger one is worth its time."""
 
 
 @dataclass(frozen=True)
@@ -118,54 +115,24 @@ class PhraseJudge:
         return f"without {check.present}"
 
 
-class SceneJudge:
-    """The judge of the embedded world, which reads the whole scene; phrases are captions of that world.
-
-    A picture shows a fragment ("black glasses") when one of its characters, or its place, is as the fragment says, and
-    a caption ("a bear wearing glasses") when everything is.
-    """
-
-    remark = ""
-
-    def __init__(self, device: str = "cpu") -> None:
-        from negguide.toyworld.judge import Judge as Network
-        from negguide.toyworld.models import JUDGE, load_judge
-
-        self.network = load_judge() if device == "cpu" else Network.load(JUDGE).to(device)
-        self.name = TOYWORLD
-        self.revision = revision(str(JUDGE))
-
-    def verdicts(self, images: Sequence[Image.Image], checks: Sequence[Check]) -> list[Verdict]:
-        """Whether the scene that is read from each image holds what its check names."""
-        from negguide.toyworld.language import parse
-        from negguide.toyworld.measure import agreement
-
-        found = []
-        for seen, check in zip(self.network.read(images), checks, strict=True):
-            wanted = parse(check.present)
-            is_there = all(agreement(wanted, seen).values()) if check.shown else _somewhere(wanted, seen)
-            found.append(Verdict(is_there == check.shown, _in_words(seen)))
-        return found
-
-
 def check_judge(name: str) -> None:
     """Refuse a judge that cannot be one, before anything is drawn; of a hub model only the config is read.
 
     Raises:
         ValueError: the model cannot be found.
     """
-    if name != TOYWORLD:
+    if name not in registered_domains():
         _model_type(name)
 
 
 def load_judge(name: str, device: str = "cpu") -> Judge:
-    """The judge that `--judge` names: "toyworld", or a CLIP, a SigLIP or a question answering model by folder or id.
+    """The judge of `--judge`: a domain's own, or a CLIP, a SigLIP or a question answering model by folder or id.
 
     Raises:
         ValueError: it cannot be loaded.
     """
-    if name == TOYWORLD:
-        return SceneJudge(device)
+    if domain := registered_domains().get(name):
+        return domain.judge(device)
     return PhraseJudge(name, device) if is_two_towers(name) else QuestionJudge(name, device)
 
 
@@ -188,8 +155,8 @@ def _model_type(name: str) -> str:
     except Exception as error:
         # missing, unreachable and broken models fail in many ways
         raise ValueError(
-            f"--judge {name!r} cannot be loaded: {first_sentence(error)}; give {TOYWORLD}, or a question answering "
-            "model, a CLIP or a SigLIP of transformers by its folder or hub id"
+            f"--judge {name!r} cannot be loaded: {first_sentence(error)}; give {', '.join(registered_domains())}, or a "
+            "question answering model, a CLIP or a SigLIP of transformers by its folder or hub id"
         ) from error
 
 
@@ -202,25 +169,3 @@ def _verdict(answer: str, yes: bool) -> Verdict:
     word = answer.strip().lower()
     clear = word.startswith(("yes", "no"))
     return Verdict(word.startswith("yes") == yes if clear else None, answer.strip())
-
-
-def _somewhere(wanted: Scene, seen: Scene) -> bool:
-    """Whether one character of a scene is as the first one of `wanted`, and the place too where it is said."""
-    place = wanted.background in (None, seen.background)
-    if not wanted.characters:
-        return place
-    return place and any(_is(wanted.characters[0], character) for character in seen.characters)
-
-
-def _is(wanted: Character, seen: Character) -> bool:
-    from negguide.toyworld.measure import agreement
-    from negguide.toyworld.scene import Scene
-
-    one = agreement(Scene((wanted,)), Scene((seen,)))
-    return all(one.values())
-
-
-def _in_words(scene: Scene) -> str:
-    from negguide.toyworld.language import caption
-
-    return caption(scene)

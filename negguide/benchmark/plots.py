@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 from PIL import Image, ImageDraw, ImageFont
 
+from negguide._utils.stats import Rate
 from negguide.benchmark.columns import PLAIN, Column
 from negguide.benchmark.figures import KEPT, REMOVED, SHARES, SIMILARITY, Line
 from negguide.benchmark.suites import DIVERSITY, OVERLAP, REFERENCE, Item
 from negguide.image_files import read_image
 from negguide.pictures import MIN_CELL, grid
-from negguide.toyworld.measure import Rate
 
 if TYPE_CHECKING:
     from negguide.benchmark.judging import Seen

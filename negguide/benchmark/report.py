@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from negguide._utils.stats import Rate
 from negguide.benchmark.columns import PLAIN
 from negguide.benchmark.figures import BOTH, KEPT, REMOVED, SHARES, SIMILARITY, Line, baseline
 from negguide.benchmark.judges import Judge, Verdict
@@ -19,7 +20,6 @@ from negguide.benchmark.similarity import Similarity
 from negguide.benchmark.suites import DIVERSITY, OVERLAP, REFERENCE
 from negguide.pictures import save_json
 from negguide.storage import write_whole
-from negguide.toyworld.measure import Rate
 
 FEW = 20
 """With fewer prompts than this the intervals are rough."""

@@ -7,14 +7,14 @@ from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from negguide.benchmark.judges import Judge, PhraseJudge, SceneJudge, is_two_towers
-from negguide.embedded import TOYWORLD
+from negguide.benchmark.judges import Judge, PhraseJudge, is_two_towers
+from negguide.domain import registered_domains
 
 if TYPE_CHECKING:
     from negguide.vlm.models import VisionLanguageModel
@@ -86,39 +86,24 @@ class ClipSimilarity:
         return self.model.encode_images(images)
 
 
-class SceneSimilarity:
-    """The features of the embedded world's judge."""
-
-    name = TOYWORLD
-
-    def __init__(self, device: str = "cpu") -> None:
-        judge = SceneJudge(device)
-        self.network: Any = judge.network
-        self.revision: str | None = judge.revision
-
-    def features(self, images: Sequence[Image.Image]) -> Tensor:
-        """Unit length, float32 [len(images), D] on the CPU."""
-        features: Tensor = self.network.embed(images)
-        return features
-
-
 def choose_similarity(name: str, judge: str) -> str:
     """What `--similarity` means: "auto" is DreamSim where it is installed, else the judge where it has features.
 
     Raises:
         ValueError: it can be none, before anything is drawn.
     """
+    domains = registered_domains()
     if name == AUTO:
-        if judge == TOYWORLD:
-            return TOYWORLD
+        if judge in domains:
+            return judge
         if find_spec(DREAMSIM) is not None:
             return DREAMSIM
         return judge if is_two_towers(judge) else USUAL
     if name == DREAMSIM and find_spec(DREAMSIM) is None:
         raise ValueError("--similarity dreamsim: the package is not installed; pip install dreamsim")
-    if name not in (DREAMSIM, TOYWORLD) and not is_two_towers(name):
+    if name not in (DREAMSIM, *domains) and not is_two_towers(name):
         raise ValueError(
-            f"--similarity must be {AUTO}, {DREAMSIM}, {TOYWORLD}, or a CLIP or SigLIP, got {name!r}"
+            f"--similarity must be {AUTO}, {DREAMSIM}, {', '.join(domains)}, or a CLIP or SigLIP, got {name!r}"
         )
     return name
 
@@ -134,8 +119,8 @@ def load_similarity(name: str, device: str = "cpu", judge: Judge | None = None) 
     """
     if name == DREAMSIM:
         return DreamSim(device)
-    if name == TOYWORLD:
-        return SceneSimilarity(device)
+    if domain := registered_domains().get(name):
+        return domain.judge(device)
     if isinstance(judge, PhraseJudge) and judge.name == name:
         return ClipSimilarity(judge.model)
     from negguide.vlm.models import load_model

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from negguide._utils.text import listed
-from negguide.embedded import EMBEDDED, TOYWORLD
+from negguide.domain import Language, domain_of
 
 OVERLAP, DIVERSITY, REFERENCE = "overlap", "diversity", "reference"
 KINDS = (OVERLAP, DIVERSITY, REFERENCE)
@@ -97,15 +97,20 @@ def load_suite(name: str, model: str, count: int | None = None) -> Suite:
 
     Args:
         name: of `KINDS`, or a file.
-        model: the embedded models have built-in suites of their own, in the words that they know.
+        model: those of closed worlds have built-in suites of their own, in the words that they know.
         count: at most so many items, the first ones; None = all.
 
     Raises:
         ValueError: there is no such suite, or its file is wrong, naming what would be right.
     """
     path = Path(name).expanduser()
+    domain = domain_of(model)
     if name in KINDS:
-        path = _DATA / f"{TOYWORLD}-{name}.json" if model in EMBEDDED else _DATA / f"{name}.json"
+        if domain is not None and name not in domain.suites:
+            raise ValueError(
+                f"--suite {name}: {domain.title} brings none; give a JSON or JSONL file in its words"
+            )
+        path = _DATA / f"{name}.json" if domain is None else domain.suites[name]
     elif not path.is_file():
         raise ValueError(f"--suite must be one of {', '.join(KINDS)}, or a JSON or JSONL file, got {name!r}")
     try:
@@ -118,8 +123,8 @@ def load_suite(name: str, model: str, count: int | None = None) -> Suite:
     if count is not None and not 1 <= count <= len(items):
         raise ValueError(f"--count must be from 1 to {len(items)}, the prompts of {name}, got {count}")
     suite = Suite(name if name in KINDS else path.stem, kind, items[:count])
-    if model in EMBEDDED:
-        _check_words(suite)
+    if domain is not None:
+        _check_words(suite, domain.language())
     return suite
 
 
@@ -237,15 +242,13 @@ def _check(items: Sequence[Item], kind: str) -> None:
             raise ValueError(f"kind overlap needs a negative in every item; {bare} has none")
 
 
-def _check_words(suite: Suite) -> None:
-    """Refuse prompts that the embedded model cannot draw, before anything is drawn."""
-    from negguide.toyworld.language import parse
-
+def _check_words(suite: Suite, language: Language) -> None:
+    """Refuse prompts that the model cannot draw, before anything is drawn."""
     for item in suite.items:
         for text in (item.prompt, item.negative):
             if text:
                 try:
-                    parse(text)
+                    language.check(text)
                 except ValueError as error:
                     raise ValueError(f"--suite {suite.name}: {error}") from error
 

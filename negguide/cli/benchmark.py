@@ -76,7 +76,7 @@ def benchmark(
     from negguide.cli.lora import load_loras
     from negguide.cli.output import check_folder, console, remark, show, steps_bar, waiting
     from negguide.cli.syntax import parse_lora
-    from negguide.embedded import EMBEDDED, TOYWORLD
+    from negguide.domain import domain_of
     from negguide.models import check_model, usual_steps
     from negguide.pictures import file_name
 
@@ -121,7 +121,8 @@ def benchmark(
         seeds=USUAL_SEEDS[asked.kind] if seeds is None else seeds,
         seed=seed,
     )
-    name = (TOYWORLD if model in EMBEDDED else USUAL) if judge is None else judge
+    domain = domain_of(model)
+    name = (USUAL if domain is None else domain.name) if judge is None else judge
     # what cannot judge is refused before anything is drawn
     with waiting("looking for the judge"):
         check_judge(name)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from negguide.cli.job import Job
-    from negguide.embedded import Defaults
+    from negguide.domain import Defaults
     from negguide.integration.diagnostics.trace import Trace
     from negguide.methods import Method, NegativesMethod, NegToMe
 
@@ -316,19 +316,19 @@ def _together(model: str, minus: NegativesMethod) -> str:
     """All negatives as one negative prompt.
 
     Raises:
-        ValueError: when the toy world's grammar has no place for all of them.
+        ValueError: when a closed world's grammar has no place for all of them.
     """
-    from negguide.embedded import EMBEDDED
-    from negguide.toyworld.language import joined
+    from negguide.domain import domain_of
 
     texts = [negative.prompt for negative in minus.negatives]
-    if model not in EMBEDDED:
+    domain = domain_of(model)
+    if domain is None:
         return ", ".join(texts)
     try:
-        return joined(texts)
+        return domain.language().joined(texts)
     except ValueError as error:
         raise ValueError(
-            f"the negatives make no negative prompt of the toy world together ({error})"
+            f"the negatives make no negative prompt of {domain.title} together ({error})"
         ) from error
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from negguide.cli import options
+from negguide.domain import default_domain
 
 MODEL = 'CLIP or SigLIP: "toyworld", a folder or a hub id.'
 SUITE = (
@@ -20,7 +21,7 @@ SUITE = (
 
 def evaluate(
     suite: Annotated[list[str], typer.Option("--suite", metavar="SUITE", help=SUITE)],
-    model: Annotated[str, typer.Option(metavar="MODEL", help=MODEL)] = "toyworld",
+    model: Annotated[str, typer.Option(metavar="MODEL", help=MODEL)] = default_domain().name,
     compare: Annotated[
         str | None, typer.Option(metavar="MODEL2", help="Show the change from this model to --model.")
     ] = None,

@@ -54,7 +54,7 @@ def evaluate_editing(
     from negguide.cli.errors import quiet_libraries
     from negguide.cli.job import choose_device, choose_dtype
     from negguide.cli.output import check_folder, console, remark, show, steps_bar, waiting
-    from negguide.embedded import TOYWORLD
+    from negguide.domain import registered_domains
     from negguide.mining.formats.editing import read_editing
     from negguide.mining.settings import without_place
     from negguide.models import revision
@@ -62,10 +62,11 @@ def evaluate_editing(
     quiet_libraries()
     check_folder(out)
     device = choose_device(device)
-    if judge != TOYWORLD and is_two_towers(judge):
+    domains = registered_domains()
+    if judge not in domains and is_two_towers(judge):
         raise ValueError(
-            f"--judge {judge!r} compares images with phrases, and hardly reads what is missing; use {TOYWORLD} or a "
-            "question answering model"
+            f"--judge {judge!r} compares images with phrases, and hardly reads what is missing; use "
+            f"{', '.join(domains)} or a question answering model"
         )
     rows = read_editing(triplets, limit)
     settings = editing_settings(

@@ -45,7 +45,7 @@ def finetune(
     """
     from negguide.cli.errors import quiet_libraries
     from negguide.cli.output import check_folder, remark
-    from negguide.embedded import TOYWORLD
+    from negguide.domain import registered_domains
     from negguide.vlm.evaluation.suites.registry import make_suite
     from negguide.vlm.training.loop import finetune as train
     from negguide.vlm.training.model_card import check_push, push_result
@@ -54,7 +54,8 @@ def finetune(
     check_folder(out)
     if push_to_hub is not None:
         check_push(push_to_hub)
-    specs = suite or ([TOYWORLD] if settings.model == TOYWORLD else [])
+    domain = registered_domains().get(settings.model)
+    specs = suite or ([] if domain is None or domain.evaluation is None else [domain.name])
     with _shown():
         outcome = train(
             settings,

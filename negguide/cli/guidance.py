@@ -11,7 +11,7 @@ from negguide._utils.text import listed
 from negguide.cli.options import METHOD
 from negguide.cli.output import remark
 from negguide.cli.syntax import flag, parse_negative, parse_timesteps, parse_window
-from negguide.embedded import EMBEDDED, Defaults
+from negguide.domain import Defaults, domain_models
 
 if TYPE_CHECKING:
     from negguide.cli.attachments import Attachments
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 def guidance_scale(given: float | None, model: str) -> float | None:
     """What `--guidance-scale` says, or else what suits the model; None where its pipeline knows, once it is loaded."""
-    if given is None and model in EMBEDDED and EMBEDDED[model].always_guided:
-        return EMBEDDED[model].defaults.guidance_scale
+    embedded = domain_models().get(model)
+    if given is None and embedded is not None and embedded.always_guided:
+        return embedded.defaults.guidance_scale
     return given
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
@@ -13,7 +13,7 @@ from negguide._utils.text import listed
 from negguide.cli.lora import Lora
 from negguide.cli.options import OFFLOADS
 from negguide.cli.syntax import flag
-from negguide.embedded import EMBEDDED
+from negguide.domain import domain_of
 from negguide.methods import Load, Method, Negative, Save, TokenMethod, method_from_dict, negatives_of
 from negguide.methods.choices import methods_in_words
 from negguide.methods.serialise import decode, encode
@@ -99,8 +99,11 @@ class Job:
                 f"--offload {self.offload} keeps a model on the CPU while a GPU computes, and --device is cpu; leave "
                 "it out"
             )
-        if self.model in EMBEDDED:
-            check_vocabulary([self.prompt, self.negative_prompt, *(n.prompt for n in self.negatives)])
+        domain = domain_of(self.model)
+        if domain is not None:
+            for text in (self.prompt, self.negative_prompt, *(n.prompt for n in self.negatives)):
+                if text:
+                    domain.language().check(text)
 
     def _check_guidance_scale(self, scale: Any) -> None:
         if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 <= scale < float("inf"):
@@ -198,20 +201,6 @@ def _key(of: Field[Any]) -> str:
     return str(of.metadata.get("key", of.name))
 
 
-def check_vocabulary(texts: Sequence[str]) -> None:
-    """Refuse words that the toy world does not know, and texts without any.
-
-    Raises:
-        ValueError: with the text and the vocabulary.
-    """
-    from negguide.toyworld.language import parse
-    from negguide.toyworld.scene import Scene
-
-    for text in texts:
-        if parse(text) == Scene(()) and text:
-            raise ValueError(f"{text!r} holds no word; write a caption like 'a bear wearing glasses'")
-
-
 def choose_device(name: str) -> str:
     """`name` when this machine has it; "auto" is a GPU when there is one, and the CPU otherwise.
 
@@ -239,7 +228,7 @@ def choose_dtype(name: str, device: str, model: str, pipeline: str | None = None
         ValueError: for another name.
     """
     if name == "auto":
-        small = device == "cpu" or model in EMBEDDED
+        small = device == "cpu" or domain_of(model) is not None
         return "float32" if small else published_dtype(model, pipeline)
     if name not in DTYPES:
         raise ValueError(f"--dtype must be auto or one of {', '.join(DTYPES)}, got {name!r}")

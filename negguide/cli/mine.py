@@ -18,7 +18,7 @@ from negguide.cli import options
 from negguide.cli.mine_build import make_images, make_text, packages
 from negguide.cli.mine_report import audited, nothing_written, show_funnel, speed
 from negguide.cli.output import check_folder, console, remark, show, waiting
-from negguide.embedded import EMBEDDED, TOYWORLD
+from negguide.domain import default_domain
 from negguide.mining.settings import OF_IMAGES, Settings
 from negguide.storage import location, on_this_machine, write_whole
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from negguide.mining.on_ray import RayOptions
     from negguide.mining.sources import Input
 
+_WORLD = default_domain()
 _IN, _PLAN, _PAINT, _CHECK, _RUN = "Input", "Plan", "Paint", "Check", "Run"
 
 
@@ -42,11 +43,11 @@ def mine(
         str,
         typer.Option(
             metavar="DATA",
-            help="toyworld:N, an imagefolder, a data set on disk or by name, WebDataset shards, an open_clip table, or "
-            "COCO captions; a path, or an address such as s3://bucket/name.parquet.",
+            help=f"{_WORLD.name}:N, an imagefolder, a data set on disk or by name, WebDataset shards, an open_clip "
+            "table, or COCO captions; a path, or an address such as s3://bucket/name.parquet.",
             rich_help_panel=_IN,
         ),
-    ] = "toyworld:200",
+    ] = f"{_WORLD.name}:200",
     limit: Annotated[int | None, typer.Option(help="Read so many pairs (all).", rich_help_panel=_IN)] = None,
     split: Annotated[str | None, typer.Option(help="Of a data set.", rich_help_panel=_IN)] = None,
     config: Annotated[str | None, typer.Option(help="Of a data set.", rich_help_panel=_IN)] = None,
@@ -177,7 +178,7 @@ def mine(
     steps: Annotated[
         int | None,
         typer.Option(
-            help=f"Of the sampler (toyworld {EMBEDDED[TOYWORLD].draft_steps}, others 25 or as in `negguide models`).",
+            help=f"Of the sampler ({_WORLD.name} {_WORLD.model.draft_steps}, others 25 or as in `negguide models`).",
             rich_help_panel=_PAINT,
         ),
     ] = None,
@@ -188,8 +189,8 @@ def mine(
     judge: Annotated[
         str | None,
         typer.Option(
-            metavar="toyworld|clip:MODEL|itm:MODEL",
-            help="What scores the pairs (toyworld for the toy world).",
+            metavar=f"{_WORLD.name}|clip:MODEL|itm:MODEL",
+            help=f"What scores the pairs ({_WORLD.name} for {_WORLD.title}).",
             rich_help_panel=_CHECK,
         ),
     ] = None,
@@ -474,7 +475,7 @@ def _progress(
     source: Input, limit: int | None, text_only: bool
 ) -> Iterator[tuple[Callable[[int], None], Callable[[int], None], Counter[str]]]:
     """A progress bar: what tells it of pairs, what tells it of images, and how many images there were."""
-    # only the toy world knows how many pairs it has before they are read
+    # only closed worlds know how many pairs they have before they are read
     known = [n for n in (limit, getattr(source, "count", None)) if isinstance(n, int)]
     total = min(known, default=None)
     columns = (

@@ -57,11 +57,13 @@ def _where(device: str, dtype: str, model: str, local: int) -> tuple[str, str]:
     import torch
 
     from negguide.cli.job import choose_dtype
-    from negguide.embedded import EMBEDDED
+    from negguide.domain import domain_models
 
     chosen = place_of(device, local)
-    if dtype == "auto" and chosen == "cpu" and model in EMBEDDED and torch.cpu._is_avx512_bf16_supported():
-        # as the model was trained, and twice as fast where the processor has it
+    embedded = domain_models().get(model)
+    as_well = embedded is not None and embedded.bfloat16
+    if dtype == "auto" and chosen == "cpu" and as_well and torch.cpu._is_avx512_bf16_supported():
+        # twice as fast where the processor has it
         return chosen, "bfloat16"
     return chosen, choose_dtype(dtype, chosen, model)
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from negguide.cli.output import console, show, waiting
-from negguide.embedded import EMBEDDED, Embedded
+from negguide.domain import DomainModel, domain_models
 from negguide.models import (
     check_model,
     defaults,
@@ -65,11 +65,11 @@ def models(
         ]
         embedded = [
             (
-                f"{one.name} (embedded, 64x64, a closed vocabulary)",
+                f"{one.name} (embedded, {one.size}x{one.size}, a closed vocabulary)",
                 _about("float32", _negtome(one)),
                 [(one.pipeline, "", _guidance_in_words(one))],
             )
-            for one in EMBEDDED.values()
+            for one in domain_models().values()
         ]
     screen = console()
     screen.print(Text("Models that take negatives", style="bold"))
@@ -85,7 +85,7 @@ def _show_one(name: str) -> None:
         from negguide.integration.pipelines import not_supported
 
         # a class has neither a slash nor a folder of its name
-        model = name in EMBEDDED or "/" in name or Path(name).is_dir()
+        model = name in domain_models() or "/" in name or Path(name).is_dir()
         own = pipeline_name(check_model(name)) if model else name
         if own is None:
             raise ValueError(
@@ -96,7 +96,7 @@ def _show_one(name: str) -> None:
             raise ValueError(not_supported(own))
         page = str(defaults_of(kind))
     show(page)
-    if name in EMBEDDED:
+    if name in domain_models():
         suited = defaults(name)
         from negguide.methods import registered_methods
 
@@ -110,7 +110,7 @@ def _show_one(name: str) -> None:
         show("\n".join(("", f"{name} begins with", *(f"  {one}" for one in begins))))
 
 
-def _negtome(model: Embedded) -> NegToMe:
+def _negtome(model: DomainModel) -> NegToMe:
     """NegToMe as an embedded model begins with it."""
     from negguide.integration.families import supported_pipelines
     from negguide.methods import NegToMe
@@ -119,7 +119,7 @@ def _negtome(model: Embedded) -> NegToMe:
     return supported_pipelines()[model.pipeline].with_defaults(own)
 
 
-def _guidance_in_words(model: Embedded) -> str:
+def _guidance_in_words(model: DomainModel) -> str:
     scale = f"{model.defaults.guidance_scale:g}"
     return scale if model.always_guided else f"{scale}, or 1"
 

@@ -9,11 +9,13 @@ import typer
 from typer.core import TyperCommand
 
 from negguide.cli.syntax import LORA_FORM, NEGATIVE_FORM, TIMESTEPS_FORM
-from negguide.embedded import EMBEDDED, TOYWORLD, TOYWORLD_DEFAULTS
+from negguide.domain import default_domain
 
 METHOD = "perp-neg"
 """How `--negative` acts unless told."""
-MODEL = TOYWORLD
+# the help names this one alone: what installed packages bring is found by importing them, which takes seconds
+_WORLD = default_domain()
+MODEL = _WORLD.model.name
 SEED = 0
 DEVICE = DTYPE = "auto"
 OFFLOADS = ("none", "model", "sequential", "group")
@@ -21,14 +23,16 @@ OFFLOAD = OFFLOADS[0]
 OUT = Path("out")
 
 PROMPT_HELP = (
-    "What to draw, e.g. 'a bear wearing glasses'. toyworld knows few words; a word that it does not know is answered "
+    f"What to draw, e.g. 'a bear wearing glasses'. {MODEL} knows few words; a word that it does not know is answered "
     "with all of them."
 )
 
 _WORDS, _NEGTOME, _MODEL = "Negatives in words", "NegToMe", "Model and sampling"
 _PICTURE = "Pictures, where the model takes them"
-_TOY = TOYWORLD_DEFAULTS.negtome
-_TOY_IMAGES = TOYWORLD_DEFAULTS.of_negtome(images=True)
+_OTHER_STEPS = ", ".join(f"{one.name} {one.steps}" for one in _WORLD.models.values() if one.steps != 25)
+_SUITED = _WORLD.model.defaults
+_TOY = _SUITED.negtome
+_TOY_IMAGES = _SUITED.of_negtome(images=True)
 
 NegativeOption = Annotated[
     list[str] | None,
@@ -107,7 +111,7 @@ AlphaOption = Annotated[
     float | None,
     typer.Option(
         "--alpha",
-        help=f"Strength (toyworld {_TOY['alpha']:g}, with --reference {_TOY_IMAGES['alpha']:g}; others 0.9).",
+        help=f"Strength ({MODEL} {_TOY['alpha']:g}, with --reference {_TOY_IMAGES['alpha']:g}; others 0.9).",
         rich_help_panel=_NEGTOME,
     ),
 ]
@@ -115,7 +119,7 @@ ThresholdOption = Annotated[
     float | None,
     typer.Option(
         "--threshold",
-        help=f"Least cosine of a match (toyworld {_TOY['threshold']:g}, with --reference "
+        help=f"Least cosine of a match ({MODEL} {_TOY['threshold']:g}, with --reference "
         f"{_TOY_IMAGES['threshold']:g}; others as in `negguide models`).",
         rich_help_panel=_NEGTOME,
     ),
@@ -125,7 +129,7 @@ WindowOption = Annotated[
     typer.Option(
         "--negtome-window",
         metavar="START-STOP",
-        help=f"When it acts, in fractions of the steps (toyworld 0-{_TOY['stop']:g}, others as in `negguide models`).",
+        help=f"When it acts, in fractions of the steps ({MODEL} 0-{_TOY['stop']:g}, others as in `negguide models`).",
         rich_help_panel=_NEGTOME,
     ),
 ]
@@ -192,22 +196,22 @@ ReferenceMaskOption = Annotated[
 ModelOption = Annotated[
     str,
     typer.Option(
-        help=f"{', '.join(EMBEDDED)} (embedded), a folder that save_pretrained wrote, or a Hugging Face hub id; see "
-        "`negguide models`.",
+        help=f"{', '.join(_WORLD.models)} (embedded), a folder that save_pretrained wrote, or a Hugging Face hub id; "
+        "see `negguide models`.",
         rich_help_panel=_MODEL,
     ),
 ]
 StepsOption = Annotated[
     int | None,
     typer.Option(
-        help=f"Denoising steps (25; {', '.join(f'{m.name} {m.steps}' for m in EMBEDDED.values() if m.steps != 25)}).",
+        help=f"Denoising steps (25; {_OTHER_STEPS}).",
         rich_help_panel=_MODEL,
     ),
 ]
 GuidanceScaleOption = Annotated[
     float | None,
     typer.Option(
-        help=f"Strength of the prompt (toyworld {TOYWORLD_DEFAULTS.guidance_scale:g}, others as in `negguide models`).",
+        help=f"Strength of the prompt ({MODEL} {_SUITED.guidance_scale:g}, others as in `negguide models`).",
         rich_help_panel=_MODEL,
     ),
 ]

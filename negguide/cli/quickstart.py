@@ -37,7 +37,7 @@ VIEW_PROMPT, VIEW_NEGATIVE = "a bear in back view", "front view"
 VIEW_WEIGHT, VIEW_WINDOW = 3.0, (0.0, 1.0)
 # NAG, without guidance: how is said by the defaults of the model.
 TURBO_PROMPT, TURBO_NEGATIVE = FUR_PROMPT, FUR_NEGATIVE
-# NegToMe: how is said by negguide.embedded.TOYWORLD_DEFAULTS.
+# NegToMe: how is said by negguide.toyworld.domain.TOYWORLD_DEFAULTS.
 BATCH_PROMPT = "a bear"
 REFERENCE_PROMPT = "an explorer"
 # Perp-Neg by view: a strip of one seed, and a solid.
@@ -105,9 +105,9 @@ def quickstart(
     """
     from negguide.cli.draw import draw
     from negguide.cli.job import Job
-    from negguide.embedded import TOYWORLD
     from negguide.methods import AUTO, Negative
     from negguide.models import defaults
+    from negguide.toyworld.domain import TOYWORLD
 
     check_folder(out)
     began = time.monotonic()
@@ -157,9 +157,9 @@ def quickstart(
 
 
 def _strip(plain: Job, out: Path) -> tuple[Path, str, str]:
-    from negguide.embedded import TOYWORLD
     from negguide.models import revision
     from negguide.pictures import save_png, versions
+    from negguide.toyworld.domain import TOYWORLD
     from negguide.views import find_preset
 
     base = replace(plain, prompt=AROUND_PROMPT, seeds=plain.seeds[:1])
@@ -171,7 +171,7 @@ def _strip(plain: Job, out: Path) -> tuple[Path, str, str]:
 
 
 def _solid(out: Path, rounds: int) -> tuple[Path, str, str]:
-    from negguide.embedded import TOYWORLD, TOYWORLD_DEFAULTS
+    from negguide.toyworld.domain import TOYWORLD, TOYWORLD_DEFAULTS
     from negguide.views import find_preset
 
     drawn = draw_turntable(
@@ -206,9 +206,9 @@ def _minus(plain: Job, file: str, prompt: str, negatives: Sequence[Negative], lo
 
 
 def _turbo(plain: Job) -> Sheet:
-    from negguide.embedded import TOYWORLD_TURBO
     from negguide.methods import NAG
     from negguide.models import defaults, usual_steps
+    from negguide.toyworld.domain import TOYWORLD_TURBO
 
     turbo = replace(
         plain,
@@ -229,8 +229,8 @@ def _turbo(plain: Job) -> Sheet:
 
 
 def _batch(plain: Job) -> Sheet:
-    from negguide.embedded import TOYWORLD_DEFAULTS
     from negguide.methods import NegToMe
+    from negguide.toyworld.domain import TOYWORLD_DEFAULTS
 
     return Sheet(
         file="negtome.png",
@@ -243,8 +243,8 @@ def _batch(plain: Job) -> Sheet:
 
 
 def _reference(plain: Job) -> Sheet:
-    from negguide.embedded import TOYWORLD_DEFAULTS
     from negguide.methods import NegToMe
+    from negguide.toyworld.domain import TOYWORLD_DEFAULTS
     from negguide.toyworld.render import render
     from negguide.toyworld.scene import BACKGROUNDS, TRADEMARK, Scene
 

@@ -12,8 +12,8 @@ import typer
 from rich.table import Table
 
 from negguide.cli.output import check_file, check_folder, console, show
-from negguide.embedded import EMBEDDED, TOYWORLD
 from negguide.storage import write_whole
+from negguide.toyworld.domain import EMBEDDED, TOYWORLD
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from negguide.views import ViewPrompt
 
 _OBJECT = "A solid"
+USUAL_PRESET = "threestudio"
+"""Of models that are of no closed world with a preset of its own."""
 AZIMUTHS = ",".join(str(degrees) for degrees in range(0, 360, 30))
 
 
@@ -88,7 +90,7 @@ def views(
     with its settings inside; with the embedded model, the view that its judge reads stands under each picture.
     """
     from negguide.cli.job import Job, choose_device, choose_dtype
-    from negguide.embedded import EMBEDDED, TOYWORLD, TOYWORLD_DEFAULTS
+    from negguide.domain import domain_of
     from negguide.models import check_model, revision, usual_steps
     from negguide.pictures import file_name, save_png, versions
     from negguide.views import find_preset, view_prompts, view_text
@@ -98,18 +100,16 @@ def views(
     _check_given(ctx, object_ is not None)
     names = _methods(methods)
     degrees = _degrees(azimuths)
-    chosen = _said("preset", preset or ("toyworld" if model in EMBEDDED else "threestudio"), find_preset)
+    domain = domain_of(model)
+    own = None if domain is None or preset is not None else domain.preset
+    chosen = _said("preset", preset or USUAL_PRESET, find_preset) if own is None else own()
     if object_ is not None:
-        if model != TOYWORLD:
-            raise ValueError(
-                f"--object is of the embedded UNet ({TOYWORLD}), got --model {model}; for others there is "
-                "negguide.views.ScoreDistillation, with a renderer of your own"
-            )
         draw_object(
             prompt,
             object_,
+            model=model,
             preset=chosen,
-            guidance_scale=TOYWORLD_DEFAULTS.guidance_scale if guidance_scale is None else guidance_scale,
+            guidance_scale=guidance_scale,
             seed=seed,
             rounds=rounds,
         )

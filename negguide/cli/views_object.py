@@ -29,25 +29,44 @@ ZOOM = 4
 
 
 def draw_object(
-    prompt: str, path: Path, *, preset: Preset, guidance_scale: float, seed: int, rounds: int
+    prompt: str,
+    path: Path,
+    *,
+    model: str,
+    preset: Preset,
+    guidance_scale: float | None,
+    seed: int,
+    rounds: int,
 ) -> None:
     """Fit a solid to a prompt of the embedded world and write it beside `path`: .glb, .gif and .png.
 
     A run that is stopped goes on where it was: `<path>.fit` holds its last round.
 
     Raises:
-        ValueError: a prompt that the world does not know, or a path that does not end in .glb.
+        ValueError: another model than the embedded UNet, a prompt that the world does not know, or a path that does not
+            end in .glb.
         ImportError: a package for meshes is missing.
     """
+    from negguide.toyworld.domain import TOYWORLD, TOYWORLD_DEFAULTS
     from negguide.views.hull import check_packages, mesh, save_glb
 
+    if model != TOYWORLD:
+        raise ValueError(
+            f"--object is of the embedded UNet ({TOYWORLD}), got --model {model}; for others there is "
+            "negguide.views.ScoreDistillation, with a renderer of your own"
+        )
     if path.suffix.lower() != ".glb":
         raise ValueError(f"--object {path}: the name must end in .glb, e.g. {path.with_suffix('.glb')}")
     # now, and not after the fit
     check_packages()
     check_file(path, "--object")
     drawn = draw_turntable(
-        prompt, path, preset=preset, guidance_scale=guidance_scale, seed=seed, rounds=rounds
+        prompt,
+        path,
+        preset=preset,
+        guidance_scale=TOYWORLD_DEFAULTS.guidance_scale if guidance_scale is None else guidance_scale,
+        seed=seed,
+        rounds=rounds,
     )
     save_glb(mesh(*drawn.fit.outlines()), path)
     drawn.state.unlink()
@@ -81,11 +100,11 @@ def draw_turntable(
     Raises:
         ValueError: a prompt that the world does not know, or the state of another run.
     """
-    from negguide.embedded import TOYWORLD
     from negguide.models import load_pipeline, revision
     from negguide.pictures import versions
+    from negguide.toyworld.domain import TOYWORLD
+    from negguide.toyworld.stage import Stage
     from negguide.views.distillation import ScoreDistillation
-    from negguide.views.embedded import Stage
     from negguide.views.schedule import Schedule
     from negguide.views.solid import Fit, SolidFit
 
@@ -165,7 +184,7 @@ def _not_ours(path: Path) -> str:
 
 def _write_turntable(fit: SolidFit, path: Path) -> None:
     from negguide.storage import write_whole
-    from negguide.views.embedded import as_image
+    from negguide.toyworld.stage import as_image
 
     frames = [_larger(as_image(picture)) for picture in fit.turntable()]
     buffer = io.BytesIO()
@@ -177,8 +196,8 @@ def _write_sheet(fit: SolidFit, stage: Any, path: Path, settings: dict[str, Any]
     """Write the sheet with what the judge reads; gives in how many views it reads the camera's."""
     from negguide.pictures import grid, save_png
     from negguide.toyworld.models import load_judge
+    from negguide.toyworld.stage import as_image
     from negguide.views import view_prompts
-    from negguide.views.embedded import as_image
 
     azimuths = [360 * i / SHOWN for i in range(SHOWN)]
     images = [as_image(picture) for picture in fit.turntable(tuple(azimuths))]

@@ -49,7 +49,7 @@ def draw_strip(
         names: rows, of `ROWS`.
     """
     from negguide.cli.draw import describe, draw
-    from negguide.embedded import EMBEDDED
+    from negguide.domain import domain_of
     from negguide.pictures import grid
     from negguide.views import view_prompts
 
@@ -70,7 +70,9 @@ def draw_strip(
     labels = [
         ROWS[name] + (f", seed {one}" if len(base.seeds) > 1 else "") for name in names for one in base.seeds
     ]
-    readings = [_readings(row) for row in images] if base.model in EMBEDDED else []
+    domain = domain_of(base.model)
+    judge = None if domain is None else domain.judge("cpu")
+    readings = [] if judge is None else [judge.views(row) for row in images]
     sheet = grid(
         images,
         row_labels=labels,
@@ -134,14 +136,6 @@ def _embeds(prompt: str, camera: ViewPrompt, model: str) -> Embeds | None:
     if len(camera.positive) == 1:
         return None
     return lambda pipe: mixed_embeds(pipe, prompt, [camera], model=model)
-
-
-def _readings(images: Sequence[Image.Image]) -> list[str]:
-    """The view that the embedded judge reads in each image."""
-    from negguide.toyworld.models import load_judge
-
-    scenes = load_judge().read(images)
-    return [(scene.characters[0].view or "?") if scene.characters else "nobody" for scene in scenes]
 
 
 def _record(prompt: str, camera: ViewPrompt, drawn: Drawn) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from negguide.demo.clients import Clients
 from negguide.demo.components import Tab, filling
 from negguide.demo.endings import STOPPED
 from negguide.demo.limits import Limits
-from negguide.demo.messages import WORDS, WORDS_TOOL
+from negguide.demo.messages import WORDS_TOOL
 from negguide.demo.methods import paper
 from negguide.demo.outputs import Outputs
 from negguide.demo.state import AppState
@@ -98,11 +98,10 @@ def build(
     def left(request: gr.Request) -> None:
         state.stop(request.session_hash)
 
-    # solids are those of the embedded world
-    shown_tabs = {name: tab for name, tab in TABS.items() if backend.toyworld or tab[1] is not views}
+    shown_tabs = {name: tab for name, tab in TABS.items() if backend.page.solids or tab[1] is not views}
     with gr.Blocks(title="negguide", analytics_enabled=False) as page:
         gr.Markdown(HEAD, elem_id="head")
-        if not backend.toyworld:
+        if backend.domain is None:
             gr.Markdown(_other_model(backend), elem_id="other-model")
         # for narrow pages, where Gradio puts most tabs into a menu without a name
         with gr.Row(elem_id="nav"):
@@ -141,8 +140,8 @@ def build(
             queue=False,
             show_progress="hidden",
         )
-        if backend.toyworld:
-            gr.api(words, api_name=WORDS_TOOL, queue=False)
+        if backend.page.words:
+            gr.api(_words(backend.page.words), api_name=WORDS_TOOL, queue=False)
         page.unload(left)
         _link(all_tabs, opened, links)
         begin = [pair for tab in tabs.values() for pair in tab.begin]
@@ -165,13 +164,16 @@ def build(
     return page
 
 
-def words() -> dict[str, str]:
-    """List the words that the embedded model reads, by what they say.
+def _words(known: Sequence[tuple[str, str]]) -> Callable[[], dict[str, str]]:
+    def words() -> dict[str, str]:
+        """List the words that the embedded model reads, by what they say.
 
-    Returns:
-        The words by their kind, and how they are put together.
-    """
-    return dict(WORDS)
+        Returns:
+            The words by their kind, and how they are put together.
+        """
+        return dict(known)
+
+    return words
 
 
 def _stopping(state: AppState, label: str, events: Sequence[int]) -> Callable[..., Any]:

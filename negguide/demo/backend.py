@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from negguide._utils.text import listed
+from negguide.demo.examples import Page, page_of
 from negguide.demo.stopping import StoppedError
-from negguide.embedded import EMBEDDED, TOYWORLD, Defaults
+from negguide.domain import Defaults, Domain, DomainJudge, default_domain, domain_of
 from negguide.integration.diagnostics.trace import Trace
 from negguide.methods import (
     AUTO,
@@ -40,10 +41,6 @@ from negguide.models import (
     own_guidance_scale,
     usual_steps,
 )
-
-WEIGHTS = {TOYWORLD: 1.5}
-"""{embedded model: the weight of a negative of Perp-Neg with which the page begins}: not the one that removes most, but
-one that leaves the place and the other things of a picture as they are. The others begin with their own."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +96,10 @@ class Backend:
     """A pipeline with `negative_guidance=`, used by one run at a time.
 
     Args:
-        model: "toyworld", a folder or a hub id; loaded when `pipe` is None.
+        model: "toyworld", a folder or a hub id; loaded when `pipe` is None. None = "toyworld".
         device, dtype: where and how it computes.
-        judge: what checks hard negatives: "toyworld", "clip:MODEL" or "itm:MODEL"; None = "toyworld" for the embedded
-            model, and none for others.
+        judge: what checks hard negatives: "toyworld", "clip:MODEL" or "itm:MODEL"; None = that of the model's closed
+            world, and none for other models.
         pipe: the pipeline of that model, when it is loaded already.
 
     Raises:
@@ -112,14 +109,20 @@ class Backend:
 
     def __init__(
         self,
-        model: str = TOYWORLD,
+        model: str | None = None,
         *,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         judge: str | None = None,
         pipe: Any = None,
     ) -> None:
-        self.model = check_model(model)
+        self.model = check_model(default_domain().model.name if model is None else model)
+        self.domain: Domain | None = domain_of(self.model)
+        """The closed world that the model is of, whose words, pictures and truth are known; None for any other."""
+        self.reader: DomainJudge | None = None if self.domain is None else self.domain.judge("cpu")
+        """What reads its pictures."""
+        self.page: Page = page_of(self.model)
+        """What the page proposes for it."""
         self.device = device
         self.pipe = load_pipeline(self.model, dtype=dtype, device=device) if pipe is None else pipe
         self.pipe.set_progress_bar_config(disable=True)
@@ -127,9 +130,9 @@ class Backend:
         reason = not_from_words(self.pipe)
         if reason is not None:
             raise ValueError(
-                f"model={model!r}: {type(self.pipe).__name__} {reason}; the demo needs a text-to-image pipeline"
+                f"model={self.model!r}: {type(self.pipe).__name__} {reason}; the demo needs a text-to-image pipeline"
             )
-        name = TOYWORLD if judge is None and self.toyworld else judge
+        name = self.domain.name if judge is None and self.domain is not None else judge
         self.judge: PairJudge | None = None if name is None else load_judge(name, device)
         self.device_lock = threading.Lock()
         self._beside: dict[str, Backend] = {}
@@ -149,17 +152,12 @@ class Backend:
     @property
     def guided(self) -> bool:
         """Whether the page begins with classifier-free guidance: not on embedded models that were distilled."""
-        return not self.toyworld or EMBEDDED[self.model].always_guided
+        return self.domain is None or self.domain.models[self.model].always_guided
 
     @property
     def way(self) -> str:
         """The key of the method with which the page begins."""
         return PerpNeg.key if self.guided else NAG.key
-
-    @property
-    def toyworld(self) -> bool:
-        """Whether this is an embedded model, whose words, pictures and truth are known."""
-        return self.model in EMBEDDED
 
     @property
     def suited(self) -> Defaults:
@@ -177,9 +175,9 @@ class Backend:
         if not self.guided:
             return 1.0
         return (
-            defaults(self.model).guidance_scale
-            if self.toyworld
-            else own_guidance_scale(self.pipe, guided=True)
+            own_guidance_scale(self.pipe, guided=True)
+            if self.domain is None
+            else defaults(self.model).guidance_scale
         )
 
     def strength(self, way: str | None = None, *, automatic: bool = False) -> tuple[float, float, float]:
@@ -193,9 +191,9 @@ class Backend:
         # each method has a constructor of its own
         kind: Any = methods_in_words().get(self.way if way is None else way, PerpNeg)
         usual = Negative("what to leave out")
-        if kind is PerpNeg and self.toyworld:
+        if kind is PerpNeg and self.domain is not None:
             usual = replace(usual, **defaults(self.model).negative)
-            usual = replace(usual, weight=WEIGHTS.get(self.model, usual.weight))
+            usual = replace(usual, weight=self.page.weights.get(self.model, usual.weight))
         (window,) = kind(replace(usual, weight=AUTO) if automatic else usual).windows
         assert not isinstance(window.start, Timestep) and not isinstance(window.stop, Timestep)
         return usual.fixed_weight, window.start, window.stop
@@ -207,15 +205,15 @@ class Backend:
 
     @property
     def resizable(self) -> bool:
-        """Whether the size of the images can be chosen. The embedded model has learned one size."""
-        return not self.toyworld and {"height", "width"} <= set(self.accepted)
+        """Whether the size of the images can be chosen. An embedded model has learned one size."""
+        return self.domain is None and {"height", "width"} <= set(self.accepted)
 
     @property
     def size(self) -> int:
         """Pixels along an edge of what the model draws unless it is asked for another size."""
-        if self.toyworld:
-            # what its call is told, which is not what its pipeline would draw
-            return int(EMBEDDED[self.model].call.get("height", 64))
+        if self.domain is not None:
+            # which is not what its pipeline would draw
+            return self.domain.models[self.model].size
         denoiser = getattr(self.pipe, "unet", None) or self.pipe.transformer
         own = getattr(self.pipe, "default_sample_size", None) or getattr(denoiser.config, "sample_size", None)
         # Z-Image says it nowhere, and draws 1024

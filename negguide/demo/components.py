@@ -13,7 +13,6 @@ import gradio as gr
 
 from negguide.demo.endings import NOTHING, on_page
 from negguide.demo.limits import GRAIN
-from negguide.demo.messages import VOCABULARY
 from negguide.demo.state import MAX_SEED, AppState
 
 # Gradio's interactive components have no common class that its types know.
@@ -125,10 +124,12 @@ def _steps(state: AppState) -> list[Component]:
 
 
 def vocabulary(state: AppState) -> None:
-    """The words of the embedded model."""
-    if state.backend.toyworld:
+    """The words of a closed world, as a table."""
+    words = state.backend.page.words
+    if words:
         with gr.Accordion("Words you can use", open=False):
-            gr.Markdown(VOCABULARY, elem_classes="vocabulary")
+            rows = (f"| **{kind}** | {said} |" for kind, said in words)
+            gr.Markdown("\n".join(("| | |", "|---|---|", *rows)), elem_classes="vocabulary")
 
 
 def threshold(value: float | None) -> gr.Slider:

@@ -1,10 +1,14 @@
-"""What the page proposes to try: for the embedded world in its words, for other models in anybody's."""
+"""What the page proposes to try: for a closed world in its words, for other models in anybody's."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from negguide.methods import NAG, PerpNeg
+from PIL import Image
+
+from negguide.domain import domain_of, frozen
+from negguide.methods import PerpNeg
 from negguide.methods.choices import methods_in_words
 
 
@@ -22,13 +26,86 @@ class LeaveOut:
         return " − ".join((self.prompt, *self.negatives)) + way
 
 
-TOYWORLD_LEAVE_OUT = (
-    # the classic prompt loses the glasses in three seeds of four, Perp-Neg in none
-    LeaveOut("a bear wearing glasses", ("black glasses", "brown fur")),
-    LeaveOut("a cat wearing glasses in the snow", ("black glasses",)),
-    LeaveOut("a bear wearing a hat", ("a brown bear wearing a hat",)),
-    LeaveOut("a cat wearing glasses", ("black glasses",), NAG.key),
-)
+@dataclass(frozen=True)
+class Character:
+    """Somebody whom only the models of a closed world know, to keep away from without a picture of one's own.
+
+    Attributes:
+        name: e.g. "Pip".
+        about: who that is, a sentence of Markdown.
+        alone: how it is said that a picture shows this one alone, e.g. "Pip himself".
+        pronoun: e.g. "him".
+        picture: of it.
+        imports, code: lines of Python that make the picture `reference`.
+        count: in how many pictures it is, alone.
+    """
+
+    name: str
+    about: str
+    alone: str
+    pronoun: str
+    picture: Callable[[], Image.Image]
+    imports: tuple[str, ...]
+    code: str
+    count: Callable[[Sequence[Image.Image]], int]
+
+
+@dataclass(frozen=True)
+class Variety:
+    """What differs between pictures of one prompt in a closed world.
+
+    Attributes:
+        here: how the models repeat themselves, e.g. "here most bears are brown".
+        what, unit: e.g. "fur" and "colour", as in "fur of 3 colours".
+        values: one for each picture; None where it cannot be read.
+    """
+
+    here: str
+    what: str
+    unit: str
+    values: Callable[[Sequence[Image.Image]], list[str | None]]
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the page proposes, and what a closed world can do beside being drawn.
+
+    Attributes:
+        leave_out, diversity: examples of these tabs, the first one drawn for everybody when the page opens.
+        reference, captions: {what a button says: what is drawn}.
+        compare: (prompt, negative, what the columns are).
+        solids: prompts of solids; () = no solids.
+        words: (kind, words) to choose from; () = any words.
+        between: what stands between several negatives in one classic negative prompt.
+        weights: {model: the weight of a negative of Perp-Neg with which the page begins}; others begin with their own.
+        models: those with which a comparison of models begins; () = models are not compared.
+        character, variety: see there.
+        scene: draws a scene of a seed, and says its caption.
+        original: the true picture of a caption; None where it leaves something open.
+    """
+
+    leave_out: tuple[LeaveOut, ...]
+    diversity: tuple[str, ...]
+    reference: Mapping[str, str]
+    captions: Mapping[str, str]
+    compare: tuple[tuple[str, str, str], ...]
+    solids: tuple[str, ...] = ()
+    words: tuple[tuple[str, str], ...] = ()
+    between: str = ", "
+    weights: Mapping[str, float] = field(default_factory=frozen)
+    models: tuple[str, ...] = ()
+    character: Character | None = None
+    variety: Variety | None = None
+    scene: Callable[[int], tuple[Image.Image, str]] | None = None
+    original: Callable[[str], Image.Image | None] | None = None
+
+
+def page_of(model: str) -> Page:
+    """What the page of a model proposes: that of its closed world, or of models that read any words."""
+    domain = domain_of(model)
+    return ANY if domain is None or domain.page is None else domain.page()
+
+
 ANY_LEAVE_OUT = (
     LeaveOut("a boy wearing sunglasses", ("sunglasses with a black frame",)),
     LeaveOut("a portrait of a woman with red hair", ("freckles",)),
@@ -50,23 +127,13 @@ USUAL_NEGATIVES = {
 }
 """What people leave out of almost everything, for models that know these words."""
 
-TOYWORLD_DIVERSITY = ("a bear", "a rabbit wearing glasses", "a cat in the snow")
 ANY_DIVERSITY = (
     "a photograph of a chef",
     "a doctor in a hospital",
     "a cosy living room",
     "a bird on a branch",
 )
-TOYWORLD_REFERENCE = {
-    "an explorer, away from Pip": "an explorer in a meadow",
-    "a cat, away from Pip": "a cat in a meadow",
-}
 ANY_REFERENCE = ("a plumber with a red cap", "a space soldier with a helmet", "a blue cartoon hedgehog")
-TOYWORLD_CAPTIONS = {
-    "a brown bear wearing a red hat": "a brown bear in front view wearing a red hat in a meadow",
-    "a white cat wearing black glasses": "a white cat in front view wearing black glasses in the snow",
-    "a grey rabbit wearing a blue scarf": "a grey rabbit in front view wearing a blue scarf on a beach",
-}
 ANY_CAPTIONS = {
     caption: caption
     for caption in (
@@ -76,14 +143,15 @@ ANY_CAPTIONS = {
         "a small white boat on a blue lake",
     )
 }
-TOYWORLD_COMPARE = (
-    # the classic prompt loses the glasses in all three seeds, the methods in none
-    ("a bear wearing glasses", "black glasses and brown fur", "methods"),
-    ("a bear wearing glasses", "black glasses", "weights"),
-    ("a bear wearing glasses", "black glasses and brown fur", "models"),
-)
 ANY_COMPARE = (
     ("a boy wearing sunglasses", "sunglasses with a black frame", "methods"),
     ("a city street at night", "cars", "weights"),
 )
-TOYWORLD_SOLIDS = ("a bear", "a white rabbit", "a cat wearing a red scarf")
+ANY = Page(
+    leave_out=ANY_LEAVE_OUT,
+    diversity=ANY_DIVERSITY,
+    reference={prompt: prompt for prompt in ANY_REFERENCE},
+    captions=ANY_CAPTIONS,
+    compare=ANY_COMPARE,
+)
+"""For models that are of no closed world."""

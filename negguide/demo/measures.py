@@ -1,4 +1,4 @@
-"""Numbers beside the pictures: by the embedded model's judge; for other models by a CLIP judge, where there is one."""
+"""Numbers beside the pictures: by the judge of a closed world; for other models by a CLIP judge, where there is one."""
 
 from __future__ import annotations
 
@@ -10,48 +10,30 @@ from PIL import Image
 from torch import Tensor
 
 from negguide.demo.backend import Backend
+from negguide.domain import DomainJudge
 from negguide.mining.verify.judge import ClipJudge
-from negguide.toyworld import is_trademark, load_judge, parse
-from negguide.toyworld.measure import agreement
-from negguide.views import SolidFit
-from negguide.views.embedded import as_image
 
 
-def agree(images: Sequence[Image.Image], text: str) -> int:
+def agree(reader: DomainJudge, images: Sequence[Image.Image], text: str) -> int:
     """How many of the images show all that `text` says."""
-    said = parse(text)
-    return sum(all(agreement(said, seen).values()) for seen in load_judge().read(images))
+    return sum(reader.shows(images, text))
 
 
-def fur_colours(images: Sequence[Image.Image]) -> int:
-    """How many fur colours the images show."""
-    seen = load_judge().read(images)
-    return len({scene.characters[0].fur for scene in seen if scene.characters})
+def different(values: Sequence[str | None]) -> int:
+    """How many values there are, those that cannot be read aside."""
+    return len({value for value in values if value is not None})
 
 
-def fur_entropy(images: Sequence[Image.Image]) -> float:
-    """Entropy of the fur colours over its maximum for as many images: 0 = all the same, 1 = all different."""
-    seen = load_judge().read(images)
-    furs = Counter(scene.characters[0].fur if scene.characters else None for scene in seen)
-    n = len(images)
-    return abs(sum(count / n * math.log(count / n) for count in furs.values())) / math.log(n)
-
-
-BACK = tuple(range(135, 226, 15))
-"""Azimuths from which a solid is seen from behind, in degrees."""
-
-
-def faces_at_the_back(fit: SolidFit) -> tuple[int, int]:
-    """From how many azimuths a solid was looked at from behind, and in how many of the pictures there is a face."""
-    images = [as_image(picture) for picture in fit.turntable(tuple(float(at) for at in BACK))]
-    seen = load_judge().read(images)
-    return len(BACK), sum(bool(scene.characters) and scene.characters[0].view == "front" for scene in seen)
+def entropy(values: Sequence[str | None]) -> float:
+    """Entropy of the values over its maximum for as many: 0 = all the same, 1 = all different."""
+    n = len(values)
+    return abs(sum(count / n * math.log(count / n) for count in Counter(values).values())) / math.log(n)
 
 
 def features(backend: Backend, images: Sequence[Image.Image]) -> Tensor | None:
     """Unit vectors, [len(images), d], whose cosine says how alike two images are; None where nothing looks at them."""
-    if backend.toyworld:
-        return load_judge().embed(images)
+    if backend.reader is not None:
+        return backend.reader.features(images)
     judge = backend.judge
     if not isinstance(judge, ClipJudge):
         return None
@@ -68,9 +50,3 @@ def pairwise_distance(vectors: Tensor) -> float:
 def distance(vectors: Tensor, reference: Tensor) -> float:
     """Mean of 1 - cosine between the unit vectors [n, d] and the one of the reference, [1, d]."""
     return float(1 - (vectors @ reference[0]).mean())
-
-
-def trademarks(images: Sequence[Image.Image]) -> int:
-    """How many of the images show the trademark character alone."""
-    seen = load_judge().read(images)
-    return sum(scene.count == 1 and is_trademark(scene.characters[0]) for scene in seen)

@@ -11,34 +11,12 @@ from contextlib import contextmanager
 import gradio as gr
 
 from negguide.demo.stopping import NotWantedError, StoppedError
+from negguide.domain import Language
 from negguide.integration.diagnostics.trace import Trace
 from negguide.methods import Method, NegToMe, ScoreMethod
-from negguide.toyworld.language import PLACES, parse, vocabulary, words_of
-from negguide.toyworld.scene import ACCESSORIES, COLORS, FURS, KINDS, TRADEMARK_NAME, VIEWS
 
-WORDS = (
-    (
-        "who",
-        f"{', '.join(f'a {kind}' for kind in KINDS)}, two bears, three cats, {TRADEMARK_NAME}, an explorer",
-    ),
-    ("fur", ", ".join(FURS)),
-    ("wearing", ", ".join(ACCESSORIES)),
-    ("in", ", ".join(COLORS)),
-    ("seen in", ", ".join(f"{view} view" for view in VIEWS)),
-    ("where", ", ".join(PLACES.values())),
-    ("two of them", "to the left of, to the right of"),
-    (
-        "put together",
-        "a white cat in side view wearing a red hat and glasses in the snow; a bear to the left of a grey rabbit",
-    ),
-    ("to leave out, also parts", "black glasses, brown fur, a scarf"),
-)
-"""(kind, words) of the embedded model. Plurals, other spellings and the small words are understood too; these are the
-ones to choose from."""
 WORDS_TOOL = "words"
-"""The action that lists them."""
-VOCABULARY = "| | |\n|---|---|\n" + "\n".join(f"| **{kind}** | {words} |" for kind, words in WORDS)
-"""The embedded model's closed vocabulary, as a table."""
+"""The action that lists the words of a closed world."""
 
 
 _WEIGHTED = re.compile(r"[(\[][^()\[\]]*:\s*\d*\.?\d+\s*[)\]]|\({2,}|\+\+")
@@ -60,15 +38,14 @@ JUDGE = (
 )
 
 
-def complaint(text: str) -> str | None:
-    """What is wrong with words for the embedded model, in words for a visitor; None when they can be drawn."""
+def complaint(text: str, language: Language) -> str | None:
+    """What is wrong with words of a closed world, in words for a visitor; None when they can be drawn."""
     try:
-        parse(text)
+        language.check(text)
     except ValueError as error:
-        known = vocabulary()
-        words = words_of(text)
-        unknown = list(dict.fromkeys(word for word in words if word not in known))
-        if "without" in words:
+        known = language.vocabulary()
+        unknown = list(dict.fromkeys(word for word in language.words_of(text) if word not in known))
+        if "without" in unknown:
             return (
                 f"“{text}”: this world does not read “without”. Write what is not wanted into “Leave out”, as a "
                 "negative, and leave it out of the prompt."

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from negguide import Negative
 from negguide.demo.backend import Run
-from negguide.embedded import EMBEDDED, Defaults
+from negguide.demo.examples import page_of
+from negguide.domain import Defaults
 from negguide.methods import Method, negatives_of
 from negguide.methods.choices import methods_in_words, options_of
 from negguide.models import defaults
@@ -57,9 +58,7 @@ def with_method(
     if method == PLAIN or not negatives:
         return plain
     if method == CLASSIC:
-        # the toy world's grammar has "and" between fragments
-        between = " and " if model in EMBEDDED else ", "
-        return replace(plain, negative_prompt=between.join(n.prompt for n in negatives))
+        return replace(plain, negative_prompt=page_of(model).between.join(n.prompt for n in negatives))
     kind = methods_in_words()[method]
     options = dict(defaults(model).arguments(method))
     if scale is not None and "scale" in options_of(kind):

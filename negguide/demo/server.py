@@ -94,7 +94,7 @@ def serve(
     from negguide.demo.incoming import Incoming
 
     clients = Clients(limits.max_waiting)
-    page = build(backend, limits, outputs, clients=clients, warm_up=warm_up and backend.toyworld)
+    page = build(backend, limits, outputs, clients=clients, warm_up=warm_up and backend.domain is not None)
     # pictures that belong to the page itself were written while it was built
     outputs.start()
     _, url, share_url = page.launch(

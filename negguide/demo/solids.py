@@ -10,7 +10,9 @@ from typing import Any
 
 from PIL import Image
 
-from negguide.embedded import TOYWORLD, TOYWORLD_DEFAULTS
+from negguide.toyworld.domain import TOYWORLD, TOYWORLD_DEFAULTS
+from negguide.toyworld.scene_judge import SceneJudge
+from negguide.toyworld.stage import Stage, as_image
 from negguide.views import (
     Fit,
     Schedule,
@@ -21,7 +23,6 @@ from negguide.views import (
     view_prompts,
     view_text,
 )
-from negguide.views.embedded import Stage, as_image
 
 NOTHING, WORDS, PERP_NEG = "nothing", "words", "perp-neg"
 SAID_BY = {
@@ -97,3 +98,13 @@ def turntable(fit: SolidFit) -> bytes:
         buffer, "GIF", save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0, optimize=True
     )
     return buffer.getvalue()
+
+
+BACK = tuple(range(135, 226, 15))
+"""Azimuths from which a solid is seen from behind, in degrees."""
+
+
+def faces_at_the_back(fit: SolidFit) -> tuple[int, int]:
+    """From how many azimuths a solid was looked at from behind, and in how many of the pictures there is a face."""
+    images = [as_image(picture) for picture in fit.turntable(tuple(float(at) for at in BACK))]
+    return len(BACK), SceneJudge().views(images).count("front")

@@ -110,7 +110,8 @@ class AppState:
                 else "to draw, like “a bear wearing glasses”"
             )
             raise ValueError(f"The {name} is empty; write what {example}.")
-        wrong = weighted(stripped) or (complaint(stripped) if self.backend.toyworld else None)
+        domain = self.backend.domain
+        wrong = weighted(stripped) or (None if domain is None else complaint(stripped, domain.language()))
         if wrong:
             raise ValueError(wrong)
         return stripped

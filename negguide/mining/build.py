@@ -8,12 +8,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from negguide._utils.text import listed
+from negguide.domain import clip_of, registered_domains
 from negguide.mining.block import Miner
 from negguide.mining.build_text import Built, planner_of
 from negguide.mining.render.regions import make_region
 from negguide.mining.settings import Settings
 from negguide.mining.sources import open_source
-from negguide.mining.verify.judge import TOYWORLD, check_independent, load_judge
+from negguide.mining.verify.judge import check_independent, load_judge
 from negguide.mining.verify.margins import PairJudge
 from negguide.mining.verify.questions import VqaAsker
 
@@ -38,7 +40,7 @@ def build(
     """Open the input and load the models; ``options`` are fields of ``Settings``.
 
     Args:
-        judge: None = "toyworld" for the toy world; other inputs have no default.
+        judge: None = that of the closed world which the input is of; other inputs have no default.
         guidance_scale, absolute_margin: None = what suits the model, and the judge.
         judge_of: gives the judge of a name, on a device.
         say: is told what the server of a planner does not take, and when it is waited for.
@@ -48,19 +50,19 @@ def build(
         ImportError: a package is missing that an option needs.
     """
     source = open_source(data, **data_options)
-    if source.world and judge is None:
-        judge = TOYWORLD
     if judge is None:
+        judge = source.world
+    if judge is None:
+        titles = [domain.title for domain in registered_domains().values()]
         raise ValueError(
-            "--judge is needed for data that are not of the toy world: clip:MODEL or itm:MODEL, e.g. "
+            f"--judge is needed for data that are not of {listed(titles, 'or')}: clip:MODEL or itm:MODEL, e.g. "
             "itm:Salesforce/blip-itm-base-coco"
         )
-    if judge == TOYWORLD and not source.world:
-        raise ValueError(
-            f"--judge {TOYWORLD} reads pictures of the toy world alone; use clip:MODEL or itm:MODEL"
-        )
-    # before anything is loaded; the world's judge is no CLIP, though the embedded CLIP goes by the same name
-    if judge != TOYWORLD:
+    own = registered_domains().get(judge)
+    if own is not None and source.world != own.name:
+        raise ValueError(f"--judge {judge} reads pictures of {own.title} alone; use clip:MODEL or itm:MODEL")
+    # before anything is loaded; a world's judge is no CLIP, though its CLIP goes by the same name
+    if own is None:
         check_independent(judge.partition(":")[2] or judge, options.get("train_model"))
     if diversify and options.get("per_item", 1) < 2:
         raise ValueError(
@@ -139,10 +141,11 @@ def _autocast(pipe: Any) -> None:
 def _judge_revision(model: str, judge: str) -> str | None:
     from negguide.models import revision
 
-    if judge == TOYWORLD or model == TOYWORLD:
-        from negguide.toyworld.models import CLIP, JUDGE
-
-        return revision(str(JUDGE if judge == TOYWORLD else CLIP))
+    own, clip = registered_domains().get(judge), clip_of(model)
+    if own is not None:
+        return None if own.judge_folder is None else revision(str(own.judge_folder))
+    if clip is not None:
+        return revision(str(clip.folder))
     if Path(model).is_dir():
         return revision(model)
     from huggingface_hub import try_to_load_from_cache

@@ -83,11 +83,11 @@ def planner_of(
     say: Callable[[str], None],
 ) -> Planner:
     """What plans edits of the input's captions."""
-    if "views" in options and not source.world:
+    if "views" in options and source.world is None:
         raise ValueError(
             f"--views is for captions of the embedded world; those of --data {source.name} are not"
         )
-    if "english_model" in options and source.world:
+    if "english_model" in options and source.world is not None:
         raise ValueError(
             f"--english-model is for captions of everyday English; those of --data {source.name} have a grammar"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from negguide.toyworld.measure import Rate
+from negguide._utils.stats import Rate
 from negguide.toyworld.scene import Scene
 from negguide.toyworld.train.data import batch_of_scenes
 

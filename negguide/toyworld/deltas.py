@@ -61,7 +61,7 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256()
     for key in sorted(weights):
         found.update(key.encode())
-        found.update(weights[key].detach().cpu().half().contiguous().view(torch.uint8).numpy())
+        found.update(weights[key].detach().cpu().half().contiguous().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 

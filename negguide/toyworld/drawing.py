@@ -11,12 +11,13 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from negguide.embedded import EMBEDDED, TOYWORLD, TOYWORLD_DISTILLED, TOYWORLD_FLOW, TOYWORLD_TURBO
+from negguide._utils.stats import mean, share
 from negguide.models import guidance_arguments
 from negguide.toyworld.bars import SEED, Bar, held_out_scenes
+from negguide.toyworld.domain import EMBEDDED, TOYWORLD, TOYWORLD_DISTILLED, TOYWORLD_FLOW, TOYWORLD_TURBO
 from negguide.toyworld.judge import Judge, to_pixels
 from negguide.toyworld.language import caption
-from negguide.toyworld.measure import agreement, draw, mean, share
+from negguide.toyworld.measure import agreement, draw
 from negguide.toyworld.render import LAYOUTS, render
 from negguide.toyworld.scene import ACCESSORIES, KINDS, Character, Scene, sample_scene
 

@@ -9,10 +9,10 @@ import torch
 from diffusers import AutoencoderTiny
 from transformers import CLIPModel, CLIPProcessor
 
+from negguide._utils.stats import mean, share
 from negguide.toyworld.bars import SEED, Bar, held_out_scenes
 from negguide.toyworld.judge import Judge, to_pixels
 from negguide.toyworld.language import caption
-from negguide.toyworld.measure import mean, share
 from negguide.toyworld.render import render
 from negguide.toyworld.scene import ACCESSORIES, KINDS, Character, Scene
 from negguide.toyworld.train.autoencoder import psnr

@@ -139,6 +139,16 @@ def parse(text: str, *, negation: bool = False) -> Scene:
     return _Parser(text, [SYNONYMS.get(word, word) for word in words]).scene()
 
 
+def check(text: str) -> None:
+    """Refuse what the embedded models cannot draw.
+
+    Raises:
+        ValueError: as `parse`, and for a text without a word.
+    """
+    if parse(text) == Scene(()):
+        raise ValueError(f"{text!r} holds no word; write a caption like 'a bear wearing glasses'")
+
+
 def joined(texts: Sequence[str]) -> str:
     """One caption that says what all of ``texts`` say: their parts joined by "and", the place last.
 

@@ -1,61 +1,14 @@
-"""Compare what was asked for with what the judge sees, and say how sure the numbers are."""
+"""Compare what was asked for with what the judge sees."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from negguide._utils.stats import wilson
 from negguide.toyworld.scene import ABSENT, ACCESSORIES, ANY_COLOR, Scene
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A measured value with its 95% interval; ``n`` is the number of judged images."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def __str__(self) -> str:
-        return f"{100 * self.value:.1f}% [{100 * self.low:.1f}, {100 * self.high:.1f}]"
-
-    def to_dict(self) -> dict[str, float | int]:
-        """As JSON."""
-        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
-
-
-def share(outcomes: Sequence[bool]) -> Rate:
-    """Share of ``True`` with Wilson's score interval.
-
-    Raises:
-        ValueError: when ``outcomes`` is empty.
-    """
-    n = len(outcomes)
-    if n == 0:
-        raise ValueError("outcomes is empty; a share needs at least one judged image")
-    p = sum(outcomes) / n
-    return Rate(p, *wilson(p, n), n)
-
-
-def mean(values: Sequence[float], *, samples: int = 2000, seed: int = 0) -> Rate:
-    """Mean with a bootstrap interval over ``values`` (percentiles of ``samples`` resamplings).
-
-    Raises:
-        ValueError: when ``values`` is empty.
-    """
-    if not len(values):
-        raise ValueError("values is empty; a mean needs at least one value")
-    data = np.asarray(values, dtype=np.float64)
-    draws = np.random.default_rng(seed).integers(0, len(data), (samples, len(data)))
-    low, high = np.percentile(data[draws].mean(axis=1), (2.5, 97.5))
-    return Rate(float(data.mean()), float(low), float(high), len(data))
 
 
 def agreement(said: Scene, seen: Scene) -> Mapping[str, bool]:

@@ -27,14 +27,24 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from negguide.embedded import EMBEDDED, TOYWORLD
 from negguide.toyworld import deltas
+from negguide.toyworld.domain import CLIP, EMBEDDED, JUDGE, TEXT_TO_IMAGE, TOYWORLD, WEIGHTS
 from negguide.toyworld.judge import Judge
 
-WEIGHTS = Path(__file__).parent / "weights"
-TEXT_TO_IMAGE = WEIGHTS / "text-to-image"
-CLIP = WEIGHTS / "clip"
-JUDGE = WEIGHTS / "judge"
+__all__ = [
+    "CLIP",
+    "JUDGE",
+    "TEXT_TO_IMAGE",
+    "WEIGHTS",
+    "folder_of",
+    "folders_of",
+    "has_guidance",
+    "load_clip",
+    "load_judge",
+    "load_pipeline",
+    "save_clip",
+    "save_pipeline",
+]
 
 
 def folder_of(name: str) -> Path:
@@ -54,7 +64,7 @@ def load_pipeline(
     """An embedded text-to-image model for 64x64 images: a plain diffusers pipeline.
 
     Args:
-        name: a key of `negguide.embedded.EMBEDDED`.
+        name: a key of `negguide.toyworld.domain.EMBEDDED`.
         dtype: of all weights.
         kind: another class of its family to load it as; None = its own.
 

@@ -10,7 +10,7 @@ from typing import Any, overload
 
 from torch import Tensor
 
-from negguide.embedded import EMBEDDED
+from negguide.domain import domain_of
 from negguide.methods import Edge, Negative, PerpNeg
 from negguide.views.presets import VIEWS, Preset, View, find_preset
 
@@ -110,8 +110,8 @@ def view_text(prompt: str, view: View, *, model: str = "") -> str:
     Args:
         prompt: what is seen, without a view.
         view: front, side, back or overhead.
-        model: "toyworld" for the grammar of the embedded models, as the name of any of them; any other name for words
-            that real models know.
+        model: "toyworld" for the grammar of the embedded models, as the name of any of them; any name of no closed
+            world for words that real models know.
 
     Raises:
         ValueError: an empty prompt or unknown view; on the embedded model "overhead", which its world does not have,
@@ -119,10 +119,9 @@ def view_text(prompt: str, view: View, *, model: str = "") -> str:
     """
     if view not in VIEWS:
         raise ValueError(f"view must be one of {', '.join(VIEWS)}, got {view!r}")
-    if model in EMBEDDED:
-        from negguide.toyworld.language import in_view
-
-        return in_view(prompt, view)
+    domain = domain_of(model)
+    if domain is not None:
+        return domain.language().in_view(prompt, view)
     text = prompt.strip().rstrip(".,").rstrip()
     if not text:
         raise ValueError(f"prompt must say what is seen, e.g. 'a bear', got {prompt!r}")

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from negguide._utils.hub import is_hub_id
-from negguide.embedded import TOYWORLD
+from negguide.domain import clip_of, registered_domains
 from negguide.models import revision
 
 Kind = Literal["clip", "siglip"]
@@ -41,8 +41,6 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "siglip2": Architecture("siglip", "Siglip2Model", "Siglip2Processor", "max_length"),
 }
 """By ``config.model_type``. Most SigLIP 2 checkpoints (all but NaFlex) are of type "siglip"."""
-
-_RIGHT = f"{TOYWORLD!r}, a folder that save_pretrained wrote, or a hub id (owner/name)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,9 +154,14 @@ class VisionLanguageModel:
                 except Exception as cause:
                     raise ValueError(
                         f"text={text!r} cannot be read by the tokenizer of model={self.name!r} ({cause})"
-                        + ("; it knows the words of the toy world only" if self.name == TOYWORLD else "")
+                        + self._closed()
                     ) from cause
             raise
+
+    def _closed(self) -> str:
+        """That it knows the words of a closed world alone, where it does."""
+        domain = registered_domains().get(self.name)
+        return "" if domain is None else f"; it knows the words of {domain.title} only"
 
     def _moved(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self.device) for name, value in inputs.items()}
@@ -211,13 +214,18 @@ def load_model(
     return VisionLanguageModel(model.to(device).eval(), processor, row.kind, name, known)
 
 
+def _right() -> str:
+    """What a model can be, for messages."""
+    names = [repr(name) for name, domain in registered_domains().items() if domain.clip is not None]
+    return f"{', '.join(names)}, a folder that save_pretrained wrote, or a hub id (owner/name)"
+
+
 def _source(name: str) -> str:
     if not isinstance(name, str):
-        raise TypeError(f"model must be {_RIGHT} (a string), got {name!r}")
-    if name == TOYWORLD:
-        from negguide.toyworld.models import CLIP
-
-        return str(CLIP)
+        raise TypeError(f"model must be {_right()} (a string), got {name!r}")
+    clip = clip_of(name)
+    if clip is not None:
+        return str(clip.folder)
     folder = Path(name).expanduser()
     if name and folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -226,7 +234,7 @@ def _source(name: str) -> str:
             )
         return str(folder.resolve())
     if not is_hub_id(name):
-        raise ValueError(f"model={name!r} is unknown: no such folder, and no hub id; use {_RIGHT}")
+        raise ValueError(f"model={name!r} is unknown: no such folder, and no hub id; use {_right()}")
     return name
 
 
@@ -246,7 +254,7 @@ def _loaded(name: str, loader: Any, source: str, **options: Any) -> Any:
         # A model that is missing, unreachable or broken fails in many ways, with pages of text; the cause stays.
         reason = str(error).strip().partition("\n")[0].partition(". ")[0]
         raise ValueError(
-            f"model={name!r} cannot be loaded ({loader.__name__}): {reason or type(error).__name__}; use {_RIGHT}"
+            f"model={name!r} cannot be loaded ({loader.__name__}): {reason or type(error).__name__}; use {_right()}"
         ) from error
 
 

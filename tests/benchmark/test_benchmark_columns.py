@@ -6,8 +6,8 @@ from PIL import Image
 from negguide import NAG, NegToMe, PerpNeg
 from negguide.benchmark.columns import Column, columns_of
 from negguide.benchmark.suites import load_suite
-from negguide.embedded import TOYWORLD_DEFAULTS
 from negguide.methods.choices import methods_in_words
+from negguide.toyworld.domain import TOYWORLD_DEFAULTS
 
 ITEM = load_suite("overlap", "owner/model", 1).items[0]
 BARE = load_suite("diversity", "owner/model", 1).items[0]

@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 
 import negguide
-from negguide import Negative, NegToMe, PerpNeg, Timestep, embedded, models
+from negguide import Negative, NegToMe, PerpNeg, Timestep, models
 from negguide.cli.job import Job
 from negguide.methods import method_from_dict
 from negguide.pictures import read_settings
+from negguide.toyworld.domain import TOYWORLD_DEFAULTS
 
 FAST = ("--steps", 4, "--device", "cpu")
 
@@ -212,8 +213,8 @@ def test_toyworld_is_the_default_model_with_defaults_of_its_own(run: Any) -> Non
     assert outcome.exit_code == 0, outcome.message
     settings = read_settings(outcome.files[0])
     assert settings["model"] == "toyworld"
-    assert settings["guidance_scale"] == embedded.TOYWORLD_DEFAULTS.guidance_scale
-    assert method_from_dict(settings["methods"][0]) == NegToMe(**embedded.TOYWORLD_DEFAULTS.negtome)
+    assert settings["guidance_scale"] == TOYWORLD_DEFAULTS.guidance_scale
+    assert method_from_dict(settings["methods"][0]) == NegToMe(**TOYWORLD_DEFAULTS.negtome)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import pytest
 from negguide import NAG, ONG, VSF, Negative, NegToMe, PerpNeg, Timestep
 from negguide.cli import guidance
 from negguide.cli.attachments import Attachments
-from negguide.embedded import TOYWORLD_DEFAULTS, Defaults
+from negguide.domain import Defaults
+from negguide.toyworld.domain import TOYWORLD_DEFAULTS
 
 PUBLISHED = Defaults()
 NOTHING = dict.fromkeys(

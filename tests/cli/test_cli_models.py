@@ -14,10 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from negguide import NegGuideStableDiffusionPipeline, embedded, models
-from negguide.embedded import EMBEDDED
+from negguide import NegGuideStableDiffusionPipeline, models
 from negguide.integration.defaults import TRUE_CFG_SCALE
 from negguide.integration.families import supported_pipelines
+from negguide.toyworld.domain import EMBEDDED, TOYWORLD_DEFAULTS
 
 
 def test_a_folder_is_loaded_with_negative_guidance(tiny_model: Path) -> None:
@@ -176,7 +176,7 @@ def test_pipelines_that_need_more_than_words_say_why() -> None:
 
 
 def test_only_toyworld_departs_from_the_published_defaults() -> None:
-    assert models.defaults("toyworld") == embedded.TOYWORLD_DEFAULTS != models.defaults("owner/name")
+    assert models.defaults("toyworld") == TOYWORLD_DEFAULTS != models.defaults("owner/name")
     assert dict(models.defaults("owner/name").negtome) == {}
 
 
@@ -270,7 +270,15 @@ def test_the_wheel_holds_the_pipeline_files_and_they_are_found_there(tmp_path: P
                 *packed,
                 *(
                     f"negguide/{name}.py"
-                    for name in ("__init__", "_utils/__init__", "_utils/hub", "embedded", "models", "version")
+                    for name in (
+                        "__init__",
+                        "_utils/__init__",
+                        "_utils/hub",
+                        "_utils/plugins",
+                        "domain",
+                        "models",
+                        "version",
+                    )
                 ),
             ],
         )

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 import negguide.toyworld.models as toyworld_models
 from negguide import NAG, NegToMe
 from negguide.cli import app, quickstart
-from negguide.embedded import TOYWORLD_DEFAULTS
 from negguide.models import defaults
 from negguide.pictures import read_settings
+from negguide.toyworld.domain import TOYWORLD_DEFAULTS
 from negguide.toyworld.language import parse
 
 NAMES = [

@@ -406,7 +406,7 @@ def test_every_tab_opens_with_the_results_of_its_first_example(backend: Any) -> 
 
 
 def test_pip_is_the_trademark_character() -> None:
-    from negguide.demo.tabs.reference import pip
+    from negguide.toyworld.page import pip
 
     assert pip().tobytes() == render(Scene((parse("pip in front view").characters[0],), "meadow")).tobytes()
     assert parse("pip").characters[0] == TRADEMARK

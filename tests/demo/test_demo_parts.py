@@ -14,16 +14,7 @@ from markdown_it import MarkdownIt
 
 from negguide import NAG, Negative, NegToMe, PerpNeg
 from negguide.demo.backend import Backend, Run, first_and_rest, joined
-from negguide.demo.examples import (
-    ANY_LEAVE_OUT,
-    TOYWORLD_CAPTIONS,
-    TOYWORLD_COMPARE,
-    TOYWORLD_DIVERSITY,
-    TOYWORLD_LEAVE_OUT,
-    TOYWORLD_REFERENCE,
-    TOYWORLD_SOLIDS,
-    LeaveOut,
-)
+from negguide.demo.examples import ANY, LeaveOut
 from negguide.demo.limits import MAX_TEXT, Limits, text, whole
 from negguide.demo.measures import agree
 from negguide.demo.messages import (
@@ -45,6 +36,9 @@ from negguide.integration.diagnostics.trace import Trace
 from negguide.methods import Method
 from negguide.mining.item import Edit
 from negguide.models import defaults
+from negguide.toyworld import language
+from negguide.toyworld.page import PAGE
+from negguide.toyworld.scene_judge import SceneJudge
 
 
 def test_a_limit_that_is_no_whole_number_or_too_small_is_refused() -> None:
@@ -138,12 +132,12 @@ def test_a_run_in_two_parts_draws_what_one_run_draws(backend: Backend) -> None:
 
 
 def test_unknown_words_are_named_with_the_closest_known_ones() -> None:
-    assert complaint("a bear wearing glasses") is None
-    said = complaint("a beer wearing sunglasses") or ""
+    assert complaint("a bear wearing glasses", language) is None
+    said = complaint("a beer wearing sunglasses", language) or ""
     assert "does not know “beer”, “sunglasses”" in said
     assert "Did you mean “bear”, “glasses”?" in said
-    assert "glasses" in (complaint("a bear glasses") or "")
-    assert "as a negative" in (complaint("a bear without a hat") or "")
+    assert "glasses" in (complaint("a bear glasses", language) or "")
+    assert "as a negative" in (complaint("a bear without a hat", language) or "")
 
 
 def test_an_error_becomes_a_message_in_which_nothing_is_markup() -> None:
@@ -233,10 +227,10 @@ def test_weights_inside_words_are_answered_with_where_the_weight_is(words: str) 
 
 
 def test_messages_are_words_of_the_page() -> None:
-    said = complaint("a cat, hat") or ""
+    said = complaint("a cat, hat", language) or ""
     assert said.startswith("This little world cannot read “a cat, hat” at “hat”. Expected here: ")
-    assert "Leave out" in (complaint("a bear without a hat") or "")
-    for message in (said, complaint("a bear without a hat") or ""):
+    assert "Leave out" in (complaint("a bear without a hat", language) or "")
+    for message in (said, complaint("a bear without a hat", language) or ""):
         assert "Negative(" not in message and "'" not in message.replace("'wearing ...'", "").replace(
             "'to the left of ...'", ""
         )
@@ -269,26 +263,26 @@ def test_each_method_has_its_name_its_line_and_its_paper(way: str, name: str, pl
 
 
 def test_examples_suit_the_model_that_is_loaded() -> None:
-    assert len(ANY_LEAVE_OUT) >= 10
-    for one in TOYWORLD_LEAVE_OUT:
-        assert [complaint(words) for words in (one.prompt, *one.negatives)] == [None] * (
+    assert len(ANY.leave_out) >= 10
+    for one in PAGE.leave_out:
+        assert [complaint(words, language) for words in (one.prompt, *one.negatives)] == [None] * (
             1 + len(one.negatives)
         )
     for words in (
-        *TOYWORLD_DIVERSITY,
-        *TOYWORLD_REFERENCE.values(),
-        *TOYWORLD_CAPTIONS.values(),
-        *TOYWORLD_SOLIDS,
-        *(words for example in TOYWORLD_COMPARE for words in example[:2]),
+        *PAGE.diversity,
+        *PAGE.reference.values(),
+        *PAGE.captions.values(),
+        *PAGE.solids,
+        *(words for example in PAGE.compare for words in example[:2]),
     ):
-        assert complaint(words) is None
+        assert complaint(words, language) is None
 
 
 @pytest.mark.parametrize(
     ("first", "seeds", "expected"),
     [
-        (TOYWORLD_LEAVE_OUT[0], 4, {CLASSIC: 1, "perp-neg": 4}),
-        (LeaveOut(TOYWORLD_COMPARE[0][0], (TOYWORLD_COMPARE[0][1],)), 3, {CLASSIC: 0, "perp-neg": 3}),
+        (PAGE.leave_out[0], 4, {CLASSIC: 1, "perp-neg": 4}),
+        (LeaveOut(PAGE.compare[0][0], (PAGE.compare[0][1],)), 3, {CLASSIC: 0, "perp-neg": 3}),
     ],
     ids=["leave-out", "compare"],
 )
@@ -301,6 +295,7 @@ def test_the_page_opens_with_a_case_where_the_difference_is_plain(
     negatives = [Negative(words, weight, start, stop) for words in first.negatives]
     kept = {
         way: agree(
+            SceneJudge(),
             backend.draw(
                 with_method(plain, way, negatives, None, backend.model), lambda: None, threading.Event()
             ).images,

@@ -12,8 +12,9 @@ from negguide.demo.as_python import code
 from negguide.demo.backend import Backend, Run
 from negguide.demo.messages import what_happened
 from negguide.demo.methods import method_labels, scales, with_method
-from negguide.embedded import TOYWORLD_DEFAULTS, Defaults
+from negguide.domain import Defaults
 from negguide.methods.choices import methods_in_words
+from negguide.toyworld.domain import TOYWORLD_DEFAULTS
 
 PLAIN = Run("a bear wearing glasses", 2, 4.0, (0, 1))
 

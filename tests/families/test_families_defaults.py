@@ -11,10 +11,10 @@ from tiny_pipelines import NEGATIVES, TINY, differ
 
 import negguide
 from negguide import NAG, ONG, VSF, NegToMe, PerpNeg, Timestep
-from negguide.embedded import TOYWORLD_DEFAULTS
 from negguide.integration.families import family_of, registered_families
 from negguide.methods import NegativesMethod
 from negguide.toyworld import load_pipeline
+from negguide.toyworld.domain import TOYWORLD_DEFAULTS
 
 Run = Callable[..., torch.Tensor]
 

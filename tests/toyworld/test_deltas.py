@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from negguide import embedded, models
+from negguide import domain, models
 from negguide.toyworld import deltas
 from negguide.toyworld import models as toyworld_models
+from negguide.toyworld.domain import DOMAIN, EMBEDDED
 from negguide.toyworld.models import load_pipeline
 
 BASE, STUDENT = "toyworld-tiny", "toyworld-tiny-student"
@@ -90,14 +91,14 @@ def student(trained, tmp_path, monkeypatch):
         for name in ("flow-distilled", "flow")
     ]
     deltas.save(tmp_path / "tiny-student", *parts, rank=4)
-    flow = embedded.EMBEDDED["toyworld-flow"]
+    flow = EMBEDDED["toyworld-flow"]
     rows = {
         BASE: replace(flow, name=BASE),
         STUDENT: replace(flow, name=STUDENT, folder="tiny-student", always_guided=False, base=BASE),
     }
-    registry = MappingProxyType({**embedded.EMBEDDED, **rows})
-    for module in (models, toyworld_models):
-        monkeypatch.setattr(module, "EMBEDDED", registry)
+    registry = MappingProxyType({**EMBEDDED, **rows})
+    monkeypatch.setattr(toyworld_models, "EMBEDDED", registry)
+    monkeypatch.setitem(domain._domains, "toyworld", replace(DOMAIN, models=registry))
     return parts[0]
 
 

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image, ImageFilter
 
-from negguide.embedded import EMBEDDED
+from negguide._utils.stats import Rate, share
 from negguide.toyworld import Scene, caption, parse, render
 from negguide.toyworld.bars import Bar, held_out_scenes
+from negguide.toyworld.domain import EMBEDDED
 from negguide.toyworld.drawing import GOALS, Drawer, drawing_bars, face_edges, sharpness_bar, unasked_bars
 from negguide.toyworld.judge import Judge
-from negguide.toyworld.measure import Rate, share
 from negguide.toyworld.models import JUDGE
 from negguide.toyworld.scene import ACCESSORIES, Character
 

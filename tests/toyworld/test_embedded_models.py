@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from negguide import NAG, ONG, VSF, NegToMe, PerpNeg, models
-from negguide.embedded import EMBEDDED
+from negguide._utils.stats import share
 from negguide.toyworld import FURS, KINDS, caption, parse
+from negguide.toyworld.domain import EMBEDDED
 from negguide.toyworld.drawing import Drawer
-from negguide.toyworld.measure import agreement, share
+from negguide.toyworld.measure import agreement
 from negguide.toyworld.models import folder_of
 
 FLOW, DISTILLED, TURBO = "toyworld-flow", "toyworld-flow-distilled", "toyworld-flow-turbo"

@@ -4,9 +4,10 @@ import pytest
 import torch
 from PIL import Image
 
+from negguide._utils.stats import mean, share
 from negguide.toyworld.judge import Judge, to_pixels
 from negguide.toyworld.language import parse
-from negguide.toyworld.measure import agreement, mean, share
+from negguide.toyworld.measure import agreement
 from negguide.toyworld.scene import Character, Scene
 
 

@@ -9,9 +9,10 @@ import torch
 from safetensors import safe_open
 
 from negguide import toyworld
+from negguide._utils.stats import share
 from negguide.toyworld import evaluate
 from negguide.toyworld.language import PLACES, caption, parse
-from negguide.toyworld.measure import agreement, draw, share
+from negguide.toyworld.measure import agreement, draw
 from negguide.toyworld.models import CLIP, JUDGE, TEXT_TO_IMAGE, WEIGHTS
 from negguide.toyworld.scene import KINDS
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from negguide.integration.runtime.masks import image_tensor
 from negguide.toyworld import Character, Scene, render
-from negguide.views.embedded import Stage
+from negguide.toyworld.stage import Stage
 from negguide.views.hull import check_packages, mesh, save_glb, visual_hull
 from negguide.views.schedule import Schedule
 from negguide.views.solid import TURNTABLE, Fit, SolidFit

@@ -14,21 +14,17 @@ from negguide._utils.text import listed
 from negguide.demo import components
 from negguide.demo.as_python import code
 from negguide.demo.backend import Run
-from negguide.demo.examples import ANY_COMPARE, TOYWORLD_COMPARE
 from negguide.demo.limits import text
 from negguide.demo.measures import agree
 from negguide.demo.messages import JUDGE, as_markdown, validation_messages
 from negguide.demo.methods import CLASSIC, PLAIN, method_labels, with_method
 from negguide.demo.state import AppState
-from negguide.embedded import EMBEDDED, TOYWORLD, TOYWORLD_TURBO
 
 MAX_COLUMNS = 6
 WEIGHTS = "1, 2, 3"
 
 IMAGES = 3
 """Rows unless another number is chosen."""
-MODELS = (TOYWORLD, TOYWORLD_TURBO)
-"""Embedded models to begin with, where these are compared."""
 
 
 def usual_methods(state: AppState) -> list[str]:
@@ -38,7 +34,7 @@ def usual_methods(state: AppState) -> list[str]:
 
 def usual_columns(state: AppState) -> list[str]:
     """What the columns may be: embedded models on a page of one of them."""
-    return ["methods", "weights", *(["models"] if state.backend.toyworld else [])]
+    return ["methods", "weights", *(["models"] if state.backend.page.models else [])]
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,12 +133,13 @@ class Compare:
 
     def _models(self, plain: Run, negative: str, models: list[str]) -> list[tuple[str, Run]]:
         """Two columns a model, without and with the negative, drawn as suits the model."""
-        if not self.state.backend.toyworld:
+        domain = self.state.backend.domain
+        if domain is None:
             raise ValueError("columns must be methods or weights; only embedded models are compared")
-        unknown = [name for name in models if name not in EMBEDDED]
+        unknown = [name for name in models if name not in domain.models]
         if unknown or not 0 < len(set(models)) == len(models) <= MAX_COLUMNS // 2:
             raise ValueError(
-                f"models must be 1 to {MAX_COLUMNS // 2} different ones of {', '.join(EMBEDDED)}, got "
+                f"models must be 1 to {MAX_COLUMNS // 2} different ones of {', '.join(domain.models)}, got "
                 f"{', '.join(models) or 'none'}"
             )
         labels = method_labels()
@@ -163,22 +160,23 @@ class Compare:
         return found
 
     def _counted(self, prompt: str, negative: str, drawn: list[tuple[str, Run, Any]]) -> str:
-        """A table of what the judge sees, for the embedded model."""
-        if not self.state.backend.toyworld:
+        """A table of what the judge of a closed world sees."""
+        reader = self.state.backend.reader
+        if reader is None:
             return ""
         lines = [
             f"| what the judge sees | all of *{as_markdown(prompt)}* | still *{as_markdown(negative)}* |",
             "|---|---|---|",
         ]
         for label, _, images in drawn:
-            counts = (f"{agree(images, text)} of {len(images)}" for text in (prompt, negative))
+            counts = (f"{agree(reader, images, text)} of {len(images)}" for text in (prompt, negative))
             lines.append(f"| {label} | {' | '.join(counts)} |")
         return "\n".join([*lines, "", JUDGE])
 
 
 def warm_up(state: AppState) -> list[Any]:
     """The results of the first example."""
-    prompt, negative, columns = TOYWORLD_COMPARE[0]
+    prompt, negative, columns = state.backend.page.compare[0]
     weight, start, stop = state.backend.strength()
     return components.last(
         Compare(state).compare(
@@ -186,7 +184,7 @@ def warm_up(state: AppState) -> list[Any]:
             negative=negative,
             columns=columns,
             methods=usual_methods(state),
-            models=list(MODELS),
+            models=list(state.backend.page.models),
             weights=WEIGHTS,
             weight=weight,
             start=start,
@@ -211,9 +209,9 @@ def _weights(said: str) -> list[float]:
 def build(state: AppState) -> components.Tab:
     """Lay the tab out and wire it."""
     actions = Compare(state)
-    toy = state.backend.toyworld
+    domain, page = state.backend.domain, state.backend.page
     usual = state.backend.strength()
-    chosen = TOYWORLD_COMPARE if toy else ANY_COMPARE
+    chosen = page.compare
     first = chosen[0]
     gr.Markdown(
         "Every row is a seed, every column a way to leave the same thing out. The result is one PNG that carries its "
@@ -255,8 +253,10 @@ def build(state: AppState) -> components.Tab:
                 WEIGHTS, label=f"Weights of {method_labels()[state.backend.way]}", visible=False
             )
             models = gr.CheckboxGroup(
-                [(f"{name}: {model.about}", name) for name, model in EMBEDDED.items()],
-                value=list(MODELS),
+                []
+                if domain is None
+                else [(f"{name}: {model.about}", name) for name, model in domain.models.items()],
+                value=list(page.models),
                 label="Models",
                 info=f"at most {MAX_COLUMNS // 2}; two columns each: plain, and by the method that suits it, in its "
                 "own steps",
@@ -292,4 +292,6 @@ def build(state: AppState) -> components.Tab:
             for example, values in zip(tries, chosen, strict=True)
         },
     )
-    return components.Tab(events, button, outputs, said, warm_up=warm_up if toy else None, begun=begun)
+    return components.Tab(
+        events, button, outputs, said, warm_up=None if domain is None else warm_up, begun=begun
+    )

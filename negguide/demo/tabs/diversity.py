@@ -12,8 +12,7 @@ from negguide import NegToMe
 from negguide.demo import components
 from negguide.demo.as_python import code
 from negguide.demo.backend import Drawn, Run
-from negguide.demo.examples import ANY_DIVERSITY, TOYWORLD_DIVERSITY
-from negguide.demo.measures import agree, features, fur_colours, fur_entropy, pairwise_distance
+from negguide.demo.measures import agree, different, entropy, features, pairwise_distance
 from negguide.demo.messages import JUDGE, as_markdown, pushed_sentence, validation_messages
 from negguide.demo.methods import paper
 from negguide.demo.state import AppState
@@ -101,38 +100,37 @@ class Diversity:
 
     def _verdict(self, prompt: str, before: Drawn, after: Drawn) -> str:
         """What happened in plain words; for the embedded model, counted by its judge."""
-        if not self.state.backend.toyworld:
+        backend = self.state.backend
+        if backend.reader is None:
             return "**The same seeds and words, plain and pushed apart.** Look at what differs now, and at what stayed."
-        n = len(before.images)
-        colours = [
-            f"{count} colour{'s' * (count > 1)}" for count in map(fur_colours, (before.images, after.images))
-        ]
-        return (
-            f"**Plain: fur of {colours[0]} in {n} pictures. Pushed apart: {colours[1]}.** "
-            f"All of “{as_markdown(prompt)}” is still in {agree(after.images, prompt)} of {n}."
-        )
+        n, varied = len(before.images), backend.page.variety
+        still = f"All of “{as_markdown(prompt)}” is still in {agree(backend.reader, after.images, prompt)} of {n}."
+        if varied is None:
+            return still
+        counts = (different(varied.values(drawn.images)) for drawn in (before, after))
+        plain, apart = (f"{count} {varied.unit}{'s' * (count > 1)}" for count in counts)
+        return f"**Plain: {varied.what} of {plain} in {n} pictures. Pushed apart: {apart}.** {still}"
 
     def _numbers(self, prompt: str, before: Drawn, after: Drawn) -> str:
         """A table of what the judge sees; empty where there is none that looks at pictures."""
-        vectors = [features(self.state.backend, drawn.images) for drawn in (before, after)]
+        backend = self.state.backend
+        vectors = [features(backend, drawn.images) for drawn in (before, after)]
         distances = [pairwise_distance(found) for found in vectors if found is not None]
         if not distances:
             return ""
         rows = [
             ("mean distance of two pictures (0: the same)", *(f"{distance:.2f}" for distance in distances))
         ]
-        if self.state.backend.toyworld:
+        if varied := backend.page.variety:
+            entropies = (f"{entropy(varied.values(drawn.images)):.0%}" for drawn in (before, after))
+            rows.insert(0, (f"variety of the {varied.what} {varied.unit}s (100%: all differ)", *entropies))
+        if (reader := backend.reader) is not None:
             n = len(before.images)
-            entropies = (f"{fur_entropy(drawn.images):.0%}" for drawn in (before, after))
-            counts = (f"{agree(drawn.images, prompt)} of {n}" for drawn in (before, after))
-            rows = [
-                ("variety of the fur colours (100%: all differ)", *entropies),
-                *rows,
-                (f"still *{as_markdown(prompt)}*", *counts),
-            ]
+            counts = (f"{agree(reader, drawn.images, prompt)} of {n}" for drawn in (before, after))
+            rows.append((f"still *{as_markdown(prompt)}*", *counts))
         lines = ["| what the judge sees | Plain | NegToMe |", "|---|---|---|"]
         lines += [f"| {' | '.join(row)} |" for row in rows]
-        return "\n".join([*lines, "", JUDGE] if self.state.backend.toyworld else lines)
+        return "\n".join([*lines, "", JUDGE] if backend.reader is not None else lines)
 
 
 def warm_up(state: AppState) -> list[Any]:
@@ -141,7 +139,7 @@ def warm_up(state: AppState) -> list[Any]:
     assert suited.threshold is not None
     return components.last(
         Diversity(state).push_apart(
-            prompt=TOYWORLD_DIVERSITY[0],
+            prompt=state.backend.page.diversity[0],
             reference="others",
             alpha=suited.alpha,
             threshold=state.backend.suited.negtome["threshold"],
@@ -159,9 +157,9 @@ def build(state: AppState) -> components.Tab:
     """Lay the tab out and wire it."""
     actions = Diversity(state)
     suited = NegToMe(**state.backend.suited.negtome)
-    toy = state.backend.toyworld
-    prompts = TOYWORLD_DIVERSITY if toy else ANY_DIVERSITY
-    here = ": here most bears are brown" if toy else ""
+    page = state.backend.page
+    prompts = page.diversity
+    here = "" if page.variety is None else f": {page.variety.here}"
     gr.Markdown(
         f"Models repeat themselves{here}. **NegToMe** ({paper(NegToMe)}) pushes "
         "every picture of a batch away from what it has in common with the others; what the prompt asks for stays.",
@@ -214,4 +212,11 @@ def build(state: AppState) -> components.Tab:
         cleared={numbers: "", python: ""},
         filled={example: [(prompt, value)] for example, value in zip(tries, prompts, strict=True)},
     )
-    return components.Tab(events, button, outputs, said, warm_up=warm_up if toy else None, begun=begun)
+    return components.Tab(
+        events,
+        button,
+        outputs,
+        said,
+        warm_up=None if state.backend.domain is None else warm_up,
+        begun=begun,
+    )

@@ -15,6 +15,7 @@ from negguide.demo.measures import agree
 from negguide.demo.messages import JUDGE, as_markdown, validation_messages, verdict, what_happened
 from negguide.demo.methods import CLASSIC, PLAIN, left_out, method_labels, with_method
 from negguide.demo.state import AppState
+from negguide.domain import DomainJudge
 from negguide.methods import AUTO
 
 NEGATIVES = 4
@@ -203,19 +204,20 @@ class Negatives:
         names = left_out(run)
         if not names:
             return "**Nothing was left out.** Write it below the prompt, and choose how."
-        if not self.state.backend.toyworld:
+        reader = self.state.backend.reader
+        if reader is None:
             left = method_labels()[_left(columns)]
             return (
                 f"**The same seeds and words: {left} against {label}.** Look at what was asked for, and at what was to "
                 "go."
             )
         images = drawn[method].images
-        kept = {"method": agree(images, run.prompt)}
+        kept = {"method": agree(reader, images, run.prompt)}
         if CLASSIC in columns and method != CLASSIC:
-            kept["classic"] = agree(drawn[CLASSIC].images, run.prompt)
+            kept["classic"] = agree(reader, drawn[CLASSIC].images, run.prompt)
         # a classic negative prompt is one text
-        parts_of = names if method != CLASSIC else tuple(names[0].split(" and "))
-        gone = {name: len(images) - agree(images, name) for name in parts_of}
+        parts_of = names if method != CLASSIC else tuple(names[0].split(self.state.backend.page.between))
+        gone = {name: len(images) - agree(reader, images, name) for name in parts_of}
         return verdict(label, run.prompt, kept, gone, len(images))
 
     def _numbers(self, columns: dict[str, Run], drawn: dict[str, Drawn], method: str) -> str:
@@ -223,21 +225,25 @@ class Negatives:
         run = columns[method]
         names = left_out(run)
         lines = [what_happened(run.methods[0] if run.methods else None, drawn[method].trace, names)]
-        if self.state.backend.toyworld and names:
-            lines += ["", *self._counted(columns, drawn, names), "", JUDGE]
+        reader = self.state.backend.reader
+        if reader is not None and names:
+            lines += ["", *_counted(reader, columns, drawn, names), "", JUDGE]
         return "\n".join(lines)
 
-    def _counted(self, columns: dict[str, Run], drawn: dict[str, Drawn], names: Sequence[str]) -> list[str]:
-        """A table of what the judge sees."""
-        prompt = columns[PLAIN].prompt
-        labels = method_labels()
-        heads = "".join(f" {labels[key]} |" for key in columns)
-        lines = [f"| what the judge sees |{heads}", "|---|" + "---|" * len(columns)]
-        for text, label in ((prompt, "all of"), *((name, "still") for name in names)):
-            counts = (agree(drawn[key].images, text) for key in columns)
-            cells = "".join(f" {count} of {len(drawn[PLAIN].images)} |" for count in counts)
-            lines.append(f"| {label} *{as_markdown(text)}* |{cells}")
-        return lines
+
+def _counted(
+    reader: DomainJudge, columns: dict[str, Run], drawn: dict[str, Drawn], names: Sequence[str]
+) -> list[str]:
+    """A table of what the judge sees."""
+    prompt = columns[PLAIN].prompt
+    labels = method_labels()
+    heads = "".join(f" {labels[key]} |" for key in columns)
+    lines = [f"| what the judge sees |{heads}", "|---|" + "---|" * len(columns)]
+    for text, label in ((prompt, "all of"), *((name, "still") for name in names)):
+        counts = (agree(reader, drawn[key].images, text) for key in columns)
+        cells = "".join(f" {count} of {len(drawn[PLAIN].images)} |" for count in counts)
+        lines.append(f"| {label} *{as_markdown(text)}* |{cells}")
+    return lines
 
 
 def _left(columns: Iterable[str]) -> str:

@@ -15,7 +15,6 @@ from negguide import Negative, PerpNeg
 from negguide.demo import components
 from negguide.demo.as_python import code
 from negguide.demo.backend import Run
-from negguide.demo.examples import ANY_CAPTIONS, TOYWORLD_CAPTIONS
 from negguide.demo.limits import whole
 from negguide.demo.messages import validation_messages
 from negguide.demo.methods import CLASSIC, PLAIN, method_labels, with_method
@@ -28,9 +27,6 @@ from negguide.mining.item import Edit
 from negguide.mining.settings import Settings
 from negguide.mining.verify.margins import PairJudge
 from negguide.models import revision
-from negguide.toyworld import caption as caption_of
-from negguide.toyworld import parse, render, sample_scene
-from negguide.toyworld.scene import is_complete
 
 _SET_ID = re.compile(r"call-\w{1,40}")
 """What `Outputs.new` calls its folders; the name comes back from the visitor."""
@@ -75,10 +71,15 @@ class Mining:
             The picture and its caption.
         """
         with validation_messages():
-            scene = sample_scene(random.Random(whole("seed", seed, 0, MAX_SEED)))
+            scene = self.state.backend.page.scene
+            if scene is None:
+                raise ValueError(
+                    "Only an embedded model has scenes of its own; give a picture and its caption."
+                )
+            image, caption = scene(whole("seed", seed, 0, MAX_SEED))
             path = self.state.folder() / "scene.png"
-            render(scene).save(path)
-            return str(path), caption_of(scene)
+            image.save(path)
+            return str(path), caption
 
     def hard_negatives(
         self,
@@ -174,7 +175,7 @@ class Mining:
             raise ValueError(f"weight must be from 0 to 10, got {weight}")
         run = state.plain(caption, 1, seed, steps, guidance_scale, state.size)
         count = whole("edits", edits, 1, state.limits.max_images)
-        planner = make_planner("rules", world=backend.toyworld)
+        planner = make_planner("rules", world=None if backend.domain is None else backend.domain.name)
         rng = random.Random(run.seeds[0])
         found, _ = plan(run.prompt, planner, categories=categories, per_item=count, rng=rng)
         if not found:
@@ -211,12 +212,12 @@ class Mining:
         return code(self.state.backend, runs)
 
     def _original(self, caption: str, image: str | None) -> Original | None:
-        """The picture that was given, or drawn by the toy world itself; None = the model has to paint it."""
+        """The picture that was given, or drawn by the closed world itself; None = the model has to paint it."""
         if image is not None:
             return Original(caption, opened(image), False)
-        if self.state.backend.toyworld and is_complete(scene := parse(caption)):
-            return Original(caption, render(scene), False)
-        return None
+        original = self.state.backend.page.original
+        true_one = None if original is None else original(caption)
+        return None if true_one is None else Original(caption, true_one, False)
 
     def _gallery(self, pairs: Sequence[Pair]) -> list[tuple[Any, str]]:
         return [
@@ -252,7 +253,7 @@ def _table(pairs: Sequence[Pair]) -> str:
 def build(state: AppState) -> components.Tab:
     """Lay the tab out and wire it."""
     actions = Mining(state)
-    toy = state.backend.toyworld
+    page = state.backend.page
     usual = _usual_method(state)
     kept_out = (
         "" if usual == PLAIN else f", while **{method_labels()[usual]}** keeps out what was edited away"
@@ -267,7 +268,7 @@ def build(state: AppState) -> components.Tab:
     judged = state.backend.judge is not None
     if not judged:
         gr.Markdown(NO_JUDGE, elem_id="mining-no-judge")
-    captions = TOYWORLD_CAPTIONS if toy else ANY_CAPTIONS
+    captions = page.captions
     tries = components.examples(list(captions), "mining") if judged else []
     with components.work() as (asked, results, more):
         with asked:
@@ -314,7 +315,7 @@ def build(state: AppState) -> components.Tab:
                 elem_id="mining-image",
             )
             refuse_broken(image)
-            with gr.Row(visible=toy, equal_height=True):
+            with gr.Row(visible=page.scene is not None, equal_height=True):
                 number = gr.Number(
                     1, label="Scene number", precision=0, minimum=0, maximum=MAX_SEED, min_width=80
                 )
@@ -351,7 +352,12 @@ def build(state: AppState) -> components.Tab:
         },
     )
     return components.Tab(
-        events, button, outputs, said, warm_up=warm_up if toy and judged else None, begun=begun
+        events,
+        button,
+        outputs,
+        said,
+        warm_up=warm_up if judged and state.backend.domain is not None else None,
+        begun=begun,
     )
 
 
@@ -366,7 +372,7 @@ def warm_up(state: AppState) -> list[Any]:
     usual = components.usual(state, images=1)
     return components.last(
         Mining(state).hard_negatives(
-            caption=next(iter(TOYWORLD_CAPTIONS.values())),
+            caption=next(iter(state.backend.page.captions.values())),
             categories=list(CATEGORIES),
             edits=min(EDITS, state.limits.max_images),
             method=_usual_method(state),

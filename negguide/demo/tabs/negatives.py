@@ -10,7 +10,7 @@ import gradio as gr
 
 from negguide.demo import components
 from negguide.demo.backend import Backend
-from negguide.demo.examples import ANY_LEAVE_OUT, TOYWORLD_LEAVE_OUT, USUAL_NEGATIVES, LeaveOut
+from negguide.demo.examples import USUAL_NEGATIVES, LeaveOut
 from negguide.demo.methods import CLASSIC, PLAIN, method_labels, paper, scales
 from negguide.demo.state import AppState
 from negguide.demo.tabs.leave_out import NEGATIVES, Negatives, use_of
@@ -57,16 +57,17 @@ def warm_up(state: AppState) -> list[Any]:
 
 
 def _examples(backend: Backend) -> tuple[LeaveOut, ...]:
-    examples = TOYWORLD_LEAVE_OUT if backend.toyworld else ANY_LEAVE_OUT
     # without guidance, by what acts without
-    return tuple(one if backend.guided else replace(one, method=backend.way) for one in examples)
+    return tuple(
+        one if backend.guided else replace(one, method=backend.way) for one in backend.page.leave_out
+    )
 
 
 def _strength(backend: Backend, way: str, automatic: bool) -> tuple[float, float, float]:
     """Weight, start and stop that a row of the page begins with."""
     weight, start, stop = backend.strength(way, automatic=automatic)
-    # longer, what takes the place of the negative gets soft on the embedded model
-    return weight, start, AUTOMATIC_STOP if automatic and backend.toyworld else stop
+    # longer, what takes the place of the negative gets soft on embedded models
+    return weight, start, AUTOMATIC_STOP if automatic and backend.domain is not None else stop
 
 
 def weighs_itself(way: str) -> bool:
@@ -83,7 +84,7 @@ def _filled_up(negatives: Sequence[str]) -> list[str]:
 def build(state: AppState) -> components.Tab:
     """Lay the tab out and wire it."""
     actions = Negatives(state)
-    toy = state.backend.toyworld
+    domain = state.backend.domain
     chosen = _examples(state.backend)
     first = chosen[0]
     gr.Markdown(
@@ -100,7 +101,7 @@ def build(state: AppState) -> components.Tab:
                 _row(state, number, first.negatives[0] if number == 1 else "")
                 for number in range(1, ROWS_SHOWN + 1)
             ]
-            presets = [] if toy else _presets()
+            presets = _presets() if domain is None else []
             button = components.buttons("Draw", "negatives")
         with results:
             said = gr.Markdown(
@@ -209,7 +210,13 @@ def build(state: AppState) -> components.Tab:
     )
     # not the components' own values, which are the defaults of the API
     return components.Tab(
-        events, button, outputs, said, begin=values_of(first), warm_up=warm_up if toy else None, begun=begun
+        events,
+        button,
+        outputs,
+        said,
+        begin=values_of(first),
+        warm_up=None if domain is None else warm_up,
+        begun=begun,
     )
 
 

@@ -13,33 +13,21 @@ from negguide import NegToMe
 from negguide.demo import components
 from negguide.demo.as_python import code
 from negguide.demo.backend import Drawn, Run
-from negguide.demo.examples import ANY_REFERENCE, TOYWORLD_REFERENCE
-from negguide.demo.measures import distance, features, trademarks
+from negguide.demo.examples import Character
+from negguide.demo.measures import distance, features
 from negguide.demo.messages import JUDGE, pushed_sentence, validation_messages
 from negguide.demo.methods import paper
 from negguide.demo.state import AppState
 from negguide.demo.uploads import bound, refuse_broken
-from negguide.toyworld import TRADEMARK, Scene, render
 
 PIP, UPLOAD = "pip", "upload"
-PLACE = "meadow"
 _AWAY = ["away"]
 """The class of what is in the page and not shown."""
 IMAGES = 4
 """Seeds that are drawn unless another number is chosen."""
 
-_PIP_IMPORTS = (
-    "from dataclasses import replace",
-    "from negguide.toyworld import TRADEMARK, Scene, render",
-)
-_PIP = f'reference = render(Scene((replace(TRADEMARK, view="front"),), "{PLACE}"))'
 _UPLOAD = 'reference = Image.open("reference.png").convert("RGB")  # your picture, given below'
 _MASK = 'reference_mask = Image.open("reference-mask.png").convert("L")'
-
-
-def pip() -> Image.Image:
-    """The trademark character, drawn by the renderer."""
-    return render(Scene((replace(TRADEMARK, view="front"),), PLACE))
 
 
 def painted(editor: dict[str, Any] | None) -> tuple[Image.Image, Image.Image | None]:
@@ -104,7 +92,10 @@ class Reference:
         """
         with validation_messages():
             plain = self.state.plain(prompt, images, seed, steps, guidance_scale, size)
-            reference, mask = (pip(), None) if character == PIP else painted(picture)
+            if character == PIP:
+                reference, mask = self._known().picture(), None
+            else:
+                reference, mask = painted(picture)
             options = {
                 # those with images are for centred tokens
                 **self.state.backend.suited.of_negtome(images=center),
@@ -121,6 +112,17 @@ class Reference:
             yield gr.skip(), gr.skip(), gr.skip(), gallery, *[gr.skip()] * 5
             after = draw(pushed, "Away from the picture")
             yield self._all(plain, pushed, before, after, reference, mask)
+
+    def _known(self) -> Character:
+        """Whom the model knows.
+
+        Raises:
+            ValueError: it knows nobody.
+        """
+        known = self.state.backend.page.character
+        if known is None:
+            raise ValueError("This model has no character of its own to keep away from; give a picture.")
+        return known
 
     def _gallery(self, columns: list[tuple[str, Run, Drawn]]) -> list[tuple[Any, str]]:
         seeds = columns[0][1].seeds
@@ -139,14 +141,16 @@ class Reference:
         reference: Image.Image,
         mask: Image.Image | None,
     ) -> tuple[Any, ...]:
-        is_pip = mask is None and reference == pip()
-        title = f"“{plain.prompt}”, pushed away from {'Pip' if is_pip else 'a picture'}"
+        known = self.state.backend.page.character
+        who = known if known is not None and mask is None and reference == known.picture() else None
+        title = f"“{plain.prompt}”, pushed away from {'a picture' if who is None else who.name}"
         sheet = self.state.sheet(
             [("plain", plain, before.images), ("away", pushed, after.images)], title, as_rows=True
         )
-        imports, lines, files = list(_PIP_IMPORTS), [_PIP], []
-        if not is_pip:
-            imports, lines = ["from PIL import Image"], [_UPLOAD]
+        imports, lines, files = ["from PIL import Image"], [_UPLOAD], []
+        if who is not None:
+            imports, lines = list(who.imports), [who.code]
+        else:
             folder = self.state.folder()
             reference.save(folder / "reference.png")
             files = [folder / "reference.png"]
@@ -156,7 +160,7 @@ class Reference:
                 files.append(folder / "reference-mask.png")
         return (
             sheet,
-            self._verdict(before, after, is_pip),
+            self._verdict(before, after, who),
             (self.state.shown(before.images[0]), self.state.shown(after.images[0])),
             self._gallery([("before", plain, before), ("after", pushed, after)]),
             self.state.heatmap(after),
@@ -168,21 +172,22 @@ class Reference:
                 reference="\n".join(lines),
             ),
             [str(path) for path in files] or None,
-            self._numbers(before, after, reference, is_pip),
+            self._numbers(before, after, reference, who),
         )
 
-    def _verdict(self, before: Drawn, after: Drawn, is_pip: bool) -> str:
-        """What happened in plain words; for Pip, counted by the judge of the embedded model."""
-        if not (is_pip and self.state.backend.toyworld):
+    def _verdict(self, before: Drawn, after: Drawn, who: Character | None) -> str:
+        """What happened in plain words; for somebody whom the model knows, counted by the judge of its world."""
+        if who is None:
             return (
                 "**The same seeds and words, before and after.** Look for what they have in common with your picture "
                 "before, and no longer have after."
             )
-        first, second = (trademarks(drawn.images) for drawn in (before, after))
+        first, second = (who.count(drawn.images) for drawn in (before, after))
         n = len(before.images)
-        return f"**Before, {first} of {n} pictures show Pip himself; after being pushed away from him, {second}.**"
+        shown = f"{first} of {n} pictures show {who.alone}"
+        return f"**Before, {shown}; after being pushed away from {who.pronoun}, {second}.**"
 
-    def _numbers(self, before: Drawn, after: Drawn, reference: Image.Image, is_pip: bool) -> str:
+    def _numbers(self, before: Drawn, after: Drawn, reference: Image.Image, who: Character | None) -> str:
         sentence, backend = pushed_sentence(after.trace), self.state.backend
         goal = features(backend, [reference])
         vectors = [features(backend, drawn.images) for drawn in (before, after)]
@@ -190,14 +195,14 @@ class Reference:
         if not means:
             return sentence
         rows = [("distance to the picture (0 = the same)", *(f"{mean:.2f}" for mean in means))]
-        if is_pip and backend.toyworld:
+        if who is not None:
             n = len(before.images)
             rows.append(
-                ("is Pip himself", *(f"{trademarks(drawn.images)} of {n}" for drawn in (before, after)))
+                (f"is {who.alone}", *(f"{who.count(drawn.images)} of {n}" for drawn in (before, after)))
             )
         lines = ["| what the judge sees | Before | After |", "|---|---|---|"]
         shown = [sentence, "", *lines, *(f"| {' | '.join(row)} |" for row in rows)]
-        return "\n".join([*shown, "", JUDGE] if backend.toyworld else shown)
+        return "\n".join([*shown, "", JUDGE] if backend.reader is not None else shown)
 
 
 def warm_up(state: AppState) -> list[Any]:
@@ -205,7 +210,7 @@ def warm_up(state: AppState) -> list[Any]:
     suited = _suited(state)
     return components.last(
         Reference(state).keep_away(
-            prompt=next(iter(TOYWORLD_REFERENCE.values())),
+            prompt=next(iter(state.backend.page.reference.values())),
             character=PIP,
             alpha=suited["alpha"],
             threshold=suited["threshold"],
@@ -223,19 +228,15 @@ def _suited(state: AppState) -> dict[str, Any]:
 def build(state: AppState) -> components.Tab:
     """Lay the tab out and wire it."""
     actions = Reference(state)
-    toy = state.backend.toyworld
+    known, prompts = state.backend.page.character, state.backend.page.reference
+    toy = known is not None
     suited = _suited(state)
-    here = (
-        "In this little world “an explorer” is mostly **Pip**, an orange cat with a green hat and a purple scarf. "
-        if toy
-        else ""
-    )
+    here = "" if known is None else f"{known.about} "
     gr.Markdown(
         f"{here}**NegToMe** ({paper(NegToMe)}) pushes what is drawn away from a "
         "reference picture; no word has to say what is in it.",
         elem_classes="intro",
     )
-    prompts = TOYWORLD_REFERENCE if toy else {prompt: prompt for prompt in ANY_REFERENCE}
     tries = components.examples(list(prompts), "reference")
     with components.work() as (asked, results, more):
         with asked:
@@ -246,16 +247,15 @@ def build(state: AppState) -> components.Tab:
                 max_lines=3,
             )
             character = gr.Radio(
-                # other models have never seen Pip
-                [("Pip", PIP), ("my picture", UPLOAD)] if toy else [("my picture", UPLOAD)],
+                ([] if known is None else [(known.name, PIP)]) + [("my picture", UPLOAD)],
                 value=PIP if toy else UPLOAD,
                 label="Keep away from",
                 elem_id="reference-character",
                 visible=toy,
             )
             gr.Image(
-                state.shown(pip()),
-                label="Pip",
+                None if known is None else state.shown(known.picture()),
+                label="" if known is None else known.name,
                 elem_classes="quiet",
                 interactive=False,
                 height=160,
@@ -309,7 +309,7 @@ def build(state: AppState) -> components.Tab:
                 threshold = components.threshold(suited["threshold"])
                 stop = components.until(suited.get("stop"))
                 center = gr.Checkbox(
-                    toy,
+                    state.backend.domain is not None,
                     label="subtract the mean of all patches first",
                     info="in small models all patches of a picture are nearly alike; what is left tells them apart",
                 )

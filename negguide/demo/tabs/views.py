@@ -10,12 +10,20 @@ import gradio as gr
 
 from negguide import PerpNeg
 from negguide.demo import components
-from negguide.demo.examples import TOYWORLD_SOLIDS
 from negguide.demo.limits import whole
-from negguide.demo.measures import faces_at_the_back
 from negguide.demo.messages import JUDGE, as_markdown, validation_messages
 from negguide.demo.methods import paper
-from negguide.demo.solids import MADE, NOTHING, PERP_NEG, PROMPT, ROUNDS, SAID_BY, solid_of, turntable
+from negguide.demo.solids import (
+    MADE,
+    NOTHING,
+    PERP_NEG,
+    PROMPT,
+    ROUNDS,
+    SAID_BY,
+    faces_at_the_back,
+    solid_of,
+    turntable,
+)
 from negguide.demo.state import MAX_SEED, AppState
 from negguide.views import SolidFit
 
@@ -88,12 +96,11 @@ def build(state: AppState) -> components.Tab:
         "other sides have is left out.",
         elem_classes="intro",
     )
-    tries = components.examples(TOYWORLD_SOLIDS, "views")
+    solids = state.backend.page.solids
+    tries = components.examples(solids, "views")
     with components.work() as (asked, results, more):
         with asked:
-            prompt = gr.Textbox(
-                TOYWORLD_SOLIDS[0], label="Make a solid of", elem_id="views-prompt", max_lines=2
-            )
+            prompt = gr.Textbox(solids[0], label="Make a solid of", elem_id="views-prompt", max_lines=2)
             views = gr.Radio(
                 [(label, key) for key, label in SAID_BY.items()],
                 value=PERP_NEG,
@@ -164,6 +171,6 @@ def build(state: AppState) -> components.Tab:
         buttons=button,
         said=said,
         cleared={},
-        filled={example: [(prompt, value)] for example, value in zip(tries, TOYWORLD_SOLIDS, strict=True)},
+        filled={example: [(prompt, value)] for example, value in zip(tries, solids, strict=True)},
     )
     return components.Tab(events, button, outputs, said, begun=begun)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import PIL.Image
 
+from negguide.domain import registered_domains
 from negguide.image_files import read_image
 from negguide.mining.audit.looks import Look
 from negguide.mining.audit.pairs import Pair
@@ -84,7 +85,8 @@ def vision_features(
     """
     import torch
 
-    embed = _judge_features() if name == "toyworld" else _model_features(name, device)
+    domain = registered_domains().get(name)
+    embed = _model_features(name, device) if domain is None else domain.judge("cpu").features
     result: dict[ImageFile, np.ndarray] = {}
     for start in range(0, len(paths), batch_size):
         batch = paths[start : start + batch_size]
@@ -93,12 +95,6 @@ def vision_features(
             vectors = embed(images).float().cpu().numpy()
         result.update(zip(batch, vectors.astype(np.float64), strict=True))
     return result
-
-
-def _judge_features() -> Any:
-    from negguide.toyworld.models import load_judge
-
-    return load_judge().embed
 
 
 def _model_features(name: str, device: str | torch.device) -> Any:

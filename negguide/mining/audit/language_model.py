@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from negguide.domain import clip_of
+
 if TYPE_CHECKING:
     import torch
 
@@ -22,12 +24,9 @@ def load_tokenizer(name: str) -> Callable[[str], Sequence[object]]:
 def _load_tokenizer(name: str, argument: str) -> Any:
     from transformers import AutoTokenizer
 
-    if name == "toyworld":
-        from negguide.toyworld.models import load_clip
-
-        return load_clip()[1].tokenizer
+    clip = clip_of(name)
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(name if clip is None else clip.folder)
     except (OSError, ValueError) as error:
         raise ValueError(f"{argument}={name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
 

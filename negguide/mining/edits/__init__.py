@@ -5,28 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from negguide.domain import find_domain
 from negguide.mining.edits.planner import Planner, Rejected, plan, plan_positives
 
 __all__ = ["BACKENDS", "Planner", "Rejected", "make_planner", "plan", "plan_positives"]
 
 
-def _rules(world: bool, **options: Any) -> Planner:
-    if world:
-        from negguide.mining.edits.toyworld import ToyworldRules
-
-        return ToyworldRules(**options)
+def _rules(world: str | None, **options: Any) -> Planner:
+    if world is not None:
+        return find_domain(world).planner(**options)
     from negguide.mining.edits.english import EnglishRules
 
     return EnglishRules(**options)
 
 
-def _fill_mask(world: bool, **options: Any) -> Planner:
+def _fill_mask(world: str | None, **options: Any) -> Planner:
     from negguide.mining.edits.fill_mask import FillMask
 
     return FillMask(world=world, **options)
 
 
-def _llm(world: bool, **options: Any) -> Planner:
+def _llm(world: str | None, **options: Any) -> Planner:
     from negguide.mining.edits.llm import LanguageModel
 
     return LanguageModel(world=world, **options)
@@ -35,14 +34,16 @@ def _llm(world: bool, **options: Any) -> Planner:
 BACKENDS: dict[str, Callable[..., Planner]] = {"rules": _rules, "fill-mask": _fill_mask, "llm": _llm}
 
 
-def make_planner(backend: str, *, world: bool = False, **options: Any) -> Planner:
+def make_planner(backend: str, *, world: str | None = None, **options: Any) -> Planner:
     """The planner that ``backend`` names, ready to propose.
 
     Args:
         backend: "rules" (a grammar; no model), "fill-mask" (a masked language model) or "llm" (a chat model, here or
             behind an endpoint).
-        world: the captions are those of the toy world: edits are made, or checked, by its own parser.
-        options: of that backend, see ``ToyworldRules``, ``EnglishRules``, ``FillMask`` and ``LanguageModel``.
+        world: the name of the closed world that the captions are of, e.g. "toyworld": edits are made, or checked, by
+            its own planner. None = everyday English.
+        options: of that backend, see ``EnglishRules``, ``FillMask`` and ``LanguageModel``; the rules of a closed world
+            are its planner, and take its arguments.
 
     Raises:
         TypeError, ValueError: no such backend, or an option that it does not know or cannot use.
@@ -57,4 +58,4 @@ def make_planner(backend: str, *, world: bool = False, **options: Any) -> Planne
         if "argument" not in str(error):
             raise
         wrong = str(error).rpartition("() ")[2]
-        raise TypeError(f"backend={backend!r} with world={world}: {wrong}") from error
+        raise TypeError(f"backend={backend!r} with world={world!r}: {wrong}") from error

@@ -5,33 +5,22 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from negguide._utils.text import normalised
+from negguide.domain import find_domain
 from negguide.mining.edits.checks import english_objection
+from negguide.mining.edits.closed import NOT_OF_THIS_WORLD, ClosedPlanner, Target
 from negguide.mining.edits.english import make_tagger
 from negguide.mining.edits.lexicon import article, lexicon, parts_of_speech, singular
 from negguide.mining.edits.phrases import affirmed, phrases
 from negguide.mining.edits.planner import check_categories, naming
-from negguide.mining.edits.reading import Span, read
 from negguide.mining.edits.tagging import Tagger
-from negguide.mining.edits.toyworld import world_naming, world_objection
 from negguide.mining.item import Edit
-from negguide.toyworld.language import PLURALS, parse
 
 CATEGORIES = ("object", "attribute", "count", "relation")
 """What a masked model can do: it puts one word in the place of one word."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """A word to cover: its span, what an edit of it is called, and what it takes out of the picture."""
-
-    span: Span
-    category: str
-    avoid: str = ""
 
 
 class FillMask:
@@ -44,7 +33,7 @@ class FillMask:
 
     Args:
         model: a name on the hub, a folder, or a loaded ``(model, tokenizer)``.
-        world: captions of the toy world; they are read by its parser.
+        world: the name of the closed world that the captions are of; they are read by its planner. None = English.
         revision: of a model on the hub.
         top_k: how many of the model's words are looked at for each covered one.
         device: where a model that is loaded here goes.
@@ -60,7 +49,7 @@ class FillMask:
         self,
         *,
         model: str | Path | tuple[Any, Any],
-        world: bool = False,
+        world: str | None = None,
         revision: str | None = None,
         top_k: int = 20,
         device: str = "cpu",
@@ -68,10 +57,10 @@ class FillMask:
     ) -> None:
         if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
             raise ValueError(f"top_k={top_k!r} must be a whole number of 1 or more")
-        self.world = world
+        self._world: ClosedPlanner | None = None if world is None else find_domain(world).planner()
         self.top_k = top_k
         self.revision = revision
-        self._tagger: Tagger | None = None if world else make_tagger(english_model)
+        self._tagger: Tagger | None = None if world is not None else make_tagger(english_model)
         self._model, self._tokenizer = (
             model if isinstance(model, tuple) else _load(str(model), revision, device)
         )
@@ -88,7 +77,7 @@ class FillMask:
         config = self._model.config
         return {
             "backend": self.name,
-            "world": self.world,
+            "world": self._world is not None,
             "model": config.name_or_path or type(self._model).__name__,
             "revision": self.revision or getattr(config, "_commit_hash", None),
             "top_k": self.top_k,
@@ -98,18 +87,17 @@ class FillMask:
     def propose(self, caption: str, categories: Sequence[str], rng: random.Random) -> list[Edit]:
         """What the model expects in the place of each word, in random order; categories it cannot do give none."""
         wanted = check_categories(categories)
-        targets = self._world_targets(caption) if self.world else self._english_targets(caption)
+        world = self._world
+        targets = self._english_targets(caption) if world is None else world.targets(caption)
         targets = [target for target in targets if target.category in wanted]
         edits = []
         for target, guesses in zip(targets, self._guesses(caption, targets), strict=True):
             for guess in guesses:
                 edit = _edit(caption, target, guess)
-                if self.world:
-                    if (
-                        _agrees(caption, target, guess)
-                        and world_objection(caption, edit) != "not of this world"
-                    ):
-                        edits.append(world_naming(edit, target.avoid) if target.avoid else edit)
+                if world is not None:
+                    old = caption[target.span[0] : target.span[1]].lower()
+                    if world.fits(old, target, guess) and world.objection(caption, edit) != NOT_OF_THIS_WORLD:
+                        edits.append(world.naming(edit, target.avoid) if target.avoid else edit)
                 elif self._same_part(caption, target, guess):
                     edits.append(naming(edit, target.avoid))
         rng.shuffle(edits)
@@ -121,31 +109,10 @@ class FillMask:
 
     def objection(self, caption: str, edit: Edit) -> str | None:
         """Why an edit is not what it says it is, by the world or the lexicon; None = it is."""
-        if self._tagger is None:
-            return world_objection(caption, edit)
+        if self._world is not None:
+            return self._world.objection(caption, edit)
+        assert self._tagger is not None
         return english_objection(caption, edit, self._tagger)
-
-    def _world_targets(self, caption: str) -> list[Target]:
-        parse(caption, negation=True)
-        try:
-            reading = read(caption)
-        except ValueError:  # a fragment, like "a red hat"
-            return []
-        targets = []
-        for group, character in zip(reading.groups, reading.scene.characters, strict=False):
-            if group.kind is not None and group.number is not None:
-                targets.append(Target(group.kind, "object", character.kind or ""))
-                if group.fur is not None:
-                    targets.append(Target(group.fur, "attribute", f"{character.fur} fur"))
-                if reading.relation is None and reading.scene.count > 1:
-                    targets.append(Target(group.number, "count"))
-            for said in group.worn:
-                if said.color is not None:
-                    color = reading.words(said.color).lower()
-                    targets.append(Target(said.color, "attribute", f"{color} {said.name}"))
-        if reading.relation is not None:
-            targets.append(Target(reading.relation, "relation"))
-        return targets
 
     def _english_targets(self, caption: str) -> list[Target]:
         assert self._tagger is not None
@@ -240,14 +207,6 @@ def _most_tokens(model: Any, tokenizer: Any) -> float:
     table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)
     return min(float(tokenizer.model_max_length), float(positions - (0 if padding is None else padding + 1)))
-
-
-def _agrees(caption: str, target: Target, guess: str) -> bool:
-    """Whether a word of the toy world has the number of the one it replaces; its parser does not mind."""
-    old = caption[target.span[0] : target.span[1]].lower()
-    if target.category == "count":
-        return guess in ("two", "three")
-    return (guess in PLURALS) == (old in PLURALS)
 
 
 def _edit(caption: str, target: Target, guess: str) -> Edit:

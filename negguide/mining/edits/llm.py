@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from negguide._utils.text import normalised
+from negguide.domain import find_domain
 from negguide.mining.categories import ALL
 from negguide.mining.edits.answers import REQUIRED, parse_answer, schema, without_thoughts
 from negguide.mining.edits.chat import Chat, LocalChat, NoAnswerError, RememberedChat
 from negguide.mining.edits.checks import english_objection
+from negguide.mining.edits.closed import ClosedPlanner
 from negguide.mining.edits.endpoint import EndpointChat
 from negguide.mining.edits.english import make_tagger
 from negguide.mining.edits.planner import check_categories, naming, smallest
 from negguide.mining.edits.tagging import Tagger
-from negguide.mining.edits.toyworld import world_objection
 from negguide.mining.item import Edit, Meaning
 
 MEANINGS = {category.name: category.meaning for category in ALL} | {
@@ -55,7 +56,8 @@ class LanguageModel:
         model: for a model that runs here, its name on the hub, a folder, or a loaded ``(model, tokenizer)``; for an
             endpoint, the name that it knows.
         base_url: of an OpenAI-compatible endpoint; None runs the model here.
-        world: captions of the toy world; edits that its parser does not know are refused.
+        world: the name of the closed world that the captions are of; edits that its planner does not know are refused.
+            None = English.
         per_category: how many edits of each category are asked for.
         attempts: how often a model is asked for one caption at most.
         english_model: what checks edits of everyday English, see ``make_tagger``.
@@ -74,7 +76,7 @@ class LanguageModel:
         *,
         model: str | Path | tuple[Any, Any],
         base_url: str | None = None,
-        world: bool = False,
+        world: str | None = None,
         per_category: int = 2,
         attempts: int = 3,
         concurrency: int = 1,
@@ -88,12 +90,12 @@ class LanguageModel:
         ):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}={value!r} must be a whole number of 1 or more")
-        self.world = world
         self.per_category = per_category
         self.attempts = attempts
         self.concurrency = concurrency
         self._failures = _Failures()
-        self._tagger: Tagger | None = None if world else make_tagger(english_model)
+        self._world: ClosedPlanner | None = None if world is None else find_domain(world).planner()
+        self._tagger: Tagger | None = None if world is not None else make_tagger(english_model)
         self._chat: Chat
         if base_url is None and concurrency > 1:
             raise ValueError(
@@ -116,7 +118,7 @@ class LanguageModel:
         """As JSON; see `Planner.description`."""
         return {
             "backend": self.name,
-            "world": self.world,
+            "world": self._world is not None,
             **self._chat.description,
             "per_category": self.per_category,
             "attempts": self.attempts,
@@ -150,8 +152,9 @@ class LanguageModel:
 
     def objection(self, caption: str, edit: Edit) -> str | None:
         """Why an edit is not what it says it is, by the world or the lexicon; None = it is."""
-        if self._tagger is None:
-            return world_objection(caption, edit)
+        if self._world is not None:
+            return self._world.objection(caption, edit)
+        assert self._tagger is not None
         return english_objection(caption, edit, self._tagger)
 
     def _ask(

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from negguide._utils.hub import is_hub_id
+from negguide.domain import registered_domains
 from negguide.mining.sources.source import BadSource, Input, caption_problem
 from negguide.storage import location
 
 __all__ = ["BadSource", "Input", "caption_problem", "open_source"]
 
 _RIGHT = (
-    "toyworld:N, a folder (with metadata.jsonl, of save_to_disk, with .tar or .parquet files), a .parquet, .tsv, .csv "
+    "a folder (with metadata.jsonl, of save_to_disk, with .tar or .parquet files), a .parquet, .tsv, .csv "
     "or COCO .json file, a glob or brace pattern of .tar files, or a data set on the hub (owner/name)"
 )
 
@@ -26,7 +27,7 @@ def open_source(spec: str, **options: Any) -> Input:
     Args:
         spec: one of
 
-            - ``toyworld:N``: N scenes of the toy world (options ``seed``, ``size``);
+            - ``toyworld:N``: N scenes of the toy world (options ``seed``, ``size``); so of any domain by its name;
             - an imagefolder, or its ``metadata.jsonl`` (``caption``, ``licence``);
             - a folder written by ``save_to_disk``, a parquet file or a folder with such, or a name on the hub like
               "owner/name" (``split``, ``config``, ``caption``, ``licence``);
@@ -55,15 +56,13 @@ def open_source(spec: str, **options: Any) -> Input:
 
 def _kind(spec: str) -> tuple[str, Callable[..., Input]]:
     """What ``spec`` is, in words, and what opens it."""
-    if spec.partition(":")[0] == "toyworld":
-        number = spec.partition(":")[2]
+    name, _, number = spec.partition(":")
+    if domain := registered_domains().get(name):
         if not number.isdecimal():
             raise ValueError(
-                f"{spec!r} is no input; the toy world needs a number of pairs, as in toyworld:200"
+                f"{spec!r} is no input; {domain.title} needs a number of pairs, as in {name}:200"
             )
-        from negguide.mining.sources.toyworld import ToyworldScenes
-
-        return "the toy world", partial(ToyworldScenes, int(number))
+        return domain.title, partial(domain.source, int(number))
     path = location(spec, "--data")
     if path.is_dir():
         return _folder(path)
@@ -85,12 +84,17 @@ def _kind(spec: str) -> tuple[str, Callable[..., Input]]:
             return "COCO captions", partial(_coco, CocoCaptions, path)
         if suffix == ".jsonl":
             return "an imagefolder", partial(ImageFolder, path)
-        raise ValueError(f"{spec!r} is no input that is known; use {_RIGHT}")
+        raise ValueError(f"{spec!r} is no input that is known; use {_right()}")
     if is_hub_id(spec, owner=False) and not path.suffix:
         from negguide.mining.sources.hub import DataSet
 
         return "a data set on the hub", partial(DataSet, spec)
-    raise ValueError(f"there is no {spec!r}; use {_RIGHT}")
+    raise ValueError(f"there is no {spec!r}; use {_right()}")
+
+
+def _right() -> str:
+    """What an input can be, for messages."""
+    return ", ".join([*(f"{name}:N" for name in registered_domains()), _RIGHT])
 
 
 def _folder(path: Path) -> tuple[str, Callable[..., Input]]:

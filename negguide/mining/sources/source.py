@@ -48,7 +48,7 @@ class Input(ABC):
     Attributes:
         name: for people and for the data set card.
         licence: of the whole input as far as it says; each ``Source`` may say its own.
-        world: the captions are those of the toy world.
+        world: the name of the closed world that the captions are of, e.g. "toyworld"; None = everyday English.
 
     Raises:
         ValueError: while it is gone through, when two rows have the same id, or the input itself is broken (no such
@@ -59,7 +59,7 @@ class Input(ABC):
 
     name: str
     licence: str | None = None
-    world: bool = False
+    world: str | None = None
 
     @abstractmethod
     def rows(self) -> Iterator[Source | BadSource]:
@@ -81,7 +81,7 @@ class Input(ABC):
     @property
     def description(self) -> dict[str, Any]:
         """What the input is besides its name, as JSON, for the settings of a run; not where it lies."""
-        return {"licence": self.licence, "world": self.world}
+        return {"licence": self.licence, "world": self.world is not None}
 
     def __iter__(self) -> Iterator[Source | BadSource]:
         return self.sources()

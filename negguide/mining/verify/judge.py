@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from negguide.domain import clip_of, registered_domains
 from negguide.mining.verify.margins import Margins, PairJudge
 
-TOYWORLD = "toyworld"
 KINDS = ("clip", "itm")
 
 
@@ -125,20 +125,18 @@ def loaded(model: str, what: str, net: Any, processor: Any) -> tuple[Any, Any]:
 
 
 def load_judge(name: str, device: str = "cpu") -> PairJudge:
-    """The judge that ``name`` says: "toyworld", "clip:MODEL" or "itm:MODEL".
+    """The judge that ``name`` says: a domain such as "toyworld", "clip:MODEL" or "itm:MODEL".
 
     Raises:
         ValueError: another name, or a model that cannot be loaded.
     """
-    if name == TOYWORLD:
-        from negguide.mining.verify.world import WorldJudge
-
-        return WorldJudge(device)
+    if domain := registered_domains().get(name):
+        return domain.pair_judge(device)
     kind, _, model = name.partition(":")
     if kind not in KINDS or not model:
         raise ValueError(
-            f"--judge {name!r} is not known; use {TOYWORLD}, clip:MODEL (CLIP or SigLIP) or itm:MODEL (BLIP), with "
-            "MODEL a folder or a hub id"
+            f"--judge {name!r} is not known; use {', '.join(registered_domains())}, clip:MODEL (CLIP or SigLIP) or "
+            "itm:MODEL (BLIP), with MODEL a folder or a hub id"
         )
     return ClipJudge(model, device) if kind == "clip" else ItmJudge(model, device)
 
@@ -173,12 +171,8 @@ def _weights(model: str) -> str | None:
     """A fingerprint of the weights; None where they are not on this machine."""
     from hashlib import sha256
 
-    if model == TOYWORLD:
-        from negguide.toyworld.models import CLIP
-
-        folder = CLIP
-    else:
-        folder = Path(model).expanduser()
+    clip = clip_of(model)
+    folder = Path(model).expanduser() if clip is None else clip.folder
     if not folder.is_dir():
         return None
     digest = sha256()

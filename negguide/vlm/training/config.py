@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from negguide.embedded import TOYWORLD
+from negguide.domain import clip_of, default_domain
 
 if TYPE_CHECKING:
     from negguide.vlm.losses.registry import Loss
@@ -22,9 +22,16 @@ TRAINING, FORGETTING, LOSS = "Training", "Against forgetting", "Loss"
 """Under which heading the command line lists a setting."""
 
 
+USUAL_LR = 1e-5
+"""The peak learning rate of models that are of no closed world."""
+_EMBEDDED = default_domain()
+_EMBEDDED_LR = USUAL_LR if _EMBEDDED.clip is None else _EMBEDDED.clip.lr
+
+
 def default_lr(model: str) -> float:
     """The peak learning rate that suits a model: a small one learns faster."""
-    return 1e-4 if model == TOYWORLD else 1e-5
+    clip = clip_of(model)
+    return USUAL_LR if clip is None else clip.lr
 
 
 def setting(
@@ -74,7 +81,7 @@ class Settings:
             "metavar": "SET",
         }
     )
-    model: str = setting(TOYWORLD, 'CLIP or SigLIP: "toyworld", a folder or a hub id.', metavar="MODEL")
+    model: str = setting(_EMBEDDED.name, 'CLIP or SigLIP: "toyworld", a folder or a hub id.', metavar="MODEL")
     # not the names themselves: losses are found by importing them, which takes seconds
     loss: str = setting(
         "triplet",
@@ -103,7 +110,7 @@ class Settings:
     lr: float | None = setting(
         None,
         f"Peak learning rate, reached after the warm-up and lowered to zero along a cosine; default "
-        f"{default_lr(''):g}, for {TOYWORLD} {default_lr(TOYWORLD):g}.",
+        f"{USUAL_LR:g}, for {_EMBEDDED.name} {_EMBEDDED_LR:g}.",
         panel=TRAINING,
         above=0,
     )

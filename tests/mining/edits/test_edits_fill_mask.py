@@ -106,7 +106,7 @@ def test_only_the_likeliest_words_are_looked_at(tiny_bert):
 
 
 def test_the_toy_world_is_read_by_its_own_parser(tiny_bert):
-    planner = make_planner("fill-mask", model=tiny_bert, world=True, top_k=10_000)
+    planner = make_planner("fill-mask", model=tiny_bert, world="toyworld", top_k=10_000)
     text = "two orange bears wearing a red hat at night"
     found = planner.propose(text, CATEGORIES, random.Random(0))
     assert {edit.category for edit in found} == {"object", "attribute", "count"}

@@ -193,7 +193,7 @@ def test_what_the_model_proposes_is_checked_like_everything_else(endpoint):
 
 
 def test_the_toy_world_has_the_last_word_on_its_captions(endpoint):
-    planner = planner_at(endpoint, world=True)
+    planner = planner_at(endpoint, world="toyworld")
     text = "a bear wearing a red hat at night"
     endpoint.replies = [
         answer(
@@ -240,7 +240,7 @@ def tiny_chat():
 
 
 def test_a_model_that_babbles_is_counted_and_never_crashes(tiny_chat):
-    planner = make_planner("llm", model=tiny_chat, world=True, attempts=2, max_tokens=8)
+    planner = make_planner("llm", model=tiny_chat, world="toyworld", attempts=2, max_tokens=8)
     for _ in range(2):
         assert planner.propose("a bear at night", CATEGORIES, random.Random(0)) == []
     assert planner.failures == {"not JSON": 4, "gave up": 2}
@@ -250,7 +250,7 @@ def test_a_local_model_is_loaded_from_a_folder_and_seeded(tiny_chat, tmp_path):
     model, tokenizer = tiny_chat
     model.save_pretrained(tmp_path, safe_serialization=True)
     tokenizer.save_pretrained(tmp_path)
-    planner = make_planner("llm", model=tmp_path, world=True, max_tokens=6, temperature=1.0)
+    planner = make_planner("llm", model=tmp_path, world="toyworld", max_tokens=6, temperature=1.0)
     messages = [{"role": "user", "content": "a bear"}]
     said = [planner._chat.answer(messages, seed, {}) for seed in (1, 1, 2)]
     assert said[0] == said[1] != said[2]
@@ -261,14 +261,14 @@ def test_models_that_cannot_chat_are_refused(tiny_chat, tmp_path):
     from negguide.toyworld.words import new_tokenizer
 
     with pytest.raises(ValueError, match="its tokenizer has no chat template"):
-        make_planner("llm", model=(tiny_chat[0], new_tokenizer()), world=True)
+        make_planner("llm", model=(tiny_chat[0], new_tokenizer()), world="toyworld")
     with pytest.raises(ValueError, match="cannot be loaded as a chat model"):
-        make_planner("llm", model=tmp_path, world=True)
+        make_planner("llm", model=tmp_path, world="toyworld")
     with pytest.raises(TypeError, match="model must be the name that the endpoint knows"):
-        make_planner("llm", model=tiny_chat, base_url="http://localhost:1", world=True)
-    with pytest.raises(TypeError, match=r"backend='llm' with world=True: .*'color'"):
-        make_planner("llm", model=tiny_chat, world=True, color=1)
+        make_planner("llm", model=tiny_chat, base_url="http://localhost:1", world="toyworld")
+    with pytest.raises(TypeError, match=r"backend='llm' with world='toyworld': .*'color'"):
+        make_planner("llm", model=tiny_chat, world="toyworld", color=1)
     with pytest.raises(ValueError, match="concurrency=2 is for an endpoint"):
-        make_planner("llm", model=tiny_chat, world=True, concurrency=2)
+        make_planner("llm", model=tiny_chat, world="toyworld", concurrency=2)
     with pytest.raises(ValueError, match="attempts=0 must be a whole number of 1 or more"):
-        make_planner("llm", model=tiny_chat, world=True, attempts=0)
+        make_planner("llm", model=tiny_chat, world="toyworld", attempts=0)

@@ -8,8 +8,8 @@ import pytest
 from negguide._utils.text import normalised
 from negguide.mining.categories import CATEGORIES
 from negguide.mining.edits import make_planner, plan, plan_positives
-from negguide.mining.edits.toyworld import meaning
 from negguide.mining.item import Edit
+from negguide.toyworld.edits import meaning
 from negguide.toyworld.language import caption, parse
 from negguide.toyworld.scene import Character, Scene, held_out, sample_scene
 
@@ -36,7 +36,7 @@ def differences(before: Scene, after: Scene):
 
 @pytest.fixture(scope="module")
 def rules():
-    return make_planner("rules", world=True)
+    return make_planner("rules", world="toyworld")
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def test_what_another_character_still_has_is_not_avoided(rules):
 def test_views_are_turned_only_when_asked_for(rules):
     text = "a bear in front view at night"
     assert not any("back" in e.caption for e in rules.propose(text, CATEGORIES, random.Random(0)))
-    turning = make_planner("rules", world=True, views=True)
+    turning = make_planner("rules", world="toyworld", views=True)
     edits = turning.propose(text, ["attribute"], random.Random(0))
     assert {(e.after, e.avoid) for e in edits} == {("back", "front view"), ("side", "front view")}
 
@@ -216,7 +216,7 @@ def test_the_plan_is_spread_evenly_and_depends_on_the_seed_alone(rules):
 
 
 def test_the_words_of_a_caption_take_turns():
-    turning = make_planner("rules", world=True, views=True)
+    turning = make_planner("rules", world="toyworld", views=True)
     text = "a grey bear in front view wearing a red hat at night"
     words = ("grey", "front", "red")
 
@@ -297,6 +297,6 @@ def test_an_unknown_backend_or_option_is_refused():
     with pytest.raises(ValueError, match="backend='gpt' is unknown; use one of rules, fill-mask, llm"):
         make_planner("gpt")
     with pytest.raises(
-        TypeError, match="backend='rules' with world=True: got an unexpected keyword argument 'top_k'"
+        TypeError, match="backend='rules' with world='toyworld': got an unexpected keyword argument 'top_k'"
     ):
-        make_planner("rules", world=True, top_k=3)
+        make_planner("rules", world="toyworld", top_k=3)

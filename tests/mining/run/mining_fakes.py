@@ -21,11 +21,11 @@ from negguide.mining.render.job import Job
 from negguide.mining.run import Outcome, run
 from negguide.mining.settings import Settings
 from negguide.mining.sources import BadSource, Input, open_source
-from negguide.mining.verify.world import WorldJudge
 from negguide.storage import location
 from negguide.toyworld import judge
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.language import parse
+from negguide.toyworld.pair_judge import WorldJudge
 from negguide.toyworld.render import render
 
 
@@ -69,7 +69,7 @@ class LightJudge(WorldJudge):
 class Rows(Input):
     """An input that holds these rows."""
 
-    name, licence, world = "rows", None, True
+    name, licence, world = "rows", None, "toyworld"
 
     def __init__(self, rows: Sequence[Source | BadSource]) -> None:
         self.held = list(rows)
@@ -95,7 +95,7 @@ def settings(**changes: Any) -> Settings:
 
 
 def miner(chosen: Settings, artist: Any = None, **parts: Any) -> Miner:
-    planner = make_planner("rules", world=True)
+    planner = make_planner("rules", world="toyworld")
     return Miner(chosen, planner, artist or Artist(), parts.pop("judge", None) or LightJudge(), **parts)
 
 

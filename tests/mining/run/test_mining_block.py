@@ -7,7 +7,7 @@ from dataclasses import replace
 import mining_fakes as fakes
 import pytest
 
-from negguide.mining.edits.toyworld import ToyworldRules
+from negguide.toyworld.edits import ToyworldRules
 
 
 class Stumbling(ToyworldRules):

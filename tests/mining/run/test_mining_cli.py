@@ -196,7 +196,7 @@ def test_characters_are_turned_around_when_asked(command, monkeypatch):
 
     monkeypatch.setattr("negguide.mining.build_text.make_planner", planner)
     code, output = command("--views")
-    assert code == 2 and "enough" in output and asked == {"world": True, "views": True}
+    assert code == 2 and "enough" in output and asked == {"world": "toyworld", "views": True}
 
 
 def test_a_finished_set_is_audited_once_for_its_card(command, tmp_path, monkeypatch):

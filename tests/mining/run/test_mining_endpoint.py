@@ -15,10 +15,10 @@ from negguide.cli.errors import CleanErrors
 from negguide.cli.mine import mine
 from negguide.mining.categories import CATEGORIES
 from negguide.mining.edits import make_planner
-from negguide.mining.edits.toyworld import ToyworldRules
 from negguide.mining.run import run
 from negguide.mining.shards import SetFolder, read_settings
 from negguide.mining.sources import open_source
+from negguide.toyworld.edits import ToyworldRules
 
 SHARD = 5
 app = typer.Typer(cls=CleanErrors, pretty_exceptions_enable=False)
@@ -41,7 +41,7 @@ def by_the_rules(body):
 
 def planner_at(endpoint, **options):
     options = {"pause": 0.01, "timeout": 5.0, "max_failures": 2, "say": lambda text: None} | options
-    return make_planner("llm", base_url=endpoint.url, model="talker", world=True, **options)
+    return make_planner("llm", base_url=endpoint.url, model="talker", world="toyworld", **options)
 
 
 def mine_at(endpoint, out, **options):

@@ -15,7 +15,7 @@ from negguide.mining.sources import Input
 class Files(Input):
     """An input of several files that counts how often each is opened."""
 
-    name, licence, world = "files", None, True
+    name, licence, world = "files", None, "toyworld"
 
     def __init__(self, count: int, rows: int = 2) -> None:
         self.held = [fakes.sources(rows, load=None) for _ in range(count)]

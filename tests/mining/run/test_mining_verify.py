@@ -12,9 +12,9 @@ from negguide.mining.item import Edit
 from negguide.mining.verify.judge import check_independent, load_judge
 from negguide.mining.verify.margins import Margins
 from negguide.mining.verify.questions import VqaAsker, objection, questions
-from negguide.mining.verify.world import WorldJudge
 from negguide.toyworld import caption, parse, render, sample_scene
 from negguide.toyworld.models import CLIP
+from negguide.toyworld.pair_judge import WorldJudge
 
 
 def test_all_four_comparisons_must_hold():

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from negguide.mining.edits.toyworld import meaning
+from negguide._utils.stats import Rate
 from negguide.toyworld import parse
-from negguide.toyworld.measure import Rate
+from negguide.toyworld.edits import meaning
 from negguide.toyworld.scene import held_out
 from negguide.vlm.data.readers import read_triplets
 from negguide.vlm.evaluation.evaluate import evaluate, make_suite

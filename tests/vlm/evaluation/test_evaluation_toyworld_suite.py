@@ -7,9 +7,9 @@ from dataclasses import fields
 import pytest
 
 from negguide.toyworld import caption, parse, render
+from negguide.toyworld import suite as suite_module
 from negguide.toyworld.scene import ABSENT, ACCESSORIES, Character, held_out, is_complete, is_trademark
-from negguide.vlm.evaluation.suites import toyworld as suite_module
-from negguide.vlm.evaluation.suites.toyworld import (
+from negguide.toyworld.suite import (
     EDITS,
     VERSION,
     fingerprint,

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from negguide.cli import finetune as command
 from negguide.cli.settings_options import takes_settings
-from negguide.embedded import TOYWORLD
+from negguide.toyworld import domain
+from negguide.toyworld.domain import TOYWORLD
 from negguide.vlm.training import config
 from negguide.vlm.training.config import Settings, default_lr
 
@@ -57,8 +58,9 @@ def test_no_default_of_a_setting_stands_twice() -> None:
     own = {argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)}
     assert not own & names and own >= {"settings", "out", "suite"}
     # in the settings themselves: each field is assigned once, and the learning rates are those of default_lr
-    text = inspect.getsource(config)
-    assert text.count("1e-4") == text.count("1e-5") == 1
+    text, of_world = inspect.getsource(config), inspect.getsource(domain)
+    assert of_world.count("1e-4") == text.count("1e-5") == 1
+    assert text.count("1e-4") == of_world.count("1e-5") == 0
     lr = next(entry for entry in fields(Settings) if entry.name == "lr")
     assert (
         f"{default_lr(TOYWORLD):g}" in lr.metadata["help"] and f"{default_lr('x'):g}" in lr.metadata["help"]

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from negguide._utils.plugins import load_plugins
+from negguide.domain import registered_domains
 from negguide.vlm.evaluation.suites.base import Suite
 
 INPUTS = ("path", "images", "limit", "partial")
@@ -147,9 +148,12 @@ def _places(spec: str, rest: str, reader: Reader) -> dict[str, Any]:
 
 
 def _discover() -> None:
-    """Import the suites of this package and those that installed packages bring."""
+    """Import the suites of this package, and register those that installed packages and closed worlds bring."""
     import negguide.vlm.evaluation.suites as package
 
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
     load_plugins()
+    for domain in registered_domains().values():
+        if domain.evaluation is not None:
+            register_suite(domain.name)(domain.evaluation)

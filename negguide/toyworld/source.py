@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from negguide.mining.edits.toyworld import meaning
 from negguide.mining.item import Source
 from negguide.mining.sources.source import BadSource, Input
+from negguide.toyworld.domain import TOYWORLD
+from negguide.toyworld.edits import meaning
 from negguide.toyworld.language import caption
 from negguide.toyworld.render import render
 from negguide.toyworld.scene import held_out, sample_scene
@@ -26,7 +27,7 @@ class ToyworldScenes(Input):
         size: of the images, in pixels.
     """
 
-    world = True
+    world = TOYWORLD
     licence = "apache-2.0"
 
     def __init__(self, count: int, seed: int = 0, size: int = 64) -> None:

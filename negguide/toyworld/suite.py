@@ -17,6 +17,7 @@ from typing import overload
 
 from PIL import Image
 
+from negguide.toyworld.domain import TOYWORLD
 from negguide.toyworld.language import caption
 from negguide.toyworld.render import render
 from negguide.toyworld.scene import (
@@ -34,7 +35,6 @@ from negguide.toyworld.scene import (
     sample_scene,
 )
 from negguide.vlm.evaluation.suites.base import Pair, Pairs, Retrieval, Suite, ZeroShot
-from negguide.vlm.evaluation.suites.registry import register_suite
 
 VERSION = "1"
 PER_CATEGORY = 125
@@ -291,7 +291,6 @@ def zero_shot_part(count: int) -> ZeroShot:
     return ZeroShot(Renders([(s, i) for i, s in enumerate(scenes)]), labels, prompts)
 
 
-@register_suite("toyworld")
 @cache
 def toyworld(limit: int | None = None) -> Suite:
     """The suite; with `limit`, only the first so many items of a category, scenes to retrieve and to classify.
@@ -303,7 +302,7 @@ def toyworld(limit: int | None = None) -> Suite:
         return count if limit is None else min(limit, count)
 
     return Suite(
-        "toyworld",
+        TOYWORLD,
         VERSION,
         {
             "": pairs_part(at_most(PER_CATEGORY)),

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from negguide.embedded import TOYWORLD
 from negguide.integration.runtime.masks import image_tensor
+from negguide.toyworld.domain import TOYWORLD
 from negguide.toyworld.language import parse
 from negguide.toyworld.render import background, render
 from negguide.toyworld.scene import FURS, Character, Scene

@@ -1,73 +1,47 @@
-"""The embedded models by name: where they lie, how they are called, and what suits them. Nothing is loaded here."""
+"""The toy world as a domain, and its text-to-image models by name. Nothing is loaded here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from negguide.domain import Defaults, Domain, DomainClip, DomainModel, frozen, register_domain
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+
+    from negguide.demo.examples import Page
+    from negguide.domain import DomainJudge, Language
+    from negguide.mining.edits.closed import ClosedPlanner
+    from negguide.mining.sources import Input
+    from negguide.mining.verify.margins import PairJudge
+    from negguide.views import Preset
+    from negguide.vlm.evaluation.suites.base import Suite
+
+WEIGHTS = Path(__file__).parent / "weights"
+TEXT_TO_IMAGE = WEIGHTS / "text-to-image"
+CLIP = WEIGHTS / "clip"
+JUDGE = WEIGHTS / "judge"
+_PROMPTS = Path(__file__).parent / "prompts"
 
 
-def _frozen(**values: Any) -> Mapping[str, Any]:
-    return MappingProxyType(values)
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """What suits a model unless the user says otherwise.
-
-    Attributes:
-        guidance_scale: of classifier-free guidance, where the pipeline is not asked (`own_guidance_scale`).
-        negtome: arguments of `NegToMe` that differ from its own defaults.
-        negtome_images: those of it with reference images; None = `negtome`, as without.
-        negative: arguments of a `Negative` of `PerpNeg` that do.
-        attention: {key: arguments} of the methods in attention space that do, e.g. of "nag".
-    """
-
-    guidance_scale: float = 7.5
-    negtome: Mapping[str, Any] = field(default_factory=_frozen)
-    negtome_images: Mapping[str, Any] | None = None
-    negative: Mapping[str, Any] = field(default_factory=_frozen)
-    attention: Mapping[str, Mapping[str, Any]] = field(default_factory=_frozen)
-
-    def arguments(self, key: str, images: bool = False) -> Mapping[str, Any]:
-        """The arguments of the method with this key that differ from its own defaults, with reference images or not."""
-        return self.of_negtome(images) if key == "negtome" else self.attention.get(key, {})
-
-    def of_negtome(self, images: bool) -> Mapping[str, Any]:
-        """Arguments of `NegToMe`, with reference images or without."""
-        return self.negtome if self.negtome_images is None or not images else self.negtome_images
-
-
-@dataclass(frozen=True)
-class Embedded:
+@dataclass(frozen=True, kw_only=True)
+class ToyworldModel(DomainModel):
     """An embedded text-to-image model of the toy world.
 
     Attributes:
-        name: accepted wherever a model id goes.
-        about: what it is, in a few words.
         folder: below the package's weights.
-        pipeline: the class that it is loaded as.
-        steps: of the sampler, that suit it.
-        draft_steps: where many pictures are drawn while somebody waits: in the demo, for mining and benchmarks.
-        always_guided: whether it draws poorly without classifier-free guidance; the others take it only where negatives
-            need it.
-        call: further arguments of its pipeline's call, without which it draws another size or longer texts than it has
-            learned.
-        defaults: of it and of the methods on it.
         base: the embedded model whose weights it shares; its own are stored as differences (`toyworld.deltas`).
+        bfloat16: as all were trained.
     """
 
-    name: str
-    about: str
     folder: str
-    pipeline: str
-    steps: int
-    draft_steps: int
-    defaults: Defaults
-    always_guided: bool = False
-    call: Mapping[str, Any] = field(default_factory=_frozen)
     base: str | None = None
+    bfloat16: bool = True
 
 
 TOYWORLD = "toyworld"
@@ -80,14 +54,14 @@ TOYWORLD_DEFAULTS = Defaults(
     guidance_scale=5.0,
     # A small model's tokens are nearly parallel, so it is pushed much harder than SDXL; at its 8x8 feature maps, which
     # decide what is seen and cost next to nothing.
-    negtome=_frozen(
+    negtome=frozen(
         alpha=10.0,
         threshold=0.65,
         stop=0.25,
         blocks=r"(down_blocks\.1|mid_block|up_blocks\.0).*attn1$",
     ),
     # goes far from the trademark character and keeps most of what was asked for (benchmarks/reference.py)
-    negtome_images=_frozen(
+    negtome_images=frozen(
         alpha=8.0,
         threshold=0.3,
         stop=0.25,
@@ -97,14 +71,14 @@ TOYWORLD_DEFAULTS = Defaults(
         match_every=4,
     ),
     # keeps and removes most (benchmarks/overlap.py); larger models are broken by so much
-    negative=_frozen(weight=3.0),
+    negative=frozen(weight=3.0),
     # how they were chosen: docs/values.md
-    attention=_frozen(
+    attention=frozen(
         # the published cap and blend are those of large models; with these the scale alone decides
-        nag=_frozen(scale=3.0, tau=5.0, alpha=1.0),
-        ong=_frozen(scale=2.0),
+        nag=frozen(scale=3.0, tau=5.0, alpha=1.0),
+        ong=frozen(scale=2.0),
         # a negative's text, as long as the prompt's with its padding, would take half of the attention from it
-        vsf=_frozen(orthogonal=True),
+        vsf=frozen(orthogonal=True),
     ),
 )
 
@@ -112,7 +86,7 @@ FLOW_DEFAULTS = Defaults(
     guidance_scale=4.0,
     # What is published for FLUX suits the four-step model (benchmarks/sweep_attention.py, sweep_negtome.py) but for two
     # things, as on the UNet: it moves nothing away from an image, and VSF loses the prompt with it.
-    negtome_images=_frozen(
+    negtome_images=frozen(
         alpha=3.0,
         threshold=0.3,
         stop=0.25,
@@ -120,17 +94,17 @@ FLOW_DEFAULTS = Defaults(
         center=True,
         perpendicular=True,
     ),
-    attention=_frozen(vsf=_frozen(scale=1.5, orthogonal=True)),
+    attention=frozen(vsf=frozen(scale=1.5, orthogonal=True)),
 )
 
 # FLUX's pipeline draws 1024x1024 from 512 tokens unless told
-_FLOW_CALL = _frozen(height=64, width=64, max_sequence_length=64)
+_FLOW_CALL = frozen(height=64, width=64, max_sequence_length=64)
 
-EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
+EMBEDDED: Mapping[str, ToyworldModel] = MappingProxyType(
     {
         model.name: model
         for model in (
-            Embedded(
+            ToyworldModel(
                 name=TOYWORLD,
                 about="a UNet of Stable Diffusion's kind",
                 folder="text-to-image",
@@ -140,7 +114,7 @@ EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
                 always_guided=True,
                 defaults=TOYWORLD_DEFAULTS,
             ),
-            Embedded(
+            ToyworldModel(
                 name=TOYWORLD_FLOW,
                 about="a flow-matching transformer of FLUX's kind, guided by true CFG",
                 folder="flow",
@@ -151,18 +125,18 @@ EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
                 call=_FLOW_CALL,
                 defaults=FLOW_DEFAULTS,
             ),
-            Embedded(
+            ToyworldModel(
                 name=TOYWORLD_DISTILLED,
                 about="distilled from it: guidance is an input, as of FLUX.1 [dev]",
                 folder="flow-distilled",
                 pipeline="FluxPipeline",
                 steps=20,
                 draft_steps=12,
-                call=_frozen(**_FLOW_CALL, guidance_scale=4.0),
+                call=frozen(**_FLOW_CALL, guidance_scale=4.0),
                 defaults=FLOW_DEFAULTS,
                 base=TOYWORLD_FLOW,
             ),
-            Embedded(
+            ToyworldModel(
                 name=TOYWORLD_TURBO,
                 about="distilled from that: four steps without guidance, as of FLUX.1 [schnell]",
                 folder="flow-turbo",
@@ -177,3 +151,85 @@ EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
     }
 )
 """The embedded models by name, the one that is used unless another is named first."""
+
+
+def _load_pipeline(name: str, dtype: torch.dtype, kind: type[DiffusionPipeline] | None) -> Any:
+    from negguide.toyworld.models import load_pipeline
+
+    return load_pipeline(name, dtype=dtype, kind=kind)
+
+
+def _folders(name: str) -> tuple[Path, ...]:
+    from negguide.toyworld.models import folders_of
+
+    return folders_of(name)
+
+
+def _language() -> Language:
+    from negguide.toyworld import language
+
+    return language
+
+
+def _planner(**options: Any) -> ClosedPlanner:
+    from negguide.toyworld.edits import ToyworldRules
+
+    return ToyworldRules(**options)
+
+
+def _pair_judge(device: str) -> PairJudge:
+    from negguide.toyworld.pair_judge import WorldJudge
+
+    return WorldJudge(device)
+
+
+def _judge(device: str) -> DomainJudge:
+    from negguide.toyworld.scene_judge import SceneJudge
+
+    return SceneJudge(device)
+
+
+def _source(count: int, **options: Any) -> Input:
+    from negguide.toyworld.source import ToyworldScenes
+
+    return ToyworldScenes(count, **options)
+
+
+def _evaluation(limit: int | None = None) -> Suite:
+    from negguide.toyworld.suite import toyworld
+
+    return toyworld(limit)
+
+
+def _preset() -> Preset:
+    from negguide.views import find_preset
+
+    return find_preset(TOYWORLD)
+
+
+def _page() -> Page:
+    from negguide.toyworld.page import PAGE
+
+    return PAGE
+
+
+DOMAIN = register_domain(
+    Domain(
+        name=TOYWORLD,
+        title="the toy world",
+        models=EMBEDDED,
+        load_pipeline=_load_pipeline,
+        folders=_folders,
+        language=_language,
+        planner=_planner,
+        pair_judge=_pair_judge,
+        judge=_judge,
+        source=_source,
+        judge_folder=JUDGE,
+        clip=DomainClip(CLIP, lr=1e-4),
+        suites=frozen(**{kind: _PROMPTS / f"{kind}.json" for kind in ("overlap", "diversity", "reference")}),
+        evaluation=_evaluation,
+        preset=_preset,
+        page=_page,
+    )
+)

@@ -9,11 +9,12 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
+from negguide.mining.edits.closed import NOT_OF_THIS_WORLD, Span, Target
 from negguide.mining.edits.planner import check_categories, smallest
-from negguide.mining.edits.reading import Group, Reading, Said, Span, read, wears
 from negguide.mining.item import Edit
 from negguide.toyworld import language
-from negguide.toyworld.language import NEGATION, NUMBERS, item, parse
+from negguide.toyworld.language import NEGATION, NUMBERS, PLURALS, item, parse
+from negguide.toyworld.reading import Group, Reading, Said, read, wears
 from negguide.toyworld.scene import (
     ABSENT,
     ACCESSORIES,
@@ -44,13 +45,13 @@ def world_objection(caption: str, edit: Edit) -> str | None:
         if edit.draw is not None:
             parse(edit.draw)
     except ValueError:
-        return "not of this world"
+        return NOT_OF_THIS_WORLD
     if edit.meaning == "positive":
         return None if meaning(before) == meaning(after) else "changed meaning"
     if meaning(before) == meaning(after):
         return "paraphrase"
     if len(after.characters) == 2 and after.relation and after.characters[0] == after.characters[1]:
-        return "not of this world"  # one of them is left of its like: that is a count
+        return NOT_OF_THIS_WORLD  # one of them is left of its like: that is a count
     return None if held_out(_worn_only(before)) == held_out(_worn_only(after)) else "held out"
 
 
@@ -138,6 +139,39 @@ class ToyworldRules:
     def objection(self, caption: str, edit: Edit) -> str | None:
         """Why an edit is not what it says it is, by the scenes of both captions; None = it is."""
         return world_objection(caption, edit)
+
+    def targets(self, caption: str) -> list[Target]:
+        """Kinds, furs, numbers, colours of clothes and the relation; see `ClosedPlanner.targets`."""
+        parse(caption, negation=True)
+        try:
+            reading = read(caption)
+        except ValueError:  # a fragment, like "a red hat"
+            return []
+        targets = []
+        for group, character in zip(reading.groups, reading.scene.characters, strict=False):
+            if group.kind is not None and group.number is not None:
+                targets.append(Target(group.kind, "object", character.kind or ""))
+                if group.fur is not None:
+                    targets.append(Target(group.fur, "attribute", f"{character.fur} fur"))
+                if reading.relation is None and reading.scene.count > 1:
+                    targets.append(Target(group.number, "count"))
+            for said in group.worn:
+                if said.color is not None:
+                    color = reading.words(said.color).lower()
+                    targets.append(Target(said.color, "attribute", f"{color} {said.name}"))
+        if reading.relation is not None:
+            targets.append(Target(reading.relation, "relation"))
+        return targets
+
+    def fits(self, old: str, target: Target, guess: str) -> bool:
+        """Whether a word has the number of the one it replaces; the parser does not mind."""
+        if target.category == "count":
+            return guess in ("two", "three")
+        return (guess in PLURALS) == (old in PLURALS)
+
+    def naming(self, edit: Edit, phrase: str) -> Edit:
+        """The edit with what is no longer in the picture, where that is so."""
+        return world_naming(edit, phrase)
 
 
 def _worn_only(scene: Scene) -> Scene:
