@@ -56,10 +56,21 @@ def page(browser: Any, server: Server) -> Iterator[Any]:
             opened.wrong.append(f"outside: {request.url}")
 
     opened.on("request", asked)
-    opened.goto(server.url)
-    opened.wait_for_selector("#negatives-draw")
+    _open(opened, server.url)
     yield opened
     opened.close()
+
+
+def _open(page: Any, url: str) -> None:
+    page.goto(url)
+    _filled(page)
+
+
+def _filled(page: Any) -> None:
+    """Wait until the page has filled in the words with which it begins, over whatever is typed before."""
+    page.wait_for_selector("#negatives-draw")
+    for field in ("#negatives-prompt", "#negatives-negative-1"):
+        playwright.expect(page.locator(f"{field} textarea")).not_to_have_value("", timeout=WAIT)
 
 
 def _drawing(page: Any, backend: Any, steps: int) -> None:
@@ -310,8 +321,7 @@ def test_on_a_phone_every_tab_can_be_reached_and_shows_its_results_below_the_but
 ) -> None:
     phone = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
     phone.set_default_timeout(WAIT)
-    phone.goto(server.url)
-    phone.wait_for_selector("#negatives-draw")
+    _open(phone, server.url)
     background = phone.evaluate("getComputedStyle(document.body).backgroundColor")
     levels = [int(level) for level in re.findall(r"\d+", background)[:3]]
     assert (sum(levels) < 200) == (scheme == "dark")
@@ -397,8 +407,7 @@ def test_a_page_that_is_closed_leaves_nothing_running(
 ) -> None:
     visitor = browser.new_context().new_page()
     visitor.set_default_timeout(WAIT)
-    visitor.goto(server.url)
-    visitor.wait_for_selector("#negatives-draw")
+    _open(visitor, server.url)
     gate.clear()
     backend.prompts.clear()
     visitor.click("#negatives-draw")
@@ -417,8 +426,7 @@ def test_a_page_that_is_closed_leaves_nothing_running(
 def test_the_whole_way_to_a_picture_works_with_the_keyboard(browser: Any, server: Server) -> None:
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(WAIT)
-    page.goto(server.url)
-    page.wait_for_selector("#negatives-draw")
+    _open(page, server.url)
 
     def until(selector: str, key: str = "Tab") -> None:
         """Press Tab until the focus is on it, and see that this shows."""
@@ -453,8 +461,7 @@ def test_visitors_do_not_see_each_others_pictures(browser: Any, server: Server) 
     visitors = [browser.new_context().new_page() for _ in range(2)]
     for visitor in visitors:
         visitor.set_default_timeout(WAIT)
-        visitor.goto(server.url)
-        visitor.wait_for_selector("#negatives-draw")
+        _open(visitor, server.url)
     mine, theirs = visitors
     mine.fill("#negatives-prompt textarea", "a robot wearing a hat")
     mine.click("#negatives-draw")
@@ -462,7 +469,7 @@ def test_visitors_do_not_see_each_others_pictures(browser: Any, server: Server) 
     assert theirs.locator("#negatives-gallery img").count() == 0
     assert theirs.input_value("#negatives-prompt textarea") == "a bear wearing glasses"
     theirs.reload()
-    theirs.wait_for_selector("#negatives-draw")
+    _filled(theirs)
     assert theirs.locator("#negatives-gallery img").count() == 0
     for visitor in visitors:
         visitor.context.close()
