@@ -183,9 +183,9 @@ def test_negtome_pushes_the_same_with_it(dtype, monkeypatch):
         return negtome_and_share(source, reference, 0.9, 0.7, source_mask, mask, center=center, max_push=0.5)
 
     for center in (False, True):
-        monkeypatch.setattr(tokens, "match", lambda s, r, m: matching.match_tiled(s, r, m, 1024))
+        monkeypatch.setattr(tokens, "best_matches", lambda s, r, m: matching.match_tiled(s, r, m, 1024))
         expected, expected_share = push(center)
-        monkeypatch.setattr(tokens, "match", match_fused)
+        monkeypatch.setattr(tokens, "best_matches", match_fused)
         pushed, share = push(center)
         assert 0 < expected_share.mean() < 1
         assert torch.equal(pushed, expected) and torch.equal(share, expected_share)
