@@ -274,8 +274,8 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         "-m",
         "mkdocs",
         "build",
+        # and not quiet, or warnings are not even counted
         "--strict",
-        "--quiet",
         "--site-dir",
         str(tmp_path / "site"),
     ]
