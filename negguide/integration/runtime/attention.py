@@ -84,6 +84,8 @@ class AttentionRuntime(MethodRuntime):
         # of the present step: which negatives act, and those of different prompts side by side
         self.active: tuple[int, ...] = ()
         self.slots: list[Slot] = []
+        # by the negatives that act: texts are compared once, which waits for a GPU
+        self._known_slots: dict[tuple[int, ...], list[Slot]] = {}
         # of the present forward: whether it carries the negatives' text, the prompt's tokens, the guided rows, and
         # where negatives that are rows of their own begin
         self.on = False
@@ -110,11 +112,13 @@ class AttentionRuntime(MethodRuntime):
         self.state = state
         self.on = False
 
-    def _slots(self, acting: Sequence[int]) -> list[Slot]:
+    def _slots(self, acting: tuple[int, ...]) -> list[Slot]:
         def alike(one: int, other: int) -> bool:
             return alike_texts(self.family, self.text[one], self.text[other])
 
-        return slots_of(self.method.negatives, acting, alike)
+        if acting not in self._known_slots:
+            self._known_slots[acting] = slots_of(self.method.negatives, acting, alike)
+        return self._known_slots[acting]
 
     @property
     def negative_tokens(self) -> tuple[int, ...]:
@@ -128,7 +132,7 @@ class AttentionRuntime(MethodRuntime):
 
     def most_joined_rows(self) -> int:
         """The same when all negatives act."""
-        return len(self._slots(range(len(self.text)))) if self.family.negative_rows else 0
+        return len(self._slots(tuple(range(len(self.text))))) if self.family.negative_rows else 0
 
     def cache_key(self, forward: Forward) -> str | None:
         """Which negatives act in this forward; None = none does."""

@@ -7,7 +7,7 @@ With f(x) the features of a caption or an image, a probe decides by the sign of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ try:
 except ImportError as error:
     raise ImportError("the audit needs scipy and scikit-learn: pip install scipy scikit-learn") from error
 
-from negguide._utils.stats import Z95, wilson
+from negguide._utils.stats import Z95, Rate, wilson
 
 LIMIT = 0.55
 """A probe that is right more often than this tells negatives from positives."""
@@ -32,21 +32,8 @@ Matrix = Any
 """A numpy array or a scipy sparse matrix, of float64."""
 
 
-@dataclass(frozen=True)
-class Accuracy:
-    """Share of the pairs whose negative was told, with its 95% interval."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def __str__(self) -> str:
-        return f"{100 * self.value:.1f}% [{100 * self.low:.1f}, {100 * self.high:.1f}]"
-
-    def to_dict(self) -> dict[str, float | int]:
-        """As JSON."""
-        return asdict(self)
+class Accuracy(Rate):
+    """Share of the pairs whose negative was told, with its 95% interval; ``n`` is their number."""
 
     @property
     def told(self) -> bool:
