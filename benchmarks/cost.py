@@ -61,6 +61,8 @@ ALONE = 3.0
 """Weight of a single negative: where overlap.py finds most removed with at least 95% kept."""
 LAST: dict[str, Any] = {"start": 0.96, "stop": 1.0}
 """The window of the last step alone."""
+FEW_TOKENS = 16
+"""Of a negative of few words; the prompt has 64."""
 IMAGES = 4
 STEPS = 20
 """Of a timed run, on models that take more than a few."""
@@ -96,12 +98,14 @@ def automatic(**options: Any) -> Callable[[tuple[str, ...]], PerpNeg]:
     return lambda texts: PerpNeg(*(Negative(text, AUTO) for text in texts), **options)
 
 
-def attention(key: str, model: ToyworldModel) -> Case:
+def attention(key: str, model: ToyworldModel, **options: Any) -> Case:
     """A method inside attention; its strength makes no difference to its time."""
     weight = WEIGHTS[key][0]
     return Case(
-        f"{LABELS[key]}, scale {weight:g}",
-        lambda texts: negative_guidance(key, [texts[:1]], weight, model.defaults),
+        ", ".join(
+            [f"{LABELS[key]}, scale {weight:g}", *(f"{name}={value}" for name, value in options.items())]
+        ),
+        lambda texts: negative_guidance(key, [texts[:1]], weight, model.defaults, **options),
         judged=False,
     )
 
@@ -134,9 +138,19 @@ def cases(model: ToyworldModel) -> list[Case]:
 
 
 def unguided(model: ToyworldModel) -> list[Case]:
-    """The methods that act without classifier-free guidance too."""
+    """The methods that act without classifier-free guidance too.
+
+    Where a text is filled up to the length that the call says, each also with negatives of few tokens.
+    """
+    lengths: list[dict[str, Any]] = [{}]
+    if "max_sequence_length" in model.call:
+        lengths.append({"max_sequence_length": FEW_TOKENS})
     return [
-        *(attention(method.key, model) for method in registered_methods("attention")),
+        *(
+            attention(method.key, model, **options)
+            for options in lengths
+            for method in registered_methods("attention")
+        ),
         Case("NegToMe, embedded model's values", lambda _: NegToMe("others", **model.defaults.negtome), 0),
         Case("NegToMe, published values", lambda _: NegToMe("others"), 0),
     ]

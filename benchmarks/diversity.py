@@ -5,13 +5,14 @@
 
 Entropy is that of the fur colours in a batch of four over its maximum (four different colours); distance is the mean
 pairwise 1 - cosine of the judge's features; fidelity is the share of images that show what the prompt says. A run that
-is stopped goes on where it was.
+is stopped goes on where it was; `--only` takes a regular expression of the rows that are measured.
 """
 
 from __future__ import annotations
 
 import math
 import random
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -107,6 +108,7 @@ def main() -> None:
         batches_per_prompt=3,
         first_seed=0,
         model=TOYWORLD,
+        only="",
     )
     pipe, judge = models(args.model)
     own = EMBEDDED[args.model].defaults.negtome
@@ -137,7 +139,8 @@ def main() -> None:
     path = args.out / f"{file_stem('diversity', args.model)}.json"
     rows = rows_so_far(path, settings, args.model)
     done = {row["name"] for row in rows}
-    for name, asked, seed, method in tqdm([cell for cell in cells if cell[0] not in done], desc="diversity"):
+    left = [cell for cell in cells if cell[0] not in done and re.search(args.only, cell[0])]
+    for name, asked, seed, method in tqdm(left, desc="diversity"):
         rates = zip(
             FIGURES, measure(pipe, judge, prompts, asked, args.first_seed + seed, method), strict=True
         )

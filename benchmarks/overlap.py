@@ -4,6 +4,7 @@
     python benchmarks/overlap.py --suite heavy                     # others, by which nothing was chosen: suites.py
     python benchmarks/overlap.py --suite several --methods negative-prompt,perp-neg:3
     python benchmarks/overlap.py --model toyworld-flow --methods nag,nasa,ong,vsf
+    python benchmarks/overlap.py --model toyworld-flow-turbo --methods nag:5 --max-sequence-length 16 --name short
     python benchmarks/overlap.py --name few-steps --methods perp-neg,nag,nasa,ong,vsf --steps 6 --guidance-scale 1.5
 
 Pairs like "a bear wearing glasses" minus "black glasses". For every method and weight, `kept` is the share of images
@@ -23,8 +24,8 @@ Perp-Neg takes its perpendicular part (arXiv 2206.01714); `dng` does so by how l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -86,11 +87,19 @@ WEIGHTS = {name: SWEEPS.get(name, USUAL) for name in LABELS}
 
 @dataclass(frozen=True)
 class Sampling:
-    """How images are drawn: how many of a case, in how many steps, at which guidance scale (None = the model's own)."""
+    """How images are drawn.
+
+    Attributes:
+        images: how many of a case.
+        steps: in how many.
+        guidance_scale: None = the model's own.
+        options: further ones of the methods in attention space.
+    """
 
     images: int
     steps: int = STEPS
     guidance_scale: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -148,7 +157,7 @@ def draw(
         extra["negative_guidance"] = negative_guidance(method, texts, weight, suited, posterior=posterior)
     elif method != "plain":
         extra["negative_guidance"] = negative_guidance(
-            method, [case.negatives for case in cases], weight, suited
+            method, [case.negatives for case in cases], weight, suited, **sampling.options
         )
     last: list[Tensor] = []
 
@@ -319,6 +328,7 @@ def main() -> None:
         model=TOYWORLD,
         steps=0,
         guidance_scale=0.0,
+        max_sequence_length=0,
         name="",
     )
     if args.suite not in SUITES:
@@ -327,13 +337,16 @@ def main() -> None:
     suite = SUITES[args.suite]
     pipe, judge = models(args.model)
     scale = args.guidance_scale or own_guidance_scale(pipe, guided=False)
-    sampling = Sampling(args.seeds_per_pair or suite.images, args.steps or steps_of(args.model), scale)
+    options = {"max_sequence_length": args.max_sequence_length} if args.max_sequence_length else {}
+    images, steps = args.seeds_per_pair or suite.images, args.steps or steps_of(args.model)
+    sampling = Sampling(images, steps, scale, options)
     measurement = Measurement(pipe, judge, suite, sampling)
     settings = {
         "pairs": len(measurement.cases),
         "seeds_per_pair": sampling.images,
         "steps": sampling.steps,
         "guidance_scale": sampling.guidance_scale,
+        **options,
     }
     name = args.name or ("overlap" if args.suite == "first" else f"overlap-{args.suite}")
     path = args.out / f"{file_stem(name, args.model)}.json"

@@ -6,12 +6,13 @@
 Similarity is the cosine of the judge's features to those of the trademark character drawn in the same place, rescaled
 so that 1 is the character itself and 0 is the mean over other explorers; `trademark` is the share of images that the
 judge reads as the character. Fidelity: one character with a hat and a scarf, in the place that was asked for. A run
-that is stopped goes on where it was.
+that is stopped goes on where it was; `--only` takes a regular expression of the rows that are measured.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -123,6 +124,7 @@ def main() -> None:
         seeds_per_place=40,
         first_seed=0,
         model=TOYWORLD,
+        only="",
     )
     pipe, judge = models(args.model)
     names = ("plain", "negative prompt", *methods(pipe))
@@ -136,7 +138,8 @@ def main() -> None:
     path = args.out / f"{file_stem('reference', args.model)}.json"
     rows = rows_so_far(path, settings, args.model)
     done = {row["name"] for row in rows}
-    for name in tqdm([name for name in names if name not in done], desc="reference"):
+    left = [name for name in names if name not in done and re.search(args.only, name)]
+    for name in tqdm(left, desc="reference"):
         rates = measure(pipe, judge, name, args.seeds_per_place, args.first_seed)
         rows.append({"name": name} | {figure: rate.to_dict() for figure, rate in rates.items()})
         write_json(path, settings, rows, args.model)

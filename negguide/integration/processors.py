@@ -211,6 +211,11 @@ def _texts(
     Raises:
         ValueError: names or shapes that are not those of the model's inputs, or of the pipeline's arguments.
     """
+    if method.max_sequence_length is not None:
+        raise ValueError(
+            f"max_sequence_length of {type(method).__name__} is {method.max_sequence_length}, and here its negatives "
+            "are given as embeddings, which have theirs; leave it out"
+        )
     kinds = {path: kind for path, kind in family.text.items() if kind != "pooled"}
     own = [negative for negative in method.negatives if negative.embeds is not None]
     if own and embeds is not None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from negguide.guidance import Match
 from negguide.methods.negative import Negative
 from negguide.methods.serialise import Load, Save, Serialisable, check_keys, encode, field_names
-from negguide.methods.validation import ImageLike, MaskLike
+from negguide.methods.validation import ImageLike, MaskLike, at_least_one
 from negguide.methods.window import Edge, Window, check_window, edge_from_json
 
 Space = Literal["score", "token", "attention"]
@@ -379,9 +379,22 @@ class NegativeAttention(Protocol):
 
 
 class AttentionMethod(NegativesMethod):
-    """A method inside the attention of image over text: no second prediction, so it works without guidance too."""
+    """A method inside the attention of image over text: no second prediction, so it works without guidance too.
+
+    Attributes:
+        max_sequence_length: to how many tokens at most the text of each negative is encoded, as the argument of this
+            name of the pipeline says it of the prompt; None = as that one says. A negative costs by its tokens, and one
+            of few words needs few.
+    """
 
     space: ClassVar[Space] = "attention"
+    max_sequence_length: int | None = None
+
+    def _hold_length(self, max_sequence_length: int | None) -> None:
+        """Check `max_sequence_length` of the constructor and keep it."""
+        if max_sequence_length is not None:
+            max_sequence_length = at_least_one("max_sequence_length", max_sequence_length)
+        object.__setattr__(self, "max_sequence_length", max_sequence_length)
 
     def combine(
         self, positive: Tensor, negatives: Sequence[Tensor], strengths: Sequence[float | Tensor]

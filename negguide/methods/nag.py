@@ -31,6 +31,8 @@ class NAG(AttentionMethod):
         scale: extrapolation, >= 1; 1 is off.
         tau: largest |z|_1 as a multiple of |z+|_1, > 0.
         alpha: fraction of the extrapolated output in the result, in [0, 1]; 0 is off.
+        max_sequence_length: to how many tokens at most each negative's text is encoded; None = as many as the prompt's
+            (see `AttentionMethod`).
 
     The defaults are the ones published for FLUX.1.
 
@@ -49,6 +51,7 @@ class NAG(AttentionMethod):
     scale: float = 5.0
     tau: float = 2.5
     alpha: float = 0.25
+    max_sequence_length: int | None = None
 
     def __init__(
         self,
@@ -56,9 +59,11 @@ class NAG(AttentionMethod):
         scale: float = 5.0,
         tau: float = 2.5,
         alpha: float = 0.25,
+        max_sequence_length: int | None = None,
         negatives: Sequence[Negative | str] | None = None,
     ) -> None:
         self._hold(prompts, negatives)
+        self._hold_length(max_sequence_length)
         scale, tau, alpha = number("scale", scale), number("tau", tau), number("alpha", alpha)
         if not (math.isfinite(scale) and scale >= 1):
             raise ValueError(f"scale must be finite and >= 1 (1 is off), got {scale}")

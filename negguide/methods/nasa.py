@@ -30,6 +30,8 @@ class NASA(AttentionMethod):
     Args:
         negatives: one or more `Negative` or plain strings.
         scale: strength, >= 0; 0 is off.
+        max_sequence_length: to how many tokens at most each negative's text is encoded; None = as many as the prompt's
+            (see `AttentionMethod`).
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what would be right.
@@ -45,14 +47,17 @@ class NASA(AttentionMethod):
 
     negatives: tuple[Negative, ...]
     scale: float = 0.5
+    max_sequence_length: int | None = None
 
     def __init__(
         self,
         *prompts: Negative | str,
         scale: float = 0.5,
+        max_sequence_length: int | None = None,
         negatives: Sequence[Negative | str] | None = None,
     ) -> None:
         self._hold(prompts, negatives)
+        self._hold_length(max_sequence_length)
         object.__setattr__(self, "scale", non_negative("scale", scale))
 
     def combine(

@@ -27,6 +27,8 @@ class ONG(AttentionMethod):
     Args:
         negatives: one or more `Negative` or plain strings.
         scale: strength, >= 0; 0 is off.
+        max_sequence_length: to how many tokens at most each negative's text is encoded; None = as many as the prompt's
+            (see `AttentionMethod`).
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what would be right.
@@ -42,14 +44,17 @@ class ONG(AttentionMethod):
 
     negatives: tuple[Negative, ...]
     scale: float = 1.0
+    max_sequence_length: int | None = None
 
     def __init__(
         self,
         *prompts: Negative | str,
         scale: float = 1.0,
+        max_sequence_length: int | None = None,
         negatives: Sequence[Negative | str] | None = None,
     ) -> None:
         self._hold(prompts, negatives)
+        self._hold_length(max_sequence_length)
         object.__setattr__(self, "scale", non_negative("scale", scale))
 
     def combine(

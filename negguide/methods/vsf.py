@@ -36,6 +36,8 @@ class VSF(AttentionMethod):
         bias: added to the logits of the negatives' keys; below 0 they draw less attention.
         orthogonal: leave the prompt its attention, and take away only what is orthogonal to its output; False is as
             published.
+        max_sequence_length: to how many tokens at most each negative's text is encoded; None = as many as the prompt's
+            (see `AttentionMethod`).
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what would be right.
@@ -52,6 +54,7 @@ class VSF(AttentionMethod):
     scale: float = 3.0
     bias: float = 0.0
     orthogonal: bool = False
+    max_sequence_length: int | None = None
 
     def __init__(
         self,
@@ -59,9 +62,11 @@ class VSF(AttentionMethod):
         scale: float = 3.0,
         bias: float = 0.0,
         orthogonal: bool = False,
+        max_sequence_length: int | None = None,
         negatives: Sequence[Negative | str] | None = None,
     ) -> None:
         self._hold(prompts, negatives)
+        self._hold_length(max_sequence_length)
         object.__setattr__(self, "scale", non_negative("scale", scale))
         bias = number("bias", bias)
         if not math.isfinite(bias):

@@ -63,11 +63,11 @@ def image_to_encode(pipe: Any, call: dict[str, Any]) -> Any:
     return seen[0]
 
 
-def encode(pipe: Any, tiny: Any, text: str) -> Embeds:
+def encode(pipe: Any, tiny: Any, text: str, **told: Any) -> Embeds:
     """A text by the pipeline's own `encode_prompt`, by the names of its call; Sana's without its instruction."""
     takes = inspect.signature(pipe.encode_prompt).parameters
     defaults = inspect.signature(type(pipe).__call__).parameters
-    call = tiny.call()
+    call = tiny.call() | told
     options = {name: call.get(name, defaults[name].default) for name in SETTINGS if name in takes}
     options |= {
         name: value
@@ -249,6 +249,68 @@ def test_without_a_mask_there_is_no_padding(pipe: Any, run: Run, encoded: Any) -
         one = run(pipe, negative_guidance=method(Negative(embeds=whole["prompt_embeds"])))
         other = run(pipe, negative_guidance=method(Negative(embeds={**whole, mask: ones})))
         assert_same(one, other)
+
+
+@pytest.mark.main
+def test_fewer_tokens_of_a_negative_are_those_of_a_shorter_text(
+    pipe: Any, run: Run, tiny: Any, base: Any
+) -> None:
+    """Where a text is filled up to `max_sequence_length`, a method may say one of its own; elsewhere it is refused."""
+    arguments = {
+        name: p.default for name, p in inspect.signature(type(base).__call__).parameters.items()
+    } | tiny.call()
+    few = max(pipe.family.token_budget(pipe, text, arguments).tokens for text in NEGATIVES)
+    short = NAG(*NEGATIVES, scale=3.0, alpha=0.7, max_sequence_length=few)
+    if not pipe.family.padded_text:
+        with pytest.raises(
+            ValueError, match=rf"^max_sequence_length of NAG is {few}, and the negatives of .*leave"
+        ):
+            run(pipe, negative_guidance=short)
+        return
+    if tiny.name == "wan-i2v":
+        # its processor tells the image prompt's tokens from the text's by their number
+        with pytest.raises(
+            ValueError, match=rf"^NAG: a negative of {few} tokens in .* takes another number of tokens"
+        ):
+            run(pipe, negative_guidance=short)
+        return
+    texts = [encode(base, tiny, text, max_sequence_length=few) for text in NEGATIVES]
+    usual = encode(base, tiny, "")["prompt_embeds"].shape[1]
+    assert all(text["prompt_embeds"].shape[1] < usual for text in texts)
+    given = NAG(*(Negative(embeds=text) for text in texts), scale=3.0, alpha=0.7)
+    cheap = run(pipe, negative_guidance=short)
+    assert_same(cheap, run(pipe, negative_guidance=given))
+    if tiny.like != "sd3":
+        # whose CLIPs read all of it, however little its T5 does
+        with pytest.raises(ValueError, match=r"^prompt of Negative\('a red scarf'\) is \d+ tokens long"):
+            run(pipe, negative_guidance=ONG("a red scarf", max_sequence_length=2))
+    with pytest.raises(
+        ValueError, match=rf"^max_sequence_length of NAG is {few}, and its negatives are given as"
+    ):
+        run(pipe, negative_guidance=NAG(*given.negatives, max_sequence_length=few))
+
+
+def test_tokens_of_negatives_must_be_a_number_of_them() -> None:
+    for wrong, error in (
+        (0, ValueError),
+        (-3, ValueError),
+        (2.5, TypeError),
+        (True, TypeError),
+        ("8", TypeError),
+    ):
+        with pytest.raises(error, match=r"^max_sequence_length must be"):
+            VSF("a hat", max_sequence_length=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.families("flux")
+def test_a_model_by_itself_has_negatives_of_their_own_length(pipe: Any, tiny: Any, base: Any) -> None:
+    embeds = encode(base, tiny, "a hat")["prompt_embeds"]
+    with pytest.raises(
+        ValueError, match=r"^max_sequence_length of NAG is 8, and here its negatives are given as"
+    ):
+        apply_to_model(
+            denoiser(base), NAG("a hat", max_sequence_length=8), negative_embeds=embeds, guidance_branches=1
+        )
 
 
 @pytest.mark.families(

@@ -83,6 +83,28 @@ def test_it_does_so_with_guidance_off_too(both: Any) -> None:
     assert_same(both.run(with_negative_guidance(pipe, NAG_TWO), steps=2), expected)
 
 
+def test_fewer_tokens_of_negatives_are_those_of_the_classic_pipeline(both: Any) -> None:
+    """Or refused with the same words."""
+    classic = negguide.from_pipe(both.classic)
+    # all but Qwen's texts of two words fit into so many
+    method = NAG("a hat", scale=5.0, max_sequence_length=38)
+    if not classic.family.padded_text:
+        for run in (
+            lambda: both.run_classic(classic, steps=2, negative_guidance=method),
+            lambda: both.run(with_negative_guidance(both.pipe, method), steps=2),
+        ):
+            with pytest.raises(
+                ValueError, match=r"^max_sequence_length of NAG is 38, and the negatives of .*leave"
+            ):
+                run()
+        return
+    guided = both.run(with_negative_guidance(both.pipe, method), steps=2)
+    assert_same(guided, both.run_classic(classic, steps=2, negative_guidance=method))
+    assert (
+        differ(guided, both.run(with_negative_guidance(both.pipe, NAG("a hat", scale=5.0)), steps=2)) > 1e-5
+    )
+
+
 def test_windows_and_masks_are_those_of_the_classic_pipeline(both: Any) -> None:
     left = torch.zeros(32, 32)
     left[:, :16] = 1

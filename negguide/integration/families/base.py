@@ -145,6 +145,8 @@ class Family:
             itself; None stands for an input that the pipeline leaves out.
         token_budget: `token_budget(pipe, text, arguments)` -> how much of a negative's text the pipeline's text encoder
             reads; of several, the one that reads most.
+        padded_text: whether a text is filled up to the call's `max_sequence_length`, and may have another length than
+            the prompt's in attention, so that a negative is cheaper with fewer tokens.
         encode_image: `encode_image(pipe, pixels)` -> latents as the denoiser gets them; pixels [R, 3, H, W] in
             [-1, 1]. None where NegToMe cannot take reference images.
         prediction_slice: `prediction_slice(prediction, sample, latent_size)` -> the view of a denoiser's output that is
@@ -204,6 +206,7 @@ class Family:
     attention: tuple[tuple[str, TextPlace], ...]
     negtome_blocks: str
     negtome_min_side: int = 0
+    padded_text: bool = False
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"NegToMe": NEGTOME_DEFAULTS})
     derived: Mapping[str, Callable[[Tensor], Any]] = field(default_factory=dict)
     channels: Mapping[str, Callable[[Any], tuple[int, ...]]] = field(default_factory=dict)

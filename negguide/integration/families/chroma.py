@@ -59,6 +59,7 @@ CHROMA = Family(
     cfg_disabled_reason=disabled_up_to_one,
     latent_size=packed_size,
     encode_text=_encode_text,
+    padded_text=True,
     token_budget=sequence_token_budget,
     encode_image=packed_latents,
     image_tokens=packed_tokens,

@@ -80,6 +80,7 @@ FLUX = Family(
     cfg_disabled_reason=true_cfg_disabled,
     latent_size=_latent_size,
     encode_text=_encode_text,
+    padded_text=True,
     token_budget=partial(sequence_token_budget, name="tokenizer_2"),
     encode_image=packed_latents,
     image_tokens=packed_tokens,

@@ -107,6 +107,7 @@ FLUX_2_KLEIN = Family(
     cfg_disabled_reason=_klein_cfg_disabled,
     latent_size=_latent_size,
     encode_text=_encode_text,
+    padded_text=True,
     token_budget=partial(chat_token_budget, thinking=False),
     encode_image=_encode_image,
     image_tokens=packed_tokens,

@@ -67,6 +67,7 @@ LTX = Family(
     cfg_disabled_reason=disabled_up_to_one,
     latent_size=_latent_size,
     encode_text=_encode_text,
+    padded_text=True,
     token_budget=sequence_token_budget,
     attention=((r"attn2$", "cross"),),
     negtome_blocks=r"attn1$",

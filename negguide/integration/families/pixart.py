@@ -55,6 +55,7 @@ PIXART = Family(
     cfg_disabled_reason=disabled_up_to_one,
     latent_size=binned_size(lambda pipe: pipe.transformer.config.sample_size * pipe.vae_scale_factor, _bins),
     encode_text=encode_masked_text,
+    padded_text=True,
     token_budget=cleaned_token_budget,
     encode_image=vae_latents,
     prediction_slice=without_variances,

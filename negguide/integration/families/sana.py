@@ -101,6 +101,7 @@ SANA = Family(
     cfg_disabled_reason=disabled_up_to_one,
     latent_size=_latent_size,
     encode_text=_encode_text,
+    padded_text=True,
     token_budget=cleaned_token_budget,
     encode_image=_encode_image,
     prediction_slice=without_variances,

@@ -90,6 +90,7 @@ STABLE_DIFFUSION_3 = Family(
     cfg_disabled_reason=disabled_up_to_one,
     latent_size=_latent_size,
     encode_text=_encode_text,
+    padded_text=True,
     token_budget=_token_budget,
     encode_image=vae_latents,
     # a further call without some layers, for the pipeline's skip_guidance_layers

@@ -110,6 +110,7 @@ WAN = Family(
     cfg_disabled_reason=disabled_up_to_one,
     latent_size=_latent_size,
     encode_text=_encode_text,
+    padded_text=True,
     token_budget=_token_budget,
     attention=((r"attn2$", "cross"),),
     counts_text=_has_image_tokens,

@@ -15,6 +15,7 @@ from negguide.integration.modular.denoiser import ModularRun, check_denoisers, g
 from negguide.integration.modular.guider import PerpNegGuidance
 from negguide.integration.modular.text import TextEncoder, encodes_text, known_family, text_step
 from negguide.integration.runtime.base import MethodRuntime
+from negguide.integration.runtime.token_budget import arguments_of_negatives
 from negguide.methods import Method, Methods, PerpNeg, collect, negatives_of
 from negguide.methods.choices import names_in
 
@@ -155,6 +156,8 @@ class GuideDenoiser(ModularPipelineBlocks):
                 f"{' and '.join(type(method).__name__ for method in methods)} cannot be placed in it; use the classic "
                 "pipeline (negguide.from_pipe)"
             )
+        if methods.attention is not None:
+            encoder.values = arguments_of_negatives(family, methods.attention, state.values)
         negatives = list(negatives_of(list(methods)))
         encoder.check(negatives, type(self).__name__, pooled=False)
         texts = [encoder.inputs(encoder.encode(negative)) for negative in negatives]

@@ -83,6 +83,9 @@ class TextEncoder:
         state: of the run.
         inside: see `text_step`.
 
+    Attributes:
+        values: what the pipeline is told when it encodes a negative; those of the run unless a method says otherwise.
+
     Raises:
         ValueError: a pipeline that is not supported, or without a text encoder step.
     """
@@ -90,6 +93,7 @@ class TextEncoder:
     def __init__(self, components: Any, state: PipelineState, inside: tuple[type, ...]) -> None:
         self.components = components
         self.state = state
+        self.values: Mapping[str, Any] = state.values
         self.family, self.modular = known_family(components._blocks)
         self.step = text_step(components._blocks, self.modular, inside)
         self._encoded: dict[str, Encoded] = {}
@@ -109,7 +113,7 @@ class TextEncoder:
         Raises:
             ValueError: naming the negative and what would be right.
         """
-        reader, values = self.modular.reader(self.components), self.state.values
+        reader, values = self.modular.reader(self.components), self.values
         self.modular.check(values)
         for negative in negatives:
             if negative.mask is not None and not self.modular.places:
@@ -141,7 +145,7 @@ class TextEncoder:
 
     def _of_words(self, prompt: str) -> Encoded:
         """A text as the pipeline encodes a prompt, in a copy of its state."""
-        values = {name: None if _is_text(name) else value for name, value in self.state.values.items()}
+        values = {name: None if _is_text(name) else value for name, value in self.values.items()}
         kinds = {kind: list(names) for kind, names in self.state.kwargs_mapping.items()}
         state = PipelineState(values={**values, "prompt": prompt}, kwargs_mapping=kinds)
         finishing = [self._part(name) for name in self.modular.text_steps]

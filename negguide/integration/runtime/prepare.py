@@ -26,10 +26,11 @@ from negguide.integration.runtime.prompt_rows import check_prompt_index
 from negguide.integration.runtime.references import EncodedReferences
 from negguide.integration.runtime.score import GuidanceStep, ScoreRuntime
 from negguide.integration.runtime.slots import slots_of
-from negguide.integration.runtime.token_budget import check_negative, check_prompts
+from negguide.integration.runtime.token_budget import arguments_of_negatives, check_negative, check_prompts
 from negguide.integration.runtime.tokens import TokenRuntime, token_targets
 from negguide.methods import (
     AttentionMethod,
+    Method,
     Methods,
     Negative,
     TokenMethod,
@@ -67,8 +68,11 @@ def check_call(
     for method in methods:
         for negative in negatives_of([method]):
             check_embeds(family, negative, models, pooled=method is methods.score)
+    for method in methods:
+        told = _told(family, method, arguments)
+        for negative in negatives_of([method]):
+            check_negative(pipe, family, told, negative)
     for negative in negatives:
-        check_negative(pipe, family, arguments, negative)
         family.check_negative(arguments, negative)
         check_prompt_index(negative, prompts_of(arguments))
         if negative.mask is not None:
@@ -86,6 +90,15 @@ def check_call(
         _check_limit(family, methods.attention, rows, max_branch_batch)
     _check_caches(pipe, family, methods, max_branch_batch)
     check_prompts(pipe, family, arguments, guided=reason is None)
+
+
+def _told(family: Family, method: Method, arguments: Arguments) -> Arguments:
+    """The arguments that a method's negatives are encoded with."""
+    return (
+        arguments_of_negatives(family, method, arguments)
+        if isinstance(method, AttentionMethod)
+        else arguments
+    )
 
 
 def _steps_of_call(arguments: Arguments) -> int | None:
@@ -229,7 +242,9 @@ def prepare_runtimes(
         attention = AttentionRuntime(
             methods.attention,
             family,
-            encode_negatives(pipe, family, methods.attention.negatives, arguments),
+            encode_negatives(
+                pipe, family, methods.attention.negatives, _told(family, methods.attention, arguments)
+            ),
             {model: text_targets(model, family) for model in models},
             images,
             _masks(pipe, methods.attention.negatives, latent_size),

@@ -3,7 +3,7 @@
 from typing import Any
 
 from negguide.integration.families.base import Arguments, Family
-from negguide.methods import Negative
+from negguide.methods import AttentionMethod, Negative
 
 _PROMPTS = ("prompt", "prompt_2", "prompt_3", "prompt_4")
 _NEGATIVE_PROMPTS = tuple(f"negative_{name}" for name in _PROMPTS)
@@ -35,6 +35,29 @@ def check_negative(pipe: Any, family: Family, arguments: Arguments, negative: Ne
     name = f"prompt of Negative({negative.prompt!r})"
     shorter = "shorten it, or make several negatives of it"
     _check(pipe, family, arguments, name, negative.prompt, shorter)
+
+
+def arguments_of_negatives(family: Family, method: AttentionMethod, arguments: Arguments) -> Arguments:
+    """The call's arguments as the negatives of a method are encoded with them: with its own `max_sequence_length`.
+
+    Raises:
+        ValueError: the method has one, and it would do nothing: a text of this family is not filled up to it, or there
+            are no negatives in words.
+    """
+    tokens = method.max_sequence_length
+    if tokens is None:
+        return arguments
+    said = f"max_sequence_length of {type(method).__name__} is {tokens}"
+    if not family.padded_text:
+        raise ValueError(
+            f"{said}, and the negatives of {family.name} have the tokens that it gives them, whatever is said; "
+            "leave it out"
+        )
+    if all(negative.embeds is not None for negative in method.negatives):
+        raise ValueError(
+            f"{said}, and its negatives are given as embeddings, which have theirs; leave it out"
+        )
+    return {**arguments, "max_sequence_length": tokens}
 
 
 def _check(pipe: Any, family: Family, arguments: Arguments, name: str, text: str, shorter: str) -> None:
