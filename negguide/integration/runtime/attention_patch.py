@@ -277,9 +277,11 @@ class AppendedTexts(_Texts):
 
     def output(self, guided: Tensor) -> Tensor:
         """The whole call's output, with the guided tokens in it and every text's stream."""
-        count = self.image.stop - self.image.start
-        guided = torch.cat([guided, self.plain[self.rows, :, count:]], dim=2)
-        image = torch.cat([self.plain[: self.rows.start], guided, self.plain[self.rows.stop :]])
+        image = guided
+        # without guidance and without references that is all of it
+        if guided.shape != self.plain.shape:
+            image = torch.cat([guided, self.plain[self.rows, :, guided.shape[2] :]], dim=2)
+            image = torch.cat([self.plain[: self.rows.start], image, self.plain[self.rows.stop :]])
         if self.image_first is None:
             return image
         streams = [
@@ -363,9 +365,9 @@ class _SDPAInterceptor(TorchFunctionMode):
 
 
 def _take(tensor: Tensor, spans: list[slice]) -> Tensor:
-    """These tokens of [B, H, N, D], in this order."""
-    if len(spans) == 1:
-        return tensor[:, :, spans[0]]
+    """These tokens of [B, H, N, D], in this order; neighbours are not copied."""
+    if all(one.stop == other.start for one, other in itertools.pairwise(spans)):
+        return tensor[:, :, spans[0].start : spans[-1].stop]
     return torch.cat([tensor[:, :, span] for span in spans], dim=2)
 
 
