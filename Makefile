@@ -1,7 +1,7 @@
 # make quickstart   an environment in .venv, negguide in it, and the first pictures and a small set of hard negatives in out/
 # make test         the same environment with the development tools, then lint, types and all tests
 # make test-rest    what `make test` leaves out: it has every test for one pipeline of each kind, and the main ones for the others
-# make test-fast    the inner loop: formulas, edits and the renderer, in a minute or two
+# make test-fast    the inner loop: formulas, edits and the renderer, in about a minute on two cores
 # make docs         the documentation as a site in build/site
 # make test-lowest  the tests of the integration on the lowest diffusers that pyproject.toml admits, beside the tested one
 # make test-comfyui the nodes of comfyui/ in the servers of two versions of ComfyUI, which are fetched once into .comfyui/
@@ -76,9 +76,12 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) install -c constraints.txt -e ".[dev]"
 	touch $@
 
-# What knows no pipeline and draws nothing; for the inner loop.
-FAST := tests/guidance tests/test_methods.py tests/test_text_files.py tests/test_image_files.py tests/test_shared_pieces.py \
-        tests/mining/edits tests/cli/test_cli_syntax.py tests/cli/test_cli_defaults.py \
+# What knows no pipeline and loads no model; for the inner loop. Left out of its folders: what interprets and compiles the
+# kernel for GPUs, and what asks language models and servers.
+FAST := tests/guidance --ignore=tests/guidance/test_guidance_matching_triton.py tests/test_methods.py \
+        tests/test_text_files.py tests/test_image_files.py tests/test_shared_pieces.py \
+        tests/mining/edits $(addprefix --ignore=tests/mining/edits/test_edits_,endpoint.py fill_mask.py llm.py) \
+        tests/cli/test_cli_syntax.py tests/cli/test_cli_defaults.py \
         tests/toyworld/test_scene_and_language.py tests/toyworld/test_render.py tests/vlm/losses/test_losses_formulas.py \
         tests/vlm/evaluation/test_evaluation_metrics.py
 

@@ -22,8 +22,7 @@ from negguide import Negative, PerpNeg
 from negguide.models import load_pipeline
 
 ROOT = Path(__file__).parents[1]
-TESTS = ROOT / "tests" / "comfyui"
-sys.path.append(str(TESTS))
+sys.path.append(str(ROOT / "tests" / "helpers"))
 
 from comfyui_server import Graph, Link, Server  # noqa: E402
 from comfyui_toy import NEGATIVES, PROMPT, SCALE, Toy, in_attention, negative, perp_neg, rms  # noqa: E402
@@ -97,7 +96,7 @@ def runs(
 ) -> dict[str, tuple[Link, str]]:
     """{what: (samples, which plain run to compare with)}."""
     latent = graph("EmptyLatentImage", width=8 * size, height=8 * size, batch_size=1)
-    common = {"latent_image": latent, "steps": steps, "seed": seed}
+    common: dict[str, Any] = {"latent_image": latent, "steps": steps, "seed": seed}
 
     def one(model: Link, cfg: float = SCALE) -> Link:
         return toy.sampled(graph, model, cfg=cfg, **common)
@@ -164,7 +163,7 @@ def main() -> None:
         pipe.unet.save_pretrained(base / "model" / "unet", safe_serialization=True)
         alphas = {"alphas_cumprod": pipe.scheduler.alphas_cumprod.contiguous()}
         save_file(alphas, base / "model" / "alphas_cumprod.safetensors")
-        packs = {"negguide": ROOT / "comfyui", "tests": TESTS / "pack"}
+        packs = {"negguide": ROOT / "comfyui", "tests": ROOT / "tests" / "comfyui" / "pack"}
         with Server(arguments.folder.resolve(), arguments.version, base, packs) as server:
             toy = Toy(server, Files(base, pipe), str(base / "model"))
             print("| rms from the right latents | `PerpNegGuider` of ComfyUI | Perp-Neg |\n|---|---|---|")

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from negguide.views import Preset, View
     from negguide.vlm.evaluation.suites.base import Suite
 
+USUAL_STEPS = 25
+"""Denoising steps of a model that says nothing else."""
 _SHIPPED = "negguide.toyworld.domain"
 """The module of the domain that ships with the package, which registers itself as `DOMAIN`."""
 _domains: dict[str, Domain] = {}

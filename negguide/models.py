@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from negguide._utils.hub import is_hub_id
 from negguide.domain import (
+    USUAL_STEPS,
     Defaults,
     DomainModel,
     default_domain,
@@ -30,14 +31,14 @@ def defaults(model: str) -> Defaults:
 
 
 def usual_steps(model: str, *, draft: bool = False) -> int:
-    """Steps of the sampler that suit `model`: 25 but for the embedded ones, which say theirs.
+    """Steps of the sampler that suit `model`: `USUAL_STEPS` but for the embedded ones, which say theirs.
 
     Args:
         draft: where many pictures are drawn while somebody waits.
     """
     found = domain_models().get(model)
     if found is None:
-        return 25
+        return USUAL_STEPS
     return found.draft_steps if draft else found.steps
 
 

@@ -20,7 +20,7 @@ from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = ROOT / "comfyui" / "example_workflows"
-sys.path.append(str(ROOT / "tests" / "comfyui"))
+sys.path.append(str(ROOT / "tests" / "helpers"))
 
 from comfyui_server import Server  # noqa: E402
 

@@ -1,6 +1,5 @@
 """What all tests share: no network, one thread, and models that are made or loaded once."""
 
-import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,9 +51,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         (kept if marked == (selection == "rest") else left_out).append(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = kept
-
-
-HELPERS = Path(__file__).parent / "helpers"
 
 
 @pytest.fixture(scope="session")
@@ -136,10 +132,10 @@ def negguide_extra(monkeypatch: pytest.MonkeyPatch) -> Any:
     registered_methods(), registered_families()
     monkeypatch.setattr(methods, "_METHODS", dict(methods._METHODS))
     monkeypatch.setattr(families, "_FAMILIES", dict(families._FAMILIES))
-    monkeypatch.syspath_prepend(HELPERS)
-    extra = importlib.import_module("negguide_extra")
-    extra.register()
-    return extra
+    import negguide_extra
+
+    negguide_extra.register()
+    return negguide_extra
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -3,15 +3,12 @@
 import json
 import sys
 from argparse import Namespace
-from pathlib import Path
 
+import gpu
+import gpu_models
 import pytest
 import torch
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import gpu
-import gpu_models
 
 CPU = torch.device("cpu")
 

@@ -1,25 +1,20 @@
 """The benchmarks run and measure what they say; their numbers are not asserted."""
 
-import sys
-from pathlib import Path
-
+import cost
+import diversity
+import match_reuse
 import numpy as np
 import pytest
+import reference
+import report
 import torch
+import views
 from PIL import Image
 
 from negguide import NegToMe
 from negguide._utils.stats import share
 from negguide.toyworld import Character, Scene, parse
 from negguide.toyworld.domain import EMBEDDED, TOYWORLD_DEFAULTS
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import cost
-import diversity
-import match_reuse
-import reference
-import report
-import views
 
 
 @pytest.fixture(scope="module")

@@ -189,16 +189,12 @@ def test_the_snippets_of_a_page_run_from_top_to_bottom(page: str, embedded: Call
 
 
 def test_a_method_written_as_in_the_documentation_works(toyworld_pipeline: Any) -> None:
-    from negguide.methods import AttentionMethod, registry
+    from negguide.methods import registry
 
     (snippet,) = [one for one in snippets("docs/extending.md") if "@negguide.register_method" in one]
     before = dict(registry._METHODS)
-    names: dict[str, Any] = {
-        "negguide": negguide,
-        "AttentionMethod": AttentionMethod,
-        "Negative": negguide.Negative,
-    }
-    exec("from dataclasses import dataclass\n" + snippet, names)
+    names: dict[str, Any] = {}
+    exec(snippet, names)
     try:
         call = {
             "num_inference_steps": 3,

@@ -1,17 +1,13 @@
 """What benchmarks/janus.py counts of a solid, and how benchmarks/solid.py draws a mesh."""
 
-import sys
-from pathlib import Path
 from typing import Any
 
+import janus
 import numpy as np
 import pytest
 from PIL import Image
 
 from negguide.views.solid import TURNTABLE
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import janus
 
 
 def reading(views: dict[int, str] | None = None, **changed: Any) -> dict[str, Any]:

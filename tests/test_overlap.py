@@ -2,27 +2,23 @@
 
 import copy
 import math
-import sys
 from itertools import pairwise
-from pathlib import Path
 from types import SimpleNamespace
 
+import dng
 import numpy as np
+import overlap
+import overlap_report
 import pytest
+import report
+import suites
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from PIL import Image
+from suites import SUITES, Case, Fact, Suite, unwanted
 
 from negguide import Negative
 from negguide.toyworld import Character, Scene, parse
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import dng
-import overlap
-import overlap_report
-import report
-import suites
-from suites import SUITES, Case, Fact, Suite, unwanted
 
 
 @pytest.fixture(scope="module")

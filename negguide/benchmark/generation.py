@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from negguide._utils.text import listed
-from negguide.domain import domain_models
+from negguide.domain import USUAL_STEPS, domain_models
 from negguide.methods import Method
 from negguide.methods.choices import methods_in_words
 from negguide.models import (
@@ -51,7 +51,7 @@ class Sampling:
     """
 
     model: str
-    steps: int = 25
+    steps: int = USUAL_STEPS
     guidance_scale: float | None = None
     height: int | None = None
     width: int | None = None

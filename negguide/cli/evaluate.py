@@ -9,6 +9,7 @@ import typer
 
 from negguide.cli import options
 from negguide.domain import default_domain
+from negguide.vlm.evaluation import BATCH_SIZE
 
 MODEL = 'CLIP or SigLIP: "toyworld", a folder or a hub id.'
 SUITE = (
@@ -29,7 +30,7 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="At most so many items of a category (quick, but less sure; default: all)."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = BATCH_SIZE,
     device: options.DeviceOption = options.DEVICE,
     json: Annotated[
         Path | None, typer.Option("--json", metavar="FILE.json", help="Also write all figures there.")

@@ -9,6 +9,7 @@ import typer
 
 from negguide.benchmark.judges import USUAL
 from negguide.cli import options
+from negguide.domain import USUAL_STEPS
 
 TRIPLETS = (
     "What `negguide export --format instructpix2pix` (or instructpix2pix-folder) wrote, or a folder or parquet file "
@@ -29,14 +30,14 @@ def evaluate_editing(
     out: Annotated[Path, typer.Option(help="Folder of the images, the figures and the picture sheet.")],
     judge: Annotated[str, typer.Option(metavar="MODEL", help=JUDGE)] = USUAL,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many triplets (all).")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = USUAL_STEPS,
     guidance_scale: Annotated[
         float | None, typer.Option(help="Strength of the instruction (the pipeline's own).")
     ] = None,
     image_guidance_scale: Annotated[
         float | None, typer.Option(help="Strength of the original image (the pipeline's own).")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the first triplet; triplet i has SEED + i.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the first triplet; triplet i has SEED + i.")] = options.SEED,
     device: options.DeviceOption = options.DEVICE,
     dtype: options.DtypeOption = options.DTYPE,
 ) -> None:

@@ -18,7 +18,7 @@ from negguide.cli import options
 from negguide.cli.mine_build import make_images, make_text, packages
 from negguide.cli.mine_report import audited, nothing_written, show_funnel, speed
 from negguide.cli.output import check_folder, console, remark, show, waiting
-from negguide.domain import default_domain
+from negguide.domain import USUAL_STEPS, default_domain
 from negguide.mining.settings import OF_IMAGES, Settings
 from negguide.storage import location, on_this_machine, write_whole
 
@@ -178,7 +178,8 @@ def mine(
     steps: Annotated[
         int | None,
         typer.Option(
-            help=f"Of the sampler ({_WORLD.name} {_WORLD.model.draft_steps}, others 25 or as in `negguide models`).",
+            help=f"Of the sampler ({_WORLD.name} {_WORLD.model.draft_steps}, others {USUAL_STEPS} or as in "
+            "`negguide models`).",
             rich_help_panel=_PAINT,
         ),
     ] = None,

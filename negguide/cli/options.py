@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from negguide.cli.syntax import LORA_FORM, NEGATIVE_FORM, TIMESTEPS_FORM
-from negguide.domain import default_domain
+from negguide.domain import USUAL_STEPS, default_domain
 
 METHOD = "perp-neg"
 """How `--negative` acts unless told."""
@@ -29,7 +29,9 @@ PROMPT_HELP = (
 
 _WORDS, _NEGTOME, _MODEL = "Negatives in words", "NegToMe", "Model and sampling"
 _PICTURE = "Pictures, where the model takes them"
-_OTHER_STEPS = ", ".join(f"{one.name} {one.steps}" for one in _WORLD.models.values() if one.steps != 25)
+_OTHER_STEPS = ", ".join(
+    f"{one.name} {one.steps}" for one in _WORLD.models.values() if one.steps != USUAL_STEPS
+)
 _SUITED = _WORLD.model.defaults
 _TOY = _SUITED.negtome
 _TOY_IMAGES = _SUITED.of_negtome(images=True)
@@ -204,7 +206,7 @@ ModelOption = Annotated[
 StepsOption = Annotated[
     int | None,
     typer.Option(
-        help=f"Denoising steps (25; {_OTHER_STEPS}).",
+        help=f"Denoising steps ({USUAL_STEPS}; {_OTHER_STEPS}).",
         rich_help_panel=_MODEL,
     ),
 ]

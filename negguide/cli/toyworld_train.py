@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from negguide.cli import options
 from negguide.cli.output import check_file, check_folder, console, show
 from negguide.storage import write_whole
 from negguide.toyworld.domain import EMBEDDED, TOYWORLD
+from negguide.toyworld.train.settings import Settings
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -46,14 +48,16 @@ def train(
         int | None, typer.Option(min=1, help="Instead of the recipe's own number of steps.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, help="Instead of the recipe's own.")] = None,
-    seed: Annotated[int, typer.Option(help="Of weights and data.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of weights and data.")] = Settings.seed,
     device: Annotated[
         str, typer.Option(help="cpu, cuda, cuda:1, mps; auto: cuda where there is one, else cpu.")
-    ] = "auto",
+    ] = options.DEVICE,
     compile: Annotated[
         bool, typer.Option("--compile", help="Use torch.compile (needs a C++ compiler).")
-    ] = False,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that draw batches ahead of time.")] = 0,
+    ] = Settings.compile,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that draw batches ahead of time.")
+    ] = Settings.workers,
 ) -> None:
     """Train the embedded models from nothing, or go on where an earlier run stopped.
 
@@ -107,7 +111,7 @@ def evaluate(
 ) -> None:
     """Measure the embedded models on held-out scenes and print every figure beside its bar.
 
-    What is drawn is read by the judge: with --count 300 it takes long on a CPU (--count 20 for a first look).
+    What is drawn is read by the judge: unless --count is small it takes long on a CPU (--count 20 for a first look).
     """
     from negguide.cli.errors import quiet_libraries
     from negguide.toyworld.drawing import drawing_bars

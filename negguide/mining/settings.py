@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
+from negguide.domain import USUAL_STEPS
 from negguide.mining.categories import CATEGORIES
 from negguide.mining.render.job import Mode, RenderMethod
 from negguide.mining.verify.margins import Margins
@@ -91,7 +92,7 @@ class Settings:
     dtype: str = "float32"
     mode: str = "generate"
     method: str = "perp-neg"
-    steps: int = 25
+    steps: int = USUAL_STEPS
     guidance_scale: float = 7.5
     batch_size: int = 16
     strength: float = 0.8

@@ -83,7 +83,7 @@ class Drawer:
         return [dict(agreement(s, seen)) for s, seen in zip(scenes, self.judge.read(images), strict=True)]
 
 
-def drawing_bars(pipe: DiffusionPipeline, name: str, judge: Judge, count: int = 300) -> list[Bar]:
+def drawing_bars(pipe: DiffusionPipeline, name: str, judge: Judge, count: int) -> list[Bar]:
     """A model on captions of held-out scenes that say everything but the front view.
 
     Args:

@@ -2,7 +2,6 @@
 
 import functools
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,11 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from tiny_pipelines import TINY, build
 from typer.testing import CliRunner
 
 from negguide import from_pipe
 from negguide.cli import app
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "families"))
-from tiny_pipelines import TINY, build
 
 _tiny = {tiny.name: tiny for tiny in TINY}
 _SAID = {

@@ -1,8 +1,9 @@
-"""A default of the command line stands once: what a dataclass or `negguide.cli.options` has is taken from there."""
+"""A default of the command line stands once: what a dataclass, a function or `options` has is taken from there."""
 
 import ast
 import importlib
-from dataclasses import MISSING, fields
+import inspect
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 
 import pytest
@@ -15,20 +16,29 @@ MADE_OF = {
     "benchmark": ["negguide.benchmark.generation.Sampling", "negguide.benchmark.runner.Run"],
     "compare": ["negguide.cli.job.Job"],
     "demo": ["negguide.demo.limits.Limits"],
+    "evaluate": ["negguide.vlm.evaluation.evaluate.evaluate"],
+    "evaluate_editing": [
+        "negguide.benchmark.editing.evaluate_editing",
+        "negguide.benchmark.generation.Sampling",
+    ],
     "finetune": ["negguide.vlm.training.config.Settings"],
     "generate": ["negguide.cli.job.Job"],
     "mine": ["negguide.mining.settings.Settings", "negguide.mining.on_ray.RayOptions"],
+    "toyworld_train.evaluate": ["negguide.toyworld.drawing.drawing_bars", "negguide.toyworld.measure.draw"],
+    "toyworld_train.train": ["negguide.toyworld.train.settings.Settings"],
     "views": ["negguide.cli.job.Job"],
 }
-"""The dataclasses that a command hands its options to."""
+"""The dataclasses and functions that a command hands its options to; a command has a file of its own, or is named in
+one."""
 
 
 def written(command: str) -> dict[str, object]:
     """The options of a command whose default is written where the command is; nothing (None, "") is none."""
+    file, _, name = command.rpartition(".")
     (function,) = (
         node
-        for node in ast.parse((FOLDER / f"{command}.py").read_text()).body
-        if isinstance(node, ast.FunctionDef) and node.name == command
+        for node in ast.parse((FOLDER / f"{file or name}.py").read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name == name
     )
     arguments = function.args.args
     return {
@@ -42,15 +52,18 @@ def written(command: str) -> dict[str, object]:
 
 def defaults(place: str) -> dict[str, object]:
     module, _, name = place.rpartition(".")
-    kind = getattr(importlib.import_module(module), name)
-    return {entry.name: entry.default for entry in fields(kind) if entry.default is not MISSING}
+    taker = getattr(importlib.import_module(module), name)
+    if is_dataclass(taker):
+        return {entry.name: entry.default for entry in fields(taker) if entry.default is not MISSING}
+    parameters = inspect.signature(taker).parameters.items()
+    return {name: entry.default for name, entry in parameters if entry.default is not inspect.Parameter.empty}
 
 
 @pytest.mark.parametrize("command", MADE_OF)
-def test_what_a_dataclass_says_is_not_said_again(command: str) -> None:
-    of_dataclasses = [(name, value) for place in MADE_OF[command] for name, value in defaults(place).items()]
-    assert of_dataclasses
-    twice = [(name, value) for name, value in written(command).items() if (name, value) in of_dataclasses]
+def test_what_its_taker_says_is_not_said_again(command: str) -> None:
+    of_takers = [(name, value) for place in MADE_OF[command] for name, value in defaults(place).items()]
+    assert of_takers
+    twice = [(name, value) for name, value in written(command).items() if (name, value) in of_takers]
     assert twice == []
 
 

@@ -1,21 +1,17 @@
 """The nodes on transformers, in ComfyUI's servers: tiny random FLUX, Wan and Z-Image beside negguide on diffusers."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_joint
+import tiny_unet_and_cross
 import torch
 from comfyui_server import Graph, GraphError, Link, Server
 from comfyui_toy import METHODS, SAME, in_attention, negtome, perp_neg, rms
 from diffusers import FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
 from safetensors.torch import save_file
-
-sys.path.append(str(Path(__file__).parents[1] / "families"))
-
-import tiny_joint
-import tiny_unet_and_cross
 from tiny_parts import louder
 
 from negguide import NAG, ONG, VSF, Negative, NegToMe, PerpNeg, from_pipe

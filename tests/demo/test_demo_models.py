@@ -1,6 +1,5 @@
 """The demo around other models than the embedded one, as `--model` loads them."""
 
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,8 @@ import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
+from tiny_parts import CLIP_LENGTH, END, PAD, START, VOCABULARY, clip_tokenizer
+from tiny_pipelines import TINY, build
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
 from negguide import NAG, Negative, NegToMe, PerpNeg, from_pipe
@@ -22,10 +23,6 @@ from negguide.demo.server import Server
 from negguide.demo.stopping import StoppedError
 from negguide.methods import Method
 from negguide.pictures import read_settings
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "families"))
-from tiny_parts import CLIP_LENGTH, END, PAD, START, VOCABULARY, clip_tokenizer
-from tiny_pipelines import TINY, build
 
 DRAWING = {
     "sd",

@@ -5,25 +5,20 @@ a negative of weight w that of three, sqrt(1 + 2 w^2) as much if all are alike: 
 """
 
 import copy
-import sys
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import diffusers
 import pytest
+import tiny_joint
+import tiny_unet_and_cross
 import torch
 from diffusers import ClassifierFreeGuidance
 from torch import Tensor
 
 from negguide import Negative, PerpNeg, PerpNegGuidance, from_pipe, with_perp_neg
 from negguide.guidance import perp_neg
-
-sys.path.append(str(Path(__file__).parents[1] / "families"))
-
-import tiny_joint
-import tiny_unet_and_cross
 
 SCALES = (1.0002, 1.001, 1.01, 1.1, 1.5, 3.0, 7.5, 30.0)
 OFF = 1.00005

@@ -1,6 +1,5 @@
 """The modular pipelines of six families, tiny and random, beside the classic pipelines of the same parts."""
 
-import sys
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +11,6 @@ import pytest
 import torch
 from diffusers.modular_pipelines.wan import encoders as wan_encoders
 from packaging.version import Version
-
-sys.path.append(str(Path(__file__).parents[1] / "families"))
 
 if not hasattr(wan_encoders, "ftfy"):
     # modular Wan cannot do without ftfy, which mends broken characters; there are none here

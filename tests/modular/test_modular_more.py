@@ -5,12 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 import diffusers
-import more
+import modular_more as more
 import pytest
 import torch
 from diffusers.modular_pipelines.modular_pipeline import MODULAR_PIPELINE_MAPPING
-from more import MORE, OTHER, PROMPT, More
-from more_parts import SCALE
+from modular_more import MORE, OTHER, PROMPT, More
+from modular_more_parts import SCALE
 
 import negguide
 from negguide import NAG, Negative, NegToMe, PerpNeg, PerpNegGuidance, with_perp_neg

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import more
+import modular_more as more
 import pytest
 import torch
 from diffusers import ClassifierFreeGuidance
-from more import PICTURE, PROMPT, SQUARE, VIDEO
-from more_parts import SCALE, krea2_encoders, pipeline, qwen_encoders
+from modular_more import PICTURE, PROMPT, SQUARE, VIDEO
+from modular_more_parts import SCALE, krea2_encoders, pipeline, qwen_encoders
 
 import negguide
 from negguide import NAG, Negative, NegToMe, PerpNeg

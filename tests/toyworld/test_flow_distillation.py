@@ -19,8 +19,9 @@ from negguide.toyworld.train.distill import (
     with_guidance,
 )
 from negguide.toyworld.train.flow import new_t5_encoder, new_t5_tokenizer
-from negguide.toyworld.train.loop import Settings, result
+from negguide.toyworld.train.loop import result
 from negguide.toyworld.train.recipe import frozen_parts, run
+from negguide.toyworld.train.settings import Settings
 from negguide.toyworld.words import MAX_TOKENS
 
 pytestmark = pytest.mark.usefixtures("tiny_transformer")

@@ -23,8 +23,9 @@ from negguide.toyworld.train.flow import (
     train_flow,
     train_t5_encoder,
 )
-from negguide.toyworld.train.loop import Settings, result
+from negguide.toyworld.train.loop import result
 from negguide.toyworld.train.recipe import PARTS, frozen_parts, run, run_part
+from negguide.toyworld.train.settings import Settings
 from negguide.toyworld.words import MAX_TOKENS
 
 pytestmark = pytest.mark.usefixtures("tiny_transformer")

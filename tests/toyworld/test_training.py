@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from negguide.toyworld.train.data import batch_of_scenes
-from negguide.toyworld.train.loop import Settings, result, train
+from negguide.toyworld.train.loop import result, train
 from negguide.toyworld.train.recipe import RECIPES, run
+from negguide.toyworld.train.settings import Settings
 
 
 def regression(folder, settings, stop_after=None):

@@ -1,22 +1,16 @@
 """Tiny random pipelines of three kinds of prediction, their denoisers called by hand, and images."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from diffusers import DDIMScheduler
-from torch import Tensor
-
-# the pipelines of tests/families, by their names as modules
-sys.path.append(str(Path(__file__).parents[1] / "families"))
-
 import tiny_joint
 import tiny_unet_and_cross
+import torch
+from diffusers import DDIMScheduler
 from tiny_parts import T5_TEXT
+from torch import Tensor
 
 
 def _sd_predict(pipe: Any, sample: Tensor, timestep: float, text: str) -> Tensor:

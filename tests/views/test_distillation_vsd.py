@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_distillation import PLACE, PROMPTS, SEED, distill, gradient, guided_by_hand, noisy_by_hand
+from distilled_by_hand import PLACE, PROMPTS, SEED, distill, gradient, guided_by_hand, noisy_by_hand
 from torch import Tensor
 
 from negguide.views.lora import RenderLora

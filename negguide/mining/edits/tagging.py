@@ -161,7 +161,7 @@ class SpacyTagger:
         except OSError as error:
             raise ValueError(
                 f"english_model={model!r} is not installed: python -m spacy download {model}, "
-                "or give the folder of a pipeline"
+                "or give the folder of a pipeline, or 'lexicon' for the word list"
             ) from error
         if not all(token.pos_ and token.dep_ for token in self._model("a dog on a sofa")):
             raise ValueError(

@@ -11,6 +11,7 @@ import diffusers
 import torch
 from PIL import Image
 
+from negguide.domain import USUAL_STEPS
 from negguide.integration.families import Family, supported_pipelines
 from negguide.integration.pipelines import from_pipe
 from negguide.methods import Method, Negative, NegToMe, PerpNeg, Window
@@ -59,7 +60,7 @@ class PipelinePainter:
     pipe: Any
     mode: Mode = "generate"
     method: RenderMethod = "perp-neg"
-    steps: int = 25
+    steps: int = USUAL_STEPS
     guidance_scale: float = 7.5
     batch_size: int = 16
     stop: float = 0.5

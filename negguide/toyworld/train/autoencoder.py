@@ -10,7 +10,8 @@ from diffusers import AutoencoderTiny
 from torch import Tensor
 
 from negguide.toyworld.train.data import batch_of_scenes, centred, detail_weights, pixels
-from negguide.toyworld.train.loop import Batch, Settings, train
+from negguide.toyworld.train.loop import Batch, train
+from negguide.toyworld.train.settings import Settings
 
 LATENT_CHANNELS = 8
 """Three hold a flat colour; the others hold what happens inside a patch of 4x4 pixels."""

@@ -15,7 +15,8 @@ from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
 from negguide.toyworld.language import training_caption
 from negguide.toyworld.train.data import batch_of_scenes, centred, pixels
-from negguide.toyworld.train.loop import Batch, Settings, train
+from negguide.toyworld.train.loop import Batch, train
+from negguide.toyworld.train.settings import Settings
 from negguide.toyworld.words import MAX_TOKENS, new_tokenizer, token_ids
 
 WIDTH = 128

@@ -29,7 +29,8 @@ from negguide.toyworld.train.flow import (
     text_tokens,
     unpacked,
 )
-from negguide.toyworld.train.loop import Batch, Settings, train
+from negguide.toyworld.train.loop import Batch, train
+from negguide.toyworld.train.settings import Settings
 from negguide.toyworld.words import new_tokenizer, token_ids
 
 GUIDANCE_SCALES = (1.0, 6.0)

@@ -27,7 +27,8 @@ from negguide.toyworld.language import parse, places_of_words, training_caption,
 from negguide.toyworld.scene import MAX_COUNT
 from negguide.toyworld.train.autoencoder import LATENT_CHANNELS
 from negguide.toyworld.train.data import PRACTICE, batch_of_scenes, centred, detail_weights, pixels
-from negguide.toyworld.train.loop import Batch, Settings, train
+from negguide.toyworld.train.loop import Batch, train
+from negguide.toyworld.train.settings import Settings
 from negguide.toyworld.train.text_to_image import NO_CAPTION, TEXT_WIDTH
 from negguide.toyworld.words import MAX_TOKENS, new_tokenizer, token_ids
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from negguide.toyworld.judge import Judge
 from negguide.toyworld.labels import encode
 from negguide.toyworld.train.data import batch_of_scenes, centred, pixels
-from negguide.toyworld.train.loop import Batch, Settings, train
+from negguide.toyworld.train.loop import Batch, train
+from negguide.toyworld.train.settings import Settings
 
 
 def train_judge(folder: Path, settings: Settings) -> Judge:

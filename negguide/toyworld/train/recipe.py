@@ -30,8 +30,9 @@ from negguide.toyworld.train.flow import (
     train_t5_encoder,
 )
 from negguide.toyworld.train.judge import train_judge
-from negguide.toyworld.train.loop import Settings, result
+from negguide.toyworld.train.loop import result
 from negguide.toyworld.train.record import SEEDS, draw_curves, draw_samples, note_training, write_card
+from negguide.toyworld.train.settings import Settings
 from negguide.toyworld.train.text_to_image import (
     new_scheduler,
     new_text_encoder,

@@ -13,7 +13,7 @@ from diffusers import DiffusionPipeline
 
 from negguide.pictures import grid, save_png, versions
 from negguide.storage import write_whole
-from negguide.toyworld.train.loop import Settings
+from negguide.toyworld.train.settings import Settings
 
 SAMPLES = (
     "a bear",

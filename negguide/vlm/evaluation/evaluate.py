@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from negguide.vlm.evaluation import BATCH_SIZE
 from negguide.vlm.evaluation.metrics import (
     choice_correct,
     group_correct,
@@ -37,7 +38,7 @@ def evaluate(
     model: VisionLanguageModel,
     suites: Sequence[Suite],
     *,
-    batch_size: int = 64,
+    batch_size: int = BATCH_SIZE,
     limit: int | None = None,
     progress: Callable[[str], None] = lambda name: None,
 ) -> Results:
@@ -97,7 +98,7 @@ def evaluate(
     )
 
 
-def pair_scores(model: VisionLanguageModel, part: Pairs, batch_size: int = 64) -> Tensor:
+def pair_scores(model: VisionLanguageModel, part: Pairs, batch_size: int = BATCH_SIZE) -> Tensor:
     """Cosines [N, 2, 2] of each item's images (rows) and captions (columns).
 
     Raises:

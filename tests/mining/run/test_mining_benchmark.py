@@ -1,31 +1,19 @@
 """The benchmark of mining measures what it says; its numbers are not asserted."""
 
-import importlib.util
-import sys
 from argparse import Namespace
-from pathlib import Path
 
+import mining
 import mining_fakes as fakes
 import pytest
+from mining_tables import goals
 
 from negguide.mining.shards import read_set
 from negguide.mining.sources import open_source
 from negguide.toyworld import parse, render
 
-BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 ARGS = Namespace(
     pairs=2, variety_pairs=1, speed_pairs=1, turns=1, shard_size=2, batch_size=2, steps=4, threads=1
 )
-
-
-@pytest.fixture(scope="module")
-def mining():
-    sys.path.insert(0, str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location("mining_benchmark", BENCHMARKS / "mining.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["mining_benchmark"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +25,7 @@ def pipe(tiny_model):
     return pipe
 
 
-def test_right_means_that_each_image_shows_its_own_caption_alone(mining, toyworld_judge):
+def test_right_means_that_each_image_shows_its_own_caption_alone(toyworld_judge):
     said, wrong = (
         "a brown bear in front view wearing a red hat in a room",
         "a brown bear in front view in a room",
@@ -48,7 +36,7 @@ def test_right_means_that_each_image_shows_its_own_caption_alone(mining, toyworl
     assert mining.right(toyworld_judge, [], []) == []
 
 
-def test_all_methods_paint_the_same_edits_from_the_same_noise(mining):
+def test_all_methods_paint_the_same_edits_from_the_same_noise():
     pairs = mining.planned(3)
     jobs = [[pair.job(method) for pair in pairs] for method in mining.LABELS]
     plain, classic, perp_neg = jobs
@@ -57,7 +45,7 @@ def test_all_methods_paint_the_same_edits_from_the_same_noise(mining):
 
 
 @pytest.fixture(scope="module")
-def told(mining, tmp_path_factory):
+def told(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sets") / "set"
     fakes.mine(folder, source=open_source("toyworld:60"), controls=1.0)
     return mining.tells(folder), len(list(read_set(folder)))
@@ -75,7 +63,7 @@ def test_tells_are_those_of_the_best_probe_before_and_after_rebalancing(told):
         assert group not in last or last[group]["value"] <= 0.55
 
 
-def test_goals_are_met_or_missed(mining):
+def test_goals_are_met_or_missed():
     rows = {
         "set": {"right": {"value": 0.99}, "written": {"value": 0.8}, "stopped_computing": 0.01},
         "speed": {"ratio": {"value": 3.2}},
@@ -87,16 +75,14 @@ def test_goals_are_met_or_missed(mining):
             "original and negative": {"value": 0.56},
         }
     }
-    lines = sys.modules["mining_tables"].goals(rows)
+    lines = goals(rows)
     assert [line[-1] for line in lines] == ["met", "missed", "missed", "met", "met"]
     assert lines[2][2] == "56.0%" and lines[3][2] == "3.20"
     rows["set"] |= {"right": None, "tells": None}
-    assert [line[2] for line in sys.modules["mining_tables"].goals(rows) if not line[3]] == [
-        "too few pairs"
-    ] * 2
+    assert [line[2] for line in goals(rows) if not line[3]] == ["too few pairs"] * 2
 
 
-def test_every_row_is_measured_and_shown(mining, pipe, toyworld_judge, tmp_path, capsys):
+def test_every_row_is_measured_and_shown(pipe, toyworld_judge, tmp_path, capsys):
     pairs = mining.planned(2)
     rows = []
     for method in mining.LABELS:

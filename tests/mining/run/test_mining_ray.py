@@ -25,8 +25,8 @@ PAIRS = 12
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    # the actors import this file's neighbours
-    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    # the actors import this file, by its name from the root, and what it imports
+    paths = os.pathsep.join([str(Path(__file__).parents[3]), *filter(None, sys.path)])
     # more than this machine may have: an actor that waits for a core that is never free would hang
     ray.init(
         num_cpus=4,

@@ -26,8 +26,6 @@ from negguide.toyworld.judge import Judge
 from negguide.toyworld.language import parse
 from negguide.toyworld.measure import agreement
 
-HERE = Path(__file__).parent
-
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
@@ -100,7 +98,7 @@ def test_an_interrupted_run_goes_on_and_writes_the_same_bytes(whole, tmp_path):
 def test_a_killed_process_loses_nothing(whole, tmp_path):
     folder, _ = whole
     out = tmp_path / "killed"
-    command = [sys.executable, HERE / "mining_fakes.py", out]
+    command = [sys.executable, fakes.__file__, out]
     process = subprocess.Popen([*command, "0.4"], start_new_session=True)
     try:
         give_up = time.monotonic() + 300
@@ -123,7 +121,7 @@ def test_four_processes_write_the_same_as_one(whole, tmp_path):
     out = tmp_path / "four"
     processes = [
         subprocess.Popen(
-            [sys.executable, HERE / "mining_fakes.py", out, "0.1"],
+            [sys.executable, fakes.__file__, out, "0.1"],
             env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "4"},
         )
         for rank in range(4)

@@ -2,14 +2,18 @@
 
 import json
 import re
-import sys
 from collections import Counter
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
+import vlm
+import vlm_ablation
+import vlm_rows
+import vlm_sets
 from PIL import Image
+from report import fast_bfloat16
+from suite_files import BLUE, RED, item, picture
 
 from negguide._utils.stats import Rate
 from negguide.toyworld import parse
@@ -21,13 +25,6 @@ from negguide.vlm.evaluation.results import Results
 from negguide.vlm.losses import registered_losses
 from negguide.vlm.training.config import Settings
 from negguide.vlm.training.log import Log
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
-import vlm
-import vlm_ablation
-import vlm_rows
-import vlm_sets
-from report import fast_bfloat16
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +54,6 @@ def test_a_set_that_is_there_is_not_made_again(renders, monkeypatch):
 
 
 def test_plain_prompting_paints_the_same_items_again(tmp_path, monkeypatch):
-    from test_evaluation_suites import BLUE, RED, item, picture
-
     # two parts, whose items have the same numbers
     items = [item(0, "object", prompt="a brown cat in a meadow", seed=seed) for seed in range(2)]
     shards = [tmp_path / "mined" / name / "data" / "00000" for name in ("order", "others")]

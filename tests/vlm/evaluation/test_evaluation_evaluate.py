@@ -3,10 +3,9 @@
 import io
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
-import torch
+from known_features import Known
 from PIL import Image
 from rich.console import Console
 
@@ -15,28 +14,6 @@ from negguide.vlm.evaluation.plot import plot_results
 from negguide.vlm.evaluation.results import Results, Row, comparison, comparison_tables
 from negguide.vlm.evaluation.suites.base import Choice, Choices, Pair, Pairs, Retrieval, Suite, ZeroShot
 from negguide.vlm.models import load_model
-
-
-class Known:
-    """Features by name: an image is a picture of one colour, a text is itself; all as they are given."""
-
-    name, revision, max_tokens = "known", "1", 5
-
-    def __init__(self, images, texts):
-        self.images = {color: torch.tensor(v, dtype=torch.float32) for color, v in images.items()}
-        self.texts = {text: torch.tensor(v, dtype=torch.float32) for text, v in texts.items()}
-        self.model = SimpleNamespace(training=True, eval=lambda: None, train=lambda mode: None)
-        self.asked = []
-
-    def encode_images(self, images, batch_size):
-        return torch.stack([self.images[images[i].getpixel((0, 0))[0]] for i in range(len(images))])
-
-    def encode_texts(self, texts, batch_size):
-        self.asked += texts
-        return torch.stack([self.texts[text] for text in texts])
-
-    def truncated(self, texts):
-        return [len(text.split()) > self.max_tokens for text in texts]
 
 
 def shades(*values):

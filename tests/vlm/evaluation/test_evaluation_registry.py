@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
+from known_features import Known
 from PIL import Image
 from rich.console import Console
-from test_evaluation_evaluate import Known
 
 from negguide.vlm import evaluate, make_suite, register_suite
 from negguide.vlm.evaluation.results import comparison, comparison_tables

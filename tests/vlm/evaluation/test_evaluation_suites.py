@@ -4,21 +4,13 @@ import json
 
 import pytest
 from PIL import Image
+from suite_files import BLUE, GREEN, RED, item, picture
 
-from negguide.mining.item import Item
 from negguide.vlm.evaluation.suites import make_suite
-
-
-def picture(path, color, size=(20, 10)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, color).save(path)
 
 
 def colors(images):
     return [image.getpixel((0, 0)) for image in images]
-
-
-RED, BLUE, GREEN = (255, 0, 0), (0, 0, 255), (0, 128, 0)
 
 
 @pytest.fixture
@@ -222,17 +214,6 @@ def test_negbench_files_of_another_form_are_refused(tmp_path, content, message):
     (tmp_path / "bad.csv").write_text(content)
     with pytest.raises(ValueError, match=message):
         make_suite(f"negbench:{tmp_path}")
-
-
-def item(number, category, **more):
-    values = {
-        "id": str(number), "source_id": "s", "image_file_name": f"{number}.png",
-        "negative_image_file_name": f"{number}-n.png", "caption": f"caption {number}",
-        "negative_caption": f"negative {number}", "category": category, "start": 0, "end": 1, "before": "c",
-        "after": "n", "backend": "rules", "scores": (1.0, 0.0, 0.0, 1.0), "judge": "toyworld", "prompt": "p",
-        "model": "toyworld", "revision": None, "methods": [], "seed": 0, "tries": 1,
-    }  # fmt: skip
-    return Item(**(values | more))
 
 
 @pytest.fixture

@@ -9,24 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import finetune_command
 import pytest
 import torch
-import typer
+from finetune_command import app
 from safetensors.torch import load_file
 from transformers import CLIPModel
 from typer.testing import CliRunner
 
-from negguide.cli.errors import CleanErrors
-from negguide.cli.finetune import finetune
 from negguide.vlm.training.log import Log
-
-app = typer.Typer(cls=CleanErrors, pretty_exceptions_enable=False)
-app.command()(finetune)
-
-
-@app.callback()
-def group() -> None:
-    """A group of one command, as `negguide` is one of many."""
 
 
 @pytest.fixture
@@ -93,15 +84,6 @@ def test_the_same_command_with_resume_goes_on_and_other_settings_are_refused(
     assert other.exit_code == 2 and "made with other settings: lr=0.5" in re.sub(r"[│\s]+", " ", other.output)
 
 
-COMMAND = """
-import sys, typer, torch
-torch.set_num_threads(1)
-sys.path.insert(0, sys.argv[1])
-from test_training_cli import app
-app(sys.argv[2:])
-"""
-
-
 def test_two_processes_train_to_the_weights_of_one(
     run: Callable[..., Any], triplet_set: Path, steady_clip: Path, tmp_path: Path
 ) -> None:
@@ -128,10 +110,9 @@ def test_two_processes_train_to_the_weights_of_one(
         "ACCELERATE_USE_CPU": "1",
     }
     args = ["finetune", "--cpu", *shared, "--batch-size", 6, "--accum-freq", 2, "--out", tmp_path / "two"]
-    here = str(Path(__file__).parent)
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", COMMAND, here, *map(str, args)],
+            [sys.executable, finetune_command.__file__, *map(str, args)],
             env={**os.environ, **common, **rank},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

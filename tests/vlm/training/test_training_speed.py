@@ -5,11 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import vlm_speed
 
 from negguide.vlm.data.readers import read_triplets
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
-import vlm_speed
 
 
 def test_open_clip_reads_the_pairs_that_finetune_reads(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from more_parts import (
+from modular_more_parts import (
     anima,
     ernie,
     first_tokens,
@@ -65,7 +65,8 @@ def without_first_frame(prediction: Tensor) -> Tensor:
 
 def frames_of(prediction: Tensor) -> Tensor:
     """Packed frames of 8x8 as the scheduler gets them, without the given one."""
-    return prediction.unflatten(1, (-1, 8, 8)).permute(0, 4, 1, 2, 3)
+    frames: Tensor = prediction.unflatten(1, (-1, 8, 8)).permute(0, 4, 1, 2, 3)
+    return frames
 
 
 MORE = (

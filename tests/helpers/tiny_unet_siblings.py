@@ -139,7 +139,7 @@ def lcm_img2img() -> DiffusionPipeline:
 # ---- Stable Diffusion XL --------------------------------------------------------------------------------------------
 
 
-def union(model: nn.Module) -> nn.Module:
+def union(model: Any) -> nn.Module:
     """A ControlNet for several kinds of control, whose zero layers are none, so that what it is told counts."""
     like_the_unet = ControlNetUnionModel.from_unet(model, conditioning_embedding_out_channels=(8, 8, 8, 8))
     first = model.config.block_out_channels[0]

@@ -20,13 +20,14 @@ FRAMES = 3
 
 def motion(layers: int = 1) -> nn.Module:
     """Motion modules behind every block, the middle one too."""
-    return MotionAdapter(
+    adapter: nn.Module = MotionAdapter(
         block_out_channels=(16, 32),
         motion_layers_per_block=layers,
         motion_norm_num_groups=4,
         motion_num_attention_heads=4,
         motion_max_seq_length=8,
     )
+    return adapter
 
 
 def parts() -> dict[str, Any]:

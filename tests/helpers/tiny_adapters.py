@@ -73,7 +73,7 @@ def _of_sd3(transformer: Any) -> Weights:
     projection = IPAdapterTimeImageProjection(
         embed_dim=IMAGE, output_dim=width, hidden_dim=time, heads=1, num_queries=4, timestep_in_dim=8
     )
-    layers = {}
+    layers: Weights = {}
     for position in range(len(transformer.attn_processors)):
         processor = SD3IPAdapterJointAttnProcessor2_0(
             hidden_size=width,

@@ -13,6 +13,7 @@ from diffusers.utils import is_sentencepiece_available
 from tiny_parts import WORDS, Tiny, apart, ready, size
 from tiny_unet_and_cross import BETAS, UNET_XL, from_picture, kl_vae, unet
 from torch import nn
+from transformers import PreTrainedModel
 
 LENGTH = 256
 """Of every text: what Kolors' pipelines leave to `encode_prompt`."""
@@ -37,7 +38,7 @@ def glm_tokenizer() -> ChatGLMTokenizer:
         return ChatGLMTokenizer(str(path))
 
 
-def glm() -> nn.Module:
+def glm() -> PreTrainedModel:
     config = ChatGLMConfig(
         num_layers=2,
         # and the special ones

@@ -99,13 +99,14 @@ def write_set(
         )
         item = change(number, item)
         rows.setdefault(place, []).append(json.dumps(item.row()))
-        if images:
-            save(render(scene, 64, seed=number), place / item.image_file_name, None)
-            drawn = render(wrong, 64, seed=number + 10_000)
-            save(drawn, place / item.negative_image_file_name, negative)
-            if item.control_image_file_name is not None:
-                again = render(scene, 64, seed=number + 20_000)
-                save(again, place / item.control_image_file_name, control)
+        drawn = (
+            (item.image_file_name, scene, number, None),
+            (item.negative_image_file_name, wrong, number + 10_000, negative),
+            (item.control_image_file_name, scene, number + 20_000, control),
+        )
+        for name, shown, noise, blur in drawn:
+            if images and name is not None:
+                save(render(shown, 64, seed=noise), place / name, blur)
     for place, lines in rows.items():
         (place / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         (place / "shard.json").write_text(json.dumps({"items": len(lines)}) + "\n")

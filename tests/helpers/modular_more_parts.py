@@ -334,7 +334,8 @@ def qwen_edit(function: str, blocks: str) -> Callable[[], Any]:
 
 def rescaled(guided: Tensor, cond: Tensor) -> Tensor:
     """Qwen-Image brings each token's guided prediction back to the length of cond."""
-    return guided * (cond.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
+    scaled: Tensor = guided * (cond.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
+    return scaled
 
 
 def first_tokens(count: int) -> Callable[[Tensor], Tensor]:
