@@ -37,6 +37,7 @@ def compare(
     refresh_every: options.RefreshOption = None,
     adaptive: options.AdaptiveOption = False,
     economy: options.EconomyOption = False,
+    max_sequence_length: options.LengthOption = None,
     negtome: options.NegToMeOption = None,
     reference: options.ReferenceOption = None,
     alpha: options.AlphaOption = None,
@@ -120,7 +121,7 @@ def compare(
     parts = {part for name in wanted for part in name.split("+")} | (
         {PerpNeg.key} if weights is not None else set()
     )
-    said = guidance.said_of_method(joint, refresh_every, adaptive, economy)
+    said = guidance.said_of_method(joint, refresh_every, adaptive, economy, max_sequence_length)
     _check_said(said, parts)
     # Perp-Neg also where it is no column: it reads the negatives for the title and the negative prompt
     asked = {

@@ -30,6 +30,7 @@ def generate(
     refresh_every: options.RefreshOption = None,
     adaptive: options.AdaptiveOption = False,
     economy: options.EconomyOption = False,
+    max_sequence_length: options.LengthOption = None,
     method: options.MethodOption = options.METHOD,
     scale: options.ScaleOption = None,
     negative_prompt: Annotated[str, typer.Option(help="The classic negative prompt of diffusers.")] = "",
@@ -101,9 +102,8 @@ def generate(
         "perpendicular": perpendicular,
         "match_every": match_every,
     }
-    minus = guidance.in_words(
-        negative, guidance.said_of_method(joint, refresh_every, adaptive, economy), method, scale, suited
-    )
+    said = guidance.said_of_method(joint, refresh_every, adaptive, economy, max_sequence_length)
+    minus = guidance.in_words(negative, said, method, scale, suited)
     apart = guidance.negtome(
         negtome, reference, numbers, negtome_window, mask, reference_mask, suited, attachments
     )

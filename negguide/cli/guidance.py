@@ -26,11 +26,19 @@ def guidance_scale(given: float | None, model: str) -> float | None:
     return given
 
 
-def said_of_method(joint: bool, refresh_every: int | None, adaptive: bool, economy: bool) -> dict[str, Any]:
+def said_of_method(
+    joint: bool, refresh_every: int | None, adaptive: bool, economy: bool, max_sequence_length: int | None
+) -> dict[str, Any]:
     """What was said of a method's own arguments; empty when everything is as it is without saying."""
     from negguide.methods import ScoreMethod
 
-    said = {"joint": joint, "refresh_every": refresh_every, "adaptive": adaptive, "economy": economy}
+    said = {
+        "joint": joint,
+        "refresh_every": refresh_every,
+        "adaptive": adaptive,
+        "economy": economy,
+        "max_sequence_length": max_sequence_length,
+    }
     return {
         name: value
         for name, value in said.items()

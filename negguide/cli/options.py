@@ -69,6 +69,16 @@ EconomyOption = Annotated[
         rich_help_panel=_WORDS,
     ),
 ]
+LengthOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-sequence-length",
+        metavar="TOKENS",
+        help="To how many tokens at most a negative's text is encoded; fewer take less time, with methods in attention "
+        "on models that fill texts up (FLUX, SD3, Wan). As many as the prompt's unless told.",
+        rich_help_panel=_WORDS,
+    ),
+]
 AdaptiveOption = Annotated[
     bool,
     typer.Option("--adaptive", help="Stop asking for what no longer changes much.", rich_help_panel=_WORDS),

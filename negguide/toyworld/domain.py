@@ -94,6 +94,8 @@ FLOW_DEFAULTS = Defaults(
         center=True,
         perpendicular=True,
     ),
+    # as on the UNet
+    negative=frozen(weight=3.0),
     attention=frozen(vsf=frozen(scale=1.5, orthogonal=True)),
 )
 

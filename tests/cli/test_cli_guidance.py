@@ -57,9 +57,10 @@ def test_a_method_in_attention_space_has_what_suits_the_model_unless_told() -> N
 
 
 def test_only_what_differs_from_saying_nothing_counts_as_said() -> None:
-    assert guidance.said_of_method(False, 1, False, False) == {}
-    assert guidance.said_of_method(True, 3, False, False) == {"joint": True, "refresh_every": 3}
-    assert guidance.said_of_method(False, 1, True, True) == {"adaptive": True, "economy": True}
+    assert guidance.said_of_method(False, 1, False, False, None) == {}
+    assert guidance.said_of_method(True, 3, False, False, None) == {"joint": True, "refresh_every": 3}
+    assert guidance.said_of_method(False, 1, True, True, None) == {"adaptive": True, "economy": True}
+    assert guidance.said_of_method(False, None, False, False, 16) == {"max_sequence_length": 16}
 
 
 def test_no_negatives_mean_no_method() -> None:
@@ -76,6 +77,11 @@ def test_no_negatives_mean_no_method() -> None:
         ),
         (([], {"economy": True}, "perp-neg", None), "--economy acts on --negative"),
         ((["hat"], {"economy": True}, "nag", None), "--economy is of perp-neg"),
+        (
+            (["hat"], {"max_sequence_length": 16}, "perp-neg", None),
+            "--max-sequence-length is of nag, nasa, ong and vsf; with --method perp-neg leave it out",
+        ),
+        ((["hat"], {"max_sequence_length": 0}, "nag", None), "max_sequence_length must be at least 1, got 0"),
         (
             (["hat"], {"economy": True, "refresh_every": 2}, "perp-neg", None),
             "refresh_every=2 cannot be given beside economy=True",
