@@ -191,7 +191,7 @@ class Attention:
 
     Args:
         function: what computes attention: ComfyUI's own, or another node's in front of it.
-        q, k, v: [B, N, C], or [B, H, N, D] with `skip_reshape`.
+        q, k, v: [B, N, C], or [B, H, N, D] with `skip_reshape`; values also [B, N, H, D], as Stable Diffusion 3 has them.
         heads: how many.
         options: the call's other arguments by name.
     """
@@ -207,7 +207,8 @@ class Attention:
         options: dict[str, Any],
     ) -> None:
         self.function = function
-        self.q, self.k, self.v, self.heads, self.mask, self.options = q, k, v, heads, mask, options
+        self.q, self.k, self.v = q, k, v if v.ndim == q.ndim else v.flatten(2)
+        self.heads, self.mask, self.options = heads, mask, options
         self.axis = 2 if options.get("skip_reshape") else 1
         self.out_axis = 2 if options.get("skip_output_reshape") else 1
 

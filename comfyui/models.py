@@ -10,6 +10,9 @@ from .attention import Attention, Texts, guide, take_over
 from .methods import VSF, Method
 
 Adapter = Callable[[Texts], Any]
+_OTHER_MEANS = (
+    "{label}: parts of this model ran by other means than ComfyUI's own; take out the node that compiles or replaces them"
+)
 
 
 def adapter_for(model: Any, method: Method) -> Adapter:
@@ -119,6 +122,70 @@ def flux(texts: Texts) -> Any:
     call.add_patch("post_input", place, first=True)
     take_over(call, lambda attention: joint(texts, attention, prompt, spans, own))
     return call()
+
+
+def sd3(texts: Texts) -> Any:
+    """Stable Diffusion 3 and 3.5: image and text in one sequence, the text first and without positions."""
+    call = texts.call
+    if call.model.context_processor is not None or call.model.register_length:
+        raise ValueError(
+            f"{texts.run.method.label} does not know models of Stable Diffusion 3's kind that refine the text, or have "
+            "registers beside it; with cfg above 1, Perp-Neg acts on every model"
+        )
+    context: Tensor = call.arguments["context"]
+    negatives = texts.contexts(context)
+    prompt, spans = _spans(context.shape[1], [negative.shape[1] for negative in negatives])
+    call.arguments["context"] = _appended(context, negatives)
+    own = texts.image_tokens(call.model.patch_size)
+    take_over(call, lambda attention: joint(texts, attention, prompt, spans, own))
+    return call()
+
+
+def qwen_image(texts: Texts) -> Any:
+    """Qwen-Image, and Qwen-Image-Edit with its reference images: as FLUX, and the text may have a mask."""
+    call = texts.call
+    context: Tensor = call.arguments["context"]
+    negatives = texts.contexts(context)
+    prompt, spans = _spans(context.shape[1], [negative.shape[1] for negative in negatives])
+    call.arguments["context"] = _appended(context, negatives)
+    call.arguments["attention_mask"] = _text_mask(texts, prompt, spans)
+    own = texts.image_tokens(call.model.patch_size) * texts.frames
+    placed = False
+
+    def place(module: Any, inputs: Any) -> Any:
+        nonlocal placed
+        placed = True
+        ids = inputs[0].clone()
+        for span in spans:
+            ids[:, span] = inputs[0][:, : span.stop - span.start]
+        return (ids, *inputs[1:])
+
+    take_over(call, lambda attention: joint(texts, attention, prompt, spans, own))
+    handle = call.model.pe_embedder.register_forward_pre_hook(place)
+    try:
+        result = call()
+    finally:
+        handle.remove()
+    if not placed:
+        raise ValueError(_OTHER_MEANS.format(label=texts.run.method.label))
+    return result
+
+
+def _text_mask(texts: Texts, prompt: slice, spans: list[slice]) -> Tensor | None:
+    """[rows, tokens] of prompt and negatives, added to the logits; None where no text has a mask."""
+    context: Tensor = texts.call.arguments["context"]
+    given = [texts.call.arguments.get("attention_mask")]
+    given += [texts.run.encoded(k).get("attention_mask") for k in texts.acting]
+    if all(mask is None for mask in given):
+        return None
+    parts = []
+    for mask, span in zip(given, [prompt, *spans], strict=True):
+        if mask is None:
+            mask = context.new_zeros(1, span.stop - span.start)
+        elif not mask.is_floating_point():
+            mask = (mask.to(context) - 1) * torch.finfo(context.dtype).max
+        parts.append(mask.to(context).reshape(len(mask), -1).expand(len(context), -1))
+    return torch.cat(parts, dim=1)
 
 
 def joint(texts: Texts, attention: Attention, prompt: slice, spans: list[slice], own: int) -> Tensor | None:
@@ -243,10 +310,7 @@ def z_image(texts: Texts) -> Any:
         for handle in handles:
             handle.remove()
     if not (seen["texts"] and seen["positions"]):
-        raise ValueError(
-            f"{texts.run.method.label}: parts of this model ran by other means than ComfyUI's own; take out the node "
-            "that compiles or replaces them"
-        )
+        raise ValueError(_OTHER_MEANS.format(label=texts.run.method.label))
     return result
 
 
@@ -277,7 +341,9 @@ def _spans(prompt: int, lengths: list[int]) -> tuple[slice, list[slice]]:
 
 ADAPTERS: dict[str, Adapter] = {
     "UNetModel": unet,
+    "OpenAISignatureMMDITWrapper": sd3,
     "Flux": flux,
+    "QwenImageTransformer2DModel": qwen_image,
     "WanModel": wan,
     "VaceWanModel": wan,
     "NextDiT": z_image,

@@ -6,8 +6,10 @@ sees it; and it puts the negatives among the guider's conditionings, which Comfy
 prompt's.
 """
 
+import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +20,9 @@ from .windows import Steps, Window
 
 AUXILIARY = "negguide auxiliary"
 """In `transformer_options` of a forward that is no prediction of the prompt: of a negative, or of a reference."""
+
+# Denoisers whose forward calls none of the wrappers that ComfyUI has for denoisers.
+_WITHOUT_WRAPPERS = ("OpenAISignatureMMDITWrapper",)
 
 # Of the prompt's conditioning, what a negative never takes over: its text, and where and when it acts.
 _OWN = (
@@ -179,7 +184,37 @@ def around_denoiser(patcher: Any, key: str, act: Callable[[Run, "Call"], Any]) -
             )
         return act(place.run, call)
 
-    patcher.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, key, denoise)
+    if type(patcher.model.diffusion_model).__name__ not in _WITHOUT_WRAPPERS:
+        patcher.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, key, denoise)
+        return
+
+    def apply(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        with _wrapped(executor.class_obj.diffusion_model, denoise):
+            return executor(*args, **kwargs)
+
+    patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, key, apply)
+
+
+@contextmanager
+def _wrapped(denoiser: Any, wrapper: Callable[..., Any]) -> Iterator[None]:
+    """A wrapper of a denoiser that asks for none itself, while this is open."""
+    from comfy.patcher_extension import WrapperExecutor
+
+    before = denoiser.__dict__.get("forward")
+    around = WrapperExecutor.new_class_executor(denoiser.forward, denoiser, [wrapper])
+
+    @functools.wraps(denoiser.forward)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return around.execute(*args, **kwargs)
+
+    denoiser.forward = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del denoiser.forward
+        else:
+            denoiser.forward = before
 
 
 class Call:

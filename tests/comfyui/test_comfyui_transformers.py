@@ -1,15 +1,17 @@
-"""The nodes on transformers, in ComfyUI's servers: tiny random FLUX, Wan and Z-Image beside negguide on diffusers."""
+"""The nodes on transformers, in ComfyUI's servers: tiny random models of each kind beside negguide on diffusers."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 from comfyui_server import Graph, GraphError, Link, Server
 from comfyui_toy import METHODS, SAME, in_attention, negtome, perp_neg, rms
-from diffusers import FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel, SD3Transformer2DModel
 from safetensors.torch import save_file
 
 sys.path.append(str(Path(__file__).parents[1] / "families"))
@@ -23,6 +25,7 @@ from negguide import NAG, ONG, VSF, Negative, NegToMe, PerpNeg, from_pipe
 STEPS, SIDE = 3, 8
 PROMPT, NEGATIVE = "a bear wearing a hat", "a brown bear"
 SAME_METHOD = {"NAG": NAG, "ONG": ONG, "VSF": VSF}
+KINDS = ("flux", "flux2", "wan", "z_image", "sd3", "qwen_image")
 MASK = torch.zeros(1, 16, 16)
 MASK[:, :, :6] = 1
 ENCODED = {"max_sequence_length": tiny_joint.CHAT_LENGTH, "text_encoder_out_layers": (1, 2, 3)}
@@ -47,6 +50,8 @@ class Both:
             "flux2": tiny_joint.flux2_klein,
             "wan": tiny_unet_and_cross.wan,
             "z_image": tiny_joint.z_image,
+            "sd3": tiny_unet_and_cross.sd3,
+            "qwen_image": tiny_joint.qwen_image,
         }
         pipe = build[kind]()
         if kind == "flux2":
@@ -55,6 +60,13 @@ class Both:
             torch.manual_seed(24)
             factors = {"modulation": 6, "context_embedder": 2, "attn.": 2, "proj_out": 2}
             pipe.register_modules(transformer=louder(Flux2Transformer2DModel.from_config(config), factors))
+        elif kind == "sd3":
+            # ComfyUI knows heads of 64 channels, and writes the last of as many blocks as there are heads
+            width = {"num_attention_heads": 3, "attention_head_dim": 64, "caption_projection_dim": 3 * 64}
+            config = {**pipe.transformer.config, **width}
+            torch.manual_seed(8)
+            factors = {"attn.": 2, "attn2.to_": 2, "norm1": 2, "context_embedder": 2}
+            pipe.register_modules(transformer=louder(SD3Transformer2DModel.from_config(config), factors))
         self.pipe = from_pipe(pipe)
         self.pipe.set_progress_bar_config(disable=True)
         if kind == "wan":
@@ -62,7 +74,7 @@ class Both:
         self.pipe.transformer.save_pretrained(folder, safe_serialization=True)
         self.frames = frames
         self.side = SIDE
-        self.channels = {"flux": 4, "flux2": 16, "wan": 16, "z_image": 4}[kind]
+        self.channels = {"flux": 4, "flux2": 16, "wan": 16, "z_image": 4, "sd3": 16, "qwen_image": 4}[kind]
 
     def noise(self, batch: int) -> torch.Tensor:
         size = (self.side, self.side) if not self.frames else (self.frames, self.side, self.side)
@@ -82,6 +94,10 @@ class Both:
         if self.kind == "flux":
             given |= {"latents": _packed(noise), "max_sequence_length": 16}
             given |= {"negative_prompt": "", "true_cfg_scale": cfg}
+        elif self.kind == "qwen_image":
+            given |= {"latents": _packed(noise[:, :, 0]), "negative_prompt": "", "true_cfg_scale": cfg}
+        elif self.kind == "sd3":
+            given |= {"max_sequence_length": 16, "negative_prompt": "", "guidance_scale": cfg}
         elif self.kind == "flux2":
             given |= {"guidance_scale": cfg, **ENCODED, "callback_on_step_end": keep}
         elif self.kind == "wan":
@@ -98,17 +114,27 @@ class Both:
         scale = self.pipe.vae_scale_factor_spatial if self.kind == "wan" else self.pipe.vae_scale_factor
         scale *= 2 if self.kind == "flux2" else 1
         sizes = {"height": self.side * scale, "width": self.side * scale, count: batch}
-        result = self.pipe(prompt=PROMPT, **given, **sizes, negative_guidance=list(guidance) or None)
+        with without_rescaling() if self.kind == "qwen_image" else nullcontext():
+            result = self.pipe(prompt=PROMPT, **given, **sizes, negative_guidance=list(guidance) or None)
         if self.kind == "flux2":
             # what the pipeline gives has been made ready for the autoencoder
             return last["latents"].transpose(1, 2).unflatten(2, (SIDE, SIDE))
         latents = result.frames if self.kind == "wan" else result.images
+        if self.kind == "qwen_image":
+            return _unpacked(latents)[:, :, None]
         return _unpacked(latents) if self.kind == "flux" else latents
 
     def text(self, graph: Graph, text: str) -> Link:
         pipe = self.pipe
         if self.kind == "flux":
             embeds, pooled, _ = pipe.encode_prompt(text, None, max_sequence_length=16)
+            tensors = {"text": embeds, "pooled": pooled}
+        elif self.kind == "qwen_image":
+            tensors = {"text": pipe.encode_prompt(text)[0]}
+        elif self.kind == "sd3":
+            embeds, _, pooled, _ = pipe.encode_prompt(
+                text, None, None, do_classifier_free_guidance=False, max_sequence_length=16
+            )
             tensors = {"text": embeds, "pooled": pooled}
         elif self.kind == "flux2":
             tensors = {"text": pipe.encode_prompt(text, **ENCODED)[0]}
@@ -144,6 +170,19 @@ class Both:
         )
 
 
+@contextmanager
+def without_rescaling() -> Iterator[None]:
+    """Guidance as ComfyUI has it: Qwen-Image's pipeline brings each token back to the length that it has without."""
+    norm = torch.norm
+
+    def one(tokens: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        # torch's own calls say which norm
+        return norm(tokens, *args, **kwargs) if args else torch.ones_like(tokens[..., :1])
+
+    with patch("torch.norm", one):
+        yield
+
+
 def _packed(latents: torch.Tensor) -> torch.Tensor:
     patches = latents.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).permute(0, 2, 4, 1, 3, 5)
     return patches.flatten(3).flatten(1, 2)
@@ -166,14 +205,14 @@ def both(
     def get(kind: str) -> Both:
         key = (comfyui.version, kind)
         if key not in built:
-            frames = 3 if kind == "wan" else 0
+            frames = {"wan": 3, "qwen_image": 1}.get(kind, 0)
             built[key] = Both(comfyui, tmp_path_factory.mktemp(kind), kind, frames)
         return built[key]
 
     return get
 
 
-@pytest.mark.parametrize("kind", ["flux", "flux2", "wan", "z_image"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_methods_in_attention_are_those_of_negguide(both: Callable[[str], Both], kind: str) -> None:
     tiny = both(kind)
     right = {"plain": tiny.diffusers(batch=2)}
@@ -213,7 +252,7 @@ def test_texts_of_other_lengths_lie_as_far_from_the_image_as_alone(both: Callabl
     assert rms(found, right) < SAME
 
 
-@pytest.mark.parametrize("kind", ["flux", "flux2", "wan", "z_image"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_negtome_and_perp_neg_are_those_of_negguide(both: Callable[[str], Both], kind: str) -> None:
     tiny = both(kind)
     graph, model = tiny.graph()
@@ -240,7 +279,7 @@ def test_negtome_and_perp_neg_are_those_of_negguide(both: Callable[[str], Both],
         assert rms(right[name], right["plain"]) > 10 * SAME, name
 
 
-@pytest.mark.parametrize("kind", ["flux", "flux2", "wan", "z_image"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_methods_act_beside_one_another_in_any_order(both: Callable[[str], Both], kind: str) -> None:
     tiny = both(kind)
     guidance = (NAG(NEGATIVE, **METHODS["NAG"]), NegToMe(stop=1.0, **PUSH))

@@ -108,6 +108,42 @@ def z_image(known):
     return unet, comfy.model_base.Lumina2, {"multiplier": 1.0, "shift": 3.0}, known["in_channels"]
 
 
+def sd3(known):
+    width = known["num_attention_heads"] * known["attention_head_dim"]
+    unet = {
+        "input_size": None,
+        "patch_size": known["patch_size"],
+        "in_channels": known["in_channels"],
+        # heads, and 64 channels for each
+        "depth": known["num_attention_heads"],
+        "num_blocks": known["num_layers"],
+        "adm_in_channels": known["pooled_projection_dim"],
+        "context_embedder_config": {
+            "target": "torch.nn.Linear",
+            "params": {"in_features": known["joint_attention_dim"], "out_features": width},
+        },
+        "pos_embed_max_size": known["pos_embed_max_size"],
+        "num_patches": known["pos_embed_max_size"] ** 2,
+        "qk_norm": {"rms_norm": "rms", None: None}[known["qk_norm"]],
+        "x_block_self_attn_layers": list(known["dual_attention_layers"]),
+        "context_size": known["joint_attention_dim"],
+    }
+    return unet, comfy.model_base.SD3, {"shift": 3.0}, known["in_channels"]
+
+
+def qwen_image(known):
+    unet = {
+        "in_channels": known["in_channels"],
+        "out_channels": known["out_channels"],
+        "num_layers": known["num_layers"],
+        "attention_head_dim": known["attention_head_dim"],
+        "num_attention_heads": known["num_attention_heads"],
+        "joint_attention_dim": known["joint_attention_dim"],
+        "axes_dims_rope": tuple(known["axes_dims_rope"]),
+    }
+    return unet, comfy.model_base.QwenImage, {"multiplier": 1.0, "shift": 3.0}, known["out_channels"]
+
+
 def flux2(known):
     unet, *rest = flux({**known, "pooled_projection_dim": None})
     unet |= {
@@ -127,6 +163,16 @@ def flux2(known):
     return unet, *rest[:-1], known["in_channels"]
 
 
+KINDS = {
+    "flux": flux,
+    "flux2": flux2,
+    "wan": wan,
+    "z_image": z_image,
+    "sd3": sd3,
+    "qwen_image": qwen_image,
+}
+
+
 def renamed(keys, patterns):
     names = {}
     for key in keys:
@@ -143,6 +189,11 @@ def names_of(kind, weights, known):
         return comfy.utils.z_image_to_diffusers(known)
     if kind == "wan":
         return renamed(weights, WAN)
+    if kind == "qwen_image":
+        # ComfyUI took them over as they are
+        return {key: key for key in weights}
+    if kind == "sd3":
+        return comfy.utils.mmdit_to_diffusers({"depth": known["num_attention_heads"], "num_blocks": known["num_layers"]})
     width = known["num_attention_heads"] * known["attention_head_dim"]
     layers = {"depth": known["num_layers"], "depth_single_blocks": known["num_single_layers"]}
     names = comfy.utils.flux_to_diffusers({**layers, "hidden_size": width})
@@ -180,13 +231,11 @@ class LoadTransformer:
     def load(self, folder, kind, other=False):
         known = json.loads((Path(folder) / "config.json").read_text())
         weights = load_file(Path(folder) / "diffusion_pytorch_model.safetensors")
-        unet, base, sampling, channels = {"flux": flux, "flux2": flux2, "wan": wan, "z_image": z_image}[kind](
-            known
-        )
+        unet, base, sampling, channels = KINDS[kind](known)
 
         class Latents(comfy.latent_formats.LatentFormat):
             latent_channels = channels
-            latent_dimensions = 3 if kind == "wan" else 2
+            latent_dimensions = 3 if kind in ("wan", "qwen_image") else 2
 
         nothing_more = {}
 
