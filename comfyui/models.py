@@ -11,7 +11,7 @@ from .methods import VSF, Method
 
 Adapter = Callable[[Texts], Any]
 _OTHER_MEANS = (
-    "{label}: parts of this model ran by other means than ComfyUI's own; take out the node that compiles or replaces them"
+    "{label}: parts of this model ran by other means than ComfyUI's own; take out the node that compiles it"
 )
 
 

@@ -65,14 +65,23 @@ class Run:
     def prepare(self) -> None:
         """Everything that needs the run to have begun, and may refuse it."""
 
-    def mask(self, mask: Tensor | None, owner: str) -> Tensor | None:
-        """A mask at the size of the latents.
+    def mask(self, mask: Tensor | None, owner: str, images: int = 0) -> Tensor | None:
+        """A mask at the size of the latents, [1 or images, 1, h, w].
+
+        Args:
+            images: how many images it is for; 0 = those of the batch.
 
         Raises:
-            ValueError: it does not lie over them.
+            ValueError: it does not lie over them, or there are masks for another number of images.
         """
         if mask is None:
             return None
+        images = images or self.batch
+        if len(mask) not in (1, images):
+            raise ValueError(
+                f"mask of {owner} must be one mask for all images, or one for each of the {images}, got a batch of "
+                f"{len(mask)}"
+            )
         if self.axes not in (4, 5):
             raise ValueError(f"mask of {owner}: latents of {self.axes} axes are no images or videos")
         return mask_over(mask, self.latent_size, owner)

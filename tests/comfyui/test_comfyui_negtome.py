@@ -62,6 +62,52 @@ def test_masks_say_where(toy: Toy, diffusers_latents: Diffusers, name: str) -> N
         assert rms(one, diffusers_latents(NegToMe(name, **WINDOW, **given), batch=3)) < SAME
 
 
+@pytest.mark.parametrize("name", ["others", "first"])
+def test_each_image_may_have_a_mask_of_its_own(toy: Toy, name: str) -> None:
+    """The same mask for each is that mask; without one of them that image alone stays as it is."""
+    graph, model = toy.graph()
+    options = {"reference": name, "alpha": 2.0, "threshold": 0.3}
+    same, one, other, whole, plain = toy.server.latents(
+        graph,
+        *(
+            toy.sampled(graph, negtome(graph, model, mask=toy.mask(graph, mask), **options), batch=3)
+            for mask in (
+                MASK.expand(3, -1, -1),
+                MASK,
+                torch.stack([torch.zeros_like(MASK[0]), torch.zeros_like(MASK[0]), torch.ones_like(MASK[0])]),
+            )
+        ),
+        toy.sampled(graph, negtome(graph, model, **options), batch=3),
+        toy.sampled(graph, model, batch=3),
+    )
+    assert rms(same, one) < SAME
+    assert rms(other[:2], plain[:2]) < SAME
+    assert rms(other[2], plain[2]) > 10 * SAME and rms(whole[1], plain[1]) > 10 * SAME
+
+
+def test_each_reference_latent_may_have_a_mask_of_its_own(
+    toy: Toy, reference: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    """Two references, of which one may not be matched, are the other alone."""
+    graph, model = toy.graph()
+    latents = reference[1]
+    options = {"alpha": 2.0, "threshold": 0.3}
+    masks = torch.stack([torch.ones(32, 32), torch.zeros(32, 32)])
+    latent = graph("TestLoadTensor", file=toy.files(latent=latents))
+    first = graph("TestLoadTensor", file=toy.files(latent=latents[:1]))
+    one, alone, both = toy.server.latents(
+        graph,
+        toy.sampled(
+            graph,
+            negtome(graph, model, reference_latent=latent, reference_mask=toy.mask(graph, masks), **options),
+        ),
+        toy.sampled(graph, negtome(graph, model, reference_latent=first, **options)),
+        toy.sampled(graph, negtome(graph, model, reference_latent=latent, **options)),
+    )
+    assert rms(one, alone) < SAME
+    assert rms(both, alone) > 10 * SAME
+
+
 def test_a_reference_latent_is_kept_away_from(
     toy: Toy, diffusers_latents: Diffusers, reference: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
@@ -130,14 +176,14 @@ def bad_window(graph: Graph, toy: Toy, model: Link) -> Link:
 
 
 def bad_masks(graph: Graph, toy: Toy, model: Link) -> Link:
-    return toy.sampled(graph, negtome(graph, model, mask=toy.mask(graph, torch.ones(2, 16, 16))), batch=2)
+    return toy.sampled(graph, negtome(graph, model, mask=toy.mask(graph, torch.ones(2, 16, 16))), batch=3)
 
 
 BAD = {
     bad_batch: "NegToMe: reference='others' needs at least 2 images in the batch, got 1",
     bad_size: "reference_latent of NegToMe is 16x8 .* the latents are 16x16",
     bad_window: "NegToMe: no step lies from start=0.01 to stop=0.02 .in noise.",
-    bad_masks: "mask must be one mask, got a batch of 2",
+    bad_masks: "mask of NegToMe must be one mask for all images, or one for each of the 3, got a batch of 2",
 }
 
 

@@ -152,7 +152,6 @@ BAD_NEGATIVES = {
     "hooks": ({"conditioning": [[torch.ones(1), {"hooks": 1}]]}, "has hooks"),
     "weight": ({"weight": -1.0}, "weight must be a number >= 0, got -1.0"),
     "nan": ({"weight": float("nan")}, "weight must be a number >= 0, got nan"),
-    "masks": ({"mask": torch.ones(2, 4, 4)}, "must be one mask, got a batch of 2"),
     "values": ({"mask": torch.full((4, 4), 2.0)}, "from 0 to 1"),
 }
 
