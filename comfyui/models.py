@@ -188,29 +188,40 @@ def _text_mask(texts: Texts, prompt: slice, spans: list[slice]) -> Tensor | None
     return torch.cat(parts, dim=1)
 
 
-def joint(texts: Texts, attention: Attention, prompt: slice, spans: list[slice], own: int) -> Tensor | None:
+def joint(
+    texts: Texts,
+    attention: Attention,
+    prompt: slice,
+    spans: list[slice],
+    own: int,
+    of_negative: Callable[[int], Attention] | None = None,
+) -> Tensor | None:
     """An attention over [prompt | negatives | image | reference images], each text beside the images alone.
 
     Args:
         own: how many tokens the generated image has; those of reference images behind it are left as they are.
+        of_negative: the attention as the i-th negative has it, where that is not this one.
     """
     total, count = spans[-1].stop, attention.tokens[1]
     if count < total + own or attention.tokens[0] != count:
         return None
     image = slice(total, count)
 
-    def beside(span: slice) -> tuple[Tensor, Tensor]:
+    def beside(span: slice, attention: Attention) -> tuple[Tensor, Tensor]:
         """Outputs of a text and of the images."""
         output = attention.tokens_of(attention.attended([span, image], [span, image]))
         return output[:, : span.stop - span.start], output[:, span.stop - span.start :]
 
-    stream, plain = beside(prompt)
+    def own_attention(i: int) -> Attention:
+        return attention if of_negative is None else of_negative(i)
+
+    stream, plain = beside(prompt, attention)
     streams: dict[int, Tensor] = {}
 
     def outputs() -> list[Tensor]:
         found = []
         for i, span in enumerate(spans):
-            streams[i], output = beside(span)
+            streams[i], output = beside(span, own_attention(i))
             found.append(texts.take(output[:, :own]))
         return found
 
@@ -219,7 +230,7 @@ def joint(texts: Texts, attention: Attention, prompt: slice, spans: list[slice],
     )
     for i, span in enumerate(spans):
         if i not in streams:
-            streams[i] = attention.tokens_of(attention.attended([span], [span, image]))
+            streams[i] = attention.tokens_of(own_attention(i).attended([span], [span, image]))
     parts = [stream, *(streams[i] for i in range(len(spans))), guided, plain[:, own:]]
     return attention.like_output(torch.cat(parts, dim=1))
 
@@ -254,6 +265,7 @@ def z_image(texts: Texts) -> Any:
     """Z-Image: caption and image in one sequence, the caption first and refined before by itself.
 
     Each text is filled up to a multiple of 32 tokens as it would be alone, and lies as far from the image as alone.
+    What fills the image up lies before the beginning of the text, so that a negative of another length has it elsewhere.
     """
     call = texts.call
     model, context = call.model, call.arguments["context"]
@@ -297,7 +309,12 @@ def z_image(texts: Texts) -> Any:
             return attention.like_output(torch.cat([attention.tokens_of(one) for one in apart], dim=1))
         if seen["attentions"] <= len(model.context_refiner) + len(model.noise_refiner):
             return None
-        return joint(texts, attention, prompt, spans, own)
+
+        def of_negative(i: int) -> Attention:
+            at = filled[0] - filled[1 + i]
+            return attention if at == 0 else _moved(attention, model.rope_embedder, total + own, at)
+
+        return joint(texts, attention, prompt, spans, own, of_negative)
 
     take_over(call, answer)
     handles = [
@@ -312,6 +329,21 @@ def z_image(texts: Texts) -> Any:
     if not (seen["texts"] and seen["positions"]):
         raise ValueError(_OTHER_MEANS.format(label=texts.run.method.label))
     return result
+
+
+def _moved(attention: Attention, positions: Any, start: int, at: int) -> Attention:
+    """An attention whose keys from `start` on, which are at the position 0, are at `at`."""
+    keys = attention.k.clone()
+    ids = torch.zeros(1, 1, 3, dtype=torch.float32, device=keys.device)
+    ids[..., 0] = at
+    # [1, 1, 1, D / 2, 2, 2]; past the hook that is on it during the call
+    turn: Tensor = positions.forward(ids)
+    pairs = keys[:, :, start:].to(turn.dtype).unflatten(3, (-1, 1, 2))
+    turned = turn[..., 0] * pairs[..., 0] + turn[..., 1] * pairs[..., 1]
+    keys[:, :, start:] = turned.flatten(3).to(keys.dtype)
+    return Attention(
+        attention.function, attention.q, keys, attention.v, attention.heads, attention.mask, attention.options
+    )
 
 
 def across(texts: Texts, attention: Attention, prompt: slice, spans: list[slice]) -> Tensor:

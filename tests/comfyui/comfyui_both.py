@@ -25,7 +25,7 @@ from negguide import from_pipe
 
 STEPS, SIDE = 3, 8
 PROMPT, NEGATIVE = "a bear wearing a hat", "a brown bear"
-LOADED = {"kontext": "flux", "qwen_edit": "qwen_image"}
+LOADED = {"kontext": "flux", "qwen_edit": "qwen_image", "z_image_unrefined": "z_image"}
 """The kind of model that a kind of pipeline has, where the tests' loader knows it under another name."""
 WITH_REFERENCE = ("kontext", "qwen_edit")
 FRAMES = {"wan": 3, "vace": 3, "qwen_image": 1, "qwen_edit": 1}
@@ -54,6 +54,7 @@ class Both:
             "qwen_edit": tiny_qwen_siblings.qwen_image_edit,
             "lumina2": tiny_lumina2.lumina2,
             "vace": tiny_wan_siblings.wan_vace,
+            "z_image_unrefined": unrefined,
         }
         pipe = build[kind]()
         if kind == "flux2":
@@ -212,6 +213,14 @@ class Both:
             sigmas=graph("TestSigmas", file=self.file(sigmas=self.pipe.scheduler.sigmas)),
             latent_image=graph("TestLoadTensor", file=self.file(latent=torch.zeros_like(noise))),
         )
+
+
+def unrefined() -> Any:
+    """Z-Image whose image's tokens do not meet before the text's: what fills them up is then only in the joint blocks."""
+    pipe = tiny_joint.z_image()
+    for block in pipe.transformer.noise_refiner:
+        block.attention.to_out[0].weight.data.zero_()
+    return pipe
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def test_methods_in_attention_are_those_of_negguide(both: Callable[[str], Both],
 
 
 def test_texts_of_other_lengths_lie_as_far_from_the_image_as_alone(both: Callable[[str], Both]) -> None:
-    """Z-Image fills captions up to 32 or 64 tokens; what fills the image up lies elsewhere, so it has none here."""
+    """Z-Image fills captions up to 32 or 64 tokens; here nothing fills up the image."""
     tiny = both("z_image")
     longer = " ".join([NEGATIVE] * 10)
     tiny.side = 2 * SIDE
@@ -60,6 +60,21 @@ def test_texts_of_other_lengths_lie_as_far_from_the_image_as_alone(both: Callabl
     finally:
         tiny.side = SIDE
     assert rms(found, right) < SAME
+
+
+@pytest.mark.parametrize("name", ["NAG", "ONG"])
+def test_what_fills_an_image_up_lies_as_far_from_each_text_as_alone(
+    both: Callable[[str], Both], name: str
+) -> None:
+    """Where the image is refined it lies there as the prompt has it, which is as far as the two can be the same."""
+    longer = " ".join([NEGATIVE] * 10)
+    for kind, same in (("z_image_unrefined", SAME), ("z_image", 1e-2)):
+        tiny = both(kind)
+        right = tiny.diffusers(SAME_METHOD[name](longer, **METHODS[name]), batch=2)
+        graph, model = tiny.graph()
+        patched = in_attention(graph, name, model, tiny.text(graph, longer))
+        (found,) = tiny.server.latents(graph, tiny.sampled(graph, patched, 2))
+        assert rms(found, right) < same
 
 
 @pytest.mark.parametrize("kind", PUSHED)

@@ -30,13 +30,15 @@ class Interrupt:
         return (patched,)
 
 
+GIVEN = []
+"""What the previews of the last run were given."""
+
+
 class Previewer(latent_preview.LatentPreviewer):
     """Keeps what it is given, and shows nothing."""
 
-    given = []
-
     def decode_latent_to_preview_image(self, preview_format, x0):
-        Previewer.given.append(x0.detach().clone().cpu())
+        GIVEN.append(x0.detach().clone().cpu())
         return
 
 
@@ -50,8 +52,8 @@ class Preview:
         return {"required": {"samples": ("LATENT",)}}
 
     def look(self, samples):
-        last = Previewer.given[-1].clone()
-        last[..., 0, 0] = len(Previewer.given)
+        last = GIVEN[-1].clone()
+        last[..., 0, 0] = len(GIVEN)
         return ({"samples": last},)
 
 
@@ -65,7 +67,7 @@ class Previewed:
         return {"required": {"model": ("MODEL",)}}
 
     def set(self, model):
-        Previewer.given.clear()
+        GIVEN.clear()
         latent_preview.get_previewer = lambda device, latent_format: Previewer()
         return (model,)
 
