@@ -43,6 +43,7 @@ def patch(model: Any, negatives: Negatives, method: Method) -> Any:
         lambda guider, sigmas, latent: AttentionRun(guider, sigmas, latent, negatives, method),
         negatives,
         unused=f"{method.label} never acted: no prediction of the prompt was made",
+        inside=True,
     )
 
     def act(run: AttentionRun, call: Call) -> Any:

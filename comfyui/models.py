@@ -265,7 +265,7 @@ def z_image(texts: Texts) -> Any:
     """Z-Image: caption and image in one sequence, the caption first and refined before by itself.
 
     Each text is filled up to a multiple of 32 tokens as it would be alone, and lies as far from the image as alone.
-    What fills the image up lies before the beginning of the text, so that a negative of another length has it elsewhere.
+    What fills the image up lies before the beginning of the text, and is elsewhere for a longer negative.
     """
     call = texts.call
     model, context = call.model, call.arguments["context"]

@@ -77,6 +77,7 @@ def patch(model: Any, options: Options) -> Any:
         KEY,
         lambda guider, sigmas, latent: NegToMeRun(guider, sigmas, latent, options),
         unused="NegToMe never acted: the model made no prediction while its window was open",
+        inside=True,
     )
 
     def act(run: NegToMeRun, call: Call) -> Any:

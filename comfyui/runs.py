@@ -21,6 +21,8 @@ from .windows import Steps, Window
 AUXILIARY = "negguide auxiliary"
 """In `transformer_options` of a forward that is no prediction of the prompt: of a negative, or of a reference."""
 
+# The key under which ComfyUI's nodes compile a model.
+_COMPILED = "torch.compile"
 # Denoisers whose forward calls none of the wrappers that ComfyUI has for denoisers.
 _WITHOUT_WRAPPERS = ("OpenAISignatureMMDITWrapper",)
 
@@ -93,6 +95,7 @@ def around_run(
     make: Callable[[Any, Tensor, Tensor], Run],
     negatives: Sequence[Negative] = (),
     unused: str = "",
+    inside: bool = False,
 ) -> None:
     """Let each sampling run with this model have a `Run` under `key` in its `transformer_options`.
 
@@ -102,6 +105,8 @@ def around_run(
         make: (guider, sigmas, latent) -> the run.
         negatives: put among the conditionings as `name(key, i)`.
         unused: what to say where a run never came to use.
+        inside: whether the node acts inside the denoiser. A compiled one would do in each run what it did in the first,
+            since ComfyUI has torch.compile disregard what stands in `transformer_options`; it is refused.
 
     Raises:
         ValueError: the model has such a node already.
@@ -115,6 +120,10 @@ def around_run(
         executor: Any, noise: Any, latent: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any
     ) -> Any:
         guider = executor.class_obj
+        if inside and guider.model_patcher.get_wrappers(WrappersMP.APPLY_MODEL, _COMPILED):
+            raise ValueError(
+                f"{key} acts inside the model, and this one is compiled; take out the node that compiles it"
+            )
         options = guider.model_options.setdefault("transformer_options", {})
         names = [name(key, i) for i in range(len(negatives))]
         for label, negative in zip(names, negatives, strict=True):

@@ -216,7 +216,7 @@ class Both:
 
 
 def unrefined() -> Any:
-    """Z-Image whose image's tokens do not meet before the text's: what fills them up is then only in the joint blocks."""
+    """Z-Image without attention of the image alone: what fills its tokens up is met in the joint blocks only."""
     pipe = tiny_joint.z_image()
     for block in pipe.transformer.noise_refiner:
         block.attention.to_out[0].weight.data.zero_()

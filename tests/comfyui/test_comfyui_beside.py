@@ -141,33 +141,35 @@ def test_beside_a_node_that_changes_what_cross_attentions_get(
     assert rms(one, changed) < SAME and torch.equal(one, other)
 
 
-@pytest.mark.parametrize("name", [*METHODS, "NegToMe", "Perp-Neg"])
-def test_beside_a_compiled_model(toy: Toy, name: str) -> None:
-    """In either order, and with the same compiled model without the node before it and behind it."""
+@pytest.mark.parametrize("name", ["NAG", "NegToMe"])
+def test_a_compiled_model_is_refused_inside_it(toy: Toy, diffusers_latents: Diffusers, name: str) -> None:
+    """Compiled it would go on to do what it did in its first run."""
+    for first in (True, False):
+        graph, model = toy.graph()
+        given = graph("TestCompile", model=model) if first else model
+        if name == "NAG":
+            ours = in_attention(graph, name, given, toy.text(graph, NEGATIVES[0]))
+        else:
+            ours = negtome(graph, given)
+        compiled = ours if first else graph("TestCompile", model=ours)
+        with pytest.raises(GraphError, match="acts inside the model, and this one is compiled"):
+            toy.server.latents(graph, toy.sampled(graph, compiled, batch=2))
     graph, model = toy.graph()
-    options = {"batch": 2}
-    if name == "Perp-Neg":
-        node = lambda model: perp_neg(graph, model, toy.text(graph, NEGATIVES[0]))  # noqa: E731
-    elif name == "NegToMe":
-        node = lambda model: negtome(graph, model)  # noqa: E731
-    else:
-        node = lambda model: in_attention(graph, name, model, toy.text(graph, NEGATIVES[0]))  # noqa: E731
+    (plain,) = toy.server.latents(graph, toy.sampled(graph, model))
+    assert rms(plain, diffusers_latents()) < SAME
+
+
+def test_perp_neg_leaves_a_model_compiled(both: Callable[[str], Both]) -> None:
+    tiny = both("flux")
+    right = tiny.diffusers(PerpNeg(NEGATIVE), cfg=3.0)
+    plain = tiny.diffusers(cfg=3.0)
+    graph, model = tiny.graph()
     compiled = graph("TestCompile", model=model)
-    eager, before, plain, behind, wrapped, again = toy.server.latents(
-        graph,
-        *(
-            toy.sampled(graph, it, **options)
-            for it in (
-                node(model),
-                node(compiled),
-                compiled,
-                node(compiled),
-                graph("TestCompile", model=node(model)),
-                model,
-            )
-        ),
+    text = tiny.text(graph, NEGATIVE)
+    behind = perp_neg(graph, compiled, text)
+    before = graph("TestCompile", model=perp_neg(graph, model, text))
+    one, other, without = tiny.server.latents(
+        graph, *(tiny.sampled(graph, it, cfg=3.0) for it in (behind, before, compiled))
     )
-    for found in (before, behind, wrapped):
-        assert rms(found, eager) < SAME_PUSHED
-    assert rms(plain, again) < SAME
-    assert rms(eager, plain) > 10 * SAME
+    assert rms(one, right) < SAME and rms(other, right) < SAME
+    assert rms(without, plain) < SAME < rms(right, plain)
