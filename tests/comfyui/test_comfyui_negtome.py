@@ -90,22 +90,20 @@ def test_each_reference_latent_may_have_a_mask_of_its_own(
 ) -> None:
     """Two references, of which one may not be matched, are the other alone."""
     graph, model = toy.graph()
-    latents = reference[1]
-    options = {"alpha": 2.0, "threshold": 0.3}
-    masks = torch.stack([torch.ones(32, 32), torch.zeros(32, 32)])
-    latent = graph("TestLoadTensor", file=toy.files(latent=latents))
-    first = graph("TestLoadTensor", file=toy.files(latent=latents[:1]))
-    one, alone, both = toy.server.latents(
-        graph,
-        toy.sampled(
-            graph,
-            negtome(graph, model, reference_latent=latent, reference_mask=toy.mask(graph, masks), **options),
-        ),
-        toy.sampled(graph, negtome(graph, model, reference_latent=first, **options)),
-        toy.sampled(graph, negtome(graph, model, reference_latent=latent, **options)),
-    )
-    assert rms(one, alone) < SAME
-    assert rms(both, alone) > 10 * SAME
+    images = [reference[1][:1], -reference[1][:1]]
+    two = graph("TestLoadTensor", file=toy.files(latent=torch.cat(images)))
+    pushed = {"alpha": 2.0, "threshold": 0.3}
+    links = []
+    for i, image in enumerate(images):
+        masks = torch.zeros(2, 32, 32)
+        masks[i] = 1
+        given = {"reference_latent": two, "reference_mask": toy.mask(graph, masks)}
+        links.append(toy.sampled(graph, negtome(graph, model, **given, **pushed)))
+        one = graph("TestLoadTensor", file=toy.files(latent=image))
+        links.append(toy.sampled(graph, negtome(graph, model, reference_latent=one, **pushed)))
+    first, first_alone, second, second_alone = toy.server.latents(graph, *links)
+    assert rms(first, first_alone) < SAME and rms(second, second_alone) < SAME
+    assert rms(first, second) > 10 * SAME
 
 
 def test_a_reference_latent_is_kept_away_from(

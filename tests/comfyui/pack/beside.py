@@ -136,11 +136,11 @@ class Compile:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"model": ("MODEL",), "backend": ("STRING", {"default": "eager"})}}
+        return {"required": {"model": ("MODEL",)}}
 
-    def patch(self, model, backend):
+    def patch(self, model):
         patched = model.clone()
-        set_torch_compile_wrapper(model=patched, backend=backend)
+        set_torch_compile_wrapper(model=patched, backend="eager")
         return (patched,)
 
 
