@@ -89,6 +89,8 @@ class PartlyLoaded:
         return {"required": {"model": ("MODEL",)}}
 
     def patch(self, model):
+        # one that is loaded whole stays so
+        comfy.model_management.unload_all_models()
         patched = model.clone()
         patched.__class__ = Partly
         return (patched,)
