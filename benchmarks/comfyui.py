@@ -48,11 +48,15 @@ class Files:
 
     def __init__(self, folder: Path, pipe: Any) -> None:
         self.folder, self.pipe, self.count = folder, pipe, 0
+        self.texts: dict[str, str] = {}
 
     def __call__(self, words: str | None = None, **tensors: torch.Tensor) -> str:
+        if words in self.texts:
+            return self.texts[words]
         self.count += 1
         file = str(self.folder / f"{self.count}.safetensors")
         if words is not None:
+            self.texts[words] = file
             tensors["text"], _ = self.pipe.encode_prompt([words], "cpu", 1, False)
         save_file({key: value.contiguous() for key, value in tensors.items()}, file)
         return file
@@ -127,6 +131,11 @@ def runs(
         what += f", refresh_every {every}" if every > 1 else ""
         patched = perp_neg(graph, model, negatives(count, stop), refresh_every=every)
         found[what] = (one(patched), "cfg")
+    for option in ("adaptive", "economy"):
+        patched = perp_neg(graph, model, negatives(2, 1.0), **{option: True})
+        found[f"Perp-Neg, 2 negatives, stop 1, {option}"] = (one(patched), "cfg")
+    ends = perp_neg(graph, model, negatives(1, 1.0), guidance_stop=0.6)
+    found["Perp-Neg, 1 negative, stop 1, guidance_stop 0.6"] = (one(ends), "cfg")
     found["no cfg"] = (one(model, 1.0), "no cfg")
     own = graph("NAGuidance", model=model, nag_scale=5.0, nag_alpha=0.25, nag_tau=2.5)
     found["`NAGuidance` of ComfyUI"] = (one(own, 1.0), "no cfg")

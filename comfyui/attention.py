@@ -43,6 +43,7 @@ def patch(model: Any, negatives: Negatives, method: Method) -> Any:
         lambda guider, sigmas, latent: AttentionRun(guider, sigmas, latent, negatives, method),
         negatives,
         unused=f"{method.label} never acted: no prediction of the prompt was made",
+        inside=True,
     )
 
     def act(run: AttentionRun, call: Call) -> Any:
@@ -115,6 +116,7 @@ class Texts:
         sample: Tensor = next(iter(call.arguments.values()))
         chunks = call.chunks
         each = sample.shape[0] // len(chunks)
+        self._images = each
         self.whole = all(chunk == 0 for chunk in chunks)
         places = [i * each + j for i, chunk in enumerate(chunks) if chunk == 0 for j in range(each)]
         self.rows = torch.tensor(places, device=sample.device)
@@ -155,10 +157,17 @@ class Texts:
             weight, mask = float(self.run.negatives[k].weight), self.run.masks[k]
             if mask is None:
                 found.append(weight)
-            else:
-                grid = self._grid(tokens)
-                flat = resize_mask(mask, grid).flatten().repeat(self.frames)
-                found.append(weight * flat.to(self.rows.device)[None, :, None])
+                continue
+            grid = self._grid(tokens)
+            flat = resize_mask(mask, grid).flatten(1).repeat(1, self.frames)
+            if len(flat) > 1:
+                if self._images != len(flat):
+                    raise ValueError(
+                        f"{self.run.method.label}: the mask of negative {k + 1} has one mask for each of {len(flat)} "
+                        f"images, and this model is called for {self._images} at a time; give one mask for all"
+                    )
+                flat = flat.repeat(len(self.rows) // len(flat), 1)
+            found.append(weight * flat.to(self.rows.device)[:, :, None])
         return found
 
     def _grid(self, tokens: int) -> tuple[int, int]:
@@ -191,7 +200,8 @@ class Attention:
 
     Args:
         function: what computes attention: ComfyUI's own, or another node's in front of it.
-        q, k, v: [B, N, C], or [B, H, N, D] with `skip_reshape`.
+        q, k, v: [B, N, C], or [B, H, N, D] with `skip_reshape`. Without it values may be [B, N, H, D], too, as they are
+            in Stable Diffusion 3.
         heads: how many.
         options: the call's other arguments by name.
     """
@@ -207,7 +217,8 @@ class Attention:
         options: dict[str, Any],
     ) -> None:
         self.function = function
-        self.q, self.k, self.v, self.heads, self.mask, self.options = q, k, v, heads, mask, options
+        self.q, self.k, self.v = q, k, v if v.ndim == q.ndim else v.flatten(2)
+        self.heads, self.mask, self.options = heads, mask, options
         self.axis = 2 if options.get("skip_reshape") else 1
         self.out_axis = 2 if options.get("skip_output_reshape") else 1
 

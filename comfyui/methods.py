@@ -10,7 +10,7 @@ from torch import Tensor
 from .guidance.attention import nag, ong, vsf
 
 Strength = float | Tensor
-"""Weight of a negative: a number, or [1, N, 1] where it has a mask."""
+"""Weight of a negative: a number, or [1 or rows, N, 1] where it has a mask."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +113,12 @@ def _closed(
     strengths: Sequence[Strength],
     weights: Sequence[float],
 ) -> Tensor | None:
-    """[1, 1, N, keys]: closed where a negative's mask is below half; None without masks."""
+    """[rows, 1, N, keys]: closed where a negative's mask is below half; None without masks."""
     if not any(isinstance(strength, Tensor) for strength in strengths):
         return None
     parts = []
     for (key, _), strength, weight in zip(negatives, strengths, weights, strict=True):
-        part = query.new_zeros(1, 1, query.shape[2], key.shape[2])
+        part = query.new_zeros(len(query), 1, query.shape[2], key.shape[2])
         if isinstance(strength, Tensor):
             acts = strength[..., 0] >= 0.5 * weight
             part = part.masked_fill(~acts[:, None, :, None], -torch.inf)

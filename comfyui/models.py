@@ -10,6 +10,9 @@ from .attention import Attention, Texts, guide, take_over
 from .methods import VSF, Method
 
 Adapter = Callable[[Texts], Any]
+_OTHER_MEANS = (
+    "{label}: parts of this model ran by other means than ComfyUI's own; take out the node that compiles it"
+)
 
 
 def adapter_for(model: Any, method: Method) -> Adapter:
@@ -121,29 +124,104 @@ def flux(texts: Texts) -> Any:
     return call()
 
 
-def joint(texts: Texts, attention: Attention, prompt: slice, spans: list[slice], own: int) -> Tensor | None:
+def sd3(texts: Texts) -> Any:
+    """Stable Diffusion 3 and 3.5: image and text in one sequence, the text first and without positions."""
+    call = texts.call
+    if call.model.context_processor is not None or call.model.register_length:
+        raise ValueError(
+            f"{texts.run.method.label} does not know models of Stable Diffusion 3's kind that refine the text, or have "
+            "registers beside it; with cfg above 1, Perp-Neg acts on every model"
+        )
+    context: Tensor = call.arguments["context"]
+    negatives = texts.contexts(context)
+    prompt, spans = _spans(context.shape[1], [negative.shape[1] for negative in negatives])
+    call.arguments["context"] = _appended(context, negatives)
+    own = texts.image_tokens(call.model.patch_size)
+    take_over(call, lambda attention: joint(texts, attention, prompt, spans, own))
+    return call()
+
+
+def qwen_image(texts: Texts) -> Any:
+    """Qwen-Image, and Qwen-Image-Edit with its reference images: as FLUX, and the text may have a mask."""
+    call = texts.call
+    context: Tensor = call.arguments["context"]
+    negatives = texts.contexts(context)
+    prompt, spans = _spans(context.shape[1], [negative.shape[1] for negative in negatives])
+    call.arguments["context"] = _appended(context, negatives)
+    call.arguments["attention_mask"] = _text_mask(texts, prompt, spans)
+    own = texts.image_tokens(call.model.patch_size) * texts.frames
+    placed = False
+
+    def place(module: Any, inputs: Any) -> Any:
+        nonlocal placed
+        placed = True
+        ids = inputs[0].clone()
+        for span in spans:
+            ids[:, span] = inputs[0][:, : span.stop - span.start]
+        return (ids, *inputs[1:])
+
+    take_over(call, lambda attention: joint(texts, attention, prompt, spans, own))
+    handle = call.model.pe_embedder.register_forward_pre_hook(place)
+    try:
+        result = call()
+    finally:
+        handle.remove()
+    if not placed:
+        raise ValueError(_OTHER_MEANS.format(label=texts.run.method.label))
+    return result
+
+
+def _text_mask(texts: Texts, prompt: slice, spans: list[slice]) -> Tensor | None:
+    """[rows, tokens] of prompt and negatives, added to the logits; None where no text has a mask."""
+    context: Tensor = texts.call.arguments["context"]
+    given = [texts.call.arguments.get("attention_mask")]
+    given += [texts.run.encoded(k).get("attention_mask") for k in texts.acting]
+    if all(mask is None for mask in given):
+        return None
+    parts = []
+    for mask, span in zip(given, [prompt, *spans], strict=True):
+        if mask is None:
+            mask = context.new_zeros(1, span.stop - span.start)
+        elif not mask.is_floating_point():
+            mask = (mask.to(context) - 1) * torch.finfo(context.dtype).max
+        parts.append(mask.to(context).reshape(len(mask), -1).expand(len(context), -1))
+    return torch.cat(parts, dim=1)
+
+
+def joint(
+    texts: Texts,
+    attention: Attention,
+    prompt: slice,
+    spans: list[slice],
+    own: int,
+    of_negative: Callable[[int], Attention] | None = None,
+) -> Tensor | None:
     """An attention over [prompt | negatives | image | reference images], each text beside the images alone.
 
     Args:
         own: how many tokens the generated image has; those of reference images behind it are left as they are.
+        of_negative: the attention as the i-th negative has it, where that is not this one.
     """
     total, count = spans[-1].stop, attention.tokens[1]
     if count < total + own or attention.tokens[0] != count:
         return None
     image = slice(total, count)
 
-    def beside(span: slice) -> tuple[Tensor, Tensor]:
+    def beside(span: slice, attention: Attention) -> tuple[Tensor, Tensor]:
         """Outputs of a text and of the images."""
         output = attention.tokens_of(attention.attended([span, image], [span, image]))
         return output[:, : span.stop - span.start], output[:, span.stop - span.start :]
 
-    stream, plain = beside(prompt)
+    def own_attention(i: int) -> Attention:
+        return attention if of_negative is None else of_negative(i)
+
+    stream, plain = beside(prompt, attention)
     streams: dict[int, Tensor] = {}
 
     def outputs() -> list[Tensor]:
         found = []
         for i, span in enumerate(spans):
-            streams[i], output = beside(span)
+            streams[i], output = beside(span, own_attention(i))
             found.append(texts.take(output[:, :own]))
         return found
 
@@ -152,7 +230,7 @@ def joint(texts: Texts, attention: Attention, prompt: slice, spans: list[slice],
     )
     for i, span in enumerate(spans):
         if i not in streams:
-            streams[i] = attention.tokens_of(attention.attended([span], [span, image]))
+            streams[i] = attention.tokens_of(own_attention(i).attended([span], [span, image]))
     parts = [stream, *(streams[i] for i in range(len(spans))), guided, plain[:, own:]]
     return attention.like_output(torch.cat(parts, dim=1))
 
@@ -187,6 +265,7 @@ def z_image(texts: Texts) -> Any:
     """Z-Image: caption and image in one sequence, the caption first and refined before by itself.
 
     Each text is filled up to a multiple of 32 tokens as it would be alone, and lies as far from the image as alone.
+    What fills the image up lies before the beginning of the text, and is elsewhere for a longer negative.
     """
     call = texts.call
     model, context = call.model, call.arguments["context"]
@@ -230,7 +309,12 @@ def z_image(texts: Texts) -> Any:
             return attention.like_output(torch.cat([attention.tokens_of(one) for one in apart], dim=1))
         if seen["attentions"] <= len(model.context_refiner) + len(model.noise_refiner):
             return None
-        return joint(texts, attention, prompt, spans, own)
+
+        def of_negative(i: int) -> Attention:
+            at = filled[0] - filled[1 + i]
+            return attention if at == 0 else _moved(attention, model.rope_embedder, total + own, at)
+
+        return joint(texts, attention, prompt, spans, own, of_negative)
 
     take_over(call, answer)
     handles = [
@@ -243,11 +327,23 @@ def z_image(texts: Texts) -> Any:
         for handle in handles:
             handle.remove()
     if not (seen["texts"] and seen["positions"]):
-        raise ValueError(
-            f"{texts.run.method.label}: parts of this model ran by other means than ComfyUI's own; take out the node "
-            "that compiles or replaces them"
-        )
+        raise ValueError(_OTHER_MEANS.format(label=texts.run.method.label))
     return result
+
+
+def _moved(attention: Attention, positions: Any, start: int, at: int) -> Attention:
+    """An attention whose keys from `start` on, which are at the position 0, are at `at`."""
+    keys = attention.k.clone()
+    ids = torch.zeros(1, 1, 3, dtype=torch.float32, device=keys.device)
+    ids[..., 0] = at
+    # [1, 1, 1, D / 2, 2, 2]; past the hook that is on it during the call
+    turn: Tensor = positions.forward(ids)
+    pairs = keys[:, :, start:].to(turn.dtype).unflatten(3, (-1, 1, 2))
+    turned = turn[..., 0] * pairs[..., 0] + turn[..., 1] * pairs[..., 1]
+    keys[:, :, start:] = turned.flatten(3).to(keys.dtype)
+    return Attention(
+        attention.function, attention.q, keys, attention.v, attention.heads, attention.mask, attention.options
+    )
 
 
 def across(texts: Texts, attention: Attention, prompt: slice, spans: list[slice]) -> Tensor:
@@ -277,7 +373,9 @@ def _spans(prompt: int, lengths: list[int]) -> tuple[slice, list[slice]]:
 
 ADAPTERS: dict[str, Adapter] = {
     "UNetModel": unet,
+    "OpenAISignatureMMDITWrapper": sd3,
     "Flux": flux,
+    "QwenImageTransformer2DModel": qwen_image,
     "WanModel": wan,
     "VaceWanModel": wan,
     "NextDiT": z_image,

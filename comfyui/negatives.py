@@ -35,7 +35,7 @@ class Negative:
         conditioning: ComfyUI's, of one text or several combined ones.
         weight: >= 0, or "auto".
         window: when it acts.
-        mask: where it acts, [1, H, W] in [0, 1]; None = everywhere.
+        mask: where it acts, [1 or images, H, W] in [0, 1]; None = everywhere.
 
     Raises:
         ValueError, TypeError: naming the input, its value and what would be right.
@@ -63,8 +63,6 @@ class Negative:
                 )
         if self.weight != AUTO and not 0 <= self.weight < float("inf"):
             raise ValueError(f"weight must be a number >= 0, got {self.weight}")
-        if self.mask is not None and self.mask.shape[0] != 1:
-            raise ValueError(f"mask of a negative must be one mask, got a batch of {self.mask.shape[0]}")
 
     @property
     def text(self) -> Any:

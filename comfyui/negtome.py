@@ -31,8 +31,8 @@ class Options:
         alpha: strength, >= 0.
         threshold: cosine above which a token is pushed.
         window: when.
-        mask: [1, H, W] where tokens are pushed, and how much.
-        reference_mask: [1, H, W] which reference tokens may be matched.
+        mask: [1 or images, H, W] where tokens are pushed, and how much.
+        reference_mask: [1 or images, H, W] which reference tokens may be matched; with `latents` one for each of them.
         max_push: bound on |push| / |token|; 0 = none.
         perpendicular: push without the component along the token itself.
     """
@@ -57,10 +57,7 @@ class Options:
         if not self.max_push >= 0:
             raise ValueError(f"max_push must be >= 0 (0 = no bound), got {self.max_push}")
         for label in ("mask", "reference_mask"):
-            mask = as_mask(getattr(self, label))
-            if mask is not None and len(mask) != 1:
-                raise ValueError(f"{label} must be one mask, got a batch of {len(mask)}")
-            object.__setattr__(self, label, mask)
+            object.__setattr__(self, label, as_mask(getattr(self, label)))
 
 
 def patch(model: Any, options: Options) -> Any:
@@ -80,6 +77,7 @@ def patch(model: Any, options: Options) -> Any:
         KEY,
         lambda guider, sigmas, latent: NegToMeRun(guider, sigmas, latent, options),
         unused="NegToMe never acted: the model made no prediction while its window was open",
+        inside=True,
     )
 
     def act(run: NegToMeRun, call: Call) -> Any:
@@ -123,7 +121,8 @@ class NegToMeRun(Run):
         options = self.options
         self.steps.check([options.window])
         self.push_mask = self.mask(options.mask, "NegToMe")
-        self.reference_mask = self.mask(options.reference_mask, "NegToMe's references")
+        references = self.batch if options.latents is None else len(options.latents)
+        self.reference_mask = self.mask(options.reference_mask, "NegToMe's references", references)
         if options.latents is None:
             if self.batch < 2:
                 raise ValueError(
@@ -202,6 +201,12 @@ class Pushes:
                 "NegToMe: masks and reference latents cannot be used where the prompt has an area, which is a part of "
                 "the image; use masks in place of areas"
             )
+        masks = (run.push_mask, run.reference_mask if run.latents is None else None)
+        if any(mask is not None and len(mask) not in (1, self.images) for mask in masks):
+            raise ValueError(
+                f"NegToMe: a mask for each image needs them together, and the model sees {self.images} at a time; "
+                "give one mask for all"
+            )
 
     @property
     def least_side(self) -> int:
@@ -219,61 +224,85 @@ class Pushes:
         if self.captures is not None:
             self.captures.tokens[place] = tokens.detach().clone()
             return tokens
-        options = self.run.options
-        mask = reference_mask = None
-        grid = (0, 0)
-        if self.run.push_mask is not None or self.run.reference_mask is not None:
-            grid = token_grid(tokens.shape[1] // self.frames, self.size)
-        if self.run.push_mask is not None:
-            mask = resize_mask(self.run.push_mask, grid).flatten(1).repeat(1, self.frames).to(tokens)
-        if self.run.reference_mask is not None:
-            reference_mask = resize_mask(self.run.reference_mask, grid).reshape(1, -1) >= 0.5
-            reference_mask = reference_mask.repeat(1, self.frames).to(tokens.device)
-        bound = options.max_push or None
-
-        def push(source: Tensor, reference: Tensor) -> Tensor:
-            allowed = reference_mask
-            if allowed is not None:
-                allowed = allowed.repeat(1, reference.shape[1] // allowed.shape[1])
-            return negtome(
-                source,
-                reference,
-                options.alpha,
-                options.threshold,
-                source_mask=mask,
-                reference_mask=allowed,
-                max_push=bound,
-                perpendicular=options.perpendicular,
-            )
-
-        if options.latents is not None:
-            return push(tokens, self.run.tokens[place].to(tokens))
+        if self.run.options.latents is not None:
+            return self._from_latents(place, tokens)
         if self.images < 2:
             # a part of the model that sees one image at a time
             raise ValueError(
-                f"NegToMe: reference={options.reference!r} needs the images of a batch together, and this model sees "
-                f"{self.images} at a time"
+                f"NegToMe: reference={self.run.options.reference!r} needs the images of a batch together, and this "
+                f"model sees {self.images} at a time"
             )
         groups = tokens.unflatten(0, (-1, self.images))
-        if options.reference == FIRST:
-            first, others = groups[:, :1], groups[:, 1:]
-            pushed = push(others.flatten(0, 1), first.expand_as(others).flatten(0, 1))
-            return torch.cat([first, pushed.unflatten(0, (-1, self.images - 1))], dim=1).flatten(0, 1)
-        if reference_mask is None:
+        return (self._from_first if self.run.options.reference == FIRST else self._from_others)(groups)
+
+    def _from_latents(self, place: Any, tokens: Tensor) -> Tensor:
+        reference = self.run.tokens[place].to(tokens)
+        assert self.run.latents is not None
+        mask = self._mask(self.run.push_mask, tokens)
+        if mask is not None and len(mask) > 1:
+            mask = mask.repeat(len(tokens) // len(mask), 1)
+        return self._pushed(tokens, reference, mask, self._allowed(tokens, len(self.run.latents)))
+
+    def _from_first(self, groups: Tensor) -> Tensor:
+        first, others = groups[:, :1], groups[:, 1:]
+        mask, allowed = self._mask(self.run.push_mask, first[:, 0]), self._allowed(first[:, 0], 1)
+        if mask is not None and len(mask) > 1:
+            mask = mask[1:].repeat(len(groups), 1)
+        pushed = self._pushed(others.flatten(0, 1), first.expand_as(others).flatten(0, 1), mask, allowed)
+        return torch.cat([first, pushed.unflatten(0, (-1, self.images - 1))], dim=1).flatten(0, 1)
+
+    def _from_others(self, groups: Tensor) -> Tensor:
+        options = self.run.options
+        mask = self._mask(self.run.push_mask, groups[:, 0])
+        allowed = self._allowed(groups[:, 0], self.images)
+        if allowed is None and (mask is None or len(mask) == 1):
             pushed, _ = negtome_others(
                 groups,
                 options.alpha,
                 options.threshold,
                 source_mask=mask,
-                max_push=bound,
+                max_push=options.max_push or None,
                 perpendicular=options.perpendicular,
             )
             return pushed.flatten(0, 1)
+        each = None if allowed is None else allowed.unflatten(1, (self.images, -1))
         results = []
         for image in range(self.images):
-            rest = torch.cat([groups[:, :image], groups[:, image + 1 :]], dim=1)
-            results.append(push(groups[:, image], rest.flatten(1, 2)))
+            others = [other for other in range(self.images) if other != image]
+            own = mask if mask is None or len(mask) == 1 else mask[image : image + 1]
+            may = None if each is None else each[:, others].flatten(1)
+            results.append(self._pushed(groups[:, image], groups[:, others].flatten(1, 2), own, may))
         return torch.stack(results, dim=1).flatten(0, 1)
+
+    def _pushed(
+        self, source: Tensor, reference: Tensor, mask: Tensor | None, allowed: Tensor | None
+    ) -> Tensor:
+        options = self.run.options
+        return negtome(
+            source,
+            reference,
+            options.alpha,
+            options.threshold,
+            source_mask=mask,
+            reference_mask=allowed,
+            max_push=options.max_push or None,
+            perpendicular=options.perpendicular,
+        )
+
+    def _mask(self, mask: Tensor | None, tokens: Tensor) -> Tensor | None:
+        """[1 or images, N] for tokens [rows, N, C]."""
+        if mask is None:
+            return None
+        grid = token_grid(tokens.shape[1] // self.frames, self.size)
+        return resize_mask(mask, grid).flatten(1).repeat(1, self.frames).to(tokens)
+
+    def _allowed(self, tokens: Tensor, references: int) -> Tensor | None:
+        """[1, references x N], which tokens of the first so many references may be matched."""
+        mask = self._mask(self.run.reference_mask, tokens)
+        if mask is None:
+            return None
+        mask = mask[:references] if len(mask) > 1 else mask.expand(references, -1)
+        return mask.reshape(1, -1) >= 0.5
 
     def check(self) -> None:
         """Refuse a call in which nothing was pushed.

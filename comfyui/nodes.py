@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from . import attention, negtome, perp_neg
+from . import attention, negtome, perp_neg, schedule
 from .methods import NAG, ONG, VSF
 from .negatives import AUTO, EITHER, TYPE, Negative, Negatives, as_mask, as_negatives
 from .windows import STEPS, UNITS, Window
@@ -38,7 +38,10 @@ def _window(stop: float, unit: str = STEPS) -> dict[str, Any]:
 _MODEL = ("MODEL", {"tooltip": "The model to sample with. Other branches of the graph keep it as it is."})
 _MASK = (
     "MASK",
-    {"tooltip": "Where in the image it acts; white is everywhere. Of any resolution, of the image's aspect."},
+    {
+        "tooltip": "Where in the image it acts; white is everywhere. Of any resolution, of the image's aspect; one for "
+        "all images, or one for each."
+    },
 )
 
 
@@ -119,7 +122,7 @@ class PerpNegNode(_Patch):
                 "model": _MODEL,
                 "negative": (EITHER, {"tooltip": _NEGATIVE.format(window="the first half of the steps")}),
                 "joint": (
-                    list(perp_neg.JOINT),
+                    list(schedule.JOINT),
                     {
                         "default": "automatic",
                         "tooltip": "Several negatives that say similar things. off: each counts in full. on: each is "
@@ -140,14 +143,47 @@ class PerpNegNode(_Patch):
                 "auto_weight": _number(
                     4.5, 0.1, 20.0, "What automatic negatives weigh where they are present.", 0.1
                 ),
+                "adaptive": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "Let a negative rest for the remaining steps, in each image by itself, once it does "
+                        "less than half of what it did at most. Saves predictions, and leaves details alone.",
+                    },
+                ),
+                "economy": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "Make the run cost about what cfg alone costs: negatives take turns, and later the "
+                        "negative prompt is predicted only now and then. With refresh_every 1 alone.",
+                    },
+                ),
+                "guidance_stop": _number(
+                    1.0,
+                    0.01,
+                    1.0,
+                    "Where cfg ends, as a fraction of the steps: behind it the prompt's prediction alone counts, at "
+                    "half the time of a step. 1 is never.",
+                    0.01,
+                ),
             }
         }
 
     def patch(
-        self, model: Any, negative: Any, joint: str, refresh_every: int, auto_weight: float
+        self,
+        model: Any,
+        negative: Any,
+        joint: str,
+        refresh_every: int,
+        auto_weight: float,
+        adaptive: bool,
+        economy: bool,
+        guidance_stop: float,
     ) -> tuple[Any]:
         negatives = as_negatives(negative, Window(0.0, 0.5, STEPS, "negative 1"))
-        return (perp_neg.patch(model, negatives, perp_neg.Options(joint, auto_weight, refresh_every)),)
+        options = schedule.Options(joint, auto_weight, refresh_every, adaptive, economy, guidance_stop)
+        return (perp_neg.patch(model, negatives, options),)
 
 
 class NegToMeNode(_Patch):
@@ -202,7 +238,9 @@ class NegToMeNode(_Patch):
                 "mask": _MASK,
                 "reference_mask": (
                     "MASK",
-                    {"tooltip": "Which part of the references is to be kept away from."},
+                    {
+                        "tooltip": "Which part of the references is to be kept away from; one for all, or one for each."
+                    },
                 ),
             },
         }

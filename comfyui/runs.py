@@ -6,8 +6,10 @@ sees it; and it puts the negatives among the guider's conditionings, which Comfy
 prompt's.
 """
 
+import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +20,11 @@ from .windows import Steps, Window
 
 AUXILIARY = "negguide auxiliary"
 """In `transformer_options` of a forward that is no prediction of the prompt: of a negative, or of a reference."""
+
+# The key under which ComfyUI's nodes compile a model.
+_COMPILED = "torch.compile"
+# Denoisers whose forward calls none of the wrappers that ComfyUI has for denoisers.
+_WITHOUT_WRAPPERS = ("OpenAISignatureMMDITWrapper",)
 
 # Of the prompt's conditioning, what a negative never takes over: its text, and where and when it acts.
 _OWN = (
@@ -60,14 +67,23 @@ class Run:
     def prepare(self) -> None:
         """Everything that needs the run to have begun, and may refuse it."""
 
-    def mask(self, mask: Tensor | None, owner: str) -> Tensor | None:
-        """A mask at the size of the latents.
+    def mask(self, mask: Tensor | None, owner: str, images: int = 0) -> Tensor | None:
+        """A mask at the size of the latents, [1 or images, 1, h, w].
+
+        Args:
+            images: how many images it is for; 0 = those of the batch.
 
         Raises:
-            ValueError: it does not lie over them.
+            ValueError: it does not lie over them, or there are masks for another number of images.
         """
         if mask is None:
             return None
+        images = images or self.batch
+        if len(mask) not in (1, images):
+            raise ValueError(
+                f"mask of {owner} must be one mask for all images, or one for each of the {images}, got a batch of "
+                f"{len(mask)}"
+            )
         if self.axes not in (4, 5):
             raise ValueError(f"mask of {owner}: latents of {self.axes} axes are no images or videos")
         return mask_over(mask, self.latent_size, owner)
@@ -79,6 +95,7 @@ def around_run(
     make: Callable[[Any, Tensor, Tensor], Run],
     negatives: Sequence[Negative] = (),
     unused: str = "",
+    inside: bool = False,
 ) -> None:
     """Let each sampling run with this model have a `Run` under `key` in its `transformer_options`.
 
@@ -88,6 +105,8 @@ def around_run(
         make: (guider, sigmas, latent) -> the run.
         negatives: put among the conditionings as `name(key, i)`.
         unused: what to say where a run never came to use.
+        inside: whether the node acts inside the denoiser. A compiled one would do in each run what it did in the first,
+            since ComfyUI has torch.compile disregard what stands in `transformer_options`; it is refused.
 
     Raises:
         ValueError: the model has such a node already.
@@ -101,6 +120,10 @@ def around_run(
         executor: Any, noise: Any, latent: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any
     ) -> Any:
         guider = executor.class_obj
+        if inside and guider.model_patcher.get_wrappers(WrappersMP.APPLY_MODEL, _COMPILED):
+            raise ValueError(
+                f"{key} acts inside the model, and this one is compiled; take out the node that compiles it"
+            )
         options = guider.model_options.setdefault("transformer_options", {})
         names = [name(key, i) for i in range(len(negatives))]
         for label, negative in zip(names, negatives, strict=True):
@@ -179,7 +202,37 @@ def around_denoiser(patcher: Any, key: str, act: Callable[[Run, "Call"], Any]) -
             )
         return act(place.run, call)
 
-    patcher.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, key, denoise)
+    if type(patcher.model.diffusion_model).__name__ not in _WITHOUT_WRAPPERS:
+        patcher.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, key, denoise)
+        return
+
+    def apply(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        with _wrapped(executor.class_obj.diffusion_model, denoise):
+            return executor(*args, **kwargs)
+
+    patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, key, apply)
+
+
+@contextmanager
+def _wrapped(denoiser: Any, wrapper: Callable[..., Any]) -> Iterator[None]:
+    """A wrapper of a denoiser that asks for none itself, while this is open."""
+    from comfy.patcher_extension import WrapperExecutor
+
+    before = denoiser.__dict__.get("forward")
+    around = WrapperExecutor.new_class_executor(denoiser.forward, denoiser, [wrapper])
+
+    @functools.wraps(denoiser.forward)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return around.execute(*args, **kwargs)
+
+    denoiser.forward = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del denoiser.forward
+        else:
+            denoiser.forward = before
 
 
 class Call:

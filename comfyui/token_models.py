@@ -70,6 +70,24 @@ def flux(pushes: Pushes) -> Any:
         return pushes.call()
 
 
+def sd3(pushes: Pushes) -> Any:
+    """Stable Diffusion 3 and 3.5: the joint attention of every block, and not the second one of the image alone."""
+    own = _patches(pushes, pushes.call.model.patch_size)
+    with _Hooks(pushes) as hooks:
+        for i, block in enumerate(pushes.call.model.joint_blocks):
+            hooks.behind(i, block.x_block.attn.proj, lambda tokens: slice(0, own))
+        return pushes.call()
+
+
+def qwen_image(pushes: Pushes) -> Any:
+    """Qwen-Image, and Qwen-Image-Edit, whose reference images stay as they are: every block."""
+    own = _patches(pushes, pushes.call.model.patch_size) * pushes.frames
+    with _Hooks(pushes) as hooks:
+        for i, block in enumerate(pushes.call.model.transformer_blocks):
+            hooks.behind(i, block.attn.to_out[0], lambda tokens: slice(0, own))
+        return pushes.call()
+
+
 def wan(pushes: Pushes) -> Any:
     """Wan: the self-attention of every block."""
     own = _patches(pushes, pushes.call.model.patch_size[1]) * pushes.frames
@@ -157,7 +175,9 @@ def _all_of(tokens: int, own: int) -> slice:
 
 ADAPTERS: dict[str, Adapter] = {
     "UNetModel": unet,
+    "OpenAISignatureMMDITWrapper": sd3,
     "Flux": flux,
+    "QwenImageTransformer2DModel": qwen_image,
     "WanModel": wan,
     "NextDiT": next_dit,
 }

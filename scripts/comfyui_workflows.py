@@ -115,7 +115,7 @@ def perp_neg() -> Workflow:
         negatives=one,
     )
     (patched,) = flow(
-        *("NegguidePerpNeg", (1100, 40), (280, 140), ["automatic", 1, 4.5], ["MODEL"]),
+        *("NegguidePerpNeg", (1100, 40), (280, 220), ["automatic", 1, 4.5, False, False, 1.0], ["MODEL"]),
         model=model,
         negative=both,
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from comfyui_both import Both
 from comfyui_server import ROOT, Server
 from comfyui_toy import PROMPT, SCALE, SEED, STEPS, Toy
 from diffusers import DDIMScheduler
@@ -103,3 +104,21 @@ def diffusers_latents(embedded: Any) -> Callable[..., torch.Tensor]:
         return images
 
     return sample
+
+
+@pytest.fixture(scope="session")
+def built() -> dict[tuple[str, str], Both]:
+    return {}
+
+
+@pytest.fixture
+def both(
+    comfyui: Server, tmp_path_factory: pytest.TempPathFactory, built: dict[tuple[str, str], Both]
+) -> Callable[[str], Both]:
+    def get(kind: str) -> Both:
+        key = (comfyui.version, kind)
+        if key not in built:
+            built[key] = Both(comfyui, tmp_path_factory.mktemp(kind), kind)
+        return built[key]
+
+    return get

@@ -57,6 +57,26 @@ def test_several_negatives_have_weights_windows_and_masks(
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_each_image_may_have_a_mask_of_its_own(toy: Toy, name: str) -> None:
+    graph, model = toy.graph()
+    masks = torch.cat([MASK, torch.ones_like(MASK), MASK.flip(2)])
+    noise = torch.randn(3, 8, 16, 16, generator=torch.manual_seed(SEED))
+    before = negative(graph, toy, NEGATIVES[1], stop=1.0)
+
+    def patched(mask: torch.Tensor) -> Link:
+        both = negative(graph, toy, NEGATIVES[0], stop=1.0, mask=toy.mask(graph, mask), negatives=before)
+        return in_attention(graph, name, model, both)
+
+    alone = []
+    for i in range(3):
+        own = patched(masks[i : i + 1])
+        alone.append(toy.sampled_by(graph, toy.guider(graph, own), own, noise=noise[i : i + 1]))
+    batch, *images = toy.server.latents(graph, toy.sampled(graph, patched(masks), batch=3), *alone)
+    assert rms(batch, torch.cat(images)) < SAME
+    assert rms(batch[:1], images[2]) > 20 * SAME
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_a_batch_is_what_its_images_are_alone(toy: Toy, name: str) -> None:
     graph, model = toy.graph()
     patched = in_attention(graph, name, model, toy.text(graph, NEGATIVES[0]))

@@ -62,6 +62,50 @@ def test_masks_say_where(toy: Toy, diffusers_latents: Diffusers, name: str) -> N
         assert rms(one, diffusers_latents(NegToMe(name, **WINDOW, **given), batch=3)) < SAME
 
 
+@pytest.mark.parametrize("name", ["others", "first"])
+def test_each_image_may_have_a_mask_of_its_own(toy: Toy, name: str) -> None:
+    """The same mask for each is that mask; without one of them that image alone stays as it is."""
+    graph, model = toy.graph()
+    options = {"reference": name, "alpha": 2.0, "threshold": 0.3}
+    same, one, other, whole, plain = toy.server.latents(
+        graph,
+        *(
+            toy.sampled(graph, negtome(graph, model, mask=toy.mask(graph, mask), **options), batch=3)
+            for mask in (
+                MASK.expand(3, -1, -1),
+                MASK,
+                torch.stack([torch.zeros_like(MASK[0]), torch.zeros_like(MASK[0]), torch.ones_like(MASK[0])]),
+            )
+        ),
+        toy.sampled(graph, negtome(graph, model, **options), batch=3),
+        toy.sampled(graph, model, batch=3),
+    )
+    assert rms(same, one) < SAME
+    assert rms(other[:2], plain[:2]) < SAME
+    assert rms(other[2], plain[2]) > 10 * SAME and rms(whole[1], plain[1]) > 10 * SAME
+
+
+def test_each_reference_latent_may_have_a_mask_of_its_own(
+    toy: Toy, reference: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    """Two references, of which one may not be matched, are the other alone."""
+    graph, model = toy.graph()
+    images = [reference[1][:1], -reference[1][:1]]
+    two = graph("TestLoadTensor", file=toy.files(latent=torch.cat(images)))
+    pushed = {"alpha": 2.0, "threshold": 0.3}
+    links = []
+    for i, image in enumerate(images):
+        masks = torch.zeros(2, 32, 32)
+        masks[i] = 1
+        given = {"reference_latent": two, "reference_mask": toy.mask(graph, masks)}
+        links.append(toy.sampled(graph, negtome(graph, model, **given, **pushed)))
+        one = graph("TestLoadTensor", file=toy.files(latent=image))
+        links.append(toy.sampled(graph, negtome(graph, model, reference_latent=one, **pushed)))
+    first, first_alone, second, second_alone = toy.server.latents(graph, *links)
+    assert rms(first, first_alone) < SAME and rms(second, second_alone) < SAME
+    assert rms(first, second) > 10 * SAME
+
+
 def test_a_reference_latent_is_kept_away_from(
     toy: Toy, diffusers_latents: Diffusers, reference: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
@@ -130,14 +174,14 @@ def bad_window(graph: Graph, toy: Toy, model: Link) -> Link:
 
 
 def bad_masks(graph: Graph, toy: Toy, model: Link) -> Link:
-    return toy.sampled(graph, negtome(graph, model, mask=toy.mask(graph, torch.ones(2, 16, 16))), batch=2)
+    return toy.sampled(graph, negtome(graph, model, mask=toy.mask(graph, torch.ones(2, 16, 16))), batch=3)
 
 
 BAD = {
     bad_batch: "NegToMe: reference='others' needs at least 2 images in the batch, got 1",
     bad_size: "reference_latent of NegToMe is 16x8 .* the latents are 16x16",
     bad_window: "NegToMe: no step lies from start=0.01 to stop=0.02 .in noise.",
-    bad_masks: "mask must be one mask, got a batch of 2",
+    bad_masks: "mask of NegToMe must be one mask for all images, or one for each of the 3, got a batch of 2",
 }
 
 

@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from negguide import Negative, Timestep
+from negguide.integration.hooks.step_tracking import Step
+from negguide.integration.runtime import economy
 from negguide.methods.window import Window
 
 ROOT = Path(__file__).parents[2]
@@ -117,6 +119,36 @@ def test_windows_are_those_of_negguide(pack: ModuleType, count: int, start: floa
         assert held == theirs.steps(timesteps)
 
 
+@pytest.mark.parametrize("count", [1, 4, 10, 28])
+@pytest.mark.parametrize("from_noise", [True, False])
+def test_economy_leaves_out_what_it_does_in_negguide(pack: ModuleType, count: int, from_noise: bool) -> None:
+    schedule = tuple(1000.0 * (1 - i / count) for i in range(count))
+    gone = tuple(1 - t / 1000 for t in schedule)
+    for index in range(count):
+        ours = part("windows").Step(index, count, gone, from_noise)
+        theirs = Step(index, count, schedule=schedule, from_noise=from_noise)
+        assert part("schedule").evaluates_uncond(ours) == economy.evaluates_uncond(index, count)
+        for negatives in (1, 2, 5):
+            for turn in range(negatives):
+                given = (turn, negatives)
+                assert part("schedule").evaluates_negative(*given, ours) == economy.evaluates_negative(
+                    *given, theirs
+                )
+
+
+BAD_PERP_NEG = [
+    ({"guidance_stop": 0.0}, "guidance_stop must be a fraction of the steps"),
+    ({"economy": True, "refresh_every": 3}, "refresh_every=3 cannot be given beside economy"),
+    ({"joint": "maybe"}, "joint must be one of"),
+]
+
+
+@pytest.mark.parametrize(("given", "said"), BAD_PERP_NEG)
+def test_bad_options_of_perp_neg_are_refused(pack: ModuleType, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        part("schedule").Options(**given)
+
+
 @pytest.mark.parametrize(("start", "stop"), [(0.5, 0.5), (0.6, 0.5), (-0.1, 0.5), (0.0, 1.1)])
 def test_windows_that_end_before_they_begin_are_refused(pack: ModuleType, start: float, stop: float) -> None:
     with pytest.raises(ValueError, match="negative 2: start and stop must satisfy"):
@@ -133,7 +165,8 @@ def test_defaults_are_those_of_negguide(pack: ModuleType) -> None:
         method = getattr(negguide, node)("x")
         for name in names:
             assert default(node, name) == getattr(method, name)
-    assert default("PerpNeg", "auto_weight") == negguide.PerpNeg("x").auto_weight
+    for name in ("auto_weight", "refresh_every", "adaptive", "economy", "guidance_stop"):
+        assert default("PerpNeg", name) == getattr(negguide.PerpNeg("x"), name)
     assert default("NegToMe", "alpha") == negguide.NegToMe().alpha
     assert default("Negative", "weight") == Negative("x").weight
 
@@ -152,7 +185,6 @@ BAD_NEGATIVES = {
     "hooks": ({"conditioning": [[torch.ones(1), {"hooks": 1}]]}, "has hooks"),
     "weight": ({"weight": -1.0}, "weight must be a number >= 0, got -1.0"),
     "nan": ({"weight": float("nan")}, "weight must be a number >= 0, got nan"),
-    "masks": ({"mask": torch.ones(2, 4, 4)}, "must be one mask, got a batch of 2"),
     "values": ({"mask": torch.full((4, 4), 2.0)}, "from 0 to 1"),
 }
 

@@ -101,6 +101,83 @@ def test_a_mask_says_where(toy: Toy, diffusers_latents: Diffusers) -> None:
     assert rms(acted, diffusers_latents(PerpNeg(Negative(NEGATIVES[0], stop=1.0)))) > 20 * SAME
 
 
+# of a run of 10 steps: as the node has it, and as negguide has it
+LEFT_OUT: dict[str, tuple[list[dict[str, Any]], dict[str, Any], list[Negative], dict[str, Any]]] = {
+    "adaptive": (
+        [{"stop": 1.0}, {"weight": 2.0, "stop": 1.0}],
+        {"adaptive": True},
+        [Negative(NEGATIVES[0], stop=1.0), Negative(NEGATIVES[1], 2.0, stop=1.0)],
+        {"adaptive": True},
+    ),
+    "economy": (
+        [{"stop": 0.75}, {"start": 0.25, "stop": 1.0}],
+        {"economy": True},
+        [Negative(NEGATIVES[0], stop=0.75), Negative(NEGATIVES[1], start=0.25, stop=1.0)],
+        {"economy": True},
+    ),
+    "automatic economy": (
+        [{"automatic": True, "stop": 1.0}, {"automatic": True, "stop": 0.75}],
+        {"economy": True},
+        [Negative(NEGATIVES[0], "auto", stop=1.0), Negative(NEGATIVES[1], "auto", stop=0.75)],
+        {"economy": True},
+    ),
+    "an end of guidance": (
+        [{"stop": 1.0}],
+        {"guidance_stop": 0.6},
+        [Negative(NEGATIVES[0], stop=1.0)],
+        {"guidance_stop": 0.6},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_what_is_left_out_is_what_negguide_leaves_out(
+    toy: Toy, diffusers_latents: Diffusers, name: str
+) -> None:
+    nodes, options, negatives, same = LEFT_OUT[name]
+    graph, model = toy.graph()
+    chained = chain(graph, toy, nodes)
+    found, every = toy.server.latents(
+        graph,
+        *(
+            toy.sampled(graph, perp_neg(graph, model, chained, **given), batch=2, steps=10)
+            for given in (options, {})
+        ),
+    )
+    right = diffusers_latents(PerpNeg(*negatives, **same), batch=2, num_inference_steps=10)
+    assert rms(found, right) < SAME
+    assert rms(found, every) > 10 * SAME
+
+
+def test_leaving_predictions_out_is_refused_beside_another_node_that_makes_them(toy: Toy) -> None:
+    graph, model = toy.graph()
+    text = toy.text(graph, NEGATIVES[0])
+    before = perp_neg(graph, graph("TestPredictions", model=model), text, economy=True)
+    behind = graph("TestPredictions", model=perp_neg(graph, model, text, guidance_stop=0.6))
+    for patched in (before, behind):
+        with pytest.raises(GraphError, match="economy and guidance_stop leave predictions out"):
+            toy.server.latents(graph, toy.sampled(graph, patched))
+
+
+def test_each_image_may_have_a_mask_of_its_own(toy: Toy, diffusers_latents: Diffusers) -> None:
+    graph, model = toy.graph()
+    masks = torch.cat([MASK, torch.ones_like(MASK), MASK.flip(2)])
+    noise = torch.randn(3, 8, 16, 16, generator=torch.manual_seed(SEED))
+    both = negative(graph, toy, NEGATIVES[1])
+
+    def patched(mask: torch.Tensor) -> Link:
+        first = negative(graph, toy, NEGATIVES[0], mask=toy.mask(graph, mask), negatives=both)
+        return perp_neg(graph, model, first)
+
+    alone = []
+    for i in range(3):
+        own = patched(masks[i : i + 1])
+        alone.append(toy.sampled_by(graph, toy.guider(graph, own), own, noise=noise[i : i + 1]))
+    batch, *images = toy.server.latents(graph, toy.sampled(graph, patched(masks), batch=3), *alone)
+    assert rms(batch, torch.cat(images)) < SAME
+    assert rms(batch[:1], images[2]) > 20 * SAME
+
+
 def test_a_batch_is_what_its_images_are_alone(toy: Toy, diffusers_latents: Diffusers) -> None:
     graph, model = toy.graph()
     patched = perp_neg(graph, model, chain(graph, toy, [{}, {"automatic": True}]), joint="on")
@@ -283,7 +360,25 @@ def bad_twice(graph: Graph, toy: Toy, model: Link) -> Link:
     return toy.sampled(graph, perp_neg(graph, once, toy.text(graph, NEGATIVES[1])))
 
 
+def bad_economy(graph: Graph, toy: Toy, model: Link) -> Link:
+    text = toy.text(graph, NEGATIVES[0])
+    return toy.sampled(graph, perp_neg(graph, model, text, economy=True, refresh_every=2))
+
+
+def bad_end(graph: Graph, toy: Toy, model: Link) -> Link:
+    late = negative(graph, toy, NEGATIVES[0], start=0.6, stop=1.0)
+    return toy.sampled(graph, perp_neg(graph, model, late, guidance_stop=0.5))
+
+
+def bad_masks(graph: Graph, toy: Toy, model: Link) -> Link:
+    masked = negative(graph, toy, NEGATIVES[0], mask=toy.mask(graph, torch.ones(2, 16, 16)))
+    return toy.sampled(graph, perp_neg(graph, model, masked), batch=3)
+
+
 BAD = {
+    bad_economy: "refresh_every=2 cannot be given beside economy",
+    bad_end: "negative 1 acts from 0.6 on, and guidance_stop=0.5 ends guidance before that",
+    bad_masks: "mask of negative 1 must be one mask for all images, or one for each of the 3, got a batch of 2",
     bad_cfg: "Perp-Neg needs guidance and cfg is 1",
     bad_guider: "Perp-Neg needs guidance and cfg is 1",
     bad_dual: "Perp-Neg never acted: this guider",

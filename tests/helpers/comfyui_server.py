@@ -131,7 +131,9 @@ class Server:
         status = history[key]["status"]
         if status["status_str"] != "success":
             errors = [data for kind, data in status["messages"] if kind == "execution_error"]
-            raise GraphError("; ".join(error["exception_message"] for error in errors))
+            interrupted = any(kind == "execution_interrupted" for kind, _ in status["messages"])
+            texts = [error["exception_message"] for error in errors]
+            raise GraphError("; ".join(["interrupted"] * interrupted + texts))
 
     def latents(self, graph: Graph, *samples: Link) -> list[torch.Tensor]:
         """Run a graph; what comes out at these links."""

@@ -80,7 +80,14 @@ def negative(graph: Graph, toy: Toy, text: str, **options: Any) -> Link:
 
 def perp_neg(graph: Graph, model: Link, negatives: Link, **options: Any) -> Link:
     """The node Perp-Neg with its defaults."""
-    given = {"joint": "automatic", "refresh_every": 1, "auto_weight": 4.5, **options}
+    given = {
+        "joint": "automatic",
+        "refresh_every": 1,
+        "auto_weight": 4.5,
+        "adaptive": False,
+        "economy": False,
+    }
+    given |= {"guidance_stop": 1.0, **options}
     return graph("NegguidePerpNeg", model=model, negative=negatives, **given)
 
 

@@ -16,7 +16,8 @@ import comfy.utils
 import torch
 from safetensors.torch import load_file, save_file
 
-from .transformers import LoadTransformer, Sigmas
+from . import beside
+from .transformers import LoadTransformer, Sigmas, Vace
 
 CHANGED = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_v.weight"
 
@@ -198,6 +199,26 @@ class ChangeWeights:
         return (patched,)
 
 
+class Predictions:
+    """What a node does that computes the predictions of prompt and negative prompt itself."""
+
+    FUNCTION, CATEGORY, RETURN_TYPES = "patch", "tests", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}}
+
+    def patch(self, model):
+        patched = model.clone()
+
+        def evaluate(args):
+            given = (args[name] for name in ("model", "conds", "input", "sigma", "model_options"))
+            return comfy.samplers.calc_cond_batch(*given)
+
+        patched.set_model_sampler_calc_cond_batch_function(evaluate)
+        return (patched,)
+
+
 class Added:
     """What ComfyUI asks of a ControlNet; it adds a number in the middle of the UNet."""
 
@@ -268,9 +289,12 @@ NODE_CLASS_MAPPINGS = {
         SaveTensor,
         ReplaceCrossAttention,
         ChangeWeights,
+        Predictions,
         Control,
         Imported,
         LoadTransformer,
         Sigmas,
+        Vace,
+        *beside.KINDS,
     )
 }

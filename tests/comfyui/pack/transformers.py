@@ -26,6 +26,8 @@ FLUX2 = (
     (r"stream_modulation(.*)\.linear\.", r"stream_modulation\1.lin."),
 )
 WAN = (
+    (r"vace_blocks\.(\d+)\.proj_in", r"vace_blocks.\1.before_proj"),
+    (r"vace_blocks\.(\d+)\.proj_out", r"vace_blocks.\1.after_proj"),
     (r"condition_embedder\.time_embedder\.linear_1", "time_embedding.0"),
     (r"condition_embedder\.time_embedder\.linear_2", "time_embedding.2"),
     (r"condition_embedder\.time_proj", "time_projection.1"),
@@ -41,6 +43,21 @@ WAN = (
     (r"^proj_out\.", "head.head."),
     (r"^scale_shift_table", "head.modulation"),
     (r"scale_shift_table", "modulation"),
+)
+
+
+LUMINA2 = (
+    (r"time_caption_embed\.timestep_embedder\.linear_1", "t_embedder.mlp.0"),
+    (r"time_caption_embed\.timestep_embedder\.linear_2", "t_embedder.mlp.2"),
+    (r"time_caption_embed\.caption_embedder", "cap_embedder"),
+    (r"attn\.norm_([qk])\.", r"attention.\1_norm."),
+    (r"attn\.to_out\.0\.", "attention.out."),
+    (r"feed_forward\.linear_", "feed_forward.w"),
+    (r"\.norm1\.linear\.", ".adaLN_modulation.1."),
+    (r"\.norm1\.(norm\.)?", ".attention_norm1."),
+    (r"\.norm2\.", ".attention_norm2."),
+    (r"^norm_out\.linear_1", "final_layer.adaLN_modulation.1"),
+    (r"^norm_out\.linear_2", "final_layer.linear"),
 )
 
 
@@ -83,6 +100,37 @@ def wan(known):
     return unet, comfy.model_base.WAN21, {"shift": 3.0}, known["in_channels"]
 
 
+def vace(known):
+    unet, _, *rest = wan(known)
+    unet |= {
+        "model_type": "vace",
+        "vace_layers": len(known["vace_layers"]),
+        "vace_in_dim": known["vace_in_channels"],
+    }
+    return unet, comfy.model_base.WAN21_Vace, *rest
+
+
+def lumina2(known):
+    unet = {
+        "patch_size": known["patch_size"],
+        "in_channels": known["in_channels"],
+        "dim": known["hidden_size"],
+        "n_layers": known["num_layers"],
+        "n_refiner_layers": known["num_refiner_layers"],
+        "n_heads": known["num_attention_heads"],
+        "n_kv_heads": known["num_kv_heads"],
+        "multiple_of": known["multiple_of"],
+        "ffn_dim_multiplier": 4.0,
+        "norm_eps": known["norm_eps"],
+        "qk_norm": True,
+        "cap_feat_dim": known["cap_feat_dim"],
+        "axes_dims": known["axes_dim_rope"],
+        "axes_lens": known["axes_lens"],
+        "rope_theta": 10000.0,
+    }
+    return unet, comfy.model_base.Lumina2, {"multiplier": 1.0, "shift": 3.0}, known["in_channels"]
+
+
 def z_image(known):
     unet = {
         "patch_size": 2,
@@ -108,6 +156,42 @@ def z_image(known):
     return unet, comfy.model_base.Lumina2, {"multiplier": 1.0, "shift": 3.0}, known["in_channels"]
 
 
+def sd3(known):
+    width = known["num_attention_heads"] * known["attention_head_dim"]
+    unet = {
+        "input_size": None,
+        "patch_size": known["patch_size"],
+        "in_channels": known["in_channels"],
+        # heads, and 64 channels for each
+        "depth": known["num_attention_heads"],
+        "num_blocks": known["num_layers"],
+        "adm_in_channels": known["pooled_projection_dim"],
+        "context_embedder_config": {
+            "target": "torch.nn.Linear",
+            "params": {"in_features": known["joint_attention_dim"], "out_features": width},
+        },
+        "pos_embed_max_size": known["pos_embed_max_size"],
+        "num_patches": known["pos_embed_max_size"] ** 2,
+        "qk_norm": {"rms_norm": "rms", None: None}[known["qk_norm"]],
+        "x_block_self_attn_layers": list(known["dual_attention_layers"]),
+        "context_size": known["joint_attention_dim"],
+    }
+    return unet, comfy.model_base.SD3, {"shift": 3.0}, known["in_channels"]
+
+
+def qwen_image(known):
+    unet = {
+        "in_channels": known["in_channels"],
+        "out_channels": known["out_channels"],
+        "num_layers": known["num_layers"],
+        "attention_head_dim": known["attention_head_dim"],
+        "num_attention_heads": known["num_attention_heads"],
+        "joint_attention_dim": known["joint_attention_dim"],
+        "axes_dims_rope": tuple(known["axes_dims_rope"]),
+    }
+    return unet, comfy.model_base.QwenImage, {"multiplier": 1.0, "shift": 3.0}, known["out_channels"]
+
+
 def flux2(known):
     unet, *rest = flux({**known, "pooled_projection_dim": None})
     unet |= {
@@ -127,6 +211,18 @@ def flux2(known):
     return unet, *rest[:-1], known["in_channels"]
 
 
+KINDS = {
+    "flux": flux,
+    "flux2": flux2,
+    "wan": wan,
+    "z_image": z_image,
+    "sd3": sd3,
+    "qwen_image": qwen_image,
+    "lumina2": lumina2,
+    "vace": vace,
+}
+
+
 def renamed(keys, patterns):
     names = {}
     for key in keys:
@@ -141,8 +237,22 @@ def names_of(kind, weights, known):
     """{diffusers' name of a weight: its place in ComfyUI's model}."""
     if kind == "z_image":
         return comfy.utils.z_image_to_diffusers(known)
-    if kind == "wan":
+    if kind in ("wan", "vace"):
         return renamed(weights, WAN)
+    if kind == "lumina2":
+        names = renamed(weights, LUMINA2)
+        for key in names:
+            # one weight for all three, and fewer keys and values than queries
+            if at := re.search(r"^(.*)attn\.to_([qkv])\.weight", key):
+                names[key] = (f"{at[1]}attention.qkv.weight", ("qkv".index(at[2]),) * 2)
+        return names
+    if kind == "qwen_image":
+        # ComfyUI took them over as they are
+        return {key: key for key in weights}
+    if kind == "sd3":
+        return comfy.utils.mmdit_to_diffusers(
+            {"depth": known["num_attention_heads"], "num_blocks": known["num_layers"]}
+        )
     width = known["num_attention_heads"] * known["attention_head_dim"]
     layers = {"depth": known["num_layers"], "depth_single_blocks": known["num_single_layers"]}
     names = comfy.utils.flux_to_diffusers({**layers, "hidden_size": width})
@@ -180,13 +290,11 @@ class LoadTransformer:
     def load(self, folder, kind, other=False):
         known = json.loads((Path(folder) / "config.json").read_text())
         weights = load_file(Path(folder) / "diffusion_pytorch_model.safetensors")
-        unet, base, sampling, channels = {"flux": flux, "flux2": flux2, "wan": wan, "z_image": z_image}[kind](
-            known
-        )
+        unet, base, sampling, channels = KINDS[kind](known)
 
         class Latents(comfy.latent_formats.LatentFormat):
             latent_channels = channels
-            latent_dimensions = 3 if kind == "wan" else 2
+            latent_dimensions = 3 if kind in ("wan", "vace", "qwen_image") else 2
 
         nothing_more = {}
 
@@ -199,7 +307,7 @@ class LoadTransformer:
         model = base(Config({**unet, "dtype": torch.float32}))
         names = names_of(kind, weights, known)
         weights = {key: value.float() for key, value in placed(weights, names).items()}
-        if kind == "z_image":
+        if kind in ("z_image", "lumina2"):
             # an older ComfyUI has a norm that nothing goes through
             unused = {
                 key: value for key, value in model.diffusion_model.state_dict().items() if "norm_final" in key
@@ -217,6 +325,21 @@ class LoadTransformer:
             model.diffusion_model.__class__ = type("OtherModel", (type(model.diffusion_model),), {})
         device = comfy.model_management.get_torch_device()
         return (comfy.model_patcher.ModelPatcher(model, device, torch.device("cpu")),)
+
+
+class Vace:
+    """A conditioning with what Wan VACE is given, as its node makes it: frames of a video, and their mask."""
+
+    FUNCTION, CATEGORY, RETURN_TYPES = "set", "tests", ("CONDITIONING",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"conditioning": ("CONDITIONING",), "file": ("STRING", {})}}
+
+    def set(self, conditioning, file):
+        found = load_file(file)
+        more = {"vace_frames": [found["frames"]], "vace_mask": [found["mask"]], "vace_strength": [1.0]}
+        return ([[text, {**options, **more}] for text, options in conditioning],)
 
 
 class Sigmas:
