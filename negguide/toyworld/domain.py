@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -99,6 +99,9 @@ FLOW_DEFAULTS = Defaults(
     attention=frozen(vsf=frozen(scale=1.5, orthogonal=True)),
 )
 
+# of VSF it keeps less than the four-step model
+DISTILLED_DEFAULTS = replace(FLOW_DEFAULTS, attention=frozen(vsf=frozen(scale=1.0, orthogonal=True)))
+
 # FLUX's pipeline draws 1024x1024 from 512 tokens unless told
 _FLOW_CALL = frozen(height=64, width=64, max_sequence_length=64)
 
@@ -135,7 +138,7 @@ EMBEDDED: Mapping[str, ToyworldModel] = MappingProxyType(
                 steps=20,
                 draft_steps=12,
                 call=frozen(**_FLOW_CALL, guidance_scale=4.0),
-                defaults=FLOW_DEFAULTS,
+                defaults=DISTILLED_DEFAULTS,
                 base=TOYWORLD_FLOW,
             ),
             ToyworldModel(
