@@ -7,7 +7,6 @@ import pytest
 import torch
 from comfyui_server import Graph, GraphError, Link
 from comfyui_toy import NEGATIVES, SEED, Toy, negtome, perp_neg, rms
-from tiny_pipelines import assert_same_but_for_ties
 
 from negguide import NegToMe, PerpNeg, Timestep
 
@@ -60,7 +59,9 @@ def test_masks_say_where(toy: Toy, diffusers_latents: Diffusers, name: str) -> N
     found = toy.server.latents(graph, *(toy.sampled(graph, one, batch=3) for one in (masked, matched)))
     options = ({"mask": MASK[0]}, {"reference_mask": MASK[0].flip(1)})
     for one, given in zip(found, options, strict=True):
-        assert_same_but_for_ties(one, diffusers_latents(NegToMe(name, **WINDOW, **given), batch=3))
+        # on some processors one more token goes the other way here: 7.3e-4
+        assert rms(one, diffusers_latents(NegToMe(name, **WINDOW, **given), batch=3)) < 2 * SAME
+    assert rms(*found) > 20 * SAME
 
 
 @pytest.mark.parametrize("name", ["others", "first"])
