@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import random
-import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +21,7 @@ from PIL import Image
 from report import (
     arguments,
     call_of,
+    chosen_rows,
     file_stem,
     models,
     own_steps,
@@ -139,7 +139,8 @@ def main() -> None:
     path = args.out / f"{file_stem('diversity', args.model)}.json"
     rows = rows_so_far(path, settings, args.model)
     done = {row["name"] for row in rows}
-    left = [cell for cell in cells if cell[0] not in done and re.search(args.only, cell[0])]
+    wanted = chosen_rows([cell[0] for cell in cells], args.only)
+    left = [cell for cell in cells if cell[0] in wanted and cell[0] not in done]
     for name, asked, seed, method in tqdm(left, desc="diversity"):
         rates = zip(
             FIGURES, measure(pipe, judge, prompts, asked, args.first_seed + seed, method), strict=True

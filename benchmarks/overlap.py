@@ -334,10 +334,15 @@ def main() -> None:
     if args.suite not in SUITES:
         raise SystemExit(f"--suite: {args.suite} is none of {', '.join(SUITES)}")
     rest = chosen(args.methods)
+    options = {"max_sequence_length": args.max_sequence_length} if args.max_sequence_length else {}
+    others = [
+        method for method, _ in rest if not options.keys() <= options_of(METHODS.get(method, PerpNeg)).keys()
+    ]
+    if others:
+        raise SystemExit(f"--max-sequence-length is of methods in attention space, which {others[0]} is not")
     suite = SUITES[args.suite]
     pipe, judge = models(args.model)
     scale = args.guidance_scale or own_guidance_scale(pipe, guided=False)
-    options = {"max_sequence_length": args.max_sequence_length} if args.max_sequence_length else {}
     images, steps = args.seeds_per_pair or suite.images, args.steps or steps_of(args.model)
     sampling = Sampling(images, steps, scale, options)
     measurement = Measurement(pipe, judge, suite, sampling)

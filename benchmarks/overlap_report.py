@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,8 @@ def plot(rows: list[dict[str, Any]], path: Path, title: str, kind: str) -> None:
                 )
         axes.set_xlabel(across_label)
         axes.set_ylabel(up_label)
-        axes.set_title(title if count == 1 else f"{title}, {count} negatives", fontsize=10)
+        said = title if count == 1 else f"{title}, {count} negatives"
+        axes.set_title(textwrap.fill(said, 75), fontsize=10)
         axes.grid(alpha=0.3)
         axes.legend(loc="lower left")
     figure.tight_layout()

@@ -12,7 +12,6 @@ that is stopped goes on where it was; `--only` takes a regular expression of the
 from __future__ import annotations
 
 import random
-import re
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +20,7 @@ from PIL import Image
 from report import (
     arguments,
     call_of,
+    chosen_rows,
     file_stem,
     models,
     own_steps,
@@ -138,7 +138,7 @@ def main() -> None:
     path = args.out / f"{file_stem('reference', args.model)}.json"
     rows = rows_so_far(path, settings, args.model)
     done = {row["name"] for row in rows}
-    left = [name for name in names if name not in done and re.search(args.only, name)]
+    left = [name for name in chosen_rows(names, args.only) if name not in done]
     for name in tqdm(left, desc="reference"):
         rates = measure(pipe, judge, name, args.seeds_per_place, args.first_seed)
         rows.append({"name": name} | {figure: rate.to_dict() for figure, rate in rates.items()})

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -104,6 +105,21 @@ def file_stem(name: str, model: str) -> str:
 def title_of(title: str, model: str) -> str:
     """A title that says the model, where it is not the one that is used unless another is named."""
     return title if model == TOYWORLD else f"{title}, {model}"
+
+
+def chosen_rows(names: Sequence[str], only: str) -> list[str]:
+    """Those of the names that `--only`, a regular expression, finds something in; the empty one does in all.
+
+    Raises:
+        SystemExit: it is none, or none of the names is left.
+    """
+    try:
+        found = [name for name in names if re.search(only, name)]
+    except re.error as error:
+        raise SystemExit(f"--only must be a regular expression, got {only!r}: {error}") from None
+    if not found:
+        raise SystemExit(f"--only {only!r} finds none of {', '.join(names)}")
+    return found
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -94,12 +94,12 @@ FLOW_DEFAULTS = Defaults(
         center=True,
         perpendicular=True,
     ),
-    # as on the UNet
+    # keeps and removes all there (benchmarks/overlap.py --model toyworld-flow)
     negative=frozen(weight=3.0),
     attention=frozen(vsf=frozen(scale=1.5, orthogonal=True)),
 )
 
-# of VSF it keeps less than the four-step model
+# with the scale of the four-step model VSF keeps too little (benchmarks/overlap.py --model toyworld-flow-distilled)
 DISTILLED_DEFAULTS = replace(FLOW_DEFAULTS, attention=frozen(vsf=frozen(scale=1.0, orthogonal=True)))
 
 # FLUX's pipeline draws 1024x1024 from 512 tokens unless told
