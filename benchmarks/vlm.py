@@ -3,6 +3,7 @@
     python benchmarks/vlm.py                 # negatives made by `negguide mine`
     python benchmarks/vlm.py --renders 1     # negatives drawn by the world itself: what perfect ones would give
     python benchmarks/vlm.py --part ablation # one option of `negguide finetune` at a time: benchmarks/vlm_ablation.py
+    python benchmarks/vlm.py --only anti     # the rows that a regular expression finds, for a run that is made in parts
 
 Every row starts from the embedded CLIP, takes the same number of steps over pairs of the training split, and sees the
 same number of images in each, negative ones included; it is measured on the `toyworld` suite (held-out scenes, true
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import vlm_ablation
-from report import arguments, plt, print_table
+from report import arguments, chosen_rows, plt, print_table
 from vlm_rows import (
     BOTH,
     EVERY,
@@ -61,7 +62,7 @@ GAIN, KEPT = 0.30, 0.01
 
 
 def verdicts(rates: Mapping[str, Mapping[str, Rate]]) -> list[tuple[str, str, str]]:
-    """Every bar: what was asked for, what was found, and whether it is met."""
+    """Every bar that there are rows for: what was asked for, what was found, and whether it is met."""
 
     def apart(better: str, worse: str) -> tuple[str, str, str]:
         high, low = rates[better]["group"], rates[worse]["group"]
@@ -70,12 +71,12 @@ def verdicts(rates: Mapping[str, Mapping[str, Rate]]) -> list[tuple[str, str, st
         )
         return f"group: {better} above {worse}", f"{100 * (high.value - low.value):+.1f} points", met
 
-    start, best = rates[START], rates[KEEPING]
-    lines = [apart(BOTH, TEXT), apart(BOTH, IMAGE)]
-    if PLAIN in rates:
-        lines.append(apart(BOTH, PLAIN))
-    lines += [apart(KEEPING, control) for control in (KEEPING_ALONE, KEEPING_TEXT) if control in rates]
+    compared = [(BOTH, TEXT), (BOTH, IMAGE), (BOTH, PLAIN), (KEEPING, KEEPING_ALONE), (KEEPING, KEEPING_TEXT)]
+    lines = [apart(better, worse) for better, worse in compared if {better, worse} <= set(rates)]
+    start = rates[START]
     for name in (BOTH, KEEPING):
+        if name not in rates:
+            continue
         gain = rates[name]["group"].value - start["group"].value
         lines.append(
             (
@@ -84,8 +85,10 @@ def verdicts(rates: Mapping[str, Mapping[str, Rate]]) -> list[tuple[str, str, st
                 "yes" if round(gain - GAIN, 9) >= 0 else "no",
             )
         )
+    if KEEPING not in rates:
+        return lines
     for figure, most in (("retrieval R@1", KEPT), ("zero-shot", KEPT), ("hard positives", 0.0)):
-        change = best[figure].value - start[figure].value
+        change = rates[KEEPING][figure].value - start[figure].value
         lines.append(
             (
                 f"{figure}: {KEEPING} loses at most {100 * most:.0f} points",
@@ -189,6 +192,7 @@ def main() -> None:
         lr=7e-4,
         limit=0,
         renders=0,
+        only="",
         work="out/vlm-benchmark",
     )
     if args.part not in ("rows", "ablation"):
@@ -215,22 +219,23 @@ def main() -> None:
     path = args.out / (f"{stem}-renders.json" if args.renders else f"{stem}.json")
     what = "true renders" if args.renders else "generated negatives"
     if ablation:
-        vlm_ablation.run(path, settings, work, sets, suite, args.seeds, training)
+        vlm_ablation.run(path, settings, work, sets, suite, args.seeds, training, only=args.only)
         return
     jobs = {
-        method: partial(tuned, work, train_data, method, suite=suite, **training)
-        for method, train_data in sets.items()
+        method: partial(tuned, work, sets[method], method, suite=suite, **training)
+        for method in chosen_rows(list(sets), args.only)
     }
     rows = rows_of(path, settings, suite, args.seeds, jobs)
-    by_method = {name: [row for row in rows if row["method"] == name] for name in (START, *sets)}
+    found = {name: [row for row in rows if row["method"] == name] for name in (START, *sets)}
+    by_method = {name: own for name, own in found.items() if own}
     rates = {n: {f: pooled(own, *where) for f, where in FIGURES.items()} for n, own in by_method.items()}
     groups = {n: {c: pooled(own, "toyworld", "group", c) for c in CATEGORIES} for n, own in by_method.items()}
-    title = f"The embedded CLIP, fine-tuned with {what}: percent of held-out items, {args.seeds} seeds"
+    title = f"The embedded CLIP, fine-tuned with {what}: percent of held-out items"
     table = [
-        (n, by_method[n][0]["steps"], by_method[n][0]["images_seen"], *map(percent, found.values()))
-        for n, found in rates.items()
+        (n, len(own), own[0]["steps"], own[0]["images_seen"], *map(percent, rates[n].values()))
+        for n, own in by_method.items()
     ]
-    print_table(title, ("method", "steps", "images", *FIGURES), table)
+    print_table(title, ("method", "seeds", "steps", "images", *FIGURES), table)
     lines = [(n, *(f"{100 * rate.value:.1f}" for rate in found.values())) for n, found in groups.items()]
     print_table("Group score by category, percent", ("method", *CATEGORIES), lines)
     print_table("The bars", ("asked for", "found", "met"), [*verdicts(rates), images_seen(rows)])

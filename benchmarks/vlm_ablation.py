@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from report import print_table
+from report import chosen_rows, print_table
 from vlm_rows import BOTH, EVERY, FIGURES, KEEPING, METHODS, START, percent, pooled, rows_of, trained
 
 from negguide.vlm.evaluation.results import Results
@@ -112,6 +112,8 @@ def run(
     suite: Suite,
     seeds: int,
     training: Mapping[str, Any],
+    *,
+    only: str,
 ) -> None:
     """Train and measure what is not there yet, and print the table.
 
@@ -123,40 +125,54 @@ def run(
         suite: what is measured.
         seeds: how many.
         training: steps, images and learning rate of all rows.
+        only: a regular expression of the rows that are trained.
     """
 
     def job(name: str, seed: int) -> dict[str, Any]:
         found = trained(work, sets[method_of(name)], settings_of(name), seed, suite, **training)
         return {"method": name, **found}
 
-    jobs = {name: partial(job, name) for name in told()}
+    jobs = {name: partial(job, name) for name in chosen_rows(list(told()), only)}
     rows = rows_of(path, settings, suite, seeds, jobs)
-    title = f"One option at a time: percent of held-out items, {seeds} seeds"
-    print_table(title, ("row", "group", "over", "change", "apart", *KEPT), table(rows))
+    title = "One option at a time: percent of held-out items"
+    print_table(title, ("row", "seeds", "group", "over", "change", "apart", *KEPT), table(rows))
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """A line for the start model, for every base and for every row of `ROWS`."""
+    """A line for the start model, for every base and for every row of `ROWS`, as far as they are trained."""
     by_name: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_name.setdefault(row["method"], []).append(row)
     lines = []
-    for name in (START, *told()):
+    for name in filter(by_name.get, (START, *told())):
         group, *kept = (pooled(by_name[name], *FIGURES[figure]) for figure in ("group", *KEPT))
         base = ROWS[name].base if name in ROWS else ""
-        compared = (base, *change(by_name[name], by_name[base])) if base else ("", "", "")
-        lines.append((name, percent(group), *compared, *(f"{100 * rate.value:.1f}" for rate in kept)))
+        compared = (base, *change(by_name[name], by_name[base])) if base in by_name else ("", "", "")
+        lines.append(
+            (
+                name,
+                str(len(by_name[name])),
+                percent(group),
+                *compared,
+                *(f"{100 * rate.value:.1f}" for rate in kept),
+            )
+        )
     return lines
 
 
 def change(rows: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """The group score of ``rows`` over that of ``base``, seed by seed, and whether their intervals are apart."""
+    """The group score of ``rows`` over that of ``base``, seed by seed, and whether their intervals are apart.
+
+    Of no seed in common there is nothing to say.
+    """
 
     def group(row: Mapping[str, Any]) -> float:
         return Results.from_dict(row["results"]).row(*FIGURES["group"], "all").value
 
     before = {row["seed"]: group(row) for row in base}
-    differences = [100 * (group(row) - before[row["seed"]]) for row in rows]
+    differences = [100 * (group(row) - before[row["seed"]]) for row in rows if row["seed"] in before]
+    if not differences:
+        return "", ""
     mean = sum(differences) / len(differences)
     one, other = (pooled(own, *FIGURES["group"]) for own in (rows, base))
     apart = one.low > other.high or one.high < other.low

@@ -6,6 +6,8 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,7 @@ EVERY = {
     "paraphrases": True,
     "curriculum": "relation",
     "warmup": 50,
-    "precision": "amp_bf16",
+    "precision": "fp32",
     "val_fraction": 0.0,
 }
 """What all of them are told. Nothing is held out to choose by: every row takes its last checkpoint."""
@@ -178,9 +180,9 @@ def rows_of(
     seeds: int,
     jobs: Mapping[str, Callable[[int], dict[str, Any]]],
 ) -> list[dict[str, Any]]:
-    """The start model and every job with every seed, written to ``path`` one after the other.
+    """The start model and every job with every seed, written to ``path`` one after the other, seed by seed.
 
-    What an earlier run with these settings left there is not made again.
+    What an earlier run with these settings left there, or another one beside this has written, is not made again.
 
     Args:
         path: of the result.
@@ -189,18 +191,22 @@ def rows_of(
         seeds: how many.
         jobs: by the method's name, what trains and measures it with a seed.
     """
-    rows = rows_so_far(path, settings)
-    known = {(row["method"], row["seed"]) for row in rows}
-    if (START, 0) not in known:
-        found = evaluate(load_model(TOYWORLD), [suite])
-        start = {"method": START, "seed": 0, "steps": 0, "batch_size": 0, "images_seen": 0}
-        rows.append({**start, "results": found.to_dict()})
-        write_json(path, settings, rows)
-    for method, job in jobs.items():
-        for seed in range(seeds):
-            if (method, seed) not in known:
-                print(f"{method}, seed {seed}")
-                rows.append(job(seed))
-                write_json(path, settings, rows)
-                torch.manual_seed(0)
-    return rows
+    every: dict[str, Callable[[int], dict[str, Any]]] = {START: partial(_start, suite), **jobs}
+    for seed, name in product(range(seeds), every):
+        if name == START and seed:
+            continue
+        # another run may fill the same file with other rows
+        if (name, seed) in {(row["method"], row["seed"]) for row in rows_so_far(path, settings)}:
+            continue
+        print(f"{name}, seed {seed}")
+        row = every[name](seed)
+        write_json(path, settings, [*rows_so_far(path, settings), row])
+        torch.manual_seed(0)
+    return rows_so_far(path, settings)
+
+
+def _start(suite: Suite, seed: int) -> dict[str, Any]:
+    """The row of the start model, which no seed changes."""
+    found = evaluate(load_model(TOYWORLD), [suite])
+    row = {"method": START, "seed": seed, "steps": 0, "batch_size": 0, "images_seen": 0}
+    return {**row, "results": found.to_dict()}

@@ -47,22 +47,25 @@ def test_methods_in_attention_are_those_of_negguide(both: Callable[[str], Both],
         assert rms(right[name], right["plain"]) > 10 * SAME, name
 
 
-def test_texts_of_other_lengths_lie_as_far_from_the_image_as_alone(both: Callable[[str], Both]) -> None:
+@pytest.mark.parametrize("name", ["NAG", "VSF"])
+def test_texts_of_other_lengths_lie_as_far_from_the_image_as_alone(
+    both: Callable[[str], Both], name: str
+) -> None:
     """Z-Image fills captions up to 32 or 64 tokens; here nothing fills up the image."""
     tiny = both("z_image")
     longer = " ".join([NEGATIVE] * 10)
     tiny.side = 2 * SIDE
     try:
-        right = tiny.diffusers(NAG(longer, **METHODS["NAG"]), batch=2)
+        right = tiny.diffusers(SAME_METHOD[name](longer, **METHODS[name]), batch=2)
         graph, model = tiny.graph()
-        patched = in_attention(graph, "NAG", model, tiny.text(graph, longer))
+        patched = in_attention(graph, name, model, tiny.text(graph, longer))
         (found,) = tiny.server.latents(graph, tiny.sampled(graph, patched, 2))
     finally:
         tiny.side = SIDE
     assert rms(found, right) < SAME
 
 
-@pytest.mark.parametrize("name", ["NAG", "ONG"])
+@pytest.mark.parametrize("name", ["NAG", "ONG", "VSF"])
 def test_what_fills_an_image_up_lies_as_far_from_each_text_as_alone(
     both: Callable[[str], Both], name: str
 ) -> None:

@@ -56,6 +56,19 @@ class Denoiser:
 
 
 @dataclass(frozen=True)
+class ImageBehindText:
+    """Where the image stands by the length of its row's text: how far a text is from it is told by rotary positions.
+
+    Attributes:
+        starts: `starts(inputs)` -> for each row, where on the first axis of the positions the image is.
+        rotation: `rotation(model)` -> (theta, channels) of that axis, which is the first of a head's channels.
+    """
+
+    starts: Callable[[Mapping[str, Any]], list[int]]
+    rotation: Callable[[nn.Module], tuple[float, int]]
+
+
+@dataclass(frozen=True)
 class TextsBefore:
     """A call with further texts before its image, where a text sees what is before it and never the image.
 
@@ -160,6 +173,8 @@ class Family:
             the text, a number of its own, and image tokens from before them: negatives must not stand there (Wan).
         text_lengths: with `negative_rows`, `text_lengths(inputs)` -> how many tokens each row's text has, where the
             image's stand right behind them in each row, and behind both what fills the rows up; None elsewhere.
+        image_behind_text: with `negative_rows`, where in each row the image is, if that depends on the length of the
+            row's text; None where it is the same in all rows of a batch.
         one_layout: whether a forward places the tokens of every row as those of the first, so that each text has
             forwards of its own.
         texts_before: with `one_layout`, `texts_before(model, inputs, texts)` -> how the call holds further texts, where
@@ -222,6 +237,7 @@ class Family:
     negative_rows: bool = False
     counts_text: Callable[[nn.Module], bool] = lambda module: False
     text_lengths: Callable[[Mapping[str, Any]], list[int]] | None = None
+    image_behind_text: ImageBehindText | None = None
     text_positions: str | None = None
     one_layout: bool = False
     texts_before: (

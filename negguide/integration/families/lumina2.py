@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from negguide.integration.families.base import Arguments, Family
+from negguide.integration.families.base import Arguments, Family, ImageBehindText
 from negguide.integration.families.common import (
     cond_first,
     disabled_up_to_one,
@@ -66,6 +66,10 @@ def _text_lengths(inputs: Mapping[str, Any]) -> list[int]:
     return lengths
 
 
+def _rotation(model: Any) -> tuple[float, int]:
+    return float(model.rope_embedder.theta), int(model.rope_embedder.axes_dim[0])
+
+
 LUMINA_2 = Family(
     name="Lumina-Image 2.0",
     pipelines=("Lumina2Pipeline",),
@@ -89,6 +93,7 @@ LUMINA_2 = Family(
     image_tokens=_image_tokens,
     negative_rows=True,
     text_lengths=_text_lengths,
+    image_behind_text=ImageBehindText(_text_lengths, _rotation),
     attention=((r"^layers\.\d+\.attn$", "text first"),),
     negtome_blocks=r"^layers\.\d+\.attn$",
     # its timestep counts from 0, noise, to 1, the image

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from negguide.integration.families.base import Arguments, Family, Modular
+from negguide.integration.families.base import Arguments, Family, ImageBehindText, Modular
 from negguide.integration.families.common import (
     chat_token_budget,
     cond_first,
@@ -61,6 +61,15 @@ def _image_tokens(sample: Any, latent_size: tuple[int, int]) -> tuple[int, int]:
     return tokens, -(-tokens // 32) * 32
 
 
+def _image_starts(inputs: Mapping[str, Any]) -> list[int]:
+    """Behind the text, which is filled up to whole 32s."""
+    return [-(-len(text) // 32) * 32 for text in inputs["cap_feats"]]
+
+
+def _rotation(model: Any) -> tuple[float, int]:
+    return float(model.rope_theta), int(model.axes_dims[0])
+
+
 def _size_of_image(pipe: Any, arguments: Arguments) -> tuple[int, int]:
     """A side that is not given is that of the image, in whole patches."""
     if arguments.get("latents") is not None:
@@ -112,6 +121,7 @@ Z_IMAGE = Family(
     encode_image=_encode_image,
     image_tokens=_image_tokens,
     negative_rows=True,
+    image_behind_text=ImageBehindText(_image_starts, _rotation),
     attention=((r"^layers\.\d+\.attention$", "image first"),),
     negtome_blocks=r"^layers\.\d+\.attention$",
     # its transformer takes no attention processors

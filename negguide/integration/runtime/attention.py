@@ -33,6 +33,7 @@ from negguide.integration.runtime.batching import (
 from negguide.integration.runtime.causal_text import CausalTextPatch, CausalTexts
 from negguide.integration.runtime.counted_text import CountedTextPatch
 from negguide.integration.runtime.maps import token_map
+from negguide.integration.runtime.places import Places
 from negguide.integration.runtime.prompt_rows import prompt_rows
 from negguide.integration.runtime.ragged_rows import RaggedRowTexts, filled_up
 from negguide.integration.runtime.slots import Slot, alike_texts, slot_text, slots_of
@@ -94,6 +95,8 @@ class AttentionRuntime(MethodRuntime):
         self.total = 0
         # of rows whose texts have lengths of their own
         self.row_lengths: list[int] = []
+        # of rows whose images stand behind the text
+        self.places: Places | None = None
         # of texts that never see the image
         self.before: TextsBefore | None = None
         self._changes: list[Tensor] = []
@@ -164,6 +167,8 @@ class AttentionRuntime(MethodRuntime):
             joined = join_branches(self.family, inputs, self.total, [present, *negatives])
             if self.family.text_lengths is not None:
                 self.row_lengths = self.family.text_lengths(joined)
+            if self.family.image_behind_text is not None:
+                self.places = Places.of(self.family.image_behind_text, forward.model, joined)
             for name in self.family.deferred:
                 joined[name] = replace(joined[name], change=self._copied)
             return joined

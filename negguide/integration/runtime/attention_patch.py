@@ -144,7 +144,8 @@ class _Texts:
         """The negatives' keys, weighted values and mask; slot i has the keys `spans[i]` of the rows `rows[i]`."""
         keys, values = [], []
         for slot, span, own in zip(self.run.slots, spans, rows, strict=True):
-            keys.append(self.k[own, :, span])
+            key = self.k[own, :, span]
+            keys.append(key if self.run.places is None else self.run.places.moved(key, own, self.rows))
             values.append(self._weight(slot) * self.v[own, :, span])
         return torch.cat(keys, dim=2), torch.cat(values, dim=2), self._closed(spans, rows)
 
