@@ -1,13 +1,13 @@
 """The ComfyUI nodes beside ComfyUI's own: how far latents are from the right ones, and what a run costs.
 
-python scripts/comfyui_environment.py .comfyui
-python benchmarks/comfyui.py .comfyui --version 0.30.0
+    python scripts/comfyui_environment.py .comfyui
+    python benchmarks/comfyui.py
 
 Right is what negguide computes for each image alone on diffusers, with the embedded model. Cost is the processor time
-of ComfyUI's process for one run, relative to that of a run without the node, the lowest of --repeats.
+of ComfyUI's process for one run, relative to that of a run without the node just before it: the median over the pairs.
 """
 
-import argparse
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -16,9 +16,12 @@ from typing import Any
 import psutil
 import torch
 from diffusers import DDIMScheduler
+from report import arguments, plot_rates, print_table, write_json
 from safetensors.torch import save_file
+from tqdm import tqdm
 
 from negguide import Negative, PerpNeg
+from negguide._utils.stats import Rate
 from negguide.models import load_pipeline
 
 ROOT = Path(__file__).parents[1]
@@ -156,14 +159,34 @@ def cost(toy: Toy, what: str, size: int, steps: int, seed: int) -> float:
     return float(after.user + after.system - before.user - before.system)
 
 
+def paired(toy: Toy, size: int, steps: int, pairs: int) -> list[dict[str, Any]]:
+    """A row for each run: its ratios to the plain run before it in every pair."""
+    graph, model = toy.graph()
+    plain_of = {what: plain for what, (_, plain) in runs(graph, toy, model, size, steps, 0).items()}
+    others = {what: plain for what, plain in plain_of.items() if what != plain}
+    # loads the model and reads the texts
+    for what in plain_of:
+        cost(toy, what, size, steps, 0)
+    ratios: dict[str, list[float]] = {what: [] for what in others}
+    for pair in tqdm(range(pairs), desc="pairs"):
+        for number, (what, plain) in enumerate(others.items()):
+            seed = 1 + pair * len(others) + number
+            base = cost(toy, plain, size, steps, seed)
+            ratios[what].append(cost(toy, what, size, steps, seed) / base)
+    return [{"run": what, "over": others[what], "ratios": found} for what, found in ratios.items()]
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--version", default="0.30.0")
-    parser.add_argument("--size", type=int, default=32, help="side of the latents whose cost is measured")
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
+    args = arguments(
+        "The ComfyUI nodes beside ComfyUI's own.",
+        comfyui=".comfyui",
+        version="0.30.0",
+        size=32,
+        steps=10,
+        pairs=7,
+    )
+    if args.pairs < 2:
+        raise SystemExit(f"--pairs must be at least 2, got {args.pairs}: quartiles need two")
     pipe = embedded()
     with tempfile.TemporaryDirectory() as scratch:
         base = Path(scratch) / "comfyui"
@@ -173,26 +196,29 @@ def main() -> None:
         alphas = {"alphas_cumprod": pipe.scheduler.alphas_cumprod.contiguous()}
         save_file(alphas, base / "model" / "alphas_cumprod.safetensors")
         packs = {"negguide": ROOT / "comfyui", "tests": ROOT / "tests" / "comfyui" / "pack"}
-        with Server(arguments.folder.resolve(), arguments.version, base, packs) as server:
+        with Server(Path(args.comfyui).resolve(), args.version, base, packs) as server:
             toy = Toy(server, Files(base, pipe), str(base / "model"))
-            print("| rms from the right latents | `PerpNegGuider` of ComfyUI | Perp-Neg |\n|---|---|---|")
-            for batch in (1, 3):
-                theirs, ours = values(toy, pipe, batch)
-                print(f"| batch of {batch} | {theirs:.1e} | {ours:.1e} |", flush=True)
-            print("\n| run | processor time |\n|---|---|")
-            graph, model = toy.graph()
-            names = runs(graph, toy, model, arguments.size, arguments.steps, 0)
-            # loads the model and reads the texts
-            cost(toy, "cfg", arguments.size, arguments.steps, -1 % 2**32)
-            times = {
-                what: min(
-                    cost(toy, what, arguments.size, arguments.steps, seed)
-                    for seed in range(arguments.repeats)
-                )
-                for what in names
-            }
-            for what, (_, plain) in names.items():
-                print(f"| {what} | {times[what] / times[plain]:.2f} x {plain} ({times[what]:.1f} s) |")
+            far = {batch: values(toy, pipe, batch) for batch in (1, 3)}
+            rows = paired(toy, args.size, args.steps, args.pairs)
+    settings = {name: getattr(args, name) for name in ("version", "size", "steps", "pairs", "threads")}
+    distances = [
+        {"batch": batch, "PerpNegGuider": theirs, "Perp-Neg": ours} for batch, (theirs, ours) in far.items()
+    ]
+    path = args.out / "comfyui.json"
+    write_json(path, settings, [*distances, *rows])
+    lines = [(batch, f"{theirs:.1e}", f"{ours:.1e}") for batch, (theirs, ours) in far.items()]
+    print_table("rms from the right latents", ("images a batch", "`PerpNegGuider`", "Perp-Neg"), lines)
+    bars = {}
+    for row in rows:
+        low, median, high = statistics.quantiles(row["ratios"], n=4)
+        bars[row["run"]] = {"ratio": Rate(median, low, high, len(row["ratios"]))}
+    times = [
+        (row["run"], row["over"], f"{rate.value:.2f} [{rate.low:.2f}, {rate.high:.2f}]")
+        for row, found in zip(rows, bars.values(), strict=True)
+        for rate in found.values()
+    ]
+    print_table("Processor time of a run (median, quartiles)", ("run", "over", "ratio"), times)
+    plot_rates(path.with_suffix(".png"), "ComfyUI: processor time of a run over one without the node", bars)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from negguide.cli.output import check_folder, remark, show, waiting
+from negguide.mining.settings import IMAGE_SAMPLE
 from negguide.storage import location
 
 
@@ -52,7 +53,7 @@ def audit(
     ] = None,
     image_sample: Annotated[
         int, typer.Option(help="At most so many pairs are used for the image-only probes.")
-    ] = 2000,
+    ] = IMAGE_SAMPLE,
     rebalance: Annotated[
         bool,
         typer.Option(

@@ -17,6 +17,8 @@ from negguide.mining.verify.margins import Margins
 FORMAT_VERSION = 2
 """Of the layout in storage; 1 had a folder for each shard."""
 SHARD_FORMATS = ("tar", "parquet")
+IMAGE_SAMPLE = 2000
+"""Pairs of a set that an audit looks at, at most, with its probes of images."""
 OF_IMAGES = (
     *(
         "model",

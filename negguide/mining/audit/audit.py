@@ -20,6 +20,7 @@ from negguide.mining.audit.pairs import Pair, read_pairs
 from negguide.mining.audit.probes import FEWEST, FOLDS, OVERALL, Probe, Verdict, judge
 from negguide.mining.audit.rebalance import Balance, rebalance
 from negguide.mining.audit.text import text_probes
+from negguide.mining.settings import IMAGE_SAMPLE
 from negguide.storage import ImageFile, location, on_this_machine
 
 Verdicts = dict[str, Verdict]
@@ -103,7 +104,7 @@ def audit(
     tokenizer: str | None = None,
     language_model: str | None = None,
     features: str | None = None,
-    image_sample: int = 2000,
+    image_sample: int = IMAGE_SAMPLE,
     balance: bool = False,
     rendered: bool = False,
     device: str = "cpu",
