@@ -22,6 +22,7 @@ from torch import Tensor
 
 import negguide
 from negguide import PerpNeg, toyworld
+from negguide._utils.devices import fast_bfloat16
 from negguide._utils.stats import Rate
 from negguide.models import call_arguments, embedded_of, guidance_arguments, own_guidance_scale, revision
 from negguide.storage import write_whole
@@ -50,11 +51,6 @@ def arguments(description: str, **defaults: int | float | str) -> argparse.Names
     return parsed
 
 
-def fast_bfloat16() -> bool:
-    """Whether this machine computes in bfloat16; a CPU that emulates it is many times slower than in float32."""
-    return torch.cuda.is_available() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 def models(name: str = TOYWORLD) -> tuple[Any, Judge]:
     """An embedded text-to-image model with negative guidance, and the judge.
 
@@ -64,7 +60,7 @@ def models(name: str = TOYWORLD) -> tuple[Any, Judge]:
     if name not in EMBEDDED:
         raise SystemExit(f"--model must be one of {', '.join(EMBEDDED)}, got {name!r}")
     plain = toyworld.load_pipeline(name)
-    if fast_bfloat16():
+    if fast_bfloat16("cpu"):
         denoiser = getattr(plain, "unet", None) or plain.transformer
         denoiser.forward = torch.autocast("cpu", torch.bfloat16)(denoiser.forward)
         # the scheduler of flow matching hands on what the denoiser gives, in its precision

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,7 +11,10 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import InitProcessGroupKwargs
 
+from negguide._utils.devices import fast_bfloat16
 from negguide.vlm.training.config import PRECISIONS, Settings
+
+logger = logging.getLogger(__name__)
 
 
 def make_accelerator(settings: Settings, out: Path, report_to: str | None, cpu: bool) -> Accelerator:
@@ -45,4 +49,13 @@ def make_accelerator(settings: Settings, out: Path, report_to: str | None, cpu: 
     if settings.precision == "amp" and accelerator.device.type == "cpu":
         # accelerate would train in float32 and say nothing
         raise ValueError("precision='amp' (float16) needs a GPU, and this run has none; use amp_bf16 or fp32")
+    if (
+        settings.precision == "amp_bf16"
+        and accelerator.is_main_process
+        and not fast_bfloat16(accelerator.device)
+    ):
+        logger.warning(
+            "precision='amp_bf16' on a CPU without bfloat16, which is emulated: many times slower than "
+            "precision='fp32'"
+        )
     return accelerator

@@ -12,9 +12,9 @@ import vlm_ablation
 import vlm_rows
 import vlm_sets
 from PIL import Image
-from report import fast_bfloat16
 from suite_files import BLUE, RED, item, picture
 
+from negguide._utils.devices import fast_bfloat16
 from negguide._utils.stats import Rate
 from negguide.toyworld import parse
 from negguide.toyworld.edits import meaning
@@ -168,7 +168,7 @@ def test_a_shortened_run_of_the_benchmark_goes_the_right_way(clip, tmp_path):
     before = evaluate(clip, [suite])
     # too short for a curriculum
     short: dict[str, Any] = {"steps": 120, "images": 36, "lr": 3e-4, "curriculum": "", "warmup": 8}
-    precision = "amp_bf16" if fast_bfloat16() else "fp32"
+    precision = "amp_bf16" if fast_bfloat16("cpu") else "fp32"
     row = vlm.tuned(tmp_path, renders, vlm.BOTH, 0, suite, precision=precision, **short)
     after = Results.from_dict(row["results"])
     gains = {

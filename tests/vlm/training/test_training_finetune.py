@@ -26,6 +26,7 @@ from negguide.vlm.data.rows import open_image
 from negguide.vlm.losses import registry
 from negguide.vlm.losses.registry import loss_by_name, registered_losses
 from negguide.vlm.models import load_model
+from negguide.vlm.training.accelerator import make_accelerator
 from negguide.vlm.training.checkpoint import Checkpoints
 from negguide.vlm.training.config import Settings, default_lr
 from negguide.vlm.training.log import Log
@@ -255,6 +256,18 @@ def test_bfloat16_on_a_cpu_trains_to_nearly_the_same_and_leaves_a_plain_model(
         assert exact.get("loss", 0.0) == pytest.approx(rough.get("loss", 0.0), rel=0.02)
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in lines]
     assert configs[0] == configs[1]
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bfloat16_that_is_emulated_is_told(
+    settings: Settings, tmp_path: Path, monkeypatch: Any, caplog: Any, fast: bool
+) -> None:
+    monkeypatch.setattr("negguide.vlm.training.accelerator.fast_bfloat16", lambda device: fast)
+    for precision, told in (("fp32", False), ("amp_bf16", not fast)):
+        caplog.clear()
+        make_accelerator(replace(settings, precision=precision), tmp_path, None, cpu=True)
+        said = [record.message for record in caplog.records if record.name.startswith("negguide")]
+        assert ("many times slower than precision='fp32'" in "".join(said)) == told
 
 
 def test_accumulated_batches_train_as_one_large_one(settings: Settings, tmp_path: Path) -> None:
