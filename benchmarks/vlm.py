@@ -219,7 +219,7 @@ def main() -> None:
     path = args.out / (f"{stem}-renders.json" if args.renders else f"{stem}.json")
     what = "true renders" if args.renders else "generated negatives"
     if ablation:
-        vlm_ablation.run(path, settings, work, sets, suite, args.seeds, training, only=args.only)
+        vlm_ablation.run(path, settings, work, sets, suite, args.seeds, training, args.only)
         return
     jobs = {
         method: partial(tuned, work, sets[method], method, suite=suite, **training)

@@ -112,8 +112,7 @@ def run(
     suite: Suite,
     seeds: int,
     training: Mapping[str, Any],
-    *,
-    only: str,
+    only: str = "",
 ) -> None:
     """Train and measure what is not there yet, and print the table.
 

@@ -106,6 +106,9 @@ class _Loop:
         optimizer = torch.optim.AdamW(
             parameter_groups(self.task.towers, settings.wd), lr=settings.peak_lr, betas=BETAS, eps=EPSILON
         )
+        if settings.torch_compile:
+            # in place: its weights keep their names, and what is measured and saved stays uncompiled
+            self.task.towers.compile()
         self.task.forward, self.optimizer = accelerator.prepare(self.task.towers, optimizer)
         self.log = Log(out / "log.jsonl")
         self.loader = self.data.loader(

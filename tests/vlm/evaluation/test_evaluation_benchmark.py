@@ -248,7 +248,7 @@ WHAT_ALL_ROWS_SHARE = {
     ),
     *("grad_clip_norm", "precision", "val_fraction", "val_every", "curriculum_epochs"),
 }
-WHAT_CHANGES_NO_RESULT = {"accum_freq", "grad_checkpointing", "workers", "save_every"}
+WHAT_CHANGES_NO_RESULT = {"accum_freq", "grad_checkpointing", "torch_compile", "workers", "save_every"}
 
 
 def test_every_option_has_a_row_that_changes_it_and_every_row_can_be_trained():

@@ -18,6 +18,7 @@ import torch
 from accelerate import tracking
 from accelerate.utils import LoggerType
 from safetensors.torch import load_file
+from torch import nn
 from transformers import CLIPModel, CLIPProcessor, SiglipModel
 
 from negguide.vlm import losses
@@ -31,7 +32,7 @@ from negguide.vlm.training.checkpoint import Checkpoints
 from negguide.vlm.training.config import Settings, default_lr
 from negguide.vlm.training.log import Log
 from negguide.vlm.training.loop import LossNotFiniteError, Outcome, finetune
-from negguide.vlm.training.towers import MAX_SCALE, interpolate
+from negguide.vlm.training.towers import MAX_SCALE, Towers, interpolate
 
 
 def run(settings: Settings, out: Path, **more: Any) -> Outcome:
@@ -256,6 +257,28 @@ def test_bfloat16_on_a_cpu_trains_to_nearly_the_same_and_leaves_a_plain_model(
         assert exact.get("loss", 0.0) == pytest.approx(rough.get("loss", 0.0), rel=0.02)
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in lines]
     assert configs[0] == configs[1]
+
+
+def test_a_compiled_model_trains_to_the_same(settings: Settings, tmp_path: Path, monkeypatch: Any) -> None:
+    compiled = []
+
+    def compile_without_compiler(towers: Towers) -> None:
+        """As torch.compile traces it, forward and backward, but not in C++."""
+        compiled.append(towers)
+        nn.Module.compile(towers, backend="aot_eager")
+
+    monkeypatch.setattr(Towers, "compile", compile_without_compiler)
+    # cached gradients run the model without gradients as well
+    settings = replace(settings, epochs=2, accum_freq=2, val_fraction=0.2)
+    lines = {}
+    for told in (False, True):
+        run(replace(settings, torch_compile=told), tmp_path / str(told))
+        lines[told] = Log(tmp_path / str(told) / "log.jsonl").lines()
+        assert len(compiled) == told
+    for plain, found in zip(lines[False], lines[True], strict=True):
+        for name in ("loss", "grad_norm", "validation"):
+            assert found.get(name, 0.0) == pytest.approx(plain.get(name, 0.0), rel=1e-4)
+    assert weights(tmp_path / "False").keys() == weights(tmp_path / "True").keys()
 
 
 @pytest.mark.parametrize("fast", [True, False])
