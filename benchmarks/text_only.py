@@ -4,7 +4,7 @@ A whole run is timed: a table of captions read, edits and paraphrases planned, s
 of a core (CPU seconds) depends little on what else the machine does; the seconds of the clock do. The first captions,
 with which the lexicon is loaded, are not in it. The captions are those of a file, one a line:
 
-    python benchmarks/text_only.py --captions captions.txt
+    python benchmarks/text_only.py --captions captions.txt --english-model en_core_web_sm
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 from report import arguments, print_table, write_json
 
 from negguide.mining.build_text import build_text
+from negguide.mining.edits.english import ENGLISH_MODEL
 from negguide.mining.run import run
 
 
@@ -31,13 +32,13 @@ def write_table(captions: list[str], path: Path) -> None:
         lines.writerows((number, "image.jpg", caption) for number, caption in enumerate(captions))
 
 
-def timed(table: Path, out: Path, per_item: int) -> dict[str, Any]:
+def timed(table: Path, out: Path, per_item: int, english_model: str) -> dict[str, Any]:
     """One run: its captions, what was written, and seconds of the core and of the clock."""
     built = build_text(
         data=str(table),
         data_options={},
         backend="rules",
-        planner_options={},
+        planner_options={"english_model": english_model},
         out=out,
         device="cpu",
         categories=None,
@@ -59,7 +60,14 @@ def timed(table: Path, out: Path, per_item: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    args = arguments("Captions a second of mine --text-only.", captions="", count=2000, turns=3, per_item=1)
+    args = arguments(
+        "Captions a second of mine --text-only.",
+        captions="",
+        english_model=ENGLISH_MODEL,
+        count=2000,
+        turns=3,
+        per_item=1,
+    )
     if not args.captions:
         raise SystemExit("--captions must be a text file with one caption a line")
     given = [line.strip() for line in Path(args.captions).read_text(encoding="utf-8").splitlines()]
@@ -69,9 +77,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "captions.tsv"
         write_table(captions[:20], table)
-        timed(table, Path(folder) / "warm", args.per_item)
+        timed(table, Path(folder) / "warm", args.per_item, args.english_model)
         write_table(captions, table)
-        rows = [timed(table, Path(folder) / f"set-{turn}", args.per_item) for turn in range(args.turns)]
+        rows = [
+            timed(table, Path(folder) / f"set-{turn}", args.per_item, args.english_model)
+            for turn in range(args.turns)
+        ]
     rates = [row["captions_per_core_second"] for row in rows]
     print_table(
         "negguide mine --text-only, rules",
@@ -86,7 +97,7 @@ def main() -> None:
             ]
         ],
     )
-    settings = {"count": args.count, "turns": args.turns, "per_item": args.per_item}
+    settings = {name: getattr(args, name) for name in ("english_model", "count", "turns", "per_item")}
     write_json(args.out / "text_only.json", settings, rows)
 
 
