@@ -5,8 +5,20 @@ from typing import Any
 
 import pytest
 import torch
-from comfyui_server import Graph, GraphError, Link
-from comfyui_toy import METHODS, NEGATIVES, PROMPT, SAME, SEED, Toy, in_attention, negative, perp_neg, rms
+from comfyui_server import Graph, Link
+from comfyui_toy import (
+    METHODS,
+    NEGATIVES,
+    PROMPT,
+    SAME,
+    SEED,
+    Toy,
+    assert_told_and_the_queue_goes_on,
+    in_attention,
+    negative,
+    perp_neg,
+    rms,
+)
 
 from negguide import NAG, ONG, VSF, Negative, PerpNeg
 
@@ -183,10 +195,4 @@ BAD = {
 
 
 def test_bad_input_is_told_and_the_queue_goes_on(toy: Toy, diffusers_latents: Diffusers) -> None:
-    for make, said in BAD.items():
-        graph, model = toy.graph()
-        with pytest.raises(GraphError, match=said):
-            toy.server.latents(graph, make(graph, toy, model))
-    graph, model = toy.graph()
-    (plain,) = toy.server.latents(graph, toy.sampled(graph, model))
-    assert rms(plain, diffusers_latents()) < SAME
+    assert_told_and_the_queue_goes_on(toy, BAD, diffusers_latents())

@@ -5,8 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from comfyui_server import Graph, GraphError, Link
-from comfyui_toy import NEGATIVES, SEED, Toy, negtome, perp_neg, rms
+from comfyui_server import Graph, Link
+from comfyui_toy import (
+    NEGATIVES,
+    SEED,
+    Toy,
+    assert_told_and_the_queue_goes_on,
+    negtome,
+    perp_neg,
+    rms,
+)
 
 from negguide import NegToMe, PerpNeg, Timestep
 
@@ -188,10 +196,4 @@ BAD = {
 
 
 def test_bad_input_is_told_and_the_queue_goes_on(toy: Toy, diffusers_latents: Diffusers) -> None:
-    for make, said in BAD.items():
-        graph, model = toy.graph()
-        with pytest.raises(GraphError, match=said):
-            toy.server.latents(graph, make(graph, toy, model))
-    graph, model = toy.graph()
-    (plain,) = toy.server.latents(graph, toy.sampled(graph, model))
-    assert rms(plain, diffusers_latents()) < SAME
+    assert_told_and_the_queue_goes_on(toy, BAD, diffusers_latents())

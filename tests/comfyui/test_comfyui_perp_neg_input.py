@@ -2,10 +2,17 @@
 
 from collections.abc import Callable
 
-import pytest
 import torch
-from comfyui_server import Graph, GraphError, Link
-from comfyui_toy import NEGATIVES, PROMPT, SAME, SCALE, Toy, negative, perp_neg, rms
+from comfyui_server import Graph, Link
+from comfyui_toy import (
+    NEGATIVES,
+    PROMPT,
+    SCALE,
+    Toy,
+    assert_told_and_the_queue_goes_on,
+    negative,
+    perp_neg,
+)
 
 Diffusers = Callable[..., torch.Tensor]
 
@@ -103,10 +110,4 @@ BAD = {
 
 
 def test_bad_input_is_told_and_the_queue_goes_on(toy: Toy, diffusers_latents: Diffusers) -> None:
-    for make, said in BAD.items():
-        graph, model = toy.graph()
-        with pytest.raises(GraphError, match=said):
-            toy.server.latents(graph, make(graph, toy, model))
-    graph, model = toy.graph()
-    (plain,) = toy.server.latents(graph, toy.sampled(graph, model))
-    assert rms(plain, diffusers_latents()) < SAME
+    assert_told_and_the_queue_goes_on(toy, BAD, diffusers_latents())

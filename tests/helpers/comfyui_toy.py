@@ -1,10 +1,11 @@
 """Graphs with the embedded model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import pytest
 import torch
-from comfyui_server import Graph, Link, Server
+from comfyui_server import Graph, GraphError, Link, Server
 
 # as many as divide 1000: the timesteps of both sides are the same
 STEPS, SCALE, SEED = 5, 4.0, 3
@@ -117,3 +118,16 @@ METHODS: dict[str, dict[str, Any]] = {
 def in_attention(graph: Graph, name: str, model: Link, negatives: Link, **options: Any) -> Link:
     """The node of a method in attention with its defaults."""
     return graph(f"Negguide{name}", model=model, negative=negatives, **{**METHODS[name], **options})
+
+
+def assert_told_and_the_queue_goes_on(
+    toy: Toy, bad: Mapping[Callable[[Graph, Toy, Link], Link], str], plain: torch.Tensor
+) -> None:
+    """Each graph is refused with its words, and the server then still makes the plain latents."""
+    for make, said in bad.items():
+        graph, model = toy.graph()
+        with pytest.raises(GraphError, match=said):
+            toy.server.latents(graph, make(graph, toy, model))
+    graph, model = toy.graph()
+    (found,) = toy.server.latents(graph, toy.sampled(graph, model))
+    assert rms(found, plain) < SAME
