@@ -155,7 +155,8 @@ def trained(
         "batch_size": batch_size,
         "images_seen": outcome.images_seen,
         "data": json.loads((outcome.folder / "finetune.json").read_text())["data"],
-        "results": results.to_dict(),
+        # by the name of its folder: where that lies is of no concern to a reader
+        "results": {**results.to_dict(), "model": outcome.folder.name},
     }
 
 

@@ -18,7 +18,6 @@ import torch
 from accelerate import tracking
 from accelerate.utils import LoggerType
 from safetensors.torch import load_file
-from torch import nn
 from transformers import CLIPModel, CLIPProcessor, SiglipModel
 
 from negguide.vlm import losses
@@ -27,12 +26,11 @@ from negguide.vlm.data.rows import open_image
 from negguide.vlm.losses import registry
 from negguide.vlm.losses.registry import loss_by_name, registered_losses
 from negguide.vlm.models import load_model
-from negguide.vlm.training.accelerator import make_accelerator
 from negguide.vlm.training.checkpoint import Checkpoints
 from negguide.vlm.training.config import Settings, default_lr
 from negguide.vlm.training.log import Log
 from negguide.vlm.training.loop import LossNotFiniteError, Outcome, finetune
-from negguide.vlm.training.towers import MAX_SCALE, Towers, interpolate
+from negguide.vlm.training.towers import MAX_SCALE, interpolate
 
 
 def run(settings: Settings, out: Path, **more: Any) -> Outcome:
@@ -244,53 +242,6 @@ def test_lora_begins_with_the_same_numbers_for_the_same_seed(settings: Settings,
         torch.manual_seed(ord(name))  # what other code has drawn before
         run(told, tmp_path / name)
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
-
-
-def test_bfloat16_on_a_cpu_trains_to_nearly_the_same_and_leaves_a_plain_model(
-    settings: Settings, tmp_path: Path
-) -> None:
-    lines = {}
-    for precision in ("fp32", "amp_bf16"):
-        run(replace(settings, precision=precision, epochs=1), tmp_path / precision)
-        lines[precision] = Log(tmp_path / precision / "log.jsonl").lines()
-    for exact, rough in zip(lines["fp32"], lines["amp_bf16"], strict=True):
-        assert exact.get("loss", 0.0) == pytest.approx(rough.get("loss", 0.0), rel=0.02)
-    configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in lines]
-    assert configs[0] == configs[1]
-
-
-def test_a_compiled_model_trains_to_the_same(settings: Settings, tmp_path: Path, monkeypatch: Any) -> None:
-    compiled = []
-
-    def compile_without_compiler(towers: Towers) -> None:
-        """As torch.compile traces it, forward and backward, but not in C++."""
-        compiled.append(towers)
-        nn.Module.compile(towers, backend="aot_eager")
-
-    monkeypatch.setattr(Towers, "compile", compile_without_compiler)
-    # cached gradients run the model without gradients as well
-    settings = replace(settings, epochs=2, accum_freq=2, val_fraction=0.2)
-    lines = {}
-    for told in (False, True):
-        run(replace(settings, torch_compile=told), tmp_path / str(told))
-        lines[told] = Log(tmp_path / str(told) / "log.jsonl").lines()
-        assert len(compiled) == told
-    for plain, found in zip(lines[False], lines[True], strict=True):
-        for name in ("loss", "grad_norm", "validation"):
-            assert found.get(name, 0.0) == pytest.approx(plain.get(name, 0.0), rel=1e-4)
-    assert weights(tmp_path / "False").keys() == weights(tmp_path / "True").keys()
-
-
-@pytest.mark.parametrize("fast", [True, False])
-def test_bfloat16_that_is_emulated_is_told(
-    settings: Settings, tmp_path: Path, monkeypatch: Any, caplog: Any, fast: bool
-) -> None:
-    monkeypatch.setattr("negguide.vlm.training.accelerator.fast_bfloat16", lambda device: fast)
-    for precision, told in (("fp32", False), ("amp_bf16", not fast)):
-        caplog.clear()
-        make_accelerator(replace(settings, precision=precision), tmp_path, None, cpu=True)
-        said = [record.message for record in caplog.records if record.name.startswith("negguide")]
-        assert ("many times slower than precision='fp32'" in "".join(said)) == told
 
 
 def test_accumulated_batches_train_as_one_large_one(settings: Settings, tmp_path: Path) -> None:
