@@ -100,13 +100,24 @@ def tuned(
     steps: int,
     images: int,
     lr: float,
+    torch_compile: bool = False,
     **more: Any,
 ) -> dict[str, Any]:
     """Train and measure a row of `METHODS`; ``more`` are other settings than its own, all else is as in `trained`."""
     given = {**EVERY, **METHODS[method], **more}
     return {
         "method": method,
-        **trained(work, train_data, given, seed, suite, steps=steps, images=images, lr=lr),
+        **trained(
+            work,
+            train_data,
+            given,
+            seed,
+            suite,
+            steps=steps,
+            images=images,
+            lr=lr,
+            torch_compile=torch_compile,
+        ),
     }
 
 
@@ -120,6 +131,7 @@ def trained(
     steps: int,
     images: int,
     lr: float,
+    torch_compile: bool = False,
 ) -> dict[str, Any]:
     """Train with some settings, and measure the result.
 
@@ -132,6 +144,7 @@ def trained(
         steps: of the optimiser, in all.
         images: that go through the model in a step, negative ones included.
         lr: the peak learning rate.
+        torch_compile: compile the model, which computes the same up to rounding.
     """
     from negguide.vlm import Settings, finetune
 
@@ -145,7 +158,14 @@ def trained(
     told = {**given, **schedule(rows, batch_size, steps)}
     if not told["curriculum"]:
         del told["curriculum_epochs"]
-    settings = Settings(train_data=str(train_data), seed=seed, batch_size=batch_size, lr=lr, **told)
+    settings = Settings(
+        train_data=str(train_data),
+        seed=seed,
+        batch_size=batch_size,
+        lr=lr,
+        torch_compile=torch_compile,
+        **told,
+    )
     key = hashlib.sha256(json.dumps(settings.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
     outcome = finetune(settings, work / "runs" / key, resume="latest")
     results = evaluate(load_model(str(outcome.folder)), [suite])
@@ -154,6 +174,7 @@ def trained(
         "steps": outcome.steps,
         "batch_size": batch_size,
         "images_seen": outcome.images_seen,
+        "torch_compile": torch_compile,
         "data": json.loads((outcome.folder / "finetune.json").read_text())["data"],
         # by the name of its folder: where that lies is of no concern to a reader
         "results": {**results.to_dict(), "model": outcome.folder.name},
