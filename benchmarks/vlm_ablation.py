@@ -109,7 +109,7 @@ def run(
     settings: Mapping[str, Any],
     work: Path,
     sets: Mapping[str, Path],
-    suite: Suite,
+    suites: Sequence[Suite],
     seeds: int,
     training: Mapping[str, Any],
     only: str = "",
@@ -121,18 +121,18 @@ def run(
         settings: of the benchmark.
         work: where the trained models stay; those of benchmarks/vlm.py are not trained again.
         sets: by method.
-        suite: what is measured.
+        suites: what is measured.
         seeds: how many.
         training: steps, images and learning rate of all rows.
         only: a regular expression of the rows that are trained.
     """
 
     def job(name: str, seed: int) -> dict[str, Any]:
-        found = trained(work, sets[method_of(name)], settings_of(name), seed, suite, **training)
+        found = trained(work, sets[method_of(name)], settings_of(name), seed, suites, **training)
         return {"method": name, **found}
 
     jobs = {name: partial(job, name) for name in chosen_rows(list(told()), only)}
-    rows = rows_of(path, settings, suite, seeds, jobs)
+    rows = rows_of(path, settings, suites, seeds, jobs)
     title = "One option at a time: percent of held-out items"
     print_table(title, ("row", "seeds", "group", "over", "change", "apart", *KEPT), table(rows))
 

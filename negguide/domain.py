@@ -201,7 +201,7 @@ class Domain:
         judge_folder: of the weights of the judges; None = they have none.
         clip: its CLIP-like model.
         suites: {kind: file} of what `negguide benchmark` draws with it, see `negguide.benchmark.suites`.
-        evaluation: the suite of `negguide evaluate` that goes by the world's name, as `register_suite` takes one.
+        evaluation: suites of `negguide evaluate` by name, the usual one first, as `register_suite` takes them.
         preset: of view-dependent prompts, for its models; None = the world has no views.
         page: what the demo says and proposes.
     """
@@ -219,7 +219,7 @@ class Domain:
     judge_folder: Path | None = None
     clip: DomainClip | None = None
     suites: Mapping[str, Path] = field(default_factory=frozen)
-    evaluation: Callable[..., Suite] | None = None
+    evaluation: Mapping[str, Callable[..., Suite]] = field(default_factory=frozen)
     preset: Callable[[], Preset] | None = None
     page: Callable[[], Page] | None = None
 

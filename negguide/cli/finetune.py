@@ -55,7 +55,7 @@ def finetune(
     if push_to_hub is not None:
         check_push(push_to_hub)
     domain = registered_domains().get(settings.model)
-    specs = suite or ([] if domain is None or domain.evaluation is None else [domain.name])
+    specs = suite or ([] if domain is None else list(domain.evaluation)[:1])
     with _shown():
         outcome = train(
             settings,

@@ -200,10 +200,16 @@ def _source(count: int, **options: Any) -> Input:
     return ToyworldScenes(count, **options)
 
 
-def _evaluation(limit: int | None = None) -> Suite:
+def _first_draw(limit: int | None = None) -> Suite:
     from negguide.toyworld.suite import toyworld
 
     return toyworld(limit)
+
+
+def _second_draw(limit: int | None = None) -> Suite:
+    from negguide.toyworld.suite import toyworld
+
+    return toyworld(limit, draw=2)
 
 
 def _preset() -> Preset:
@@ -233,7 +239,7 @@ DOMAIN = register_domain(
         judge_folder=JUDGE,
         clip=DomainClip(CLIP, lr=1e-4),
         suites=frozen(**{kind: _PROMPTS / f"{kind}.json" for kind in ("overlap", "diversity", "reference")}),
-        evaluation=_evaluation,
+        evaluation={TOYWORLD: _first_draw, f"{TOYWORLD}-2": _second_draw},
         preset=_preset,
         page=_page,
     )

@@ -4,6 +4,9 @@ An item is a scene, the same scene with exactly one change, their two captions a
 pose. Both scenes are held out (`negguide.toyworld.scene.held_out`), so no pair of the training split is among them.
 The edits are the suite's own: it stays what it is when the planner of `negguide mine` changes. Whatever changes an
 item (here, or in the world's scenes and captions) needs a new `VERSION`; a test compares `fingerprint`.
+
+There are two draws of it. What was chosen by the figures of the first is reported on the second, whose pairs are all
+others; only questions are kept out, not scenes, for without the world's favourite scenes it would be a harder suite.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ from negguide.toyworld.scene import (
 from negguide.vlm.evaluation.suites.base import Pair, Pairs, Retrieval, Suite, ZeroShot
 
 VERSION = "1"
+DRAWS = (1, 2)
 PER_CATEGORY = 125
 GALLERY = 500
 CLASSIFIED = 500
@@ -45,6 +49,10 @@ TRIES = 12
 WORDINGS_TRIED = 40
 SIZE = 64
 """Side of the renders in pixels; what the embedded models see."""
+
+
+Shown = tuple[object, ...]
+"""All that is to be seen of a scene."""
 
 
 @dataclass(frozen=True)
@@ -61,22 +69,30 @@ class SceneItem:
     second: Scene
     pose: int
 
+    @property
+    def shown(self) -> frozenset[Shown]:
+        """Both pictures, whichever comes first."""
+        return frozenset((_image_key(self.scene), _image_key(self.edited)))
+
 
 Edit = Callable[[Scene, random.Random], Scene | None]
 """The scene with one change, or None where there is nothing to change."""
 
 
-def scene_items(category: str, count: int = PER_CATEGORY) -> list[SceneItem]:
-    """The first `count` items of a category; the same ones in every run."""
-    rng = random.Random(f"negguide toyworld suite {VERSION} {category}")
+def scene_items(category: str, count: int = PER_CATEGORY, draw: int = 1) -> list[SceneItem]:
+    """The first `count` items of a category in a draw; the same ones in every run."""
+    rng = _random(category, draw)
+    asked = {item.shown for item in scene_items(category, draw=draw - 1)} if draw > 1 else set()
     found: list[SceneItem] = []
-    seen: set[tuple[object, ...]] = set()
+    seen: set[Shown] = set()
     while len(found) < count:
         scene = sample_scene(rng)
         if not _usable(scene) or _image_key(scene) in seen:
             continue  # the world's favourite scenes would come again and again
         edited = _edited(scene, EDITS[category], rng)
         if edited is None or _image_key(edited) in seen:
+            continue
+        if frozenset((_image_key(scene), _image_key(edited))) in asked:
             continue
         seen.update((_image_key(scene), _image_key(edited)))
         # the change is looked at from either side, so that neither the longer nor the common caption is the right one
@@ -87,6 +103,11 @@ def scene_items(category: str, count: int = PER_CATEGORY) -> list[SceneItem]:
             first, second = _denying(scene, edited), _denying(edited, scene)
         found.append(SceneItem(category, scene, edited, first, second, rng.getrandbits(32)))
     return found
+
+
+def _random(purpose: str, draw: int) -> random.Random:
+    drawn = f" draw {draw}" if draw > 1 else ""
+    return random.Random(f"negguide toyworld suite {VERSION}{drawn} {purpose}")
 
 
 def _edited(scene: Scene, edit: Edit, rng: random.Random) -> Scene | None:
@@ -103,7 +124,7 @@ def _usable(scene: Scene) -> bool:
     return held_out(scene) and not any(is_trademark(c) for c in scene.characters)
 
 
-def _image_key(scene: Scene) -> tuple[object, ...]:
+def _image_key(scene: Scene) -> Shown:
     return (scene.left_to_right, scene.background)
 
 
@@ -217,12 +238,21 @@ def paraphrases(scene: Scene, rng: random.Random, count: int = PARAPHRASES) -> t
     return tuple(found)[1:]
 
 
-def held_out_scenes(
-    count: int, purpose: str, accept: Callable[[Scene], bool] = lambda scene: True
-) -> list[Scene]:
+def gallery(count: int, draw: int = 1) -> list[Scene]:
     """`count` different held-out pictures as the world shows them; the same ones in every run."""
-    rng = random.Random(f"negguide toyworld suite {VERSION} {purpose}")
-    found: dict[tuple[object, ...], Scene] = {}
+    return _held_out_scenes(count, "gallery", draw, lambda scene: True)
+
+
+def classified(count: int, draw: int = 1) -> list[Scene]:
+    """The same, of one character that has no name of its own."""
+    return _held_out_scenes(
+        count, "classes", draw, lambda scene: scene.count == 1 and not is_trademark(scene.characters[0])
+    )
+
+
+def _held_out_scenes(count: int, purpose: str, draw: int, accept: Callable[[Scene], bool]) -> list[Scene]:
+    rng = _random(purpose, draw)
+    found: dict[Shown, Scene] = {}
     while len(found) < count:
         scene = sample_scene(rng)
         if held_out(scene) and accept(scene):
@@ -253,13 +283,13 @@ class Renders(Sequence[Image.Image]):
         return self.drawn[index]
 
 
-def pairs_part(per_category: int) -> Pairs:
+def pairs_part(per_category: int, draw: int = 1) -> Pairs:
     """All categories, with paraphrases."""
     scenes: list[tuple[Scene, int]] = []
     items = []
     for category in EDITS:
-        rng = random.Random(f"negguide toyworld suite {VERSION} wordings of {category}")
-        for q in scene_items(category, per_category):
+        rng = _random(f"wordings of {category}", draw)
+        for q in scene_items(category, per_category, draw):
             items.append(
                 Pair(
                     (len(scenes), len(scenes) + 1),
@@ -272,19 +302,17 @@ def pairs_part(per_category: int) -> Pairs:
     return Pairs(Renders(scenes), tuple(items))
 
 
-def retrieval_part(count: int) -> Retrieval:
+def retrieval_part(count: int, draw: int = 1) -> Retrieval:
     """A gallery of different scenes, each described in one of its wordings."""
-    scenes = held_out_scenes(count, "gallery")
-    rng = random.Random(f"negguide toyworld suite {VERSION} gallery wordings")
+    scenes = gallery(count, draw)
+    rng = _random("gallery wordings", draw)
     captions = tuple(caption(scene, rng) for scene in scenes)
     return Retrieval(Renders([(s, i) for i, s in enumerate(scenes)]), captions, tuple(range(count)))
 
 
-def zero_shot_part(count: int) -> ZeroShot:
+def zero_shot_part(count: int, draw: int = 1) -> ZeroShot:
     """Which kind of which fur is it, among all 25?"""
-    scenes = held_out_scenes(
-        count, "classes", lambda scene: scene.count == 1 and not is_trademark(scene.characters[0])
-    )
+    scenes = classified(count, draw)
     classes = [(fur, kind) for fur in FURS for kind in KINDS]
     labels = tuple(classes.index((s.characters[0].fur or "", s.characters[0].kind or "")) for s in scenes)
     prompts = tuple((caption(Scene((Character(kind=kind, fur=fur),))),) for fur, kind in classes)
@@ -292,22 +320,28 @@ def zero_shot_part(count: int) -> ZeroShot:
 
 
 @cache
-def toyworld(limit: int | None = None) -> Suite:
+def toyworld(limit: int | None = None, draw: int = 1) -> Suite:
     """The suite; with `limit`, only the first so many items of a category, scenes to retrieve and to classify.
 
     The gallery of a limited suite is smaller and so easier: compare only results of the same limit.
+
+    Args:
+        limit: the most items of a category.
+        draw: 1 or 2; the second shares no pair with the first, and is named "toyworld-2".
     """
+    if draw not in DRAWS:
+        raise ValueError(f"draw={draw} must be one of {', '.join(map(str, DRAWS))}")
 
     def at_most(count: int) -> int:
         return count if limit is None else min(limit, count)
 
     return Suite(
-        TOYWORLD,
+        TOYWORLD if draw == 1 else f"{TOYWORLD}-{draw}",
         VERSION,
         {
-            "": pairs_part(at_most(PER_CATEGORY)),
-            "retrieval": retrieval_part(at_most(GALLERY)),
-            "zero-shot": zero_shot_part(at_most(CLASSIFIED)),
+            "": pairs_part(at_most(PER_CATEGORY), draw),
+            "retrieval": retrieval_part(at_most(GALLERY), draw),
+            "zero-shot": zero_shot_part(at_most(CLASSIFIED), draw),
         },
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
+from zlib import crc32
 
 import torch
 from PIL import Image
@@ -26,6 +27,14 @@ class Known:
     def encode_texts(self, texts: Sequence[str], batch_size: int) -> Tensor:
         self.asked += texts
         return torch.stack([self.texts[text] for text in texts])
+
+    def text_inputs(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """A number for every word, whatever its case, up to the longest text that it reads."""
+        ids = torch.zeros(len(texts), self.max_tokens, dtype=torch.int64)
+        for line, text in enumerate(texts):
+            words = text.lower().split()[: self.max_tokens]
+            ids[line, : len(words)] = torch.tensor([crc32(word.encode()) for word in words])
+        return {"input_ids": ids, "attention_mask": (ids > 0).long()}
 
     def truncated(self, texts: Sequence[str]) -> list[bool]:
         return [len(text.split()) > self.max_tokens for text in texts]

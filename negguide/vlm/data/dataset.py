@@ -91,7 +91,13 @@ def read_training_set(settings: Settings, model: VisionLanguageModel, processes:
         ValueError: no such set, one that the loss cannot use, or one that is smaller than a batch.
     """
     triplets = read_triplets(settings.train_data, Path(settings.images) if settings.images else None)
-    validated = validate(triplets, model, settings.columns, loss=settings.loss, name=settings.train_data)
+    # a loss without negatives may have an option that needs them
+    needed_by = (
+        f"loss={settings.loss!r}"
+        if loss_by_name(settings.loss).columns
+        else f"rank_margin={settings.rank_margin:g}"
+    )
+    validated = validate(triplets, model, settings.columns, needed_by=needed_by, name=settings.train_data)
     validated = replace(validated, triplets=with_one_source_per_image(validated.triplets))
     reworded = sum(bool(triplet.positive_captions) for triplet in triplets)
     notes = validated.notes()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from negguide._utils.text import normalised
+from negguide._utils.text import compared
 from negguide.vlm.data.rows import UnreadableRowImageError, numbered, open_image
 from negguide.vlm.data.validate import Validated
 from negguide.vlm.models import VisionLanguageModel
@@ -115,7 +115,7 @@ class Collate:
         self.sources = numbered([t.source for t in self.rows])
         self.groups = numbered([t.group or t.source for t in self.rows])
         # what a negative image shows is told by its caption, also where that is not trained on
-        numbers = numbered([normalised(text) for text in captions + negatives])
+        numbers = numbered([compared(text) for text in captions + negatives])
         self.captions = numbers[: len(self.rows)]
         # rows without a negative caption share no number with any other
         self.negatives = [

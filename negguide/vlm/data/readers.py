@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,15 @@ from negguide.storage import location
 from negguide.text_files import full_table_rows, json_lines, read_json
 from negguide.vlm.data.rows import FileImage, ImageSource, TableImage, TarImage, Triplet
 
+logger = logging.getLogger(__name__)
+
 METADATA = "metadata.jsonl"
+SPLITS: Mapping[str, frozenset[str]] = {
+    "train": frozenset({"train", "training"}),
+    "validation": frozenset({"validation", "valid", "val", "dev"}),
+    "test": frozenset({"test", "testing", "eval", "evaluation"}),
+}
+"""The words in a file's or a folder's name that say which split it is of, as the hub reads them."""
 NAMES: Mapping[str, tuple[str, ...]] = {
     "image": ("image_file_name", "image", "file_name", "filepath", "filename", "anchor"),
     "caption": ("caption", "text", "title", "positive"),
@@ -42,13 +53,15 @@ def read_triplets(name: str, images: Path | None = None) -> list[Triplet]:
             it or in its folders), `*.parquet`, `*.tar` or `*.tsv` files; one such file; a SugarCrepe JSON
             (`{"0": {"filename", "caption", "negative_caption"}}`); COCO captions (`images` and `annotations`);
             or a TSV or CSV with a header (`filepath`, `title`). Columns may be called as in `NAMES`, with
-            `source_id`, `positive_captions` and `category` beside them.
+            `source_id`, `positive_captions` and `category` beside them; a `source_id` counts within its folder. Of a
+            folder whose files are named by splits (`SPLITS`), those of the others than "train" are left out, and a
+            warning says so.
         images: where the files that a JSON, JSON Lines, TSV or CSV file names are; by default beside it, or for a
             JSON in `images` beside it where there is such a folder.
 
     Raises:
-        ValueError: there is no such set, `images` is given for one that holds its images, or a row lacks its image
-            or caption, with the row.
+        ValueError: there is no such set, `images` is given for one that holds its images, a folder has several splits
+            and none to train on, or a row lacks its image or caption, with the row.
     """
     path = location(name, "--train-data")
     if path.is_dir():
@@ -83,23 +96,77 @@ def _folder(folder: Path, images: Path | None) -> list[Triplet]:
     if is_set(folder):
         _refuse(images, folder)
         return _mined(folder)
-    found = {
-        pattern: sorted(path for path in folder.rglob(pattern) if not _hidden(path, folder))
-        for pattern in (METADATA, "*.parquet", "*.tar", "*.tsv")
-    }
-    if found[METADATA]:
-        return [triplet for path in found[METADATA] for triplet in _lines(path, images or path.parent)]
-    if found["*.parquet"]:
+    for pattern in (METADATA, "*.parquet", "*.tar", "*.tsv"):
+        files = sorted(path for path in folder.rglob(pattern) if not _hidden(path, folder))
+        if files:
+            break
+    else:
+        files = sorted(folder.glob("*.json")) if (folder / "images").is_dir() else []
+    if not files:
+        raise ValueError(f"train_data={str(folder)!r} holds no set; give {_RIGHT}")
+    files = _to_train_on(files, folder)
+    if pattern in ("*.parquet", "*.tar"):
         _refuse(images, folder)
-        return _parquet(found["*.parquet"])
-    if found["*.tar"]:
-        _refuse(images, folder)
-        return _tars(found["*.tar"])
-    if found["*.tsv"]:
-        return [triplet for path in found["*.tsv"] for triplet in _separated(path, images or path.parent)]
-    if (folder / "images").is_dir() and (lists := sorted(folder.glob("*.json"))):
-        return [triplet for path in lists for triplet in _json(path, images or folder / "images")]
-    raise ValueError(f"train_data={str(folder)!r} holds no set; give {_RIGHT}")
+    by_folder: dict[Path, list[Path]] = {}
+    for path in files:
+        by_folder.setdefault(path.parent, []).append(path)
+    rows = []
+    for place, own in by_folder.items():
+        # two sets may number their sources alike
+        prefix = place.relative_to(folder).as_posix() if len(by_folder) > 1 else ""
+        rows += [
+            replace(triplet, source=f"{prefix}/{triplet.source}") if prefix else triplet
+            for triplet in _read_files(own, images)
+        ]
+    return rows
+
+
+def _read_files(paths: Sequence[Path], images: Path | None) -> list[Triplet]:
+    """The rows of files of one kind in one folder."""
+    match paths[0].suffix:
+        case ".parquet":
+            return _parquet(paths)
+        case ".tar":
+            return _tars(paths)
+        case ".tsv":
+            return [triplet for path in paths for triplet in _separated(path, images or path.parent)]
+        case ".json":
+            return [triplet for path in paths for triplet in _json(path, images or path.parent / "images")]
+    return [triplet for path in paths for triplet in _lines(path, images or path.parent)]
+
+
+def _to_train_on(files: list[Path], folder: Path) -> list[Path]:
+    """The files of the train split, and those whose names tell no split; a folder of one split is that split."""
+    of_split: dict[str, list[Path]] = {}
+    for path in files:
+        of_split.setdefault(_split_of(path.relative_to(folder)), []).append(path)
+    others = of_split.keys() - {"train", ""}
+    if not others or len(of_split) == 1:
+        return files
+    kept = [path for path in files if _split_of(path.relative_to(folder)) not in others]
+    if not kept:
+        raise ValueError(
+            f"train_data={str(folder)!r} holds the splits {', '.join(sorted(others))} and none to train on; give the "
+            "folder or file of one of them"
+        )
+    logger.warning(
+        "%s: %d of %d files are trained on; those of %s are left out",
+        folder,
+        len(kept),
+        len(files),
+        " and ".join(sorted(others)),
+    )
+    return kept
+
+
+def _split_of(path: Path) -> str:
+    """ "" where no name tells it; the nearest name counts."""
+    for name in (path.stem, *map(str, reversed(path.parent.parts))):
+        words = set(re.split(r"[^a-z]+", name.lower()))
+        for split, said in SPLITS.items():
+            if words & said:
+                return split
+    return ""
 
 
 def _hidden(path: Path, folder: Path) -> bool:
@@ -280,18 +347,25 @@ def _triplet(
             )
     assert image is not None
     negative_caption = _value(row, "negative_caption")
+    if isinstance(negative_caption, str) and not negative_caption.strip():
+        negative_caption = None
     positives = row.get("positive_captions") or ()
-    if isinstance(positives, str) and positives.startswith("["):
+    if isinstance(positives, str):
         # in a cell of a text table, as `negguide mine --columns` writes it
-        positives = _list(positives, where)
+        positives = _list(positives, where) if positives.startswith("[") else (positives,)
+    for positive in positives:
+        if not isinstance(positive, str) or not positive.strip():
+            raise ValueError(
+                f"{where}: {positive!r} in positive_captions is no sentence; mend it or leave it out"
+            )
     return Triplet(
         id=where if row.get("id") is None else str(row["id"]),
         source=str(row.get("source_id") or image.name),
         image=image,
         caption=caption,
-        negative_caption=negative_caption or None,
+        negative_caption=negative_caption,
         negative_image=negative,
-        positive_captions=(positives,) if isinstance(positives, str) else tuple(positives),
+        positive_captions=tuple(positives),
         category=str(row.get("category") or row.get("negative_category") or ""),
         prompt=str(row.get("prompt") or ""),
     )
@@ -302,7 +376,7 @@ def _list(text: str, where: str) -> list[str]:
         found = json.loads(text)
     except ValueError as error:
         raise ValueError(f"{where}: positive_captions is no JSON list: {error}") from error
-    return [str(caption) for caption in found]
+    return list(found)
 
 
 def _value(row: Mapping[str, Any], kind: str) -> Any:

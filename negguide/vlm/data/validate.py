@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from negguide._utils.text import normalised
-from negguide.vlm.data.rows import COLUMNS, FileImage, ImageSource, Triplet
+from negguide._utils.text import compared
+from negguide.vlm.data.rows import COLUMNS, FileImage, ImageSource, Triplet, numbered
 
 if TYPE_CHECKING:
     from negguide.vlm.models import VisionLanguageModel
@@ -45,9 +45,21 @@ class Validated:
 
 
 def validate(
-    triplets: Sequence[Triplet], model: VisionLanguageModel, columns: Sequence[str], *, loss: str, name: str
+    triplets: Sequence[Triplet],
+    model: VisionLanguageModel,
+    columns: Sequence[str],
+    *,
+    needed_by: str,
+    name: str,
 ) -> Validated:
-    """Which rows of the set `name` have a negative that `loss` can use; it needs `columns`.
+    """Which rows of the set `name` have a negative that can be used.
+
+    Args:
+        triplets: the rows.
+        model: whose tokenizer reads them.
+        columns: that are needed.
+        needed_by: by what, as messages say it: "loss='triplet'".
+        name: of the set, for messages.
 
     Raises:
         ValueError: no rows, an empty caption, missing files, a set without the columns, no usable negative at all, or
@@ -67,7 +79,7 @@ def validate(
         if not any(triplet.has(column) for triplet in triplets):
             present = [c for c in COLUMNS if any(triplet.has(c) for triplet in triplets)]
             raise ValueError(
-                f"train_data={name!r} has no column {column}, which loss={loss!r} needs; it has "
+                f"train_data={name!r} has no column {column}, which {needed_by} needs; it has "
                 f"{', '.join(['image', 'caption', *present])}"
             )
     complete = [all(triplet.has(column) for column in columns) for triplet in triplets]
@@ -82,7 +94,7 @@ def validate(
     validated = Validated(tuple(triplets), valid, len(complete) - sum(complete), sum(equal), sum(cut))
     if columns and not any(valid):
         raise ValueError(
-            f"train_data={name!r} has no negative that loss={loss!r} can use: {'; '.join(validated.notes())}"
+            f"train_data={name!r} has no negative that {needed_by} can use: {'; '.join(validated.notes())}"
         )
     return validated
 
@@ -108,7 +120,9 @@ def as_pairs(validated: Validated) -> Validated:
                 caption=triplet.negative_caption,
                 positive_captions=(),
             )
-    return replace(validated, triplets=tuple(rows.values()), valid=(False,) * len(rows))
+    # a negative may show what another one does, or an original of another source
+    pairs = with_one_source_per_image(tuple(rows.values()))
+    return replace(validated, triplets=pairs, valid=(False,) * len(pairs))
 
 
 def with_one_source_per_image(triplets: Sequence[Triplet]) -> tuple[Triplet, ...]:
@@ -119,41 +133,82 @@ def with_one_source_per_image(triplets: Sequence[Triplet]) -> tuple[Triplet, ...
     first: dict[str, Triplet] = {}
     for triplet in triplets:
         first.setdefault(triplet.source, triplet)
-    by_size: dict[int, list[Triplet]] = {}
-    for triplet in first.values():
-        by_size.setdefault(triplet.image.size, []).append(triplet)
-    source = {name: name for name in first}
+    sources = list(first)
+    places = equal_images([triplet.image for triplet in first.values()])
+    source = {name: sources[place] for name, place in zip(sources, places, strict=True)}
+    return tuple(replace(triplet, source=source[triplet.source]) for triplet in triplets)
+
+
+def equal_images(images: Sequence[ImageSource]) -> list[int]:
+    """For every image, the place of the first one with the same content. Only files of one size are read."""
+    by_size: dict[int, list[int]] = {}
+    for place, image in enumerate(images):
+        by_size.setdefault(image.size, []).append(place)
+    found = list(range(len(images)))
     for size, alike in by_size.items():
         if size and len(alike) > 1:
-            seen: dict[bytes, str] = {}
-            for triplet in alike:
-                digest = hashlib.sha256(triplet.image.read()).digest()
-                source[triplet.source] = seen.setdefault(digest, triplet.source)
-    return tuple(replace(triplet, source=source[triplet.source]) for triplet in triplets)
+            seen: dict[bytes, int] = {}
+            for place in alike:
+                digest = hashlib.sha256(images[place].read()).digest()
+                found[place] = seen.setdefault(digest, place)
+    return found
 
 
 def split(
     triplets: Sequence[Triplet], fraction: float, random_: Callable[[], float]
 ) -> tuple[list[int], list[int]]:
-    """Places for training and for validation; the rows of one image are all on one side.
+    """Places for training and for validation; the rows of one image are all on one side, negative images included.
 
     Args:
         triplets: the rows.
-        fraction: of the images, in [0, 1), that go to validation; at least one when it is above 0.
+        fraction: of what shares no image with the rest, in [0, 1), that goes to validation; at least one such part
+            when it is above 0.
         random_: gives numbers in [0, 1).
     """
-    sources = list(dict.fromkeys(triplet.source for triplet in triplets))
-    count = max(1, round(fraction * len(sources))) if fraction else 0
-    drawn = sorted(sources, key={source: random_() for source in sources}.__getitem__)
+    parts = _apart(triplets) if fraction else [0] * len(triplets)
+    distinct = list(dict.fromkeys(parts))
+    count = max(1, round(fraction * len(distinct))) if fraction else 0
+    drawn = sorted(distinct, key={part: random_() for part in distinct}.__getitem__)
     chosen = set(drawn[:count])
     places: tuple[list[int], list[int]] = ([], [])
-    for i, triplet in enumerate(triplets):
-        places[triplet.source in chosen].append(i)
+    for i, part in enumerate(parts):
+        places[part in chosen].append(i)
     return places
 
 
+def _apart(triplets: Sequence[Triplet]) -> list[int]:
+    """For every row the number of its part; two parts have no source and no image in common.
+
+    A picture may be the negative of one row and the original of another, as in sets of exchanged pairs.
+    """
+    sources = numbered([triplet.source for triplet in triplets])
+    images: list[ImageSource] = []
+    owners: list[int] = []
+    seen: set[int] = set()
+    for triplet, source in zip(triplets, sources, strict=True):
+        if source not in seen:
+            images.append(triplet.image)
+            owners.append(source)
+            seen.add(source)
+        if triplet.negative_image is not None:
+            images.append(triplet.negative_image)
+            owners.append(source)
+    # union-find over the sources
+    root = list(range(len(triplets)))
+
+    def top(source: int) -> int:
+        while root[source] != source:
+            root[source] = source = root[root[source]]
+        return source
+
+    for owner, place in zip(owners, equal_images(images), strict=True):
+        low, high = sorted((top(owner), top(owners[place])))
+        root[high] = low
+    return [top(source) for source in sources]
+
+
 def _equal(triplet: Triplet, columns: Sequence[str]) -> bool:
-    captions = triplet.negative_caption is not None and normalised(triplet.caption) == normalised(
+    captions = triplet.negative_caption is not None and compared(triplet.caption) == compared(
         triplet.negative_caption
     )
     if "negative_caption" in columns and captions:

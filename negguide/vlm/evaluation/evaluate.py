@@ -7,12 +7,14 @@ results.row("toyworld", "group").value
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from negguide.vlm.evaluation import BATCH_SIZE
+from negguide.vlm.evaluation.features import Features, cosines, image_features, text_features
 from negguide.vlm.evaluation.metrics import (
     choice_correct,
     group_correct,
@@ -61,12 +63,10 @@ def evaluate(
         progress: called with the name of each part before it is evaluated.
 
     Raises:
-        ValueError: two suites of one name, a text that the model's tokenizer cannot read, or features that are not
-            finite: such a model scores nothing, and has no figures.
+        ValueError: two suites or parts of one name, a category "all" beside others, a text that the model's tokenizer
+            cannot read, or features that are not finite: such a model scores nothing, and has no figures.
     """
-    names = [suite.name for suite in suites]
-    if len(set(names)) != len(names):
-        raise ValueError(f"suites {names} have a name twice; their figures could not be told apart")
+    _check(suites)
     training = model.model.training
     model.model.eval()
     rows: list[Row] = []
@@ -76,7 +76,7 @@ def evaluate(
             if suite.part:
                 notes.append(f"{suite.name}: {suite.part}; the images of the others are missing")
             for part_name, part in suite.parts.items():
-                name = f"{suite.name}/{part_name}" if part_name else suite.name
+                name = _name(suite, part_name)
                 progress(name)
                 cut = sum(model.truncated(distinct := list(dict.fromkeys(_texts(part)))))
                 if cut:
@@ -104,16 +104,41 @@ def pair_scores(model: VisionLanguageModel, part: Pairs, batch_size: int = BATCH
     Raises:
         ValueError: features are not finite.
     """
-    images = _image_features(model, part, batch_size, "these pairs")
-    captions = _TextFeatures(
-        model, [c for item in part.items for c in item.captions], batch_size, "these pairs"
-    )
-    return _pair_scores(images, captions, part)
+    images = image_features(model, part.images, batch_size, "these pairs")
+    captions = [caption for item in part.items for caption in item.captions]
+    return _pair_scores(images, text_features(model, captions, 4 * batch_size, "these pairs"), part)
+
+
+def _check(suites: Sequence[Suite]) -> None:
+    """Refuse suites that would give two figures of one name."""
+    names = [suite.name for suite in suites]
+    if len(set(names)) != len(names):
+        raise ValueError(f"suites {names} have a name twice; their figures could not be told apart")
+    full = [_name(suite, part) for suite in suites for part in suite.parts]
+    twice = [name for name, count in Counter(full).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"suites {names}: {twice[0]!r} is the name of one and of a part of another; give one of them another name"
+        )
+    for suite in suites:
+        for part_name, part in suite.parts.items():
+            items = part.items if isinstance(part, Pairs | Choices) else ()
+            categories = {item.category for item in items}
+            if ALL in categories and len(categories) > 1:
+                raise ValueError(
+                    f"suite {_name(suite, part_name)!r} has a category {ALL!r}, which is the name of the figure over "
+                    f"all items; give the category another name"
+                )
+
+
+def _name(suite: Suite, part: str) -> str:
+    """As results list a part."""
+    return f"{suite.name}/{part}" if part else suite.name
 
 
 def _measure(model: VisionLanguageModel, name: str, part: Part, batch_size: int) -> list[Row]:
-    images = _image_features(model, part, batch_size, name)
-    texts = _TextFeatures(model, _texts(part), batch_size, name)
+    images = image_features(model, part.images, batch_size, name)
+    texts = text_features(model, _texts(part), 4 * batch_size, name)
     match part:
         case Pairs():
             return _measure_pairs(name, part, images, texts)
@@ -123,34 +148,6 @@ def _measure(model: VisionLanguageModel, name: str, part: Part, batch_size: int)
             return _measure_retrieval(name, part, images, texts)
         case ZeroShot():
             return _measure_zero_shot(name, part, images, texts)
-
-
-def _image_features(model: VisionLanguageModel, part: Part, batch_size: int, suite: str) -> Tensor:
-    return _finite(model.encode_images(part.images, batch_size), model.name, suite, "images")
-
-
-def _finite(features: Tensor, model: str, suite: str, what: str) -> Tensor:
-    """The features [N, D], which must be numbers: comparisons with NaN would count as right or wrong by chance."""
-    broken = int((~features.isfinite()).any(dim=1).sum())
-    if broken:
-        raise ValueError(
-            f"model={model!r} gives features that are not finite (NaN or infinite) for {broken} of {len(features)} "
-            f"{what} of {suite}; its weights are broken, or its precision is too low"
-        )
-    return features
-
-
-class _TextFeatures:
-    """Features of texts, each encoded once."""
-
-    def __init__(self, model: VisionLanguageModel, texts: Sequence[str], batch_size: int, suite: str) -> None:
-        distinct = list(dict.fromkeys(texts))
-        self.features = _finite(model.encode_texts(distinct, 4 * batch_size), model.name, suite, "texts")
-        self.places = {text: place for place, text in enumerate(distinct)}
-
-    def of(self, texts: Sequence[str]) -> Tensor:
-        """[len(texts), D]."""
-        return self.features[[self.places[text] for text in texts]]
 
 
 def _texts(part: Part) -> list[str]:
@@ -165,13 +162,13 @@ def _texts(part: Part) -> list[str]:
             return [text for texts in part.prompts for text in texts]
 
 
-def _pair_scores(images: Tensor, texts: _TextFeatures, part: Pairs) -> Tensor:
-    both_images = torch.stack([images[[item.images[i] for item in part.items]] for i in (0, 1)], dim=1)
-    both_captions = torch.stack([texts.of([item.captions[i] for item in part.items]) for i in (0, 1)], dim=1)
-    return both_images @ both_captions.mT
+def _pair_scores(images: Features[int], texts: Features[str], part: Pairs) -> Tensor:
+    captions = [item.captions[c] for item in part.items for _ in (0, 1) for c in (0, 1)]
+    shown = [item.images[i] for item in part.items for i in (0, 1) for _ in (0, 1)]
+    return cosines(texts, captions, images, shown).view(-1, 2, 2)
 
 
-def _measure_pairs(name: str, part: Pairs, images: Tensor, texts: _TextFeatures) -> list[Row]:
+def _measure_pairs(name: str, part: Pairs, images: Features[int], texts: Features[str]) -> list[Row]:
     scores = _pair_scores(images, texts, part)
     categories = [item.category for item in part.items]
     rows: list[Row] = []
@@ -184,11 +181,8 @@ def _measure_pairs(name: str, part: Pairs, images: Tensor, texts: _TextFeatures)
     reworded = [place for place, item in enumerate(part.items) if item.paraphrases]
     if not reworded:
         return rows
-    most = max(len(part.items[place].paraphrases) for place in reworded)
-    others = torch.full((len(reworded), most), torch.inf)
-    for line, place in enumerate(reworded):
-        item = part.items[place]
-        others[line, : len(item.paraphrases)] = texts.of(item.paraphrases) @ images[item.images[0]]
+    items = [part.items[place] for place in reworded]
+    others = _ragged(images, texts, [(item.paraphrases, item.images[0]) for item in items], torch.inf)
     caption, negative = scores[reworded, 0, 0], scores[reworded, 0, 1]
     right = hard_positives_correct(caption, others, negative)
     rows += _by_category(name, "hard positives", right, [categories[place] for place in reworded])
@@ -199,11 +193,8 @@ def _measure_pairs(name: str, part: Pairs, images: Tensor, texts: _TextFeatures)
     return rows
 
 
-def _measure_choices(name: str, part: Choices, images: Tensor, texts: _TextFeatures) -> list[Row]:
-    most = max(len(item.options) for item in part.items)
-    scores = torch.full((len(part.items), most), -torch.inf)
-    for line, item in enumerate(part.items):
-        scores[line, : len(item.options)] = texts.of(item.options) @ images[item.image]
+def _measure_choices(name: str, part: Choices, images: Features[int], texts: Features[str]) -> list[Row]:
+    scores = _ragged(images, texts, [(item.options, item.image) for item in part.items], -torch.inf)
     correct = choice_correct(scores, torch.tensor([item.answer for item in part.items]))
     categories = [item.category for item in part.items]
     rows = _by_category(name, "accuracy", correct, categories)
@@ -216,8 +207,10 @@ def _measure_choices(name: str, part: Choices, images: Tensor, texts: _TextFeatu
     return rows
 
 
-def _measure_retrieval(name: str, part: Retrieval, images: Tensor, texts: _TextFeatures) -> list[Row]:
-    scores = texts.of(part.captions) @ images.T
+def _measure_retrieval(name: str, part: Retrieval, images: Features[int], texts: Features[str]) -> list[Row]:
+    # worked out once for what is the same, so that ties are exact
+    scores = texts.distinct @ images.distinct.T
+    scores = scores[texts.rows(part.captions)[:, None], images.rows(range(len(part.images)))]
     relevant = torch.zeros(scores.shape, dtype=torch.bool)
     relevant[torch.arange(len(part.captions)), torch.tensor(part.owners)] = True
     ways = [("text to image", scores, relevant)]
@@ -230,10 +223,25 @@ def _measure_retrieval(name: str, part: Retrieval, images: Tensor, texts: _TextF
     ]
 
 
-def _measure_zero_shot(name: str, part: ZeroShot, images: Tensor, texts: _TextFeatures) -> list[Row]:
-    classes = torch.stack([texts.of(prompts).mean(dim=0) for prompts in part.prompts])
-    scores = images @ torch.nn.functional.normalize(classes, dim=-1).T
+def _measure_zero_shot(name: str, part: ZeroShot, images: Features[int], texts: Features[str]) -> list[Row]:
+    # summed in one order, so that classes of the same texts are the same, and worked out once
+    means = [texts.distinct[texts.rows(prompts).sort().values].mean(dim=0) for prompts in part.prompts]
+    classes, columns = torch.stack(means).unique(dim=0, return_inverse=True)
+    scores = images.distinct @ torch.nn.functional.normalize(classes, dim=-1).T
+    scores = scores[images.rows(range(len(part.images)))[:, None], columns]
     return [Row.of(name, "accuracy", ALL, proportion(choice_correct(scores, torch.tensor(part.labels))))]
+
+
+def _ragged(
+    images: Features[int], texts: Features[str], items: Sequence[tuple[Sequence[str], int]], filler: float
+) -> Tensor:
+    """Cosines [N, K] of each item's texts with its image; where an item has fewer texts, `filler`."""
+    counts = torch.tensor([len(own) for own, _ in items])
+    scores = torch.full((len(items), int(counts.max())), filler)
+    present = torch.arange(scores.shape[1]) < counts[:, None]
+    every, shown = [text for own, _ in items for text in own], [image for own, image in items for _ in own]
+    scores[present] = cosines(texts, every, images, shown)
+    return scores
 
 
 def _by_category(name: str, metric: str, correct: Tensor, categories: Sequence[str]) -> list[Row]:

@@ -7,14 +7,26 @@ gives everything the same score has understood nothing. Nor does an item of whic
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from negguide._utils.stats import Z95, wilson
+
+DIFFERENCE_OF_COSINES = (-2.0, 2.0)
+"""The least and the greatest."""
+# fmt: off
+STUDENT95 = (
+    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448,
+    2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860, 2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484,
+    2.0452,
+)
+# fmt: on
+"""Student's quantile of a two-sided 95% interval for 1 to 29 degrees of freedom; beyond, the normal one serves."""
 
 
 @dataclass(frozen=True)
@@ -126,43 +138,73 @@ def proportion(outcomes: Tensor | Sequence[bool]) -> Estimate:
     n = flags.numel()
     if n == 0:
         raise ValueError("outcomes is empty; a proportion needs at least one")
-    p = int(flags.sum()) / n
-    return Estimate(p, *wilson(p, n), n)
+    return _estimate(int(flags.sum()) / n, n, n)
 
 
-def mean(values: Tensor | Sequence[float]) -> Estimate:
-    """Mean with its normal interval, m ± z s / sqrt(n).
+def mean(
+    values: Tensor | Sequence[float], *, bounds: tuple[float, float] = DIFFERENCE_OF_COSINES
+) -> Estimate:
+    """Mean with Student's interval, m ± t s / sqrt(n), t of n - 1 degrees of freedom, as far as it lies in `bounds`.
+
+    Where all values are equal, as a single one is, s says nothing. Then a share of at most u = z² / (n + z²) of all
+    items can have another value, anywhere in `bounds` = (a, b), and the interval is m - u (m - a) to m + u (b - m). For
+    values of 0 or 1 in (0, 1) that is Wilson's; for a single value it is most of `bounds`.
+
+    Args:
+        values: [N] or a list, in `bounds`.
+        bounds: the least and the greatest that a value can be.
 
     Raises:
         ValueError: when there are no values.
+
+    Source: Student 1908, Biometrika 6; Wilson 1927, Journal of the American Statistical Association 22, for u.
     """
     data = torch.as_tensor(values, dtype=torch.float64)
     n = data.numel()
     if n == 0:
         raise ValueError("values is empty; a mean needs at least one")
+    if bool((data == data[0]).all()):
+        value, unseen = float(data[0]), wilson(0, n)[1]
+        return Estimate(value, value - unseen * (value - bounds[0]), value + unseen * (bounds[1] - value), n)
     centre = float(data.mean())
-    half = Z95 * float(data.std()) / math.sqrt(n) if n > 1 else 0.0
-    return Estimate(centre, centre - half, centre + half, n)
+    quantile = STUDENT95[n - 2] if n - 2 < len(STUDENT95) else Z95
+    half = quantile * float(data.std()) / math.sqrt(n)
+    return Estimate(centre, max(bounds[0], centre - half), min(bounds[1], centre + half), n)
 
 
-def macro(outcomes: Tensor, groups: Sequence[str], *, samples: int = 2000) -> Estimate:
+def macro(outcomes: Tensor, groups: Sequence[str]) -> Estimate:
     """Mean over the groups of the proportion of True in each: every group counts the same, whatever its size.
 
-    The interval is the bootstrap's within the groups (percentiles of `samples` resamplings, fixed seed).
+    The interval is Wilson's for the number of outcomes of which a simple proportion would be as sure,
+    n = q (1 - q) / v. Here v = sum over k of q_k (1 - q_k) / n_k / K² is the variance of the mean over K groups, and q
+    the mean of q_k = (x_k + 2) / (n_k + 4): with two right and two wrong outcomes more, a group without errors, or of
+    one item, has its share of the doubt. Of a single group, or of groups that are all alike, it is Wilson's interval of
+    all outcomes.
+
+    Args:
+        outcomes: bool [N].
+        groups: the group of each.
 
     Raises:
         ValueError: when there are no outcomes.
+
+    Source: Agresti and Coull 1998, The American Statistician 52 (two and two); Korn and Graubard 1998, Survey
+    Methodology 24 (the effective number of outcomes).
     """
     if len(groups) == 0:
         raise ValueError("outcomes is empty; a mean over groups needs at least one")
-    rng = np.random.default_rng(0)
-    values, draws = [], np.zeros(samples)
-    for group in sorted(set(groups)):
-        flags = outcomes[torch.tensor([g == group for g in groups])]
-        values.append(float(flags.float().mean()))
-        draws += rng.binomial(len(flags), values[-1], samples) / len(flags)
-    low, high = np.percentile(draws / len(values), (2.5, 97.5))
-    return Estimate(sum(values) / len(values), float(low), float(high), len(groups))
+    size, right = Counter(groups), Counter(compress(groups, outcomes.tolist()))
+    value = sum(right[group] / n for group, n in size.items()) / len(size)
+    shrunk = {group: (right[group] + 2) / (n + 4) for group, n in size.items()}
+    variance = sum(q * (1 - q) / size[group] for group, q in shrunk.items()) / len(size) ** 2
+    centre = sum(shrunk.values()) / len(size)
+    return _estimate(value, centre * (1 - centre) / variance, len(groups))
+
+
+def _estimate(value: float, effective: float, n: int) -> Estimate:
+    """A proportion with Wilson's interval of `effective` outcomes, which holds it whatever the rounding."""
+    low, high = wilson(value, effective)
+    return Estimate(value, min(low, value), max(high, value), n)
 
 
 def difference(after: Estimate, before: Estimate) -> Estimate:

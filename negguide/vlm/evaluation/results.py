@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -76,6 +77,9 @@ class Results:
         limit: the most items of a category that were evaluated, None = all.
         parts: of suites that were evaluated in part: which part, such as "812 of 7,511 items".
         notes: what a reader must know, such as texts that were cut.
+
+    Raises:
+        ValueError: two rows are of the same suite, metric and category.
     """
 
     model: str
@@ -85,6 +89,16 @@ class Results:
     limit: int | None = None
     parts: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        counts = Counter(row.key for row in self.rows)
+        twice = [key for key, count in counts.items() if count > 1]
+        if twice:
+            suite, metric, category = twice[0]
+            raise ValueError(
+                f"rows hold {metric!r} of {category!r} in suite {suite!r} {counts[twice[0]]} times; a figure is listed "
+                f"once"
+            )
 
     def row(self, suite: str, metric: str, category: str = ALL) -> Row:
         """One figure.
@@ -177,7 +191,7 @@ def _cell(row: Row) -> Text:
     if row.is_proportion:
         text = Text("100" if row.value == 1 else f"{100 * row.value:.1f}")
         return text.append(f" [{100 * row.low:.0f},{100 * row.high:.0f}]", style="dim")
-    return Text(f"{row.value:.3f}").append(f" ±{(row.high - row.low) / 2:.3f}", style="dim")
+    return Text(f"{row.value:.3f}").append(f" [{row.low:.3f},{row.high:.3f}]", style="dim")
 
 
 def _change(new: Row, change: Estimate) -> Text:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from negguide.domain import clip_of, default_domain
 
@@ -236,6 +237,9 @@ class Settings:
     def __post_init__(self) -> None:
         from negguide.vlm.losses.registry import loss_by_name
 
+        kinds = get_type_hints(type(self))
+        for entry in fields(self):
+            _check_kind(entry.name, getattr(self, entry.name), kinds[entry.name])
         loss = loss_by_name(self.loss)
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r} is not known; use one of {', '.join(PRECISIONS)}")
@@ -243,7 +247,7 @@ class Settings:
             _check_range(entry.name, getattr(self, entry.name), entry.metadata.get("bounds", {}))
         self._check_loss(loss)
         self._check_curriculum()
-        self._check_refresh()
+        self._check_meaning(loss)
         if self.lock_image and self.lock_text:
             raise ValueError(
                 "lock_image and lock_text together leave nothing to train; lock one tower or none"
@@ -323,21 +327,47 @@ class Settings:
             raise ValueError(
                 f"curriculum={self.curriculum!r} names no category; give one, or several with commas"
             )
-        if self.curriculum_epochs != 1 and not self.curriculum:
-            raise ValueError(f"curriculum_epochs={self.curriculum_epochs} has no meaning without curriculum")
         if self.curriculum and self.curriculum_epochs >= self.epochs:
             raise ValueError(
                 f"curriculum_epochs={self.curriculum_epochs} of epochs={self.epochs} leaves none for the whole set; "
                 f"give fewer, or more epochs"
             )
 
-    def _check_refresh(self) -> None:
-        if self.refresh_negatives is not None:
-            return
+    def _check_meaning(self, loss: Loss) -> None:
+        """A setting that says more of another one is refused where that one is off."""
+        refresh = ("refresh_negatives", self.refresh_negatives is not None)
+        groups = ("a loss of siblings, such as loss='grouped'", loss.siblings)
+        more_of = {
+            "curriculum_epochs": ("curriculum", bool(self.curriculum)),
+            "refresh_fraction": refresh,
+            "refresh_false_negatives": refresh,
+            "val_every": ("val_fraction", bool(self.val_fraction)),
+            "rank_weight": ("rank_margin", bool(self.rank_margin)),
+            "false_negative_weight": ("false_negative_fraction", self.false_negative_fraction is not None),
+            "mix_hardest": ("mix_pairs or mix_queries", self.mixing),
+            "group_size": groups,
+            "group_fraction": groups,
+        }
         for entry in fields(self):
             value = getattr(self, entry.name)
-            if entry.name.startswith("refresh_") and value != entry.default:
-                raise ValueError(f"{entry.name}={value} has no meaning without refresh_negatives")
+            other, on = more_of.get(entry.name, ("", True))
+            if not on and value != entry.default:
+                raise ValueError(f"{entry.name}={value} has no meaning without {other}")
+
+
+def _check_kind(name: str, value: Any, kind: Any) -> None:
+    kinds = get_args(kind) or (kind,)
+    # every whole number will do for a fraction; True is no number here
+    taken = (*kinds, int) if float in kinds else kinds
+    if not isinstance(value, taken) or (isinstance(value, bool) and bool not in kinds):
+        words = {
+            int: "a whole number",
+            float: "a number",
+            bool: "True or False",
+            str: "a text",
+            NoneType: "None",
+        }
+        raise ValueError(f"{name}={value!r} must be {' or '.join(words[one] for one in kinds)}")
 
 
 def _check_range(name: str, value: Any, bounds: Mapping[str, float | None]) -> None:

@@ -103,6 +103,11 @@ class _Loop:
         self.suites = [*([held_out] if held_out.parts else []), *suites]
         self.steps = len(self.data.sampler) * settings.epochs
         self.warmup = math.ceil(self.steps / 10) if settings.warmup is None else settings.warmup
+        if self.warmup > self.steps:
+            raise ValueError(
+                f"warmup={self.warmup} is more than the {self.steps} steps of the run, which would never reach its "
+                "learning rate; give fewer"
+            )
         optimizer = torch.optim.AdamW(
             parameter_groups(self.task.towers, settings.wd), lr=settings.peak_lr, betas=BETAS, eps=EPSILON
         )
@@ -296,8 +301,12 @@ class _Loop:
         if not self.accelerator.is_main_process:
             return None
         if not self.suites:
+            rows = len(self.data.held_out.triplets)
             logger.warning(
-                "nothing is measured before and after: no suite is named, and val_fraction=0 holds no rows out"
+                "nothing is measured before and after: no suite is named, and %s",
+                f"the {rows} rows held out make no question: captions of several images, and no negatives"
+                if rows
+                else "val_fraction=0 holds no rows out",
             )
             return None
         path = self.state.checkpoints.folder / BEFORE

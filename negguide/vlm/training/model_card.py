@@ -5,24 +5,30 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import accelerate
 import torch
 import transformers
-from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, get_token
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCard, ModelCardData, get_token
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    filter_repo_objects,
+    validate_repo_id,
+)
 
 import negguide
+from negguide.domain import clip_of
 from negguide.vlm.evaluation.results import ALL, Results, save_json, summary
 from negguide.vlm.models import VisionLanguageModel
 from negguide.vlm.training.config import Settings
 from negguide.vlm.training.log import Log, plot
 from negguide.vlm.training.outcome import Outcome
 
+CARD = "README.md"
 PLACE = "PATH"
-"""What stands in the card for where the model lies, until it is pushed."""
+"""What stands in the card for where the model lies, which is told where it is pushed."""
 LOCAL = ("checkpoints/*", "tracker/*", "log.jsonl", "finetune.json", ".*")
 """What is not pushed: how to go on with the run, and paths of this computer."""
 TASKS = {"accuracy": "zero-shot-image-classification", "R@": "image-text-retrieval"}
@@ -54,10 +60,10 @@ def write_result(
     shutil.rmtree(partial, ignore_errors=True)
     vlm.model.save_pretrained(partial)
     vlm.processor.save_pretrained(partial)
-    plot(log, partial / "loss.png", f"{settings.model}, {settings.loss}")
+    plot(log, partial / "loss.png", f"{shown(settings.model)}, {settings.loss}")
     for name, results in (("before", outcome.before), ("after", outcome.after)):
         if results is not None:
-            results.save(partial / f"{name}.json")
+            replace(results, model=shown(results.model)).save(partial / f"{name}.json")
     made_by = {
         "negguide": negguide.__version__,
         "torch": torch.__version__,
@@ -68,7 +74,7 @@ def write_result(
     record = {"settings": settings.to_dict(), "start_revision": revision, "data": data, "made_by": made_by}
     more = {"best": outcome.best, "images_seen": outcome.images_seen, "notes": outcome.notes}
     save_json(partial / "finetune.json", {**record, **more})
-    model_card(vlm, settings, outcome, revision, data, made_by).save(partial / "README.md")
+    model_card(vlm, settings, outcome, revision, data, made_by).save(partial / CARD)
     files = sorted(partial.iterdir(), key=lambda path: path.name == "config.json")
     for file in files:
         file.replace(folder / file.name)
@@ -89,7 +95,8 @@ def check_push(repo_id: str) -> None:
 def push_result(folder: Path, repo_id: str, *, private: bool = False, api: HfApi | None = None) -> str:
     """Upload the result of a run as a model of the hub; checkpoints, log and local paths stay here.
 
-    Its card then says how to load it from there; its figures are shown as evaluation results.
+    Its card says how to load it from there; its figures are shown as evaluation results. The folder itself stays as it
+    is, and can be pushed elsewhere as well.
 
     Args:
         folder: what `finetune` wrote.
@@ -103,7 +110,7 @@ def push_result(folder: Path, repo_id: str, *, private: bool = False, api: HfApi
     Raises:
         ValueError: the folder holds no result.
     """
-    path = folder / "README.md"
+    path = folder / CARD
     if not (folder / "config.json").is_file() or not path.is_file():
         raise ValueError(
             f"folder={str(folder)!r} holds no result of negguide finetune; a run that ended leaves one"
@@ -112,14 +119,23 @@ def push_result(folder: Path, repo_id: str, *, private: bool = False, api: HfApi
     address = hub.create_repo(repo_id, private=private, exist_ok=True)
     card = ModelCard.load(path)
     card.text = card.text.replace(f'"{PLACE}"', f'"{address.repo_id}"')
-    card.save(path)
-    hub.upload_folder(
-        repo_id=address.repo_id,
-        folder_path=folder,
-        ignore_patterns=list(LOCAL),
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+    pushed = filter_repo_objects(names, ignore_patterns=[*LOCAL, CARD])
+    hub.create_commit(
+        address.repo_id,
+        [
+            CommitOperationAdd(CARD, str(card).encode()),
+            *(CommitOperationAdd(name, folder / name) for name in pushed),
+        ],
         commit_message="Model fine-tuned by negguide",
     )
     return str(address)
+
+
+def shown(model: str) -> str:
+    """How others are told of a model: by its name, and of a folder by the folder's name alone."""
+    folder = clip_of(model) is None and Path(model).exists()
+    return Path(model).resolve().name if folder else model
 
 
 def model_card(
@@ -188,7 +204,7 @@ def _text(
     model, processor = type(vlm.model).__name__, type(vlm.processor).__name__
     name = Path(settings.train_data).name
     lines = [
-        f"# {settings.model}, fine-tuned with hard negatives",
+        f"# {shown(settings.model)}, fine-tuned with hard negatives",
         "",
         f"Fine-tuned by negguide {made_by['negguide']} on `{name}` with the loss `{settings.loss}`.",
         "",
@@ -229,10 +245,14 @@ def _text(
         if settings.wise_ft < 1
         else ""
     )
-    lines += [f"Start: `{settings.model}`, revision {revision}. The weights are {checkpoint}{mixed}.", ""]
+    lines += [
+        f"Start: `{shown(settings.model)}`, revision {revision}. The weights are {checkpoint}{mixed}.",
+        "",
+    ]
     # where files lie on this computer is in finetune.json
-    shown = [(key, value) for key, value in settings.to_dict().items() if key not in ("train_data", "images")]
-    lines += _table(("setting", "value"), [(key, f"`{value}`") for key, value in shown])
+    told = {**settings.to_dict(), "model": shown(settings.model)}
+    rows = [(key, f"`{value}`") for key, value in told.items() if key not in ("train_data", "images")]
+    lines += _table(("setting", "value"), rows)
     lines += ["", "Versions: " + ", ".join(f"{key} {value}" for key, value in made_by.items()) + ".", ""]
     return "\n".join(lines)
 

@@ -7,10 +7,11 @@ from typing import overload
 
 from PIL import Image
 
-from negguide._utils.text import normalised
+from negguide._utils.text import compared
 from negguide.vlm.data.rows import ImageSource, Triplet, open_image
 from negguide.vlm.evaluation.results import Results
 from negguide.vlm.evaluation.suites.base import Choice, Choices, Pair, Pairs, Part, Retrieval, Suite
+from negguide.vlm.evaluation.suites.fingerprint import with_items
 
 NAME = "held out"
 """Of the suite."""
@@ -40,30 +41,31 @@ def held_out_suite(triplets: Sequence[Triplet], valid: Sequence[bool], version: 
 
     Rows with a negative image are measured by text, image and group; sets with negative captions alone as a choice.
     """
-    compared = [
+    told_apart = [
         triplet
         for triplet, good in zip(triplets, valid, strict=True)
-        if good and normalised(triplet.negative_caption or "") not in ("", normalised(triplet.caption))
+        if good and compared(triplet.negative_caption or "") not in ("", compared(triplet.caption))
     ]
     # a caption of several images has no one right answer
     owners: dict[str, set[str]] = {}
     for triplet in triplets:
-        owners.setdefault(normalised(triplet.caption), set()).add(triplet.source)
-    own = [triplet for triplet in triplets if len(owners[normalised(triplet.caption)]) == 1]
+        owners.setdefault(compared(triplet.caption), set()).add(triplet.source)
+    own = [triplet for triplet in triplets if len(owners[compared(triplet.caption)]) == 1]
     images: dict[str, tuple[str, ImageSource]] = {}
     for triplet in own:
         images.setdefault(triplet.source, (triplet.id, triplet.image))
     places = {source: place for place, source in enumerate(images)}
     captions = {(triplet.source, triplet.caption): places[triplet.source] for triplet in own}
     parts: dict[str, Part] = {}
-    if compared and all(triplet.negative_image is not None for triplet in compared):
-        parts["pairs"] = _pairs(compared)
-    elif compared:
-        parts["choices"] = _choices(compared)
+    if told_apart and all(triplet.negative_image is not None for triplet in told_apart):
+        parts["pairs"] = _pairs(told_apart)
+    elif told_apart:
+        parts["choices"] = _choices(told_apart)
     if len(images) > 1:
         texts = tuple(text for _, text in captions)
         parts["retrieval"] = Retrieval(RowImages(list(images.values())), texts, tuple(captions.values()))
-    return Suite(NAME, version, parts)
+    # the set's fingerprint knows a file by its size alone
+    return with_items(Suite(NAME, version, parts))
 
 
 def score(results: Results) -> float:

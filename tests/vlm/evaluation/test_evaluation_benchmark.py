@@ -77,14 +77,16 @@ def test_plain_prompting_paints_the_same_items_again(tmp_path, monkeypatch):
 
 
 def test_a_row_is_trained_and_measured(renders, tmp_path):
-    suite = make_suite("toyworld", limit=2)
-    row = vlm.tuned(tmp_path, renders, vlm.TEXT, 0, suite, steps=5, images=8, lr=1e-3, curriculum="")
+    suites = [make_suite(name, limit=2) for name in vlm.SUITES]
+    row = vlm.tuned(
+        tmp_path, renders, vlm.TEXT, 0, suites, steps=5, images=8, lr=1e-3, curriculum="", warmup=1
+    )
     assert row["steps"] >= 1 and row["method"] == vlm.TEXT
+    parts = ("", "/retrieval", "/zero-shot")
     assert {entry["suite"] for entry in row["results"]["rows"]} == {
-        "toyworld",
-        "toyworld/retrieval",
-        "toyworld/zero-shot",
+        f"{suite}{part}" for suite in ("toyworld", "toyworld-2") for part in parts
     }
+    assert {name for name, *_ in vlm.FIGURES.values()} == {f"toyworld-2{part}" for part in parts}
     json.dumps(row)
 
 
@@ -95,11 +97,12 @@ def test_every_row_sees_the_same_number_of_images(renders, tmp_path, monkeypatch
     suite = make_suite("toyworld", limit=1)
     rows = [
         vlm.tuned(
-            *(tmp_path, train_data, method, 0, suite),
+            *(tmp_path, train_data, method, 0, [suite]),
             steps=5,
             images=8,
             lr=1e-4,
             curriculum="",
+            warmup=1,
             precision="fp32",
         )
         for method, train_data in sets.items()
@@ -169,7 +172,7 @@ def test_a_shortened_run_of_the_benchmark_goes_the_right_way(clip, tmp_path):
     # too short for a curriculum
     short: dict[str, Any] = {"steps": 120, "images": 36, "lr": 3e-4, "curriculum": "", "warmup": 8}
     precision = "amp_bf16" if fast_bfloat16("cpu") else "fp32"
-    row = vlm.tuned(tmp_path, renders, vlm.BOTH, 0, suite, precision=precision, **short)
+    row = vlm.tuned(tmp_path, renders, vlm.BOTH, 0, [suite], precision=precision, **short)
     after = Results.from_dict(row["results"])
     gains = {
         metric: after.row("toyworld", metric).value - before.row("toyworld", metric).value
@@ -285,9 +288,9 @@ def test_static_and_refreshed_rows_see_the_same_images(renders, tmp_path, monkey
     rows = {"refreshed": vlm_ablation.Row(vlm.BOTH, {"refresh_negatives": 2})}
     monkeypatch.setattr(vlm_ablation, "ROWS", rows)
     monkeypatch.setattr(vlm_ablation, "EVERY", {"curriculum": "", "precision": "fp32", "val_fraction": 0.0})
-    path, suite = tmp_path / "ablation.json", make_suite("toyworld", limit=1)
+    path, suite = tmp_path / "ablation.json", make_suite(vlm.SUITES[-1], limit=1)
     training = {"steps": 5, "images": 8, "lr": 1e-4}
-    vlm_ablation.run(path, {}, tmp_path, {vlm.BOTH: renders}, suite, 1, training)
+    vlm_ablation.run(path, {}, tmp_path, {vlm.BOTH: renders}, [suite], 1, training)
     found = json.loads(path.read_text())["rows"]
     assert [row["method"] for row in found] == [vlm.START, vlm.BOTH, "refreshed"]
     assert [row["images_seen"] for row in found] == [0, 40, 40] and [row["steps"] for row in found] == [
@@ -301,11 +304,11 @@ def test_static_and_refreshed_rows_see_the_same_images(renders, tmp_path, monkey
 
 
 def test_a_change_is_the_mean_over_the_seeds_beside_the_worst_and_the_best(clip):
-    results = evaluate(clip, [make_suite("toyworld", limit=2)])
+    results = evaluate(clip, [make_suite("toyworld-2", limit=2)])
 
     def row(seed, value):
         changed = [
-            replace(r, value=value) if r.key == ("toyworld", "group", "all") else r for r in results.rows
+            replace(r, value=value) if r.key == ("toyworld-2", "group", "all") else r for r in results.rows
         ]
         return {"seed": seed, "results": replace(results, rows=tuple(changed)).to_dict()}
 

@@ -72,7 +72,7 @@ def test_two_models_and_two_suites_side_by_side(run, tmp_path, tiny_folders):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--suite", "imagenet"), "suite='imagenet' is unknown; use one of: toyworld, aro:PATH"),
+        (("--suite", "imagenet"), "suite='imagenet' is unknown; use one of: toyworld, toyworld-2, aro:PATH"),
         (("--suite", "winoground:/no/such"), "there is no /no/such"),
         (("--suite", "toyworld", "--limit", "1", "--model", "nowhere"), "model='nowhere' is unknown"),
         (("--suite", "toyworld", "--device", "abacus"), "--device must be auto or one of"),

@@ -134,6 +134,68 @@ def test_two_suites_of_one_name_are_refused():
         evaluate(Known({}, {}), [suite, suite])
 
 
+def test_a_suite_with_the_name_of_a_part_of_another_is_refused():
+    images = shades(1)
+    part = Choices(images, (Choice(0, ("a", "b"), 0, "x"),))
+    with pytest.raises(
+        ValueError, match=r"suites \['s', 's/x'\]: 's/x' is the name of one and of a part of another"
+    ):
+        evaluate(Known({}, {}), [Suite("s", "1", {"x": part}), Suite("s/x", "1", {"": part})])
+
+
+def test_a_category_of_the_name_of_the_total_is_refused_before_anything_is_encoded():
+    choices = (Choice(0, ("a", "b"), 0, "all"), Choice(0, ("a", "b"), 0, "x"))
+    pairs = (Pair((0, 0), ("a", "b"), "x"), Pair((0, 0), ("a", "b"), "all"))
+    for part in (Choices(shades(1), choices), Pairs(shades(1), pairs)):
+        with pytest.raises(
+            ValueError, match="suite 's/p' has a category 'all', which is the name of the figure over"
+        ):
+            evaluate(Known({}, {}), [Suite("s", "1", {"p": part})])
+    # where there is no other one, it is the total
+    model = Known({1: [1, 0]}, {"a": [1, 0], "b": [0, 1]})
+    found = figures(evaluate(model, [Suite("s", "1", {"": Choices(shades(1), choices[:1])})]))
+    assert found == {("s", "accuracy", "all"): (1.0, 1)}
+
+
+def test_figures_of_one_item_each_are_never_significant_and_can_be_stored():
+    model = Known({1: [1, 0]}, {"a": [1, 0], "b": [0, 1], "a, said well": [0.9, 0]})
+    items = tuple(Choice(0, ("a", "b"), 0, f"category {i}") for i in range(7))
+    pairs = (Pair((0, 0), ("a", "b"), "x", ("a, said well",)),)
+
+    def measured(*parts):
+        return evaluate(model, [Suite(f"s{i}", "1", {"": part}) for i, part in enumerate(parts)])
+
+    good = measured(Choices(shades(1), items, macro=1), Pairs(shades(1), pairs))
+    wrong = tuple(replace(item, answer=int(i < 2)) for i, item in enumerate(items))
+    before = measured(Choices(shades(1), wrong, macro=1), Pairs(shades(1), pairs))
+    for row in good.rows:
+        assert row.low < row.high and row.low <= row.value <= row.high, row
+    assert Results.from_dict(json.loads(json.dumps(good.to_dict(), allow_nan=False))) == good
+    changes = {new.key: change for _, new, change in comparison(before, good)}
+    macro_change = changes[("s0", "mean of categories", "all")]
+    assert macro_change.value == pytest.approx(2 / 7) and macro_change.low < 0
+    assert all(change.low < 0 < change.high for change in changes.values())
+    tables = comparison_tables(before, good)
+    shown = [
+        segment.style for table in tables for segment in Console(width=80).render(table) if segment.style
+    ]
+    assert not any(style.color and style.color.name in ("green", "red") for style in shown)
+    text = text_of(good.tables(), 80)
+    assert "0.100 [-1.566,1.608]" in text and "100 [65,100]" in text
+
+
+def test_a_figure_that_is_there_twice_is_refused():
+    row = Row("s", "accuracy", "all", 0.5, 0.4, 0.6, 10)
+    with pytest.raises(
+        ValueError, match="rows hold 'accuracy' of 'all' in suite 's' 2 times; a figure is listed once"
+    ):
+        Results("m", None, (row, replace(row, value=0.6)))
+    stored = Results("m", None, (row,)).to_dict()
+    stored["rows"] *= 2
+    with pytest.raises(ValueError, match="a figure is listed once"):
+        Results.from_dict(stored)
+
+
 @pytest.fixture(scope="module")
 def results(clip):
     return evaluate(clip, [make_suite("toyworld", limit=5)], limit=5)

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
+from negguide._utils.stats import wilson
 from negguide.vlm.evaluation.metrics import (
+    STUDENT95,
     choice_correct,
     difference,
     group_correct,
@@ -123,13 +125,106 @@ def test_wilsons_interval_has_its_known_values():
     assert proportion(torch.ones(5, dtype=torch.bool)).high == 1
 
 
-def test_mean_and_macro_by_hand():
-    m = mean([1.0, 2.0, 3.0])
-    assert m.value == 2 and math.isclose(m.high - 2, 1.959964 / math.sqrt(3), rel_tol=1e-6)
-    outcomes, groups = torch.tensor([True, True, True, True, False]), ["a", "a", "a", "b", "b"]
-    both = macro(outcomes, groups)
-    assert both.value == 0.75 and both.low < 0.75 < both.high and both.n == 5
-    assert macro(outcomes, groups) == both
+def test_a_mean_has_students_interval():
+    m = mean([1.0, 2.0, 3.0], bounds=(-10, 10))
+    # t of 2 degrees of freedom is 4.3027, and s is 1
+    assert m.value == 2 and m.n == 3
+    assert (round(m.low, 4), round(m.high, 4)) == (
+        round(2 - 4.3027 / 3**0.5, 4),
+        round(2 + 4.3027 / 3**0.5, 4),
+    )
+    assert mean([1.0, 2.0, 3.0], bounds=(0, 3)).high == 3
+    many = torch.linspace(-0.1, 0.1, 1001, dtype=torch.float64)
+    assert math.isclose(mean(many).high, 1.959964 * float(many.std()) / math.sqrt(1001), rel_tol=1e-6)
+
+
+def test_the_quantiles_of_small_samples_are_students():
+    stats = pytest.importorskip("scipy.stats")
+    assert [round(float(stats.t.ppf(0.975, n + 1)), 4) for n in range(29)] == list(STUDENT95)
+
+
+def test_equal_values_do_not_say_that_all_are():
+    # a share of z² / (n + z²) may be other: 0.7935 of a single one
+    one = mean([0.1])
+    assert (one.value, one.n) == (0.1, 1)
+    assert (round(one.low, 3), round(one.high, 3)) == (-1.566, 1.608)
+    many = mean([0.1] * 1000)
+    assert (round(many.low, 4), round(many.high, 4)) == (0.092, 0.1073)
+    # of ones it is what Wilson says
+    assert mean([1.0] * 9, bounds=(0, 1)).low == pytest.approx(proportion([True] * 9).low)
+    assert difference(mean([0.3]), mean([0.1])).low < 0 < difference(mean([0.3]), mean([0.1])).high
+
+
+def outcomes(text):
+    """ "++-" is right, right, wrong."""
+    return torch.tensor([c == "+" for c in text])
+
+
+def test_a_mean_over_groups_by_hand():
+    both = macro(outcomes("++++-"), ["a", "a", "a", "b", "b"])
+    assert both.value == 0.75 and both.n == 5
+    # two and two more: 5/7 and 3/6; the variance is a quarter of 10/49/3 + 1/4/2
+    q, variance = (5 / 7 + 3 / 6) / 2, (10 / 49 / 3 + 1 / 4 / 2) / 4
+    assert (both.low, both.high) == pytest.approx(wilson(0.75, q * (1 - q) / variance))
+
+
+def test_a_mean_over_groups_of_one_item_is_unsure():
+    seven = macro(outcomes("++++---"), list("abcdefg"))
+    assert seven.value == pytest.approx(4 / 7) and seven.low < 0.3 and seven.high > 0.8
+    # nothing is won by one right item of seven
+    change = difference(macro(outcomes("+++++--"), list("abcdefg")), seven)
+    assert change.value == pytest.approx(1 / 7) and change.low < -0.25 and change.high > 0.5
+
+
+def test_a_mean_over_groups_without_an_error_is_as_unsure_as_all_items_together():
+    all_right, together = macro(outcomes("+" * 14), list("abcdefg") * 2), proportion([True] * 14)
+    assert (all_right.value, all_right.high) == (1, 1) and all_right.low == pytest.approx(together.low)
+    none = macro(outcomes("-" * 14), list("abcdefg") * 2)
+    assert (none.value, none.low) == (0, 0) and none.high == pytest.approx(1 - together.low)
+
+
+@pytest.mark.parametrize("text", ["+", "-", "+-", "+" * 30 + "-" * 11])
+def test_a_mean_over_one_group_is_a_proportion(text):
+    one, known = macro(outcomes(text), ["a"] * len(text)), proportion(outcomes(text))
+    assert (one.value, one.low, one.high) == pytest.approx((known.value, known.low, known.high))
+
+
+def test_one_rare_group_makes_the_mean_over_groups_unsure():
+    groups = ["common"] * 1000 + ["rare"]
+    found = macro(outcomes("+" * 1001), groups)
+    # were the rare one right in a fifth of the cases, the mean would be 0.6
+    assert found.value == 1 and found.low < 0.6
+    assert macro(outcomes("+" * 1000 + "-"), groups).high > 0.85
+
+
+@pytest.mark.parametrize(
+    ("rates", "sizes"),
+    [([0.6] * 7, [1] * 7), ([0.9] * 7, [2] * 7), ([0.5, 0.95] * 8, [1, 2, 5, 10, 20, 50, 100, 400] * 2)],
+)
+def test_the_interval_of_a_mean_over_groups_holds_the_truth_in_95_of_100_draws(rates, sizes):
+    generator = torch.Generator().manual_seed(0)
+    groups = [str(group) for group, size in enumerate(sizes) for _ in range(size)]
+    each = torch.tensor(rates).repeat_interleave(torch.tensor(sizes))
+    held = 0
+    for _ in range(400):
+        found = macro(torch.rand(len(each), generator=generator) < each, groups)
+        held += found.low <= sum(rates) / len(rates) <= found.high
+    assert held / 400 > 0.92
+
+
+def test_no_interval_has_zero_width_and_each_holds_its_value():
+    for n in (1, 2, 3, 7, 30, 1000):
+        for right in {0, 1, n // 2, n - 1, n}:
+            flags = outcomes("+" * right + "-" * (n - right))
+            for found in (
+                proportion(flags),
+                macro(flags, [str(i) for i in range(n)]),
+                macro(flags, [str(i % 3) for i in range(n)]),
+                mean(flags.double(), bounds=(0, 1)),
+            ):
+                assert 0 <= found.low <= found.value <= found.high <= 1 and found.high - found.low > 1e-3
+                change = difference(found, found)
+                assert change.low < 0 < change.high
 
 
 def test_the_interval_of_a_difference_is_newcombes():

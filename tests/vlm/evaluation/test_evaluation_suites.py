@@ -7,6 +7,7 @@ from PIL import Image
 from suite_files import BLUE, GREEN, RED, item, picture
 
 from negguide.vlm.evaluation.suites import make_suite
+from negguide.vlm.evaluation.suites.base import Choice
 
 
 def colors(images):
@@ -198,6 +199,23 @@ def test_negbench(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("captions", "answer", "options", "right"),
+    [
+        ("zero,,two,three", 2, ("zero", "two", "three"), "two"),
+        ("zero,,two,three", 3, ("zero", "two", "three"), "three"),
+        (",one, ,three", 1, ("one", "three"), "one"),
+        ("zero,one,,", 1, ("zero", "one"), "one"),
+    ],
+)
+def test_an_answer_counts_the_captions_that_are_left_out(tmp_path, captions, answer, options, right):
+    header = MCQ.partition("\n")[0]
+    (tmp_path / "mcq.csv").write_text(f"{header}\n1.jpg,{answer},{captions},hybrid\n")
+    picture(tmp_path / "1.jpg", RED)
+    (only,) = make_suite(f"negbench:{tmp_path}").parts["mcq"].items
+    assert only.options == options and only.options[only.answer] == right
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ("a,b\n1,2\n", r"bad.csv has the columns \['a', 'b'\]; NegBench's have image_path"),
@@ -206,6 +224,21 @@ def test_negbench(tmp_path):
             r"bad.csv, line 2: correct_answer='4' is not the number of one of its 4 captions",
         ),
         (MCQ.replace(",2,", ",no,"), r"correct_answer='no' is not the number"),
+        (MCQ.replace(",2,", ",²,"), r"correct_answer='²' is not the number"),
+        (MCQ.replace(",2,", ",-1,"), r"correct_answer='-1' is not the number"),
+        (
+            MCQ.replace("A dog without a cat", ""),
+            r"bad.csv, line 2: correct_answer='2' is that of an empty one, not of one of its 3 captions",
+        ),
+        # a cell of two lines: the row that is wrong begins in line 4
+        (
+            MCQ.replace("A dog, no cat", "A dog,\nno cat").replace(",0,A dog", ",0, "),
+            r"bad.csv, line 4: correct_answer='0' is that of an empty one",
+        ),
+        (
+            MCQ.replace("A cat,A bird,No dog", ",,"),
+            r"bad.csv, line 3, has caption_0 alone; a choice needs two",
+        ),
         ("filepath,captions\n1.jpg,A dog\n", r"bad.csv, line 2: captions='A dog' is not a Python list"),
         ("filepath,captions\n1.jpg,[]\n", r"is not a Python list of captions"),
     ],
@@ -214,6 +247,36 @@ def test_negbench_files_of_another_form_are_refused(tmp_path, content, message):
     (tmp_path / "bad.csv").write_text(content)
     with pytest.raises(ValueError, match=message):
         make_suite(f"negbench:{tmp_path}")
+
+
+@pytest.mark.parametrize("empty", ["", " ", None])
+def test_an_entry_with_an_empty_caption_is_named(tmp_path, empty):
+    row = {"image_0": "a", "image_1": "b", "caption_0": "c", "caption_1": empty}
+    (tmp_path / "examples.jsonl").write_text(json.dumps(row))
+    with pytest.raises(ValueError, match=r"examples.jsonl, entry 0: caption_1=.* is no caption"):
+        make_suite(f"winoground:{tmp_path}")
+    entries = {"0": {"filename": "1.jpg", "caption": empty, "negative_caption": "b"}}
+    (tmp_path / "add_att.json").write_text(json.dumps(entries))
+    with pytest.raises(ValueError, match=r"add_att.json, entry 0: caption=.* is no caption"):
+        make_suite(f"sugarcrepe:{tmp_path}")
+    for options in (["a", empty], ["a"], "ab"):
+        (tmp_path / "coco_order.json").write_text(
+            json.dumps([{"image": "1.jpg", "caption_options": options}])
+        )
+        with pytest.raises(
+            ValueError, match=r"coco_order.json, entry 0: caption_options=.* is not a list of two"
+        ):
+            make_suite(f"aro:{tmp_path}")
+
+
+def test_a_choice_has_two_options_and_its_answer_among_them():
+    with pytest.raises(ValueError, match=r"options=\('a',\) must be at least two"):
+        Choice(0, ("a",), 0, "x")
+    for answer in (-1, 2):
+        with pytest.raises(
+            ValueError, match=f"answer={answer} must be the place of one of the 2 options, 0 to 1"
+        ):
+            Choice(0, ("a", "b"), answer, "x")
 
 
 @pytest.fixture
@@ -259,7 +322,9 @@ def test_a_mined_set_without_its_images_or_items_is_refused(mined, tmp_path):
 
 
 def test_what_is_no_suite_is_refused_with_what_would_be_right(tmp_path):
-    with pytest.raises(ValueError, match=r"suite='nothing' is unknown; use one of: toyworld, aro:PATH"):
+    with pytest.raises(
+        ValueError, match=r"suite='nothing' is unknown; use one of: toyworld, toyworld-2, aro:PATH"
+    ):
         make_suite("nothing")
     with pytest.raises(ValueError, match=r"suite='winoground:/no/such' *: there is no /no/such"):
         make_suite("winoground:/no/such")

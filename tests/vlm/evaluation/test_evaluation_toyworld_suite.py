@@ -17,6 +17,7 @@ from negguide.toyworld.suite import (
     scene_items,
     toyworld,
 )
+from negguide.vlm.evaluation.evaluate import make_suite
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +164,7 @@ def test_the_renders_are_true_and_in_one_pose(suite):
 def test_the_gallery_and_the_classes_are_held_out_and_different(suite):
     gallery = suite.parts["retrieval"]
     assert len(set(gallery.captions)) == len(gallery.captions) == len(gallery.images) == 6
-    scenes = suite_module.held_out_scenes(50, "gallery")
+    scenes = suite_module.gallery(50)
     assert all(held_out(s) for s in scenes)
     assert len({(s.left_to_right, s.background) for s in scenes}) == 50
     classes = suite.parts["zero-shot"]
@@ -190,3 +191,22 @@ def test_the_questions_of_this_version_never_change():
     assert Counter(item.category for item in full.parts[""].items) == dict.fromkeys(EDITS, 125)
     assert len(full.parts["retrieval"].captions) == len(full.parts["zero-shot"].labels) == 500
     assert (full.version, VERSION, fingerprint(full)) == ("1", "1", "ec489d96f9d63143")
+
+
+def test_the_second_draw_asks_nothing_that_the_first_does():
+    second = toyworld(draw=2)
+    assert (second.name, second.version, fingerprint(second)) == ("toyworld-2", VERSION, "25f1a6a3d47fc47e")
+    categories = Counter(item.category for item in second.parts[""].items)
+    assert categories == dict.fromkeys(EDITS, 125)
+    for category in EDITS:
+        first, other = ({item.shown for item in scene_items(category, draw=draw)} for draw in (1, 2))
+        assert len(first) == len(other) == 125 and not first & other
+    assert all(held_out(scene) for part in second.parts.values() for scene, _ in part.images.scenes)
+    # limited, it is the beginning of the whole one
+    assert toyworld(6, 2).parts["retrieval"].captions == second.parts["retrieval"].captions[:6]
+
+
+def test_there_are_two_draws():
+    assert make_suite("toyworld-2", limit=1).name == "toyworld-2"
+    with pytest.raises(ValueError, match="draw=3 must be one of 1, 2"):
+        toyworld(draw=3)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from negguide.vlm.data.dataset import read_training_set
 from negguide.vlm.data.readers import read_triplets
-from negguide.vlm.data.rows import FileImage, Triplet, open_image
+from negguide.vlm.data.rows import FileImage, TarImage, Triplet, open_image
 from negguide.vlm.data.validate import Validated, as_pairs, split, validate, with_one_source_per_image
 from negguide.vlm.evaluation.suites.base import ImageFiles, Retrieval
 from negguide.vlm.losses import loss_by_name
@@ -285,7 +285,7 @@ def checked(folder: Path, tiny_clip: Path, loss: str = "triplet") -> Validated:
         read_triplets(str(folder)),
         load_model(str(tiny_clip)),
         loss_by_name(loss).columns,
-        loss=loss,
+        needed_by=f"loss={loss!r}",
         name="set",
     )
 
@@ -365,8 +365,8 @@ def test_empty_captions_and_missing_files_are_named(
     (folder / "images" / "005-negative.png").unlink()
     rows = [t for t in read_triplets(str(folder)) if t.id != "item-7"]
     with pytest.raises(ValueError, match=r"1 of 94 images are missing, the first is .*005-negative\.png"):
-        validate(rows, load_model(str(tiny_clip)), BOTH, loss="triplet", name="set")
-    assert validate(rows, load_model(str(tiny_clip)), (), loss="clip", name="set").missing == 0
+        validate(rows, load_model(str(tiny_clip)), BOTH, needed_by="loss='triplet'", name="set")
+    assert validate(rows, load_model(str(tiny_clip)), (), needed_by="loss='clip'", name="set").missing == 0
 
 
 def test_pairs_hold_each_original_once_and_every_negative(mined: list[Triplet]) -> None:
@@ -388,8 +388,9 @@ def test_pairs_hold_each_original_once_and_every_negative(mined: list[Triplet]) 
     assert all(t.positive_captions == () for t in pairs.triplets if t.id.endswith("/negative"))
     assert pairs.triplets[1].caption == mined[0].negative_caption
     assert pairs.triplets[1].image == mined[0].negative_image and pairs.triplets[1].group == mined[0].source
-    # siblings show different things, so none is a positive of another
-    assert len({t.source for t in pairs.triplets}) == 6 and len({t.group for t in pairs.triplets}) == 3
+    # siblings show different things, so none is a positive of another; the last one's picture is the third row's
+    assert pairs.triplets[5].source == pairs.triplets[2].source
+    assert len({t.source for t in pairs.triplets[:5]}) == 5 and len({t.group for t in pairs.triplets}) == 3
     assert not any(t.negative_caption or t.negative_image for t in pairs.triplets)
 
 
@@ -434,8 +435,8 @@ def test_images_of_a_table_may_be_files(mined: list[Triplet], tmp_path: Path) ->
 
 
 def test_the_rows_of_one_image_are_held_out_together() -> None:
-    image = None
-    rows = [Triplet(str(i), f"s{i // 3}", image, "a") for i in range(30)]  # type: ignore[arg-type]
+    image = TarImage(Path("none.tar"), "none", 0, 0)
+    rows = [Triplet(str(i), f"s{i // 3}", image, "a") for i in range(30)]
     numbers = iter(range(10, 0, -1))
     training, held = split(rows, 0.2, lambda: float(next(numbers)))
     assert held == [24, 25, 26, 27, 28, 29] and sorted([*training, *held]) == list(range(30))

@@ -458,6 +458,8 @@ def test_wrong_settings_are_refused_with_what_would_be_right(tmp_path: Path, set
         ValueError, match=r"curriculum='object', \d+ rows: batch_size=40 is larger than the set"
     ):
         run(replace(settings, curriculum="object", batch_size=40), tmp_path / "out")
+    with pytest.raises(ValueError, match=r"warmup=500 is more than the \d+ steps of the run"):
+        run(replace(settings, warmup=500), tmp_path / "out")
     with pytest.raises(ValueError, match="report_to='tensorbord' is not installed or not known"):
         run(settings, tmp_path / "out", report_to="tensorbord")
     with pytest.raises(

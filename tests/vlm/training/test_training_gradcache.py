@@ -26,7 +26,7 @@ def test_four_chunks_give_the_gradients_of_one_batch(triplet_set: Path, tiny_cli
     for size in (48, 12):
         model = load_model(str(tiny_clip))
         rows = read_triplets(str(triplet_set))
-        checked = validate(rows, model, settings.columns, loss=loss, name="set")
+        checked = validate(rows, model, settings.columns, needed_by=f"loss={loss!r}", name="set")
         collate = Collate(checked, model, settings.columns, paraphrases=True, seed=0)
         towers = prepare(model)  # evaluation mode: no dropout
         chunks = [collate((0, list(range(i, i + size)))) for i in range(0, 48, size)]

@@ -1,11 +1,11 @@
 """The card of a result, and what is pushed to the hub; up to the upload."""
 
+import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from huggingface_hub import ModelCard, RepoUrl
+from huggingface_hub import CommitOperationAdd, ModelCard, RepoUrl
 
 from negguide.vlm import Results, Settings, load_model, push_result
 from negguide.vlm.evaluation.results import Row
@@ -34,7 +34,9 @@ def written(tiny_clip: Path, tmp_path: Path) -> Path:
     log.begin(0)
     log.add({"step": 1, "loss": 0.5, "lr": 1e-3})
     vlm = load_model(str(tiny_clip))
-    outcome = Outcome(out, results("start", 0.5), results("tuned", 0.875), (1, 0.875), 1, 64, ("a note",))
+    # as a run names them: by where they lie
+    before, after = results(str(tiny_clip), 0.5), results(str(out), 0.875)
+    outcome = Outcome(out, before, after, (1, 0.875), 1, 64, ("a note",))
     write_result(vlm, settings, outcome, vlm.revision, "0123", log)
     (out / "checkpoints" / "step-00000001").mkdir(parents=True)
     (out / "checkpoints" / "step-00000001" / "model.safetensors").write_bytes(b"x")
@@ -72,32 +74,57 @@ def test_a_run_that_measured_nothing_has_no_evaluation_results(tiny_clip: Path, 
     assert "Not measured: no suite was named" in card.text
 
 
-def test_the_hub_gets_the_model_and_its_card_and_nothing_of_this_computer(written: Path) -> None:
-    calls: list[tuple[str, Any]] = []
+class Hub:
+    """In the place of `HfApi`: keeps what it is given."""
 
-    def create_repo(repo_id: str, **more: Any) -> RepoUrl:
-        calls.append((repo_id, more))
+    def __init__(self) -> None:
+        self.made: list[tuple[str, dict[str, Any]]] = []
+        self.files: dict[str, dict[str, bytes]] = {}
+
+    def create_repo(self, repo_id: str, **more: Any) -> RepoUrl:
+        self.made.append((repo_id, more))
         return RepoUrl(f"https://huggingface.co/me/{repo_id}")
 
-    def upload_folder(*, repo_id: str, folder_path: Path, ignore_patterns: list[str], **more: Any) -> None:
-        from huggingface_hub.utils import filter_repo_objects
+    def create_commit(
+        self, repo_id: str, operations: list[CommitOperationAdd], *, commit_message: str
+    ) -> None:
+        def content(operation: CommitOperationAdd) -> bytes:
+            with operation.as_file() as file:
+                return file.read()
 
-        files = [str(p.relative_to(folder_path)) for p in folder_path.rglob("*") if p.is_file()]
-        calls.append((repo_id, sorted(filter_repo_objects(files, ignore_patterns=ignore_patterns))))
+        self.files[repo_id] = {operation.path_in_repo: content(operation) for operation in operations}
 
-    hub: Any = SimpleNamespace(create_repo=create_repo, upload_folder=upload_folder)
+
+def test_the_hub_gets_the_model_and_its_card_and_nothing_of_this_computer(
+    written: Path, tiny_clip: Path
+) -> None:
+    hub: Any = Hub()
     address = push_result(written, "tuned", private=True, api=hub)
     assert address == "https://huggingface.co/me/tuned"
-    (name, more), (pushed, files) = calls
-    assert (name, more, pushed) == ("tuned", {"private": True, "exist_ok": True}, "me/tuned")
+    assert hub.made == [("tuned", {"private": True, "exist_ok": True})]
+    files = hub.files["me/tuned"]
     assert {"README.md", "config.json", "model.safetensors", "after.json", "before.json", "loss.png"} <= set(
         files
     )
     assert not [
         file for file in files if file.startswith("checkpoints") or file in ("log.jsonl", "finetune.json")
     ]
-    card = ModelCard.load(written / "README.md")
+    card = ModelCard(files["README.md"].decode())
     assert 'CLIPModel.from_pretrained("me/tuned")' in card.text and len(card.data.eval_results) == 4
+    assert "# clip, fine-tuned" in card.text and "Start: `clip`" in card.text
+    assert [json.loads(files[f"{name}.json"])["model"] for name in ("before", "after")] == ["clip", "tuned"]
+    for place in (str(written.parent), str(tiny_clip.parent), "/home/me"):
+        assert not [name for name, found in files.items() if place.encode() in found], place
+
+
+def test_a_result_can_be_pushed_to_several_places(written: Path) -> None:
+    hub: Any = Hub()
+    before = (written / "README.md").read_bytes()
+    for name in ("first", "second"):
+        push_result(written, name, api=hub)
+        card = hub.files[f"me/{name}"]["README.md"].decode()
+        assert card.count(f'from_pretrained("me/{name}")') == 2 and '"PATH"' not in card
+    assert (written / "README.md").read_bytes() == before
 
 
 def test_a_folder_without_a_result_is_not_pushed(tmp_path: Path) -> None:

@@ -127,3 +127,34 @@ def test_help_is_shown_without_the_heavy_packages() -> None:
     code = "import sys, negguide.cli; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rank_weight": 5.0}, "rank_weight=5.0 has no meaning without rank_margin"),
+        ({"false_negative_weight": 0.5}, "has no meaning without false_negative_fraction"),
+        ({"mix_hardest": 8}, "mix_hardest=8 has no meaning without mix_pairs or mix_queries"),
+        ({"group_size": 6}, "group_size=6 has no meaning without a loss of siblings, such as loss='grouped'"),
+        ({"group_fraction": 1.0}, "group_fraction=1.0 has no meaning without a loss of siblings"),
+        ({"val_every": 3, "val_fraction": 0.0}, "val_every=3 has no meaning without val_fraction"),
+        ({"batch_size": 8.5}, "batch_size=8.5 must be a whole number"),
+        ({"epochs": "5"}, "epochs='5' must be a whole number"),
+        ({"epochs": True}, "epochs=True must be a whole number"),
+        ({"lr": "fast"}, "lr='fast' must be a number or None"),
+        ({"dice": 1}, "dice=1 must be True or False"),
+        ({"images": 3}, "images=3 must be a text or None"),
+    ],
+)
+def test_a_setting_without_effect_or_of_another_kind_is_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Settings("set", **changes)
+
+
+def test_a_setting_has_its_meaning_with_what_it_says_more_of() -> None:
+    Settings("set", rank_margin=1, rank_weight=5)
+    Settings("set", false_negative_fraction=0.9, false_negative_weight=0.5)
+    Settings("set", mix_queries=4, mix_hardest=8)
+    Settings("set", loss="grouped", group_size=6, group_fraction=1)

@@ -57,7 +57,8 @@ def aro(path: Path, images: Path | None = None, limit: int | None = None, partia
 def _boxes(file: Path, cases: Sequence[Any], images: Path | None, selection: Selection) -> Choices:
     box = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
     field = BOXES[file.stem]
-    need_columns(cases, ("image_path", "true_caption", "false_caption", field, *box), file)
+    captions = ("true_caption", "false_caption")
+    need_columns(cases, ("image_path", *captions, field, *box), file, captions=captions)
     named = [case[field] for case in cases]
     root = images or file.parent / "images"
     corners = []
@@ -78,7 +79,17 @@ def _boxes(file: Path, cases: Sequence[Any], images: Path | None, selection: Sel
 
 
 def _order(file: Path, cases: Sequence[Any], images: Path | None, selection: Selection) -> Choices:
-    need_columns(cases, ("image", "caption_options"), file)
+    need_columns(cases, ("image", "caption_options"), file, captions=())
+    for number, case in enumerate(cases):
+        options = case["caption_options"]
+        if (
+            not isinstance(options, list)
+            or len(options) < 2
+            or not all(isinstance(o, str) and o.strip() for o in options)
+        ):
+            raise ValueError(
+                f"{file}, entry {number}: caption_options={options!r} is not a list of two captions or more"
+            )
     root = images or file.parent
     kept, pictures = selection.of(["order"] * len(cases), [[root / case["image"]] for case in cases])
     items = tuple(

@@ -46,12 +46,24 @@ class Choice:
         options: the captions.
         answer: the place of the right one.
         category: of the item.
+
+    Raises:
+        ValueError: there is nothing to choose from, or the answer is none of the options.
     """
 
     image: int
     options: tuple[str, ...]
     answer: int
     category: str
+
+    def __post_init__(self) -> None:
+        if len(self.options) < 2:
+            raise ValueError(f"options={self.options!r} must be at least two; one alone is always the best")
+        if not 0 <= self.answer < len(self.options):
+            raise ValueError(
+                f"answer={self.answer} must be the place of one of the {len(self.options)} options, 0 to "
+                f"{len(self.options) - 1}"
+            )
 
 
 @dataclass(frozen=True)
@@ -113,7 +125,8 @@ class Suite:
 
     Attributes:
         name: as results are listed.
-        version: of the items; results of different versions are not comparable.
+        version: of the items; results of different versions are not comparable. To that of a suite from files,
+            `make_suite` adds a hash of the items.
         parts: by a name that is appended to the suite's; "" where there is only one.
         part: which part of the items it holds ("812 of 7,511 items"), for it is said beside every figure; "" = all.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ class Selection:
     def __init__(self, limit: int | None, partial: bool, *, hint: str) -> None:
         self.limit, self.partial, self.hint = limit, partial, hint
         self.there = self.total = 0
-        self.digest = hashlib.sha256()
 
     def of(
         self,
@@ -55,7 +53,6 @@ class Selection:
             there = list(places)
         self.there += len(there)
         self.total += len(categories)
-        self.digest.update(f"{len(categories)}: {there}\0".encode())
         chosen = [there[i] for i in first_of_each([categories[place] for place in there], self.limit)]
         images = ImageFiles(
             [file for place in chosen for file in files[place]],
@@ -65,18 +62,29 @@ class Selection:
         return [(place, categories[place]) for place in chosen], images
 
     def suite(self, name: str, version: str, parts: dict[str, Part]) -> Suite:
-        """The suite of what was chosen; a part of one has a version of its own, as it cannot be compared."""
-        if self.there == self.total:
-            return Suite(name, version, parts)
-        part = f"{self.there:,} of {self.total:,} items"
-        return Suite(name, f"{version}, part {self.digest.hexdigest()[:12]}", parts, part)
+        """The suite of what was chosen, and which part of all items that is."""
+        part = "" if self.there == self.total else f"{self.there:,} of {self.total:,} items"
+        return Suite(name, version, parts, part)
 
 
-def need_columns(rows: Any, names: Sequence[str], file: Path) -> None:
-    """Refuse a file without entries, or with an entry that lacks one of `names`."""
+def need_columns(rows: Any, names: Sequence[str], file: Path, *, captions: Sequence[str]) -> None:
+    """Refuse a file without entries, or with an entry that lacks one of `names` or has an empty caption.
+
+    Args:
+        rows: what the file holds.
+        names: of the columns that every entry needs.
+        file: for the error message.
+        captions: those of `names` that must be words.
+
+    Raises:
+        ValueError: with the file and the number of the entry.
+    """
     if not isinstance(rows, list) or not rows:
         raise ValueError(f"{file} holds no entries")
     for number, row in enumerate(rows):
         lacking = [name for name in names if not isinstance(row, dict) or name not in row]
         if lacking:
             raise ValueError(f"{file}, entry {number}, lacks {', '.join(lacking)}")
+        for name in captions:
+            if not isinstance(row[name], str) or not row[name].strip():
+                raise ValueError(f"{file}, entry {number}: {name}={row[name]!r} is no caption")

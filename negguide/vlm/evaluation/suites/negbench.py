@@ -29,7 +29,7 @@ def negbench(
         partial: leave out items whose images are missing.
 
     Raises:
-        ValueError: no CSV, an image is missing, or a file has other columns.
+        ValueError: no CSV, an image is missing, a file has other columns, or an answer is none of its captions.
 
     Source: arXiv 2501.09425.
     """
@@ -39,8 +39,8 @@ def negbench(
     selection = Selection(limit, partial, hint="say negbench:PATH,images=FOLDER with the image files")
     parts: dict[str, Part] = {}
     for file in files:
-        rows = [row for _, row in full_table_rows(file)]
-        columns = set(rows[0]) if rows else set()
+        rows = list(full_table_rows(file))
+        columns = set(rows[0][1]) if rows else set()
         if {"image_path", "correct_answer", "caption_0", "caption_1"} <= columns:
             parts[file.stem] = _choices(file, rows, images, selection)
         elif {"filepath", "captions"} <= columns:
@@ -58,46 +58,50 @@ def _image(file: Path, name: str, images: Path | None) -> Path:
 
 
 def _choices(
-    file: Path, rows: Sequence[Mapping[str, str]], images: Path | None, selection: Selection
+    file: Path, rows: Sequence[tuple[int, Mapping[str, str]]], images: Path | None, selection: Selection
 ) -> Choices:
     columns = sorted(
-        (name for name in rows[0] if name.startswith("caption_") and name[8:].isdigit()),
+        (name for name in rows[0][1] if name.startswith("caption_") and name[8:].isdecimal()),
         key=lambda name: int(name[8:]),
     )
     read = []
-    for place, row in enumerate(rows):
-        options = tuple(row[name] for name in columns if row[name])
-        answer = row["correct_answer"]
-        if not answer.isdigit() or int(answer) >= len(options):
+    for line, row in rows:
+        # by the column's name, as places shift where an empty caption is left out
+        right = f"caption_{row['correct_answer']}"
+        there = [name for name in columns if (row[name] or "").strip()]
+        if right not in there:
+            wrong = "not the number of" if right not in columns else "that of an empty one, not of"
             raise ValueError(
-                f"{file}, line {place + 2}: correct_answer={answer!r} is not the number of one of "
-                f"its {len(options)} captions"
+                f"{file}, line {line}: correct_answer={row['correct_answer']!r} is {wrong} one of its {len(there)} "
+                f"captions"
             )
-        read.append((options, int(answer)))
+        if len(there) < 2:
+            raise ValueError(f"{file}, line {line}, has {right} alone; a choice needs two captions")
+        read.append((tuple(row[name] for name in there), there.index(right)))
     kept, pictures = selection.of(
-        [row.get("correct_answer_template") or "choice" for row in rows],
-        [[_image(file, row["image_path"], images)] for row in rows],
+        [row.get("correct_answer_template") or "choice" for _, row in rows],
+        [[_image(file, row["image_path"], images)] for _, row in rows],
     )
     items = tuple(Choice(i, *read[place], category) for i, (place, category) in enumerate(kept))
     return Choices(pictures, items)
 
 
 def _retrieval(
-    file: Path, rows: Sequence[Mapping[str, str]], images: Path | None, selection: Selection
+    file: Path, rows: Sequence[tuple[int, Mapping[str, str]]], images: Path | None, selection: Selection
 ) -> Retrieval:
     read = []
-    for place, row in enumerate(rows):
+    for line, row in rows:
         try:
             own = ast.literal_eval(row["captions"])
         except (SyntaxError, ValueError):
             own = None
         if not isinstance(own, list) or not own or not all(isinstance(caption, str) for caption in own):
             raise ValueError(
-                f"{file}, line {place + 2}: captions={row['captions']!r} is not a Python list of captions"
+                f"{file}, line {line}: captions={row['captions']!r} is not a Python list of captions"
             )
         read.append(own)
     kept, pictures = selection.of(
-        ["retrieval"] * len(rows), [[_image(file, row["filepath"], images)] for row in rows]
+        ["retrieval"] * len(rows), [[_image(file, row["filepath"], images)] for _, row in rows]
     )
     captions = tuple(caption for place, _ in kept for caption in read[place])
     owners = tuple(i for i, (place, _) in enumerate(kept) for _ in read[place])

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from negguide._utils.plugins import load_plugins
 from negguide.domain import registered_domains
 from negguide.vlm.evaluation.suites.base import Suite
+from negguide.vlm.evaluation.suites.fingerprint import with_items
 
 INPUTS = ("path", "images", "limit", "partial")
 """What a reader can take."""
@@ -52,8 +53,10 @@ def register_suite(name: str) -> Callable[[_FunctionT], _FunctionT]:
     - `limit`: the most items of a category, or None for all;
     - `partial`: True when `,partial` was said: leave out what images are missing for, and say so in the suite.
 
-    It gives a `negguide.vlm.evaluation.suites.base.Suite`, which is data alone. An installed package can bring suites
-    by the entry point group "negguide": a function without arguments, which registers them.
+    It gives a `negguide.vlm.evaluation.suites.base.Suite`, which is data alone. Where it takes a `path`, `make_suite`
+    adds a hash of the items to the version (`with_items`), so that a changed file is seen; where it takes none, changed
+    items need a new version. An installed package can bring suites by the entry point group "negguide": a function
+    without arguments, which registers them.
 
     Args:
         name: as it is asked for; without a colon.
@@ -106,7 +109,7 @@ def registered_suites() -> Mapping[str, Reader]:
 
 
 def make_suite(spec: str, *, limit: int | None = None) -> Suite:
-    """The suite that `spec` names.
+    """The suite that `spec` names; the version of one from files ends with a hash of its items, see `with_items`.
 
     Args:
         spec: the name of a suite, such as "toyworld"; with ":PATH" where it needs files, as "winoground:PATH", and then
@@ -122,14 +125,15 @@ def make_suite(spec: str, *, limit: int | None = None) -> Suite:
     readers = registered_suites()
     name, colon, rest = spec.partition(":")
     if name in readers and bool(colon) == ("path" in readers[name].takes):
-        return readers[name].read({"limit": limit, **_places(spec, rest, readers[name])})
+        suite = readers[name].read({"limit": limit, **_places(spec, rest, readers[name])})
+        return with_items(suite) if "path" in readers[name].takes else suite
     folder = Path(spec).expanduser()
     if not folder.is_dir():
         known = ", ".join(reader.form for reader in readers.values())
         raise ValueError(f"suite={spec!r} is unknown; use one of: {known}, or the folder of a mined set")
     from negguide.vlm.evaluation.suites.mined import mined
 
-    return mined(folder, limit)
+    return with_items(mined(folder, limit))
 
 
 def _places(spec: str, rest: str, reader: Reader) -> dict[str, Any]:
@@ -155,5 +159,5 @@ def _discover() -> None:
         importlib.import_module(f"{package.__name__}.{module.name}")
     load_plugins()
     for domain in registered_domains().values():
-        if domain.evaluation is not None:
-            register_suite(domain.name)(domain.evaluation)
+        for name, suite in domain.evaluation.items():
+            register_suite(name)(suite)

@@ -44,7 +44,8 @@ def sugarcrepe(
         if not rows:
             # `negguide export` writes all seven
             continue
-        need_columns(rows, ("filename", "caption", "negative_caption"), file)
+        captions = ("caption", "negative_caption")
+        need_columns(rows, ("filename", *captions), file, captions=captions)
         entries += [(file.stem, row) for row in rows]
     if not entries:
         raise ValueError(f"{path} holds no entries in {', '.join(file.name for file in files)}")

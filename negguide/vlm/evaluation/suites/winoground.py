@@ -35,7 +35,8 @@ def winoground(
     if not file.is_file():
         raise ValueError(f"there is no {file}; give the folder that Winoground was unpacked to")
     rows = [row for _, row in json_lines(file)]
-    need_columns(rows, ("image_0", "image_1", "caption_0", "caption_1"), file)
+    captions = ("caption_0", "caption_1")
+    need_columns(rows, ("image_0", "image_1", *captions), file, captions=captions)
     root = images or folder / "images"
     selection = Selection(
         limit, partial, hint="unpack images.zip there, or say winoground:PATH,images=FOLDER"
