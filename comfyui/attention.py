@@ -54,8 +54,9 @@ def patch(model: Any, negatives: Negatives, method: Method) -> Any:
         result = adapter(texts)
         if not texts.met:
             raise ValueError(
-                f"{method.label} takes over ComfyUI's attention, but none of this model's went through it; use "
-                "ComfyUI's own attention"
+                f"{method.label} takes over ComfyUI's attention, but none of this model's went through it: another "
+                "node left the model out at this step (a cache such as EasyCache), or computes attention by other "
+                f"means; put it nearer to the checkpoint than {method.label}, or take it out"
             )
         return result
 
@@ -75,12 +76,27 @@ class AttentionRun(Run):
         self.masks: list[Tensor | None] = []
 
     def prepare(self) -> None:
+        if not self.prompts:
+            raise ValueError(
+                f"{self.method.label} acts on the prompt, and this guider has {', '.join(self.guider.conds)}, of which "
+                "none is called positive; use CFGGuider or BasicGuider"
+            )
         self.steps.check(windows_of([negative for negative in self.negatives if negative.weight != 0]))
         self.masks = [self.mask(one.mask, f"negative {i}") for i, one in enumerate(self.negatives, 1)]
 
     def begin(self, call: Call) -> list[int]:
-        """The negatives that act in this call."""
-        if call.auxiliary or 0 not in call.chunks:
+        """The negatives that act in this call.
+
+        Raises:
+            ValueError: which parts of the batch are the prompt's is not known.
+        """
+        if len(call.uuids) != len(call.chunks):
+            raise ValueError(
+                f"{self.method.label}: the model is called with {len(call.chunks)} conditionings, of which "
+                f"{len(call.uuids)} are known, so that it cannot tell the prompt; take out the node that calls the "
+                "model by other means than ComfyUI's"
+            )
+        if call.auxiliary or not any(uuid in self.prompts for uuid in call.uuids):
             return []
         self.used = True
         step = self.steps.at(call.options["sigmas"])
@@ -114,12 +130,15 @@ class Texts:
         self.call = call
         self.acting = acting
         sample: Tensor = next(iter(call.arguments.values()))
-        chunks = call.chunks
-        each = sample.shape[0] // len(chunks)
+        # how many tokens the text of each part of the batch has, where that is the prompt's
+        parts = [run.prompts.get(uuid) for uuid in call.uuids]
+        each = sample.shape[0] // len(parts)
         self._images = each
-        self.whole = all(chunk == 0 for chunk in chunks)
-        places = [i * each + j for i, chunk in enumerate(chunks) if chunk == 0 for j in range(each)]
-        self.rows = torch.tensor(places, device=sample.device)
+        self.whole = None not in parts
+        rows = {i * each + j: own for i, own in enumerate(parts) if own is not None for j in range(each)}
+        self.rows = torch.tensor(list(rows), device=sample.device)
+        self._own = list(rows.values())
+        self._together = call.arguments["context"].shape[1]
         self.frames = sample.shape[2] if sample.ndim == 5 else 1
         self.met = 0
         if any(run.masks[k] is not None for k in acting) and tuple(sample.shape[-2:]) != run.latent_size:
@@ -149,6 +168,24 @@ class Texts:
                 )
             found.append(context.to(like))
         return found
+
+    def repeated(self, keys: int, like: Tensor) -> Tensor | None:
+        """[rows, 1, 1, keys], added to the logits: closes what only repeats the prompt; None where nothing does.
+
+        ComfyUI repeats a shorter text to the length of a longer one that is in the same call. An attention over it
+        alone stays what it is, and beside other keys it would count for more.
+        """
+        if all(own == self._together for own in self._own):
+            return None
+        if keys != self._together:
+            raise ValueError(
+                f"{self.run.method.label}: another node gives the cross-attention {keys} tokens in place of the "
+                f"{self._together} of the prompt, some of which may be repeated; take it out, or use NAG or ONG"
+            )
+        closed = like.new_zeros(len(self._own), 1, 1, keys)
+        for row, own in enumerate(self._own):
+            closed[row, ..., own:] = -torch.inf
+        return closed
 
     def strengths(self, tokens: int) -> list[Strength]:
         """Weights of the acting negatives for so many image tokens."""
@@ -305,6 +342,11 @@ def guide(
     if mask is not None:
         mask = additive_mask(mask, query.dtype)
         mask = mask.reshape(*[1] * (4 - mask.ndim), *mask.shape) if mask.ndim != 3 else mask[:, None]
+    repeated = texts.repeated(seen[0].stop - seen[0].start, query)
+    if repeated is not None:
+        # what is seen behind the prompt stays open
+        repeated = torch.nn.functional.pad(repeated, (0, sum(span.stop - span.start for span in seen[1:])))
+        mask = repeated if mask is None else mask + repeated
     prompt = tuple(torch.cat([one[:, :, span] for span in seen], dim=2) for one in (keys, values))
     beside = [(keys[:, :, span], values[:, :, span]) for span in spans]
     output = method.attend(query, (prompt[0], prompt[1], mask), beside, strengths, texts.weights())

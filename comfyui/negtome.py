@@ -1,5 +1,6 @@
 """NegToMe during a run: the image's tokens away from their best match, behind the self-attentions of a denoiser."""
 
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -114,8 +115,7 @@ class NegToMeRun(Run):
         self.push_mask: Tensor | None = None
         self.reference_mask: Tensor | None = None
         self.latents: Tensor | None = None
-        # {place in the model: [1, references' tokens, channels]}
-        self.tokens: dict[Any, Tensor] = {}
+        self.references = Captures()
 
     def prepare(self) -> None:
         options = self.options
@@ -156,24 +156,50 @@ class NegToMeRun(Run):
             level.reshape(1, *[1] * (latents.ndim - 1)), noise, latents
         )
         conds = self.guider.conds
-        text = conds.get("negative") or conds["positive"]
-        captures = Captures()
-        options = {**model_options.get("transformer_options", {}), _CAPTURES: captures}
+        text, *_ = conds.get("negative") or conds["positive"]
+        # Nothing but the text, and of several the first: a ControlNet is for the generated images, keeps a hint for
+        # each of them, and would keep as many as there are references; areas, masks and times are the prompt's. And
+        # known to no cache, which would take the references for the image.
+        cond = {key: text[key] for key in ("model_conds", "hooks") if key in text} | {"uuid": uuid.uuid4()}
+        self.references = Captures()
+        options = {**model_options.get("transformer_options", {}), _CAPTURES: self.references}
         predict(
             self,
-            text,
+            [cond],
             noisy,
             level.expand(len(latents)),
             {**model_options, "transformer_options": options},
         )
-        self.tokens = {key: value.reshape(1, -1, value.shape[2]) for key, value in captures.tokens.items()}
 
 
 class Captures:
-    """The references' tokens of one forward, by place; no dict, of which ComfyUI would hand on a copy."""
+    """The references' tokens at one step; no dict, of which ComfyUI would hand on a copy.
+
+    Several forwards make them where ComfyUI cuts a long video into windows of frames, and all of them count.
+    """
 
     def __init__(self) -> None:
-        self.tokens: dict[Any, Tensor] = {}
+        # {place in the model: of each forward [1, tokens, channels], and [1, tokens], which of them may be matched}
+        self._kept: dict[Any, list[tuple[Tensor, Tensor | None]]] = {}
+
+    def keep(self, place: Any, tokens: Tensor, allowed: Tensor | None) -> None:
+        flat = tokens.detach().clone().reshape(1, -1, tokens.shape[2])
+        self._kept.setdefault(place, []).append((flat, allowed))
+
+    def at(self, place: Any) -> tuple[Tensor, Tensor | None]:
+        """All tokens of a place, [1, tokens, channels], and which of them may be matched.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if place not in self._kept:
+            raise ValueError(
+                "NegToMe: the model did not run on the references at this step: another node left it out (a cache such "
+                "as EasyCache); take that node out"
+            )
+        tokens, allowed = zip(*self._kept[place], strict=True)
+        masks = [mask for mask in allowed if mask is not None]
+        return torch.cat(tokens, dim=1), torch.cat(masks, dim=1) if masks else None
 
 
 class Pushes:
@@ -202,7 +228,9 @@ class Pushes:
                 "the image; use masks in place of areas"
             )
         masks = (run.push_mask, run.reference_mask if run.latents is None else None)
-        if any(mask is not None and len(mask) not in (1, self.images) for mask in masks):
+        if self.captures is None and any(
+            mask is not None and len(mask) not in (1, self.images) for mask in masks
+        ):
             raise ValueError(
                 f"NegToMe: a mask for each image needs them together, and the model sees {self.images} at a time; "
                 "give one mask for all"
@@ -222,7 +250,8 @@ class Pushes:
         self.run.used = True
         self.met += 1
         if self.captures is not None:
-            self.captures.tokens[place] = tokens.detach().clone()
+            assert self.run.latents is not None
+            self.captures.keep(place, tokens, self._allowed(tokens, len(self.run.latents)))
             return tokens
         if self.run.options.latents is not None:
             return self._from_latents(place, tokens)
@@ -236,12 +265,11 @@ class Pushes:
         return (self._from_first if self.run.options.reference == FIRST else self._from_others)(groups)
 
     def _from_latents(self, place: Any, tokens: Tensor) -> Tensor:
-        reference = self.run.tokens[place].to(tokens)
-        assert self.run.latents is not None
+        reference, allowed = self.run.references.at(place)
         mask = self._mask(self.run.push_mask, tokens)
         if mask is not None and len(mask) > 1:
             mask = mask.repeat(len(tokens) // len(mask), 1)
-        return self._pushed(tokens, reference, mask, self._allowed(tokens, len(self.run.latents)))
+        return self._pushed(tokens, reference.to(tokens), mask, allowed)
 
     def _from_first(self, groups: Tensor) -> Tensor:
         first, others = groups[:, :1], groups[:, 1:]
@@ -310,6 +338,12 @@ class Pushes:
         Raises:
             ValueError: every feature map was too small, or the model's attentions were never called.
         """
+        if not self.met and not self.largest:
+            raise ValueError(
+                "NegToMe: none of the model's self-attentions ran: another node left the model out at this step (a "
+                "cache such as EasyCache), or computes by other means than ComfyUI's; put it nearer to the checkpoint "
+                "than NegToMe, or take it out"
+            )
         if not self.met:
             raise ValueError(
                 f"NegToMe: no self-attention of this model could be used at latents of {self.size[1]}x{self.size[0]} "

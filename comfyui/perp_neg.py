@@ -2,9 +2,11 @@
 
 From the predictions of prompt, negative prompt and negatives the guided one is computed, and the negative prompt's is
 replaced by the u' with which plain guidance gives just that: u' + g (c - u') . Whatever ComfyUI or another node does
-with the two (RescaleCFG, a cfg function, a change after it) is left alone.
+with the two (RescaleCFG, a cfg function, a change after it) is left alone. A sampler that goes on from the negative
+prompt's prediction (CFG++) gets u itself.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +16,6 @@ from .guidance.score import perp_neg, uncond_for
 from .negatives import AUTO, Negatives
 from .runs import Run, around_run, name, predict, windows_of
 from .schedule import JOINT, Options, Schedule, Unconditional
-from .windows import Step
 
 KEY = "Perp-Neg"
 _LEAST_GUIDANCE = 1e-4
@@ -24,6 +25,7 @@ _OTHER_NODE = (
     "take it out, or set economy off and guidance_stop to 1"
 )
 _EVALUATES = "sampler_calc_cond_batch_function"
+_AFTER_GUIDANCE = "sampler_post_cfg_function"
 
 
 def patch(model: Any, negatives: Negatives, options: Options) -> Any:
@@ -32,6 +34,8 @@ def patch(model: Any, negatives: Negatives, options: Options) -> Any:
     Raises:
         ValueError: a negative would never act, or another node computes the predictions.
     """
+    from comfy.patcher_extension import WrappersMP
+
     options.check(negatives)
     patched = model.clone()
     around_run(
@@ -47,20 +51,36 @@ def patch(model: Any, negatives: Negatives, options: Options) -> Any:
             raise ValueError(_OTHER_NODE)
         patched.set_model_sampler_calc_cond_batch_function(_evaluate)
     patched.set_model_sampler_pre_cfg_function(_before_guidance)
+    patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, _step)
     return patched
 
 
 def _evaluate(arguments: dict[str, Any]) -> list[Tensor]:
-    """The predictions of prompt and negative prompt, without that of the latter at steps that need none."""
+    """The predictions of prompt and negative prompt; what stands for the latter's at steps that need none."""
     from comfy.samplers import calc_cond_batch
 
-    conds, options = arguments["conds"], arguments["model_options"]
-    if conds[1] is not None and _run(options).leaves_out_uncond(arguments["sigma"]):
-        conds = [conds[0], None]
-    result: list[Tensor] = calc_cond_batch(
-        arguments["model"], conds, arguments["input"], arguments["sigma"], options
+    conds, sigma, options = arguments["conds"], arguments["sigma"], arguments["model_options"]
+    run = _run(options)
+    left_out = conds[1] is not None and run.leaves_out_uncond(sigma)
+    c, u = calc_cond_batch(
+        arguments["model"], [conds[0], None] if left_out else conds, arguments["input"], sigma, options
     )
-    return result
+    return [c, u if conds[1] is None else run.unconditional(u, c, sigma, left_out)]
+
+
+def _step(executor: Any, x: Tensor, timestep: Tensor, model_options: Any = None, seed: Any = None) -> Any:
+    """A step, in which what the sampler itself does behind guidance sees u in place of u'.
+
+    CFG++ and its kin renoise with the negative prompt's prediction, and u' would have them do so with the negatives,
+    too. What nodes do behind guidance is made for the two predictions that guidance had, and sees u'.
+    """
+    after = (model_options or {}).get(_AFTER_GUIDANCE, [])
+    of_nodes = executor.class_obj.model_options.get(_AFTER_GUIDANCE, [])
+    if len(after) > len(of_nodes):
+        run = _run(model_options)
+        seeing = [function if function in of_nodes else run.seeing_uncond(function) for function in after]
+        model_options = {**model_options, _AFTER_GUIDANCE: seeing}
+    return executor(x, timestep, model_options, seed)
 
 
 def _before_guidance(arguments: dict[str, Any]) -> list[Tensor]:
@@ -92,8 +112,10 @@ class PerpNegRun(Run):
         self.joint: Any = ("overlap" if automatic else False) if joint is None else joint
         self.schedule = Schedule(negatives, options)
         self.uncond = Unconditional(self.schedule, self.model)
-        # whether the last call was made without a prediction of the negative prompt
-        self.left_out = False
+        # whether the predictions that come next are those of `_evaluate`
+        self.evaluated = False
+        # u' - u of the last call; None where no negative acted
+        self.moved: Tensor | None = None
 
     def prepare(self) -> None:
         self.steps.check(windows_of([negative for negative in self.negatives if negative.weight != 0]))
@@ -107,16 +129,41 @@ class PerpNegRun(Run):
 
     def leaves_out_uncond(self, sigma: Tensor) -> bool:
         """Whether this step needs no prediction of the negative prompt."""
-        self.left_out = self.uncond.left_out(self.steps.at(sigma))
-        return self.left_out
+        return self.uncond.left_out(self.steps.at(sigma))
+
+    def unconditional(self, u: Tensor, c: Tensor, sigma: Tensor, left_out: bool) -> Tensor:
+        """The prediction of the negative prompt, or what stands for it, before any other node sees them."""
+        self.evaluated = True
+        if left_out:
+            return self.uncond.instead(c, sigma, self.steps.at(sigma))
+        self.uncond.keep(u, c, sigma)
+        return u
+
+    def seeing_uncond(
+        self, function: Callable[[dict[str, Any]], Tensor]
+    ) -> Callable[[dict[str, Any]], Tensor]:
+        """A function behind guidance that sees u."""
+
+        def see(arguments: dict[str, Any]) -> Tensor:
+            if self.moved is None:
+                return function(arguments)
+            return function({**arguments, "uncond_denoised": arguments["uncond_denoised"] - self.moved})
+
+        return see
 
     def combine(self, arguments: dict[str, Any]) -> list[Tensor]:
         """The predictions with u' in place of u, where a negative acts.
 
         Raises:
-            ValueError: there is no guidance.
+            ValueError: there is no guidance, or not that of two predictions.
         """
-        self.used = True
+        self.used, self.moved = True, None
+        if len(arguments["conds"]) != 2:
+            raise ValueError(
+                f"Perp-Neg stands in front of guidance by a prompt and a negative prompt, and this guider has "
+                f"{len(arguments['conds'])} predictions (PerpNegGuider computes Perp-Neg by itself); use KSampler or "
+                "CFGGuider"
+            )
         out, sigma = arguments["conds_out"], arguments["sigma"]
         step = self.steps.at(sigma)
         acting = self.schedule.acting(step)
@@ -129,10 +176,15 @@ class PerpNegRun(Run):
             )
         if not guided:
             return list(out)
-        c = out[0].float()
-        u = self._unconditional(out[1].float(), c, sigma, step)
+        if self.options.leaves_out and not self.evaluated:
+            raise ValueError(_OTHER_NODE)
+        self.evaluated = False
+        if not step.inside(self.schedule.guidance):
+            # whatever nodes nearer to the checkpoint have made of the prompt's prediction, it alone counts
+            return [out[0], out[0], *out[2:]]
         if not acting:
-            return [out[0], u, *out[2:]] if self.left_out else list(out)
+            return list(out)
+        c, u = out[0].float(), out[1].float()
         stacked, weights = [], []
         for k in acting:
             prediction = self._prediction(k, arguments) if self.schedule.stale(k, step) else None
@@ -147,18 +199,9 @@ class PerpNegRun(Run):
         result = perp_neg(
             u, c, torch.stack(stacked), torch.stack(weights), scale, joint=self.joint, masks=masks
         )
-        return [out[0], uncond_for(result, u, c, scale), *out[2:]]
-
-    def _unconditional(self, u: Tensor, c: Tensor, sigma: Tensor, step: Step) -> Tensor:
-        """The prediction of the negative prompt, or what stands for it."""
-        if not self.options.leaves_out:
-            return u
-        if self.uncond.left_out(step) != self.left_out:
-            raise ValueError(_OTHER_NODE)
-        if self.left_out:
-            return self.uncond.instead(c, sigma, step)
-        self.uncond.keep(u, c, sigma)
-        return u
+        instead = uncond_for(result, u, c, scale)
+        self.moved = instead - u
+        return [out[0], instead, *out[2:]]
 
     def _prediction(self, k: int, arguments: dict[str, Any]) -> Tensor:
         """Of negative k."""

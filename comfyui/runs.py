@@ -1,13 +1,14 @@
 """What the patches of all nodes share: one object a sampling run, and what they ask of ComfyUI.
 
-A node leaves in a cloned model a wrapper around the whole sampling. It makes an object for that run, which goes into
-the run's own copy of `transformer_options` and ends with it, so that neither another run nor another branch of a graph
-sees it; and it puts the negatives among the guider's conditionings, which ComfyUI then prepares as it does the
-prompt's.
+A node leaves in a cloned model a wrapper around the whole sampling. It puts the negatives among the guider's
+conditionings, which ComfyUI then prepares as it does the prompt's. When that is done, a second wrapper makes an object
+for the run, which goes into the run's own copy of `transformer_options` and ends with it, so that neither another run
+nor another branch of a graph sees it.
 """
 
 import functools
 import inspect
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -26,10 +27,32 @@ _COMPILED = "torch.compile"
 # Denoisers whose forward calls none of the wrappers that ComfyUI has for denoisers.
 _WITHOUT_WRAPPERS = ("OpenAISignatureMMDITWrapper",)
 
-# Of the prompt's conditioning, what a negative never takes over: its text, and where and when it acts.
-_OWN = (
+# Of the prompt's conditioning, what a negative never takes over: its text in every form that ComfyUI's text encoders
+# give it, some of which only some texts have, and what is said of the text alone;
+_TEXT = (
     "cross_attn",
     "pooled_output",
+    "attention_mask",
+    "attention_mask_img_shape",
+    "attention_mask_mt5xl",
+    "conditioning_mt5xl",
+    "conditioning_llama3",
+    "conditioning_byt5small",
+    "conditioning_lyrics",
+    "lyrics_strength",
+    "audio_codes",
+    "t5xxl_ids",
+    "t5xxl_weights",
+    "text_input_ids",
+    "num_layers_stacked",
+    "minimax_token_tags",
+    "unprocessed_ltxav_embeds",
+    "cross_attn_controlnet",
+    "aesthetic_score",
+)
+# what ComfyUI made of it, and where and when it acts.
+_OWN = (
+    *_TEXT,
     "model_conds",
     "uuid",
     "area",
@@ -53,6 +76,11 @@ class Run:
         guider: ComfyUI's.
         sigmas: [steps + 1].
         latent: the image that the run begins from, or zeros.
+
+    Attributes:
+        prompts: {uuid of a conditioning of the prompt: how many tokens its text has}. Guiders pass conditionings to the
+            model in any order, and some one alone, so that their places tell nothing.
+        used: whether the node came to act.
     """
 
     def __init__(self, guider: Any, sigmas: Tensor, latent: Tensor) -> None:
@@ -62,6 +90,7 @@ class Run:
         self.latent_size = (int(latent.shape[-2]), int(latent.shape[-1]))
         self.axes = latent.ndim
         self.steps = Steps(sigmas, self.model, from_noise=not bool(latent.count_nonzero()))
+        self.prompts = _told_apart(guider.conds)
         self.used = False
 
     def prepare(self) -> None:
@@ -135,7 +164,13 @@ def around_run(
             raise ValueError(unused)
         return result
 
+    def begin(executor: Any, guider: Any, *args: Any, **kwargs: Any) -> Any:
+        # makes it: the conditionings are prepared, and no call of the model has been put together yet
+        _ = guider.model_options["transformer_options"][key].run
+        return executor(guider, *args, **kwargs)
+
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, sample)
+    patcher.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, key, begin)
 
 
 class Lazy:
@@ -165,13 +200,32 @@ def name(key: str, index: int) -> str:
 def _like_prompt(negative: Negative, conds: dict[str, Any]) -> list[dict[str, Any]]:
     """A negative's conditioning with what the prompt's has and it has not: ControlNet, guidance, reference latents, ..
 
-    Where a prompt is of several parts, its first counts.
+    Where a prompt is of several parts, its first counts. Some models are told what kind of prompt one is; the name
+    among the conditionings would tell them nothing.
     """
     from comfy.sampler_helpers import convert_cond
 
     prompt = next(iter(conds.get("positive") or next(iter(conds.values()))), {})
     taken = {key: value for key, value in prompt.items() if key not in _OWN}
-    return [{**taken, **own} for own in convert_cond(negative.conditioning)]
+    return [{**taken, "prompt_type": "negative", **own} for own in convert_cond(negative.conditioning)]
+
+
+def _told_apart(conds: dict[str, Any]) -> dict[Any, int]:
+    """The prompt's conditionings by `uuid`, which no other has any more, and how many tokens their texts have.
+
+    Where one conditioning has an area, ComfyUI gives each other one a copy of it with its own text, and the same uuid.
+    """
+    prompt = conds.get("positive")
+    if prompt is None:
+        return {}
+    others = {cond["uuid"] for kind in conds if kind != "positive" for cond in conds[kind]}
+    tokens = {}
+    for cond in prompt:
+        if cond["uuid"] in others or cond["uuid"] in tokens:
+            cond["uuid"] = uuid.uuid4()
+        text = cond["model_conds"].get("c_crossattn")
+        tokens[cond["uuid"]] = 0 if text is None else text.cond.shape[1]
+    return tokens
 
 
 def predict(run: Run, cond: Any, x: Tensor, sigma: Tensor, model_options: dict[str, Any]) -> Tensor:
@@ -265,8 +319,13 @@ class Call:
 
     @property
     def chunks(self) -> list[int]:
-        """Which conditioning each part of the batch belongs to; 0 is the prompt's."""
+        """The place, in what the guider asked for, of the conditioning that each part of the batch belongs to."""
         return list(self.options.get("cond_or_uncond", [0]))
+
+    @property
+    def uuids(self) -> list[Any]:
+        """The `uuid` of the conditioning that each part of the batch belongs to."""
+        return list(self.options.get("uuids", []))
 
     @property
     def auxiliary(self) -> bool:

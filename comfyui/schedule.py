@@ -74,8 +74,12 @@ class Options:
 
 
 def noisy_steps(step: Step) -> int:
-    """How many steps of the run begin with an image that is noise."""
-    noisy = sum(gone is not None and gone < _NOISE_GONE for gone in step.gone)
+    """With how many steps the run begins in which the image is noise."""
+    noisy = 0
+    for gone in step.gone:
+        if gone is None or gone >= _NOISE_GONE:
+            break
+        noisy += 1
     return max(noisy, int(step.from_noise))
 
 

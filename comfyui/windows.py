@@ -20,8 +20,8 @@ class Window:
     Args:
         start, stop: 0 <= start < stop <= 1.
         unit: "steps": fractions of the run's steps. "noise": how much of the noise is gone, 1 - t / 1000, t being the
-            model's timestep, which is 1000 sigma for flow models; the same whatever the scheduler and the steps. Its
-            ends belong to it.
+            model's timestep of 1000, which is 1000 sigma for flow models; the same whatever the scheduler and the
+            steps. Its ends belong to it.
         owner: whose it is, for messages.
 
     Raises:
@@ -85,7 +85,7 @@ class Steps:
     """The steps of a run, by their sigmas.
 
     Args:
-        sigmas: [steps + 1], as samplers go through them.
+        sigmas: [steps + 1], as samplers go through them: falling, or rising where an image is turned into noise.
         model: ComfyUI's, whose `model_sampling` knows timesteps.
         from_noise: whether the run begins with noise alone.
     """
@@ -95,13 +95,22 @@ class Steps:
         self.count = len(self.sigmas) - 1
         if self.count < 1:
             raise ValueError(f"sigmas must be those of at least one step, got {self.sigmas}")
+        self._rises = self.sigmas[0] < self.sigmas[-1]
+        if self.sigmas != sorted(self.sigmas, reverse=not self._rises):
+            raise ValueError(
+                "sigmas must fall or rise from the first step to the last one, or a step cannot be told by its noise; "
+                f"got {', '.join(f'{sigma:.4g}' for sigma in self.sigmas)}"
+            )
         self.gone = tuple(noise_gone(model, sigma) for sigma in self.sigmas[:-1])
         self.from_noise = from_noise
 
     def at(self, sigma: Any) -> Step:
         """The step that a noise level belongs to: samplers of higher order also ask between two steps."""
         value = float(sigma.flatten()[0])
-        begun = sum(value <= known * (1 + 1e-4) for known in self.sigmas[:-1])
+        if self._rises:
+            begun = sum(value >= known * (1 - 1e-4) for known in self.sigmas[:-1])
+        else:
+            begun = sum(value <= known * (1 + 1e-4) for known in self.sigmas[:-1])
         return Step(max(0, begun - 1), self.count, self.gone, self.from_noise)
 
     def check(self, windows: Sequence[Window]) -> None:
@@ -119,16 +128,23 @@ class Steps:
 
 
 def noise_gone(model: Any, sigma: float) -> float | None:
-    """1 - t / 1000 for the model's timestep t at a noise level; None for models that have no such t."""
+    """How much of the noise is gone at a noise level: 1 - t with the model's timestep t as a fraction of all.
+
+    None for models of EDM's kind, whose timestep is a logarithm and has no end.
+    """
     import comfy.model_sampling as kinds
     import torch
 
     sampling = model.model_sampling
-    if isinstance(sampling, kinds.CONST):
-        return 1 - sigma
-    if isinstance(sampling, kinds.ModelSamplingDiscrete) and not isinstance(
-        sampling, kinds.ModelSamplingDiscreteEDM
-    ):
-        at = torch.tensor([sigma], device=sampling.sigmas.device)
-        return 1 - float(sampling.timestep(at)) / len(sampling.sigmas)
-    return None
+    at = torch.tensor([sigma], device=sampling.sigmas.device)
+    # these have timesteps from 0 to 1, though they are built on those below
+    fractions = (kinds.StableCascadeSampling, kinds.ModelSamplingContinuousV, kinds.ModelSamplingCosmosRFlow)
+    if isinstance(sampling, fractions):
+        return 1 - float(sampling.timestep(at))
+    if isinstance(sampling, kinds.ModelSamplingDiscreteEDM):
+        return None
+    if isinstance(sampling, kinds.ModelSamplingDiscrete):
+        # from 0 on; those of LCM are 50 of 1000, so that the number of its sigmas tells nothing
+        last = float(sampling.timestep(sampling.sigma_max.reshape(1)))
+        return 1 - float(sampling.timestep(at)) / (last + 1)
+    return 1 - sigma if isinstance(sampling, kinds.CONST) else None

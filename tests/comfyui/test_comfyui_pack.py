@@ -1,5 +1,6 @@
 """The ComfyUI node pack without ComfyUI: its copy of the guidance, its nodes' definitions, and what it refuses."""
 
+import importlib
 import importlib.util
 import json
 import re
@@ -79,6 +80,33 @@ def test_every_node_has_a_name_a_help_page_tooltips_and_a_category(pack: ModuleT
                     assert options["min"] <= default <= options["max"]
                 elif isinstance(of_type, list):
                     assert default in of_type
+
+
+CALLED = {
+    "UNetModel": ("Stable Diffusion 1, 2, XL",),
+    "OpenAISignatureMMDITWrapper": ("3 and 3.5",),
+    "Flux": ("FLUX.1", "FLUX.2", "Kontext"),
+    "QwenImageTransformer2DModel": ("Qwen-Image", "Qwen-Image-Edit"),
+    "WanModel": ("Wan",),
+    "VaceWanModel": ("VACE",),
+    "NextDiT": ("Z-Image",),
+}
+"""What the models of a class are called."""
+
+
+@pytest.mark.parametrize(
+    ("node", "adapters"),
+    [("NAG", "models"), ("ONG", "models"), ("VSF", "models"), ("NegToMe", "token_models")],
+)
+def test_pages_of_help_name_every_model_that_a_node_knows(pack: ModuleType, node: str, adapters: str) -> None:
+    page = (PACK / pack.WEB_DIRECTORY / "docs" / f"Negguide{node}.md").read_text()
+    (said,) = re.findall(r"For Stable Diffusion [^;]*;", page)
+    known = importlib.import_module(f"comfyui_pack.{adapters}").ADAPTERS
+    for kind, names in CALLED.items():
+        for name in names:
+            assert (re.search(rf"\b{re.escape(name)}\b", said) is not None) == (kind in known), name
+    assert known.keys() <= CALLED.keys()
+    assert ("Lumina 2" in said) == (node == "NegToMe")
 
 
 def test_workflows_give_each_of_our_nodes_as_many_values_as_it_has_widgets(pack: ModuleType) -> None:

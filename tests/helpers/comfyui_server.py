@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
+VERSIONS = ("0.30.0", "0.3.75")
 STARTS_WITHIN = 300
 RUNS_WITHIN = 300
 Link = list[Any]
