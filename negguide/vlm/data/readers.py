@@ -353,6 +353,8 @@ def _triplet(
     if isinstance(positives, str):
         # in a cell of a text table, as `negguide mine --columns` writes it
         positives = _list(positives, where) if positives.startswith("[") else (positives,)
+    if not isinstance(positives, list | tuple):
+        raise ValueError(f"{where}: positive_captions={positives!r} is no list of sentences")
     for positive in positives:
         if not isinstance(positive, str) or not positive.strip():
             raise ValueError(

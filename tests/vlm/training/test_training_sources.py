@@ -179,6 +179,9 @@ def test_blank_negatives_are_none_and_blank_paraphrases_are_named(tmp_path: Path
         lines.write_text(json.dumps({**row, "positive_captions": ["one bear", blank]}) + "\n")
         with pytest.raises(ValueError, match=rf"line 1: {blank!r} in positive_captions is no sentence"):
             read_triplets(str(lines))
+    lines.write_text(json.dumps({**row, "positive_captions": 3}) + "\n")
+    with pytest.raises(ValueError, match="line 1: positive_captions=3 is no list of sentences"):
+        read_triplets(str(lines))
 
 
 def test_a_margin_that_needs_negatives_says_so(tiny_clip: Path, tmp_path: Path) -> None:
