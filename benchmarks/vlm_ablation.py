@@ -1,8 +1,10 @@
 """`python benchmarks/vlm.py --part ablation`: what each option of `negguide finetune` brings, one at a time.
 
 A row is one of benchmarks/vlm.py with something changed, at the same steps and images, and is compared with it: the
-group score's mean difference over the seeds, with that of the worst and of the best seed. Two rows are apart where
-their intervals are. What is not named here changes nothing that is learned, or is what all rows have in common.
+mean difference over the seeds that both have. Its interval is Newcombe's for proportions that have nothing in common,
+widened to the worst and the best seed; as all rows answer the same questions, the true one is narrower. Two rows are
+apart where it leaves out zero. What is not named here changes nothing that is learned, or is what all rows have in
+common.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from report import chosen_rows, print_table
+from report import chosen_rows, plt, print_table
 from vlm_rows import BOTH, EVERY, FIGURES, KEEPING, METHODS, START, percent, pooled, rows_of, trained
 
+from negguide._utils.stats import Rate
+from negguide.vlm.evaluation.metrics import Estimate, difference
 from negguide.vlm.evaluation.results import Results
 from negguide.vlm.evaluation.suites.base import Suite
 
@@ -135,18 +139,22 @@ def run(
     rows = rows_of(path, settings, suites, seeds, jobs)
     title = "One option at a time: percent of held-out items"
     print_table(title, ("row", "seeds", "group", "over", "change", "apart", *KEPT), table(rows))
+    plot(path.with_suffix(".png"), rows)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """A line for the start model, for every base and for every row of `ROWS`, as far as they are trained."""
-    by_name: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        by_name.setdefault(row["method"], []).append(row)
+    by_name = _by_name(rows)
     lines = []
     for name in filter(by_name.get, (START, *told())):
         group, *kept = (pooled(by_name[name], *FIGURES[figure]) for figure in ("group", *KEPT))
-        base = ROWS[name].base if name in ROWS else ""
-        compared = (base, *change(by_name[name], by_name[base])) if base in by_name else ("", "", "")
+        found = _change_of(name, by_name, "group")
+        compared = ("", "", "")
+        if found is not None:
+            signed = "{:+.1f} [{:+.1f}, {:+.1f}]".format(
+                *(100 * end for end in (found.value, found.low, found.high))
+            )
+            compared = (ROWS[name].base, signed, "no" if found.low <= 0 <= found.high else "yes")
         lines.append(
             (
                 name,
@@ -159,20 +167,73 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     return lines
 
 
-def change(rows: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """The group score of ``rows`` over that of ``base``, seed by seed, and whether their intervals are apart.
+def plot(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """What every trained row changes, in points, with its interval: one panel a figure, the rows of one base together.
 
-    Of no seed in common there is nothing to say.
+    Where no row has its base beside it, there is nothing to draw.
     """
+    by_name = _by_name(rows)
+    trained_too = [name for name in ROWS if _change_of(name, by_name, "group") is not None]
+    if not trained_too:
+        return
+    bases = list(dict.fromkeys(ROWS[name].base for name in trained_too))
+    names = [name for base in bases for name in trained_too if ROWS[name].base == base]
+    figures = ("group", *KEPT)
+    size = (2.4 * len(figures) + 4.4, 0.26 * len(names) + 1.3)
+    canvas, panels = plt.subplots(
+        1, len(figures), sharey=True, squeeze=False, figsize=size, layout="constrained"
+    )
+    for panel, figure in zip(panels[0], figures, strict=True):
+        for place, name in enumerate(names):
+            found = _change_of(name, by_name, figure)
+            assert found is not None  # a row has all figures
+            # grey where zero is inside
+            color = "#8b949e" if found.low <= 0 <= found.high else "#1f6feb"
+            panel.plot([100 * found.low, 100 * found.high], [place, place], color=color, linewidth=1.5)
+            panel.plot(100 * found.value, place, "o", color=color, markersize=4)
+        panel.axvline(0, color="#24292f", linewidth=0.8)
+        panel.set_title(f"{figure}, points", fontsize=10)
+        panel.grid(axis="x", alpha=0.3)
+        panel.tick_params(axis="y", length=0)
+    labels = [f"{name}  (over: {ROWS[name].base})" for name in names]
+    panels[0][0].set_yticks(range(len(names)), labels, fontsize=8)
+    panels[0][0].set_ylim(len(names) - 0.4, -0.6)
+    for first in (i for i in range(1, len(names)) if ROWS[names[i]].base != ROWS[names[i - 1]].base):
+        for panel in panels[0]:
+            panel.axhline(first - 0.5, color="#d0d7de", linewidth=0.8)
+    canvas.suptitle(
+        "What one option of fine-tuning changes at equal steps (blue: zero is outside its interval)"
+    )
+    canvas.savefig(path, dpi=120)
+    plt.close(canvas)
+    print(f"wrote {path}")
 
-    def group(row: Mapping[str, Any]) -> float:
-        return Results.from_dict(row["results"]).row(*FIGURES["group"], "all").value
 
-    before = {row["seed"]: group(row) for row in base}
-    differences = [100 * (group(row) - before[row["seed"]]) for row in rows if row["seed"] in before]
-    if not differences:
-        return "", ""
-    mean = sum(differences) / len(differences)
-    one, other = (pooled(own, *FIGURES["group"]) for own in (rows, base))
-    apart = one.low > other.high or one.high < other.low
-    return f"{mean:+.1f} [{min(differences):+.1f}, {max(differences):+.1f}]", "yes" if apart else "no"
+def change(rows: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]], figure: str) -> Rate | None:
+    """A figure of ``rows`` over that of ``base``, with its interval; None where they have no seed in common."""
+    common = {row["seed"] for row in rows} & {row["seed"] for row in base}
+    if not common:
+        return None
+    own, other = ({row["seed"]: row for row in side if row["seed"] in common} for side in (rows, base))
+
+    def value(row: Mapping[str, Any]) -> float:
+        return Results.from_dict(row["results"]).row(*FIGURES[figure], "all").value
+
+    differences = [value(own[seed]) - value(other[seed]) for seed in common]
+    after, before = (pooled(list(side.values()), *FIGURES[figure]) for side in (own, other))
+    found = difference(*(Estimate(rate.value, rate.low, rate.high, rate.n) for rate in (after, before)))
+    return Rate(found.value, min(found.low, *differences), max(found.high, *differences), found.n)
+
+
+def _change_of(name: str, by_name: Mapping[str, Sequence[Mapping[str, Any]]], figure: str) -> Rate | None:
+    """That of a row over its base, where it has one and both are trained."""
+    if name not in ROWS or not {name, ROWS[name].base} <= by_name.keys():
+        return None
+    return change(by_name[name], by_name[ROWS[name].base], figure)
+
+
+def _by_name(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["method"], []).append(row)
+    return found

@@ -1,6 +1,7 @@
 """benchmarks/vlm.py makes its sets, trains its rows and judges its bars; its numbers are not asserted."""
 
 import json
+import math
 import re
 from collections import Counter
 from dataclasses import fields, replace
@@ -15,7 +16,7 @@ from PIL import Image
 from suite_files import BLUE, RED, item, picture
 
 from negguide._utils.devices import fast_bfloat16
-from negguide._utils.stats import Rate
+from negguide._utils.stats import Rate, wilson
 from negguide.toyworld import parse
 from negguide.toyworld.edits import meaning
 from negguide.toyworld.scene import held_out
@@ -303,18 +304,37 @@ def test_static_and_refreshed_rows_see_the_same_images(renders, tmp_path, monkey
     assert sorted(sum("exchanged" in line for line in lines) for lines in logs) == [0, 3]
 
 
-def test_a_change_is_the_mean_over_the_seeds_beside_the_worst_and_the_best(clip):
-    results = evaluate(clip, [make_suite("toyworld-2", limit=2)])
+def test_a_change_is_the_mean_over_common_seeds_with_the_interval_of_two_proportions(
+    clip, tmp_path, monkeypatch
+):
+    results = evaluate(clip, [make_suite(name, limit=2) for name in vlm.SUITES])
+    n = results.row("toyworld-2", "group").n
 
-    def row(seed, value):
+    def row(seed, value, method=vlm.BOTH):
         changed = [
             replace(r, value=value) if r.key == ("toyworld-2", "group", "all") else r for r in results.rows
         ]
-        return {"seed": seed, "results": replace(results, rows=tuple(changed)).to_dict()}
+        told = replace(results, rows=tuple(changed)).to_dict()
+        return {"method": method, "seed": seed, "results": told}
 
     base = [row(0, 0.5), row(1, 0.25)]
-    assert vlm_ablation.change([row(1, 0.5), row(0, 0.5)], base) == ("+12.5 [+0.0, +25.0]", "no")
-    assert vlm_ablation.change([row(0, 1.0), row(1, 1.0)], [row(0, 0.0), row(1, 0.0)]) == (
-        "+100.0 [+100.0, +100.0]",
-        "yes",
-    )
+    both = vlm_ablation.change([row(1, 0.5), row(0, 0.5)], base, "group")
+    assert both.value == 0.125 and both.low < 0.0 and both.high > 0.25
+    # one seed is no certainty: Newcombe's interval from the two of Wilson
+    one = vlm_ablation.change([row(0, 0.75)], base, "group")
+    (low, high), (base_low, base_high) = wilson(0.75, n), wilson(0.5, n)
+    assert one.value == 0.25
+    assert one.low == pytest.approx(0.25 - math.hypot(0.75 - low, base_high - 0.5))
+    assert one.high == pytest.approx(0.25 + math.hypot(high - 0.75, 0.5 - base_low))
+    assert vlm_ablation.change([row(2, 0.5)], base, "group") is None
+
+    rows = [row(0, 0.0), row(0, 1.0, "focal"), row(0, 0.1, "Dice"), row(0, 0.1, "Dice, focal")]
+    lines = {line[0]: line for line in vlm_ablation.table(rows)}
+    assert [line[5] for line in lines.values()] == ["", "yes", "no", "no"]
+    assert lines["focal"][3] == vlm.BOTH and lines["Dice, focal"][3] == "Dice"
+    assert lines["focal"][4].startswith("+100.0 [") and lines["Dice, focal"][4].startswith("+0.0 [-")
+    vlm_ablation.plot(tmp_path / "changes.png", rows)
+    with Image.open(tmp_path / "changes.png") as drawn:
+        assert drawn.width > 1000
+    vlm_ablation.plot(tmp_path / "none.png", rows[:1])
+    assert not (tmp_path / "none.png").exists()
