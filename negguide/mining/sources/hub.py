@@ -65,6 +65,10 @@ class DataSet(Input):
         images = [name for name, kind in (features or {}).items() if isinstance(kind, datasets.Image)]
         names = (caption,) if caption else CAPTION_COLUMNS
         self.caption = first_of(names, self.columns, f"{self.name}, split {split!r},", "caption")
+        # what is found without being said is not told, so that saying it as well makes no other set
+        usual = next((name for name in CAPTION_COLUMNS if name in self.columns), None)
+        chosen = {"caption": None if self.caption == usual else self.caption, "config": config}
+        self._chosen = {name: value for name, value in chosen.items() if value is not None}
         self.mask = "mask" if "mask" in images else None
         pictures = [name for name in images if name != self.mask]
         if len(pictures) > 1 and "image" not in pictures:
@@ -82,8 +86,8 @@ class DataSet(Input):
 
     @property
     def description(self) -> dict[str, Any]:
-        """What it is, as JSON, with its split and columns."""
-        return {**super().description, "split": self.split, "columns": self.columns}
+        """What it is, as JSON, with its split and columns, and which of them was chosen."""
+        return {**super().description, "split": self.split, "columns": self.columns, **self._chosen}
 
     @property
     def shards(self) -> int:

@@ -67,8 +67,9 @@ class Shards(Input):
 
     @property
     def description(self) -> dict[str, Any]:
-        """What it is, as JSON, with the names of its files."""
-        return {**super().description, "shards": [path.name for path in self.paths]}
+        """What it is, as JSON, with the names of its files, and the key of the caption where it was chosen."""
+        chosen = {} if self.caption is None else {"caption": self.caption}
+        return {**super().description, "shards": [path.name for path in self.paths], **chosen}
 
     @property
     def shards(self) -> int:

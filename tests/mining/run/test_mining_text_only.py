@@ -197,6 +197,30 @@ def test_several_processes_and_a_second_run_make_the_same_bytes(tmp_path: Path) 
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
 
 
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_another_column_of_captions_is_another_set_though_its_files_are_the_same(
+    kind: str, tmp_path: Path
+) -> None:
+    data = str(tmp_path / "data")
+    (tmp_path / "data").mkdir()
+    for number in range(2):
+        rows = [{"caption": CAPTIONS[number], "alt": CAPTIONS[number + 2]}]
+        if kind == "parquet":
+            datasets.Dataset.from_list(rows).to_parquet(f"{data}/{number}.parquet")
+            continue
+        with tarfile.open(f"{data}/{number}.tar", "w") as tar:
+            for suffix, content in (("jpg", picture(0)), ("json", json.dumps(rows[0]).encode())):
+                member = tarfile.TarInfo(f"{number}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    mined(data, tmp_path / "set")
+    # as a run that was killed between the two files leaves it
+    (tmp_path / "set/markers/00000001-00000000.json").unlink()
+    with pytest.raises(ValueError, match=r"made with other settings .*'caption': 'alt'"):
+        mined(data, tmp_path / "set", data_options={"caption": "alt"})
+    assert mined(data, tmp_path / "set").made == 1
+
+
 def test_a_missing_image_is_counted_and_a_broken_one_in_an_archive_too(tmp_path: Path) -> None:
     data = in_tsv(tmp_path / "data")
     (tmp_path / "data/photos/1.jpg").unlink()
