@@ -10,6 +10,7 @@ import datasets
 import pytest
 from PIL import Image
 
+from negguide.mining.audit.roles import exchange
 from negguide.mining.formats import write_export
 from negguide.mining.formats.editing import Triplet, read_editing, triplet_of
 from negguide.mining.item import Item
@@ -73,6 +74,35 @@ def test_what_was_removed_is_denied_and_the_negative_image_is_the_target() -> No
     assert (found.original_prompt, found.edited_prompt, found.removed) == (HAT, BARE, "red hat")
     assert "red hat" in found.edit_prompt
     assert any(word in found.edit_prompt.split() for word in ("no", "not", "without"))
+
+
+@pytest.mark.parametrize("mode", ["edit", "generate"])
+@pytest.mark.parametrize("category", ["remove", "negation", "add"])
+def test_exchanged_roles_change_nothing_of_what_is_denied(category: str, mode: str) -> None:
+    control = {
+        "control_image_file_name": "images/0-control.png",
+        "extra": {"mode": mode, "original": "input", "control_same_noise": True},
+    }
+    denied = "a bear without a red hat in a meadow"
+    pair = {
+        "remove": item(**control),
+        "negation": item(
+            category="negation",
+            negative_caption=denied,
+            start=7,
+            end=14,
+            before="wearing",
+            after="without",
+            **control,
+        ),
+        "add": added(" wearing a red hat", **control),
+    }[category]
+    found = triplet_of(exchange(pair), BESIDE)
+    assert isinstance(found, Triplet)
+    assert (found.original_prompt, found.edited_prompt, found.removed) == (HAT, BARE, "red hat")
+    images = [BESIDE / "images/0-control.png", BESIDE / "images/0-negative.png"]
+    # the negative of a caption to which something was added shows it
+    assert [found.original_image, found.edited_image] == (images[::-1] if category == "add" else images)
 
 
 def test_what_was_added_is_denied_the_other_way_round() -> None:
