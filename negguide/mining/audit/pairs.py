@@ -85,10 +85,12 @@ def read_pairs(path: Path | str, images: Path | str | None = None) -> list[Pair]
             ``{"0": {filename, caption, negative_caption}}`` (a file, or a folder with one file a category), a JSON
             list of rows (as ARO's, with ``true_caption`` and ``false_caption``), or a ``.jsonl``, ``.csv`` or ``.tsv``
             file.
-        images: the folder that file names of a JSON, CSV or TSV are relative to; ``None`` for a text-only audit.
+        images: the folder that file names of a JSON, CSV or TSV are relative to; ``None`` for a text-only audit. A
+            mined set and an imagefolder hold their images.
 
     Raises:
-        ValueError: nothing of this kind is there, a caption is missing or empty, or an id occurs twice.
+        ValueError: nothing of this kind is there, a caption is missing or empty, an id occurs twice, or ``images`` is
+            given for a set that holds its images.
     """
     path = location(path)
     images = None if images is None else location(images)
@@ -96,6 +98,10 @@ def read_pairs(path: Path | str, images: Path | str | None = None) -> list[Pair]
         raise ValueError(f"images={str(images)!r} is not a folder")
     if not path.exists():
         raise ValueError(f"{path} does not exist; use {_READABLE}")
+    if images is not None and path.is_dir() and (is_set(path) or any(path.rglob(METADATA))):
+        raise ValueError(
+            f"images={str(images)!r} has no meaning for {path}, which holds its images; leave it out"
+        )
     pairs = list(_read(path, images))
     if not pairs:
         raise ValueError(f"{path} holds no pair")

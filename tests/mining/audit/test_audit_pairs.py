@@ -25,6 +25,13 @@ def test_a_mined_set_is_read_with_its_images(tmp_path: Path) -> None:
             assert path is not None and path.is_file()
 
 
+def test_a_folder_of_images_for_a_set_that_holds_its_own_is_refused(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", 2, images=False)
+    for path in (folder, folder / "data"):
+        with pytest.raises(ValueError, match=r"images=.* has no meaning for .*, which holds its images"):
+            read_pairs(path, tmp_path)
+
+
 def test_sugarcrepe_is_read_as_a_file_and_as_a_folder(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for name in ("add_att", "swap_obj"):
