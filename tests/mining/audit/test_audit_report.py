@@ -40,6 +40,10 @@ def test_the_command_writes_the_report_and_the_choice(command: Callable[..., Any
     assert len(kept["kept"]) == data["rebalanced"]["pairs"]
     assert len(kept["kept"]) + len(kept["dropped"]) == 48
 
+    # what could not be opened is not among the pairs of which a figure is told
+    assert data["verdicts"][0].startswith("as mined, 48 pairs, captions: told")
+    assert data["verdicts"][1].startswith("as mined, 47 of 48 pairs, original and negative: ")
+
     text = (folder / "audit/report.md").read_text()
     assert "| punctuation | **100.0% [92.6, 100.0]** |" in text
     assert "caption in eval.txt" in text and "7.png" in text
