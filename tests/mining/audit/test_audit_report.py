@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from planted import spaced_stop, write_set
 
+from negguide.mining.audit import audit
 from negguide.pictures import read_settings
 
 
@@ -53,6 +54,19 @@ def test_the_command_writes_the_report_and_the_choice(command: Callable[..., Any
     with Image.open(folder / "audit/audit.png") as image:
         assert image.width > 800 and len(image.convert("L").getcolors() or []) > 20
     assert read_settings(folder / "audit/audit.png")["rebalance"] is True
+
+
+def test_evaluation_sets_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", 24, images=False)
+    rows = [json.loads(line) for line in (folder / "data/00000/metadata.jsonl").read_text().splitlines()]
+    for name, row in (("coco", rows[3]), ("flickr", rows[5])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "test.txt").write_text(row["negative_caption"])
+    found = audit(folder, against=[tmp_path / name / "test.txt" for name in ("coco", "flickr")])
+    leaked = found.duplicates.leaked_captions
+    assert list(leaked) == found.settings["against"] == ["test.txt", "test.txt#2"]
+    assert "toy-3" in leaked["test.txt"] and "toy-5" in leaked["test.txt#2"]
+    assert {"toy-3", "toy-5"} <= set(found.duplicates.leaked)
 
 
 def test_sugarcrepe_is_audited_without_images(command: Callable[..., Any], tmp_path: Path) -> None:
