@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -114,6 +115,19 @@ def test_a_parquet_shard_holds_the_same_items_and_images(whole: Path, tmp_path: 
     )
     assert loaded["id"][:] == [item.id for item, _ in read]
     assert loaded[0]["image"].tobytes() == fakes.picture(read[0][0].files(read[0][1])["image"]).tobytes()
+
+
+def test_images_of_a_set_are_not_those_of_an_earlier_one_in_its_place(tmp_path: Path) -> None:
+    def negatives(folder: Path) -> list[bytes]:
+        return [item.files(place)["negative_image"].read_bytes() for item, place in read_set(folder)]
+
+    rows = fakes.Rows(fakes.sources(3))
+    fakes.mine(tmp_path / "set", rows, controls=0, shard_format="parquet")
+    before = negatives(tmp_path / "set")
+    shutil.rmtree(tmp_path / "set")
+    fakes.mine(tmp_path / "set", rows, controls=0, shard_format="parquet", seed=1)
+    fakes.mine(tmp_path / "other", rows, controls=0, shard_format="parquet", seed=1)
+    assert negatives(tmp_path / "set") == negatives(tmp_path / "other") != before
 
 
 def test_a_set_in_object_storage_is_mined_audited_exported_and_learned_from(
