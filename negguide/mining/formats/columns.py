@@ -161,4 +161,6 @@ def _write_parquet(
     for name in names:
         kind = datasets.Sequence(text) if name == POSITIVES else text
         features[name] = datasets.Sequence(kind) if listed else kind
-    write_rows(rows, datasets.Features(features), Target(folder, folder, SHARD, lambda text: None))
+    write_rows(
+        rows, datasets.Features(features), Target(folder, folder, SHARD, lambda text: None, lambda item: None)
+    )

@@ -154,6 +154,7 @@ def _triplets(items: Iterable[tuple[Item, Place]], target: Target) -> Iterator[T
         found = triplet_of(item, place)
         if isinstance(found, str):
             left_out[found] += 1
+            target.leave_out(item)
         else:
             written += 1
             yield found

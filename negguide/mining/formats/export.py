@@ -42,7 +42,7 @@ def write_export(
     shard_size: int | None = None,
     say: Callable[[str], None] = warnings.warn,
 ) -> int:
-    """Write the set in ``folder`` into the new folder ``out``; gives the number of items.
+    """Write the set in ``folder`` into the new folder ``out``; gives the number of items in it.
 
     ``out`` is there as a whole or not at all; an export that was killed is simply run again.
 
@@ -99,10 +99,12 @@ def write_export(
     items = read_rebalanced(folder, report) if rebalanced else read_set(folder)
     folders.check_out(out, overwrite)
     with whole_folder(out) as partial:
-        target = folders.Target(partial, out, shard_size or folders.SHARD, say)
+        target = folders.Target(partial, out, shard_size or folders.SHARD, say, summary.leave_out)
         FORMATS[format](summary.counting(items), target)
         if not summary.items:
-            raise ValueError(f"{folder} holds no item" + (" that rebalancing kept" if rebalanced else ""))
+            wanted = [" that rebalancing kept"] if rebalanced else []
+            wanted += [f" that format={format!r} has a place for"] if summary.seen else []
+            raise ValueError(f"{folder} holds no item" + " and".join(wanted))
         text = card(summary, folder.name, format, rebalanced)
         (partial / "README.md").write_text(text, encoding="utf-8")
     return summary.items

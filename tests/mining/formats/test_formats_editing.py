@@ -178,6 +178,26 @@ def edited(tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
+@pytest.mark.parametrize(
+    ("format", "held"), [("instructpix2pix", {"remove", "add"}), ("sugarcrepe", {"add", "swap"})]
+)
+def test_the_card_counts_what_is_in_the_export_alone(
+    edited: Path, tmp_path: Path, format: str, held: set[str]
+) -> None:
+    assert write_export(edited, tmp_path / "out", format, say=print) == 2
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "\n2 pairs of an image" in card and "| judge | toyworld | 2 |" in card
+    assert {line.split(" | ")[1] for line in card.splitlines() if line.startswith("| category |")} == held
+
+
+def test_a_set_of_which_the_format_can_hold_nothing_is_refused(edited: Path, tmp_path: Path) -> None:
+    lines = (edited / "data/00000" / METADATA).read_text().splitlines()
+    (edited / "data/00000" / METADATA).write_text(lines[0] + "\n")
+    with pytest.raises(ValueError, match="holds no item that format='sugarcrepe' has a place for"):
+        write_export(edited, tmp_path / "out", "sugarcrepe", say=print)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("format", ["instructpix2pix", "instructpix2pix-folder"])
 def test_triplets_are_read_back_with_the_bytes_of_their_images(
     edited: Path, tmp_path: Path, format: str
