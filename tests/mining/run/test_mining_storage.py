@@ -243,6 +243,24 @@ def test_parquet_files_in_object_storage_are_an_input(store: str, tmp_path: Path
     assert mined_text(f"{store}/data/0.parquet", f"{store}/one") == list(CAPTIONS[:2])
 
 
+def test_parquet_files_in_object_storage_that_are_named_by_splits_are_read_by_split(
+    memory: str, tmp_path: Path
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    for name, caption in zip(("train-0", "train-1", "test-0"), CAPTIONS, strict=False):
+        datasets.Dataset.from_dict({"caption": [caption]}).to_parquet(str(tmp_path / "x.parquet"))
+        write_whole(location(f"{memory}/data/{name}-of-2.parquet"), (tmp_path / "x.parquet").read_bytes())
+    write_whole(location(f"{memory}/data/README.md"), b"no rows")
+
+    def captions(**options: str) -> list[str]:
+        return [row.caption for row in open_source(f"{memory}/data", **options).rows()]  # type: ignore[union-attr]
+
+    assert captions() == captions(split="train") == list(CAPTIONS[:2])
+    assert captions(split="test") == [CAPTIONS[2]]
+    with pytest.raises(ValueError, match=r"data' cannot be opened: .*validation"):
+        captions(split="validation")
+
+
 def test_a_set_of_the_layout_before_is_read_and_not_gone_on_with(tmp_path: Path) -> None:
     chosen = fakes.settings()
     folder = tmp_path / "old"
