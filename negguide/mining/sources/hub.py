@@ -36,7 +36,8 @@ class DataSet(Input):
     Args:
         spec: a folder written by ``save_to_disk``, a parquet file or a folder with such, or a name on the hub,
             "owner/name".
-        split: which part of it; of a single file, what its rows are called.
+        split: which part of it; of a single file, what its rows are called. None = "train"; of a folder that
+            `Dataset.save_to_disk` wrote, whichever it is.
         config: which of its configurations, where it has several.
         caption: the name of the caption's column; None finds it.
     """
@@ -44,7 +45,7 @@ class DataSet(Input):
     def __init__(
         self,
         spec: str,
-        split: str = "train",
+        split: str | None = None,
         config: str | None = None,
         caption: str | None = None,
         licence: str | None = None,
@@ -55,8 +56,13 @@ class DataSet(Input):
             raise ImportError(f"{spec}: pip install datasets to read data sets") from error
         place = location(spec, "--data")
         self.name = place.name if place.exists() else spec
-        self.split = split
-        self.data, self.files = _open(datasets, spec, split, config)
+        self.split = split or "train"
+        self.data, self.files = _open(datasets, spec, self.split, config)
+        if split is not None and (place / "state.json").is_file():
+            # one data set, which may know what it was a split of
+            saved = str(self.data.split or split).partition("[")[0]
+            if saved != split:
+                raise ValueError(f"{spec} is the split {saved!r}, and split={split!r} is asked for")
         self.folder = None if not place.exists() else place if place.is_dir() else place.parent
         for column in _images_as_they_are(datasets, self.data.features or {}):
             self.data = self.data.cast_column(column, datasets.Image())
@@ -64,7 +70,7 @@ class DataSet(Input):
         self.columns = list(features or next(iter(self.data), {}))
         images = [name for name, kind in (features or {}).items() if isinstance(kind, datasets.Image)]
         names = (caption,) if caption else CAPTION_COLUMNS
-        self.caption = first_of(names, self.columns, f"{self.name}, split {split!r},", "caption")
+        self.caption = first_of(names, self.columns, f"{self.name}, split {self.split!r},", "caption")
         # what is found without being said is not told, so that saying it as well makes no other set
         usual = next((name for name in CAPTION_COLUMNS if name in self.columns), None)
         chosen = {"caption": None if self.caption == usual else self.caption, "config": config}

@@ -320,6 +320,19 @@ def test_a_data_set_on_disk(data_set, tmp_path):
         open_source(str(tmp_path / "one"), caption="words")
 
 
+def test_a_saved_split_is_not_read_for_another(tmp_path):
+    datasets.Dataset.from_list([{"text": "a red thing"}], split="test").save_to_disk(tmp_path / "test")
+    for split in (None, "test"):
+        (row,) = open_source(str(tmp_path / "test"), split=split).rows()
+        assert row.caption == "a red thing"
+    with pytest.raises(ValueError, match="is the split 'test', and split='validation' is asked for"):
+        open_source(str(tmp_path / "test"), split="validation")
+    # what is not said is what its rows are called
+    datasets.Dataset.from_list([{"text": "a red thing"}]).save_to_disk(tmp_path / "unsaid")
+    (row,) = open_source(str(tmp_path / "unsaid"), split="validation").rows()
+    assert row.id == "validation-000000000"
+
+
 def test_a_data_set_is_streamed_from_parquet(data_set, tmp_path):
     (tmp_path / "set").mkdir()
     data_set.to_parquet(str(tmp_path / "set" / "train.parquet"))
