@@ -99,8 +99,13 @@ def _joined(
                         f"{source.name} has changed since the set was mined from it: row {one.id!r}"
                     )
             cells.append(_cells(items_of_it, names))
-        listed = isinstance(_caption_cell(row, source), list)
-        yield {**row, **({name: [one[name] for one in cells] for name in names} if listed else cells[0])}
+        captions = _caption_cell(row, source)
+        if isinstance(captions, list):
+            # a row that could not be used is one, however many captions it has
+            cells = (cells + [_cells([], names)] * len(captions))[: len(captions)]
+            yield {**row, **{name: [one[name] for one in cells] for name in names}}
+        else:
+            yield {**row, **cells[0]}
     if ahead is not None:
         raise ValueError(f"{source.name} is not what the set was mined from: it holds no row {ahead[0]!r}")
 

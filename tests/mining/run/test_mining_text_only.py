@@ -315,6 +315,23 @@ def test_columns_are_added_to_lists_of_captions_and_to_parquet(tmp_path: Path) -
     assert table.cast_column("image", datasets.Image(decode=False))[5]["image"]["bytes"] == picture(2)
 
 
+def test_a_row_that_could_not_be_used_has_as_many_cells_as_captions(tmp_path: Path) -> None:
+    rows = {
+        "image": [{"bytes": picture(0), "path": None}, None, {"bytes": picture(1), "path": None}],
+        "caption": [list(CAPTIONS[:2]), list(CAPTIONS[2:4]), []],
+    }
+    text = datasets.Sequence(datasets.Value("string"))
+    features = datasets.Features({"image": datasets.Image(), "caption": text})
+    data = str(tmp_path / "a.parquet")
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(data)
+    mined(data, tmp_path / "set")
+    written = write_columns(tmp_path / "set", open_source(data), tmp_path / "out")
+    (first, second, third) = pyarrow.parquet.read_table(written).to_pylist()
+    assert len(first["negative_caption"]) == 2 and all(first["negative_caption"])
+    assert second["negative_caption"] == [None, None] and second["positive_captions"] == [[], []]
+    assert third["negative_caption"] == third["negative_category"] == []
+
+
 def test_columns_of_another_input_are_refused(tmp_path: Path) -> None:
     data = in_tsv(tmp_path / "data")
     mined(data, tmp_path / "set")
