@@ -29,7 +29,7 @@ class Pair:
     Attributes:
         id: unique in the set.
         source: what the pair was made from; pairs of one source are never on both sides of a cross-validation.
-        category: what was edited.
+        category: what was edited; "no category" where a row of an imagefolder does not say.
         control: a render of ``caption`` by the model that made the negative image.
     """
 
@@ -45,6 +45,9 @@ class Pair:
     @property
     def family(self) -> str:
         """The category, with add and remove as one: each is told by its length alone, both together are not."""
+        if self.category == "all":
+            # so are the figures over all pairs called
+            return "category all"
         return "add/remove" if self.category in ("add", "remove") else self.category
 
     @property
@@ -134,7 +137,7 @@ def _read(path: Path, images: Path | None) -> Iterator[Pair]:
             prefix = file.parent.relative_to(path).as_posix()
             for number, row in json_lines(file):
                 name = f"{prefix}/{number}" if prefix != "." else str(number)
-                yield _pair(row, name, "all", file.parent, f"{file}, line {number}")
+                yield _pair(row, name, "no category", file.parent, f"{file}, line {number}")
     elif found := sorted(path.glob("*.json")):
         for file in found:
             yield from _read_file(file, images)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from planted import write_set
 
+from negguide.mining.audit import audit
 from negguide.mining.audit.pairs import Pair, read_pairs
 
 SUGARCREPE = {
@@ -78,6 +79,25 @@ def test_an_imagefolder_is_read(tmp_path: Path) -> None:
         tmp_path / "train" / "a.png",
         tmp_path / "train" / "b.png",
     )
+
+
+def test_pairs_without_a_category_are_not_taken_for_all_pairs(tmp_path: Path) -> None:
+    rows = [
+        {
+            "file_name": f"{number}.png",
+            "caption": "a cat",
+            # those of no category, and those of one that is called "all", are told by their length
+            "negative_caption": "a dog" if number < 30 else "a dog as well",
+            **({"category": "object"} if number < 30 else {"category": "all"} if number < 55 else {}),
+        }
+        for number in range(80)
+    ]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = audit(tmp_path).mined
+    assert found.families == {"category all": 25, "no category": 25, "object": 30}
+    figures = {name: (one.n, one.value) for name, one in found.text["words"].accuracies.items()}
+    assert figures.pop("all") == (80, (50 + 0.5 * 30) / 80)
+    assert figures == {"category all": (25, 1.0), "no category": (25, 1.0), "object": (30, 0.5)}
 
 
 @pytest.mark.parametrize(
