@@ -14,12 +14,12 @@ from negguide.mining.formats.folders import SHARD, Target, check_out
 from negguide.mining.formats.parquet import write_rows
 from negguide.mining.item import Item, Source
 from negguide.mining.item_table import datasets_package
-from negguide.mining.shards import read_set, read_settings
+from negguide.mining.shards import FUNNEL, read_set, read_settings
 from negguide.mining.sources import Input
 from negguide.mining.sources.files import ImageFolder, Table
 from negguide.mining.sources.hub import DataSet
 from negguide.mining.sources.source import CAPTION_COLUMNS
-from negguide.storage import Place
+from negguide.storage import Place, location
 from negguide.text_files import table_columns
 
 POSITIVES = "positive_captions"
@@ -46,7 +46,8 @@ def write_columns(folder: Path | str, source: Input, out: Path) -> Path:
         The file; of a data set, ``out``.
 
     Raises:
-        ValueError: ``source`` is no table, is not what the set was mined from, or has columns of these names.
+        ValueError: the set is not complete; or ``source`` is no table, is not what the set was mined from, or has
+            columns of these names.
     """
     if not isinstance(source, Tabular):
         raise ValueError(
@@ -54,6 +55,8 @@ def write_columns(folder: Path | str, source: Input, out: Path) -> Path:
             "imagefolder, parquet files and data sets on the hub"
         )
     settings = read_settings(folder)
+    if not (location(folder) / FUNNEL).is_file():
+        raise ValueError(f"{folder} is not complete; run `negguide mine` again to go on with it")
     names = added_columns(settings.per_item, settings.positives)
     check_out(out, overwrite=True)
     with whole_folder(out) as partial:

@@ -11,7 +11,7 @@ from negguide.mining.audit.roles import read_rebalanced
 from negguide.mining.formats import editing, folders, lists, parquet, tar
 from negguide.mining.formats.card import Summary, card
 from negguide.mining.item import Item
-from negguide.mining.shards import read_set
+from negguide.mining.shards import FUNNEL, MARKERS, read_set
 from negguide.storage import Place, absolute, location, on_this_machine
 
 Writer = Callable[[Iterable[tuple[Item, Place]], folders.Target], None]
@@ -95,6 +95,8 @@ def write_export(
     out = out.absolute()
     if out == folder or out in folder.parents:
         raise ValueError(f"out={str(out)!r} holds the set itself; give another folder")
+    if (folder / MARKERS).is_dir() and not (folder / FUNNEL).is_file():
+        say(f"{folder} is not complete: what `negguide mine` has made of it so far is exported")
     summary = Summary()
     items = read_rebalanced(folder, report) if rebalanced else read_set(folder)
     folders.check_out(out, overwrite)

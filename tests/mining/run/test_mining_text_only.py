@@ -332,6 +332,20 @@ def test_a_row_that_could_not_be_used_has_as_many_cells_as_captions(tmp_path: Pa
     assert third["negative_caption"] == third["negative_category"] == []
 
 
+def test_half_a_set_is_not_taken_for_the_whole(tmp_path: Path) -> None:
+    data = in_tsv(tmp_path / "data")
+    mined(data, tmp_path / "set")
+    # as a run that was killed leaves it
+    (tmp_path / "set/funnel.json").unlink()
+    (tmp_path / "set/markers/00000001.json").unlink()
+    said: list[str] = []
+    assert write_export(tmp_path / "set", tmp_path / "out", "imagefolder", say=said.append) == 4
+    assert len(said) == 1 and "is not complete" in said[0]
+    with pytest.raises(ValueError, match="is not complete; run `negguide mine` again"):
+        write_columns(tmp_path / "set", open_source(data), tmp_path / "columns")
+    assert not (tmp_path / "columns").exists()
+
+
 def test_columns_of_another_input_are_refused(tmp_path: Path) -> None:
     data = in_tsv(tmp_path / "data")
     mined(data, tmp_path / "set")
