@@ -430,6 +430,7 @@ def test_settings_go_to_json_and_back_and_say_what_is_wrong(tmp_path):
         ({"controls": 1.5}, "--controls must be from 0 to 1, got 1.5"),
         ({"mode": "draw"}, "--mode must be one of generate, edit, inpaint, got 'draw'"),
         ({"limit": 0}, "--limit must be a whole number >= 1, got 0"),
+        ({"guidance_scale": float("nan")}, "--guidance-scale must be a finite number, got nan"),
     ):
         with pytest.raises(ValueError, match=message):
             fakes.settings(**changes)
