@@ -376,12 +376,14 @@ def mine(
 
         with packages():
             source = open_source(data, **planning["data_options"])
+            _check_columns(columns, source, per_item, positives)
             with _progress(source, limit, text_only) as (done, on_painted, painted):
                 outcome = run_on_ray(out, make, cluster, done=done, painted=on_painted)
     else:
         with waiting("reading the input" if text_only else "loading the models"):
             built = make()
         source = built.source
+        _check_columns(columns, source, per_item, positives)
         with _progress(source, limit, text_only) as (done, on_painted, painted):
             outcome = run(
                 out,
@@ -417,6 +419,14 @@ def mine(
 
 TEXT_SHARD = 1000
 """Pairs of the input that make a shard of text alone, unless the user says otherwise."""
+
+
+def _check_columns(wanted: bool, source: Input, per_item: int, positives: int) -> None:
+    """Refuse an input that cannot have columns now, and not when the set is made."""
+    if wanted:
+        from negguide.mining.formats.columns import check_columns
+
+        check_columns(source, per_item, positives)
 
 
 def _columns(out: Path, source: Input) -> Path:

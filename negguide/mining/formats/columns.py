@@ -49,12 +49,8 @@ def write_columns(folder: Path | str, source: Input, out: Path) -> Path:
         ValueError: the set is not complete; or ``source`` is no table, is not what the set was mined from, or has
             columns of these names.
     """
-    if not isinstance(source, Tabular):
-        raise ValueError(
-            f"{source.name} is no table that a column can be added to; it can be to a .tsv, .csv or .jsonl file, an "
-            "imagefolder, parquet files and data sets on the hub"
-        )
     settings = read_settings(folder)
+    source = check_columns(source, settings.per_item, settings.positives)
     if not (location(folder) / FUNNEL).is_file():
         raise ValueError(f"{folder} is not complete; run `negguide mine` again to go on with it")
     names = added_columns(settings.per_item, settings.positives)
@@ -65,14 +61,38 @@ def write_columns(folder: Path | str, source: Input, out: Path) -> Path:
             _write_parquet(rows, source, names, partial)
             return out
         if isinstance(source, Table):
-            columns = table_columns(source.path)
-            _refuse(columns, names, source)
-            _write_table(rows, [*columns, *names], partial / source.path.name)
+            _write_table(rows, [*table_columns(source.path), *names], partial / source.path.name)
             return out / source.path.name
         with (partial / source.metadata.name).open("w", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         return out / source.metadata.name
+
+
+def check_columns(source: Input, negatives: int, positives: int) -> Tabular:
+    """Refuse an input that the columns cannot be added to, before a set is made of it; gives the input.
+
+    Args:
+        source: the input.
+        negatives, positives: as of `added_columns`.
+
+    Raises:
+        ValueError: it is no table, or has columns of these names.
+    """
+    if not isinstance(source, Tabular):
+        raise ValueError(
+            f"{source.name} is no table that a column can be added to; it can be to a .tsv, .csv or .jsonl file, an "
+            "imagefolder, parquet files and data sets on the hub"
+        )
+    names = added_columns(negatives, positives)
+    if isinstance(source, DataSet):
+        _refuse(source.columns, names, source)
+    elif isinstance(source, Table):
+        _refuse(table_columns(source.path), names, source)
+    else:
+        # as its rows have them: the first is looked at here, the others as they are written
+        _refuse(next((row for row, _ in source.records()), {}), names, source)
+    return source
 
 
 def added_columns(negatives: int, positives: int) -> list[str]:

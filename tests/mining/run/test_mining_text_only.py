@@ -388,6 +388,18 @@ def test_the_command_writes_a_set_and_the_columns_and_refuses_what_has_no_meanin
         text = re.sub(r"[│╭╮╰╯─\s]+", " ", said.output)
         assert said.exit_code == 2 and f"{' '.join(given)} has no meaning with --text-only" in text
     assert not Path("other").exists()
+    # before anything is made, and not at the end of it
+    taken = Path(data).read_text().replace("split", "negative_caption", 1)
+    (tmp_path / "taken.tsv").write_text(taken)
+    for input_, message in (
+        (in_coco(tmp_path / "coco"), "captions.json is no table"),
+        ("taken.tsv", "has a column 'negative_caption' already"),
+    ):
+        said = CliRunner().invoke(
+            app, ["mine", "--text-only", "--data", input_, "--out", "other", "--columns"]
+        )
+        text = re.sub(r"[│╭╮╰╯─\s]+", " ", said.output)
+        assert said.exit_code == 2 and message in text and not Path("other").exists()
 
 
 def test_negclip_learns_from_the_set(tmp_path: Path) -> None:
