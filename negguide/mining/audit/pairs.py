@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -137,7 +138,7 @@ def _read(path: Path, images: Path | None) -> Iterator[Pair]:
             prefix = file.parent.relative_to(path).as_posix()
             for number, row in json_lines(file):
                 name = f"{prefix}/{number}" if prefix != "." else str(number)
-                yield _pair(row, name, "no category", file.parent, f"{file}, line {number}")
+                yield _pair(row, name, "no category", file.parent, f"{file}, line {number}", prefix)
     elif found := sorted(path.glob("*.json")):
         for file in found:
             yield from _read_file(file, images)
@@ -163,7 +164,8 @@ def _read_file(path: Path, images: Path | None) -> Iterator[Pair]:
         yield _pair(row, f"{path.stem}/{name}", path.stem, images, f"{path}, row {name}")
 
 
-def _pair(row: Any, name: str, category: str, images: Path | None, where: str) -> Pair:
+def _pair(row: Any, name: str, category: str, images: Path | None, where: str, under: str = ".") -> Pair:
+    """The pair of a row; ``under`` is where its files lie as seen from the set, for folders may name theirs alike."""
     if not isinstance(row, Mapping):
         raise ValueError(f"{where}: a row must be an object with captions, got {type(row).__name__}")
     caption = _text(row, POSITIVE_COLUMNS, where)
@@ -176,7 +178,7 @@ def _pair(row: Any, name: str, category: str, images: Path | None, where: str) -
 
     return Pair(
         id=name if identity is None else str(identity),
-        source=str(row.get("source_id") or file or name),
+        source=str(row.get("source_id") or (posixpath.normpath(f"{under}/{file}") if file else name)),
         caption=caption,
         negative_caption=negative,
         category=str(row.get("category") or category),

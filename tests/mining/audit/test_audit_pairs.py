@@ -81,6 +81,14 @@ def test_an_imagefolder_is_read(tmp_path: Path) -> None:
     )
 
 
+def test_images_of_one_name_in_several_folders_are_several_sources(tmp_path: Path) -> None:
+    row = {"caption": "a cat", "negative_caption": "a dog"}
+    for folder, file in (("a", "0.png"), ("b", "0.png"), ("c", "../b/0.png")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "metadata.jsonl").write_text(json.dumps({"file_name": file, **row}) + "\n")
+    assert [pair.source for pair in read_pairs(tmp_path)] == ["a/0.png", "b/0.png", "b/0.png"]
+
+
 def test_pairs_without_a_category_are_not_taken_for_all_pairs(tmp_path: Path) -> None:
     rows = [
         {
