@@ -166,6 +166,7 @@ def _revision(name: str, config: object) -> str | None:
 
 
 def _verdict(answer: str, yes: bool) -> Verdict:
-    word = answer.strip().lower()
-    clear = word.startswith(("yes", "no"))
-    return Verdict(word.startswith("yes") == yes if clear else None, answer.strip())
+    from negguide.mining.verify.questions import yes_or_no
+
+    said = yes_or_no(answer)
+    return Verdict(None if said is None else said == yes, answer.strip())

@@ -16,10 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from negguide.cli import options
 from negguide.cli.mine_build import make_images, make_text, packages
+from negguide.cli.mine_refused import refuse_images, refuse_unused
 from negguide.cli.mine_report import audited, nothing_written, show_funnel, speed
 from negguide.cli.output import check_folder, console, remark, show, waiting
 from negguide.domain import USUAL_STEPS, default_domain
-from negguide.mining.settings import OF_IMAGES, Settings
+from negguide.mining.settings import Settings
 from negguide.storage import location, on_this_machine, write_whole
 
 if TYPE_CHECKING:
@@ -296,7 +297,9 @@ def mine(
 
     rank, world, local = place_among_processes()
     if text_only:
-        _refuse_images(context)
+        refuse_images(context)
+    else:
+        refuse_unused(context, mode, method)
     cluster = _cluster(engine, actors, actor_gpus, judge_gpus, text_only)
     chosen = None if categories is None else tuple(categories.replace(" ", "").split(","))
     planning: dict[str, Any] = {
@@ -373,12 +376,14 @@ def mine(
 
         with packages():
             source = open_source(data, **planning["data_options"])
+            _check_columns(columns, source, per_item, positives)
             with _progress(source, limit, text_only) as (done, on_painted, painted):
                 outcome = run_on_ray(out, make, cluster, done=done, painted=on_painted)
     else:
         with waiting("reading the input" if text_only else "loading the models"):
             built = make()
         source = built.source
+        _check_columns(columns, source, per_item, positives)
         with _progress(source, limit, text_only) as (done, on_painted, painted):
             outcome = run(
                 out,
@@ -416,21 +421,12 @@ TEXT_SHARD = 1000
 """Pairs of the input that make a shard of text alone, unless the user says otherwise."""
 
 
-def _refuse_images(context: typer.Context) -> None:
-    """Options about images and judges have no meaning for a set of text alone.
+def _check_columns(wanted: bool, source: Input, per_item: int, positives: int) -> None:
+    """Refuse an input that cannot have columns now, and not when the set is made."""
+    if wanted:
+        from negguide.mining.formats.columns import check_columns
 
-    Raises:
-        ValueError: one was given.
-    """
-    for name in OF_IMAGES:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name != "DEFAULT":
-            value = context.params[name]
-            said = "" if isinstance(value, bool) else f" {value}"
-            raise ValueError(
-                f"--{name.replace('_', '-')}{said} has no meaning with --text-only, which makes and judges no image; "
-                "leave it out"
-            )
+        check_columns(source, per_item, positives)
 
 
 def _columns(out: Path, source: Input) -> Path:

@@ -252,6 +252,7 @@ class Miner:
         wanted = math.ceil(self.settings.controls * len(able))
         while wanted > mined.funnel.controls and order:
             batch, order = order[: wanted - mined.funnel.controls], order[wanted - mined.funnel.controls :]
+            batch = self._with_readable_controls(batch, mined)
             for attempt in range(self.settings.retries + 1):
                 jobs = [self._control_job(pair, attempt) for pair in batch]
                 images = yield from _painted(jobs, mined)
@@ -269,6 +270,17 @@ class Miner:
                     break
             for pair in batch:
                 reject(mined, "controls", "the painted original does not show its caption", pair.source.id)
+
+    def _with_readable_controls(self, pairs: Sequence[Pair], mined: Mined) -> list[Pair]:
+        """Those whose caption can be painted; it may be longer than what the negative is painted from."""
+        kept = []
+        for pair in pairs:
+            refusal = self.painter.refusal(self._control_job(pair, 0))
+            if refusal is None:
+                kept.append(pair)
+            else:
+                reject(mined, "controls", refusal, pair.source.id)
+        return kept
 
     def _control_job(self, pair: Pair, attempt: int) -> Job:
         seed = pair.seed if attempt == 0 else seed_of(self.settings.seed, pair.id, "control", attempt)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from negguide.mining.contact_sheet import contact_sheet
 from negguide.mining.funnel import STAGES, Funnel
 from negguide.mining.item import Item
+from negguide.mining.settings import Settings
 from negguide.mining.shards import FUNNEL, SET, read_set, read_settings
 from negguide.mining.text_only import STAGES as TEXT_STAGES
 from negguide.storage import Place, location, write_whole
@@ -40,7 +40,8 @@ def write_card(folder: Path | str) -> None:
     made_by = json.loads((folder / SET).read_bytes())["made_by"]
     written = funnel.total("written")
     stages = TEXT_STAGES if settings.text_only else STAGES
-    shown = _spread(folder, SHOWN)
+    shown, licences = _gone_through(folder, SHOWN)
+    licence = ", ".join(licences) or settings.data.get("licence") or "unknown"
     drawn = bool(shown) and not settings.text_only
     if drawn:
         title = f"{written} hard negatives from {settings.data['name']}"
@@ -48,7 +49,7 @@ def write_card(folder: Path | str) -> None:
         contact_sheet(shown, title).save(picture, "PNG")
         write_whole(folder / SHEET, picture.getvalue())
     parts = [
-        _head(folder, written),
+        _head(settings, written, licence),
         f"# Hard negatives from {settings.data['name']}",
         f"{written} {_TEXT_ALONE if settings.text_only else _PAIRS}",
         f"![Some of the pairs]({SHEET})" if drawn else "",
@@ -65,7 +66,7 @@ def write_card(folder: Path | str) -> None:
         "## How it was made",
         _table(["", ""], _made(settings.to_dict(), made_by)),
         "## Licence",
-        f"Originals and captions: {_licence(folder, settings.data.get('licence'))}."
+        f"Originals and captions: {licence}."
         + (
             ""
             if settings.text_only
@@ -106,10 +107,8 @@ _TEXT_ROWS = (
 _MODELS_LICENCE = "whose licence may say what they can be used for."
 
 
-def _head(folder: Path, written: int) -> str:
+def _head(settings: Settings, written: int, licence: str) -> str:
     size = next((name for most, name in _SIZES if written < most), "n>1M")
-    settings = read_settings(folder)
-    licence = _licence(folder, settings.data.get("licence"))
     lines = [
         "---",
         f"license: {licence if licence in _KNOWN_LICENCES else 'other'}",
@@ -146,23 +145,17 @@ def _audited(folder: Path) -> list[str]:
     ]
 
 
-def _licence(folder: Path, of_input: str | None) -> str:
-    """What the input says, or what its items say."""
-    if of_input:
-        return of_input
-    said = sorted({item.licence or "unknown" for item, _ in islice(read_set(folder), 1000)})
-    return ", ".join(said) if said else "unknown"
-
-
-def _spread(folder: Path, count: int) -> list[tuple[Item, Place]]:
-    """The first items of each category in turn."""
+def _gone_through(folder: Path, count: int) -> tuple[list[tuple[Item, Place]], list[str]]:
+    """The first items of each category in turn, ``count`` at most, and every licence that an item of the set has."""
     found: dict[str, list[tuple[Item, Place]]] = {}
+    licences: set[str] = set()
     for item, where in read_set(folder):
+        licences.add(item.licence or "unknown")
         of_category = found.setdefault(item.category, [])
         if len(of_category) < count:
             of_category.append((item, where))
     turns = [items[turn] for turn in range(count) for items in found.values() if turn < len(items)]
-    return turns[:count]
+    return turns[:count], sorted(licences)
 
 
 def _examples(shown: list[tuple[Item, Place]]) -> list[list[str]]:

@@ -80,6 +80,7 @@ class Cell:
         group: its row group.
         row: within that.
         column, path: the column, and the name that the cell gives it.
+        reading: as of its `RowPlace`.
     """
 
     file: Path
@@ -87,6 +88,7 @@ class Cell:
     row: int
     column: str
     path: str
+    reading: str = field(default="", compare=False)
 
     @property
     def name(self) -> str:
@@ -109,7 +111,7 @@ class Cell:
 
     def read_bytes(self) -> bytes:
         """Its content; the row group stays in memory, for the images beside it."""
-        cell = _column(self.file, self.group, self.column)[self.row]
+        cell = _column(self.file, self.group, self.column, self.reading)[self.row]
         content: bytes = cell["bytes"].as_py()
         return content
 
@@ -119,21 +121,26 @@ class Cell:
 
 @dataclass(frozen=True)
 class RowPlace:
-    """A row of a parquet shard; names that it holds no image for are of files beside the shard."""
+    """A row of a parquet shard; names that it holds no image for are of files beside the shard.
+
+    Attributes:
+        reading: of the shard: what is remembered of one is not taken for another, for a new set may lie in its place.
+    """
 
     file: Path
     group: int
     row: int
     columns: Mapping[str, str] = field(compare=False)
+    reading: str = field(default="", compare=False)
 
     def __truediv__(self, name: str) -> Any:
         if name in self.columns:
-            return Cell(self.file, self.group, self.row, self.columns[name], name)
+            return Cell(self.file, self.group, self.row, self.columns[name], name, self.reading)
         return self.file.parent / name
 
 
 @lru_cache(maxsize=12)
-def _column(file: Path, group: int, column: str) -> Any:
+def _column(file: Path, group: int, column: str, reading: str) -> Any:
     import pyarrow.parquet
 
     with file.open("rb") as stream:

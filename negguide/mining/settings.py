@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -133,6 +134,8 @@ class Settings:
             raise ValueError(f"--shard-format must be one of {', '.join(formats)}, got {self.shard_format!r}")
         if not 0 <= self.weight < float("inf"):
             raise ValueError(f"--weight must be a finite number >= 0, got {self.weight}")
+        if not math.isfinite(self.guidance_scale):
+            raise ValueError(f"--guidance-scale must be a finite number, got {self.guidance_scale}")
         for name, known in (("mode", get_args(Mode)), ("method", get_args(RenderMethod))):
             if getattr(self, name) not in known:
                 raise ValueError(f"--{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")

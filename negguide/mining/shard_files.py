@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -86,6 +87,7 @@ def _parquet(items: Sequence[Item], images: Mapping[str, bytes]) -> bytes:
 def _parquet_rows(file: Path) -> Iterator[tuple[Item, Place]]:
     import pyarrow.parquet
 
+    reading = uuid.uuid4().hex
     with file.open("rb") as stream:
         table = pyarrow.parquet.ParquetFile(stream)
         columns = [name for name in table.schema_arrow.names if name not in IMAGES]
@@ -100,7 +102,7 @@ def _parquet_rows(file: Path) -> Iterator[tuple[Item, Place]]:
                         f"{file}, row {row} of group {group}, is not a row of a set: {error}"
                     ) from error
                 held = {cells[role]["path"]: role for role in IMAGES if cells[role] is not None}
-                yield item, RowPlace(file, group, row, held)
+                yield item, RowPlace(file, group, row, held, reading)
 
 
 def _image_names(item: Item) -> dict[str, str]:

@@ -51,7 +51,8 @@ SHARD = "shard.json"
 SET = "set.json"
 FUNNEL = "funnel.json"
 DATA, MARKERS, REJECTS, CLAIMS, PAINTED = "data", "markers", "rejects", ".claims", ".painted"
-_OWN = (SET, FUNNEL, DATA, MARKERS, REJECTS)
+OWN = (SET, FUNNEL, DATA, MARKERS, REJECTS)
+"""What a complete set consists of."""
 
 
 class SetFolder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from negguide.mining.audit.probes import FEWEST, FOLDS, OVERALL, Probe, Verdict,
 from negguide.mining.audit.rebalance import Balance, rebalance
 from negguide.mining.audit.text import text_probes
 from negguide.mining.settings import IMAGE_SAMPLE
+from negguide.mining.sources.source import Ids
 from negguide.storage import ImageFile, location, on_this_machine
 
 Verdicts = dict[str, Verdict]
@@ -139,7 +140,7 @@ def audit(
             f"{path} holds {len(pairs)} pairs from {sources} sources, too few to be judged; "
             f"at least {FEWEST} pairs from {FOLDS} sources are needed"
         )
-    references = [read_reference(reference) for reference in against]
+    references = _told_apart([read_reference(reference) for reference in against])
     tokenize = None if tokenizer is None else load_tokenizer(tokenizer)
     texts = [text for pair in pairs for text in (pair.caption, pair.negative_caption)]
     plausible = None if language_model is None else plausibilities(texts, language_model, device=device)
@@ -205,6 +206,12 @@ def audit(
         },
         skipped=_skipped(pairs, tokenizer, language_model, features),
     )
+
+
+def _told_apart(references: Sequence[Reference]) -> list[Reference]:
+    """The references with different names, by which what is found in them is told: of equal ones the second is "#2"."""
+    ids = Ids()
+    return [replace(reference, name=ids(reference.name)) for reference in references]
 
 
 def large_enough(pairs: Sequence[Pair]) -> bool:

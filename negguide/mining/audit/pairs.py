@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +30,7 @@ class Pair:
     Attributes:
         id: unique in the set.
         source: what the pair was made from; pairs of one source are never on both sides of a cross-validation.
-        category: what was edited.
+        category: what was edited; "no category" where a row of an imagefolder does not say.
         control: a render of ``caption`` by the model that made the negative image.
     """
 
@@ -45,6 +46,9 @@ class Pair:
     @property
     def family(self) -> str:
         """The category, with add and remove as one: each is told by its length alone, both together are not."""
+        if self.category == "all":
+            # so are the figures over all pairs called
+            return "category all"
         return "add/remove" if self.category in ("add", "remove") else self.category
 
     @property
@@ -85,10 +89,12 @@ def read_pairs(path: Path | str, images: Path | str | None = None) -> list[Pair]
             ``{"0": {filename, caption, negative_caption}}`` (a file, or a folder with one file a category), a JSON
             list of rows (as ARO's, with ``true_caption`` and ``false_caption``), or a ``.jsonl``, ``.csv`` or ``.tsv``
             file.
-        images: the folder that file names of a JSON, CSV or TSV are relative to; ``None`` for a text-only audit.
+        images: the folder that file names of a JSON, CSV or TSV are relative to; ``None`` for a text-only audit. A
+            mined set and an imagefolder hold their images.
 
     Raises:
-        ValueError: nothing of this kind is there, a caption is missing or empty, or an id occurs twice.
+        ValueError: nothing of this kind is there, a caption is missing or empty, an id occurs twice, or ``images`` is
+            given for a set that holds its images.
     """
     path = location(path)
     images = None if images is None else location(images)
@@ -96,6 +102,10 @@ def read_pairs(path: Path | str, images: Path | str | None = None) -> list[Pair]
         raise ValueError(f"images={str(images)!r} is not a folder")
     if not path.exists():
         raise ValueError(f"{path} does not exist; use {_READABLE}")
+    if images is not None and path.is_dir() and (is_set(path) or any(path.rglob(METADATA))):
+        raise ValueError(
+            f"images={str(images)!r} has no meaning for {path}, which holds its images; leave it out"
+        )
     pairs = list(_read(path, images))
     if not pairs:
         raise ValueError(f"{path} holds no pair")
@@ -128,7 +138,7 @@ def _read(path: Path, images: Path | None) -> Iterator[Pair]:
             prefix = file.parent.relative_to(path).as_posix()
             for number, row in json_lines(file):
                 name = f"{prefix}/{number}" if prefix != "." else str(number)
-                yield _pair(row, name, "all", file.parent, f"{file}, line {number}")
+                yield _pair(row, name, "no category", file.parent, f"{file}, line {number}", prefix)
     elif found := sorted(path.glob("*.json")):
         for file in found:
             yield from _read_file(file, images)
@@ -154,7 +164,8 @@ def _read_file(path: Path, images: Path | None) -> Iterator[Pair]:
         yield _pair(row, f"{path.stem}/{name}", path.stem, images, f"{path}, row {name}")
 
 
-def _pair(row: Any, name: str, category: str, images: Path | None, where: str) -> Pair:
+def _pair(row: Any, name: str, category: str, images: Path | None, where: str, under: str = ".") -> Pair:
+    """The pair of a row; ``under`` is where its files lie as seen from the set, for folders may name theirs alike."""
     if not isinstance(row, Mapping):
         raise ValueError(f"{where}: a row must be an object with captions, got {type(row).__name__}")
     caption = _text(row, POSITIVE_COLUMNS, where)
@@ -167,7 +178,7 @@ def _pair(row: Any, name: str, category: str, images: Path | None, where: str) -
 
     return Pair(
         id=name if identity is None else str(identity),
-        source=str(row.get("source_id") or file or name),
+        source=str(row.get("source_id") or (posixpath.normpath(f"{under}/{file}") if file else name)),
         caption=caption,
         negative_caption=negative,
         category=str(row.get("category") or category),

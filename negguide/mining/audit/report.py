@@ -85,7 +85,9 @@ def verdict_lines(audit: Audit) -> list[str]:
                 key=lambda pair: pair[1].value,
             )
             mark = "told" if best.told else "not told"
-            lines.append(f"{title}, {findings.pairs} pairs, {group}: {mark}, at most {best} by {name}")
+            # probes of images see a sample, and the pairs that have both of its images
+            count = f"{findings.pairs}" if best.n == findings.pairs else f"{best.n} of {findings.pairs}"
+            lines.append(f"{title}, {count} pairs, {group}: {mark}, at most {best} by {name}")
     duplicates = audit.duplicates
     lines.append(
         f"{sum(len(ids) - 1 for ids in duplicates.texts)} repeated pairs of captions, "

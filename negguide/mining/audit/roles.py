@@ -73,7 +73,8 @@ def read_rebalanced(folder: Path | str, report: Path | str | None = None) -> Ite
 def exchange(item: Item) -> Item:
     """``item`` with the roles exchanged: the negative image and caption are right, a render of the old caption wrong.
 
-    The scores are those of the original where it was not scored itself. ``extra["exchanged"]`` is true.
+    The scores are those of the original where it was not scored itself. ``extra["exchanged"]`` is true. What says how
+    the mined negative image was made (``prompt``, ``methods``, ``seed``, ``tries``) stays, and is about ``image`` then.
 
     Raises:
         ValueError: the original caption was not rendered.

@@ -41,19 +41,26 @@ class Summary:
     def counting(self, items: Iterable[tuple[Item, Place]]) -> Iterator[tuple[Item, Place]]:
         """The items as they are, each counted as it goes by."""
         for item, place in items:
-            self.items += 1
             if item.negative_image_file_name is None:
                 self.what = "captions with a hard negative caption of each"
-            for name, value in (
-                ("category", item.category),
-                ("model", item.model and f"{item.model} (revision {item.revision or 'unknown'})"),
-                ("judge", item.judge),
-                ("licence of the inputs", item.licence or "unknown"),
-                ("roles", "exchanged" if item.extra.get("exchanged") else "as mined"),
-            ):
-                if value is not None:
-                    self.seen.setdefault(name, Counter())[value] += 1
+            self._count(item, 1)
             yield item, place
+
+    def leave_out(self, item: Item) -> None:
+        """Take an item out of the counts: it went by, and the format has no place for it."""
+        self._count(item, -1)
+
+    def _count(self, item: Item, times: int) -> None:
+        self.items += times
+        for name, value in (
+            ("category", item.category),
+            ("model", item.model and f"{item.model} (revision {item.revision or 'unknown'})"),
+            ("judge", item.judge),
+            ("licence of the inputs", item.licence or "unknown"),
+            ("roles", "exchanged" if item.extra.get("exchanged") else "as mined"),
+        ):
+            if value is not None:
+                self.seen.setdefault(name, Counter())[value] += times
 
 
 def card(summary: Summary, name: str, format: str, rebalanced: bool) -> str:
@@ -77,5 +84,5 @@ def card(summary: Summary, name: str, format: str, rebalanced: bool) -> str:
         "| --- | --- | ---: |",
     ]
     for what, counts in summary.seen.items():
-        lines += [f"| {what} | {value} | {count} |" for value, count in sorted(counts.items())]
+        lines += [f"| {what} | {value} | {count} |" for value, count in sorted(counts.items()) if count]
     return "\n".join([*head, *lines, ""])

@@ -14,12 +14,12 @@ from negguide.mining.formats.folders import SHARD, Target, check_out
 from negguide.mining.formats.parquet import write_rows
 from negguide.mining.item import Item, Source
 from negguide.mining.item_table import datasets_package
-from negguide.mining.shards import read_set, read_settings
+from negguide.mining.shards import FUNNEL, read_set, read_settings
 from negguide.mining.sources import Input
 from negguide.mining.sources.files import ImageFolder, Table
 from negguide.mining.sources.hub import DataSet
 from negguide.mining.sources.source import CAPTION_COLUMNS
-from negguide.storage import Place
+from negguide.storage import Place, location
 from negguide.text_files import table_columns
 
 POSITIVES = "positive_captions"
@@ -46,14 +46,13 @@ def write_columns(folder: Path | str, source: Input, out: Path) -> Path:
         The file; of a data set, ``out``.
 
     Raises:
-        ValueError: ``source`` is no table, is not what the set was mined from, or has columns of these names.
+        ValueError: the set is not complete; or ``source`` is no table, is not what the set was mined from, or has
+            columns of these names.
     """
-    if not isinstance(source, Tabular):
-        raise ValueError(
-            f"{source.name} is no table that a column can be added to; it can be to a .tsv, .csv or .jsonl file, an "
-            "imagefolder, parquet files and data sets on the hub"
-        )
     settings = read_settings(folder)
+    source = check_columns(source, settings.per_item, settings.positives)
+    if not (location(folder) / FUNNEL).is_file():
+        raise ValueError(f"{folder} is not complete; run `negguide mine` again to go on with it")
     names = added_columns(settings.per_item, settings.positives)
     check_out(out, overwrite=True)
     with whole_folder(out) as partial:
@@ -62,14 +61,38 @@ def write_columns(folder: Path | str, source: Input, out: Path) -> Path:
             _write_parquet(rows, source, names, partial)
             return out
         if isinstance(source, Table):
-            columns = table_columns(source.path)
-            _refuse(columns, names, source)
-            _write_table(rows, [*columns, *names], partial / source.path.name)
+            _write_table(rows, [*table_columns(source.path), *names], partial / source.path.name)
             return out / source.path.name
         with (partial / source.metadata.name).open("w", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         return out / source.metadata.name
+
+
+def check_columns(source: Input, negatives: int, positives: int) -> Tabular:
+    """Refuse an input that the columns cannot be added to, before a set is made of it; gives the input.
+
+    Args:
+        source: the input.
+        negatives, positives: as of `added_columns`.
+
+    Raises:
+        ValueError: it is no table, or has columns of these names.
+    """
+    if not isinstance(source, Tabular):
+        raise ValueError(
+            f"{source.name} is no table that a column can be added to; it can be to a .tsv, .csv or .jsonl file, an "
+            "imagefolder, parquet files and data sets on the hub"
+        )
+    names = added_columns(negatives, positives)
+    if isinstance(source, DataSet):
+        _refuse(source.columns, names, source)
+    elif isinstance(source, Table):
+        _refuse(table_columns(source.path), names, source)
+    else:
+        # as its rows have them: the first is looked at here, the others as they are written
+        _refuse(next((row for row, _ in source.records()), {}), names, source)
+    return source
 
 
 def added_columns(negatives: int, positives: int) -> list[str]:
@@ -99,8 +122,13 @@ def _joined(
                         f"{source.name} has changed since the set was mined from it: row {one.id!r}"
                     )
             cells.append(_cells(items_of_it, names))
-        listed = isinstance(_caption_cell(row, source), list)
-        yield {**row, **({name: [one[name] for one in cells] for name in names} if listed else cells[0])}
+        captions = _caption_cell(row, source)
+        if isinstance(captions, list):
+            # a row that could not be used is one, however many captions it has
+            cells = (cells + [_cells([], names)] * len(captions))[: len(captions)]
+            yield {**row, **{name: [one[name] for one in cells] for name in names}}
+        else:
+            yield {**row, **cells[0]}
     if ahead is not None:
         raise ValueError(f"{source.name} is not what the set was mined from: it holds no row {ahead[0]!r}")
 
@@ -161,4 +189,6 @@ def _write_parquet(
     for name in names:
         kind = datasets.Sequence(text) if name == POSITIVES else text
         features[name] = datasets.Sequence(kind) if listed else kind
-    write_rows(rows, datasets.Features(features), Target(folder, folder, SHARD, lambda text: None))
+    write_rows(
+        rows, datasets.Features(features), Target(folder, folder, SHARD, lambda text: None, lambda item: None)
+    )

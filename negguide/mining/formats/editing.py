@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,7 @@ def triplet_of(item: Item, place: Place) -> Triplet | str:
     """
     if not item.scores:
         return "no image was made"
+    item = _as_mined(item)
     if item.category not in ("add", "remove", "negation"):
         return "nothing is added, removed or denied"
     removed = _named(item.after) if item.category == "add" else str(item.methods[0].get("avoid", ""))
@@ -96,6 +97,27 @@ def triplet_of(item: Item, place: Place) -> Triplet | str:
         return "the caption without it names another such thing"
     instruction = INSTRUCTIONS[seed_of(item.id, "instruction") % len(INSTRUCTIONS)].format(removed)
     return Triplet(original, instruction, edited, said, denied, removed, item.id)
+
+
+def _as_mined(item: Item) -> Item:
+    """The pair before its roles were exchanged: which image shows the thing, and which was painted from the prompt.
+
+    The render of the caption, which an exchanged pair has for its negative, stays in the place of the original.
+    """
+    if not item.extra.get("exchanged"):
+        return item
+    return replace(
+        item,
+        image_file_name=item.negative_image_file_name,
+        negative_image_file_name=item.image_file_name,
+        control_image_file_name=item.negative_image_file_name,
+        caption=item.negative_caption,
+        negative_caption=item.caption,
+        category={"add": "remove", "remove": "add"}.get(item.category, item.category),
+        end=item.start + len(item.after),
+        before=item.after,
+        after=item.before,
+    )
 
 
 def _same_scene(item: Item) -> bool:
@@ -132,6 +154,7 @@ def _triplets(items: Iterable[tuple[Item, Place]], target: Target) -> Iterator[T
         found = triplet_of(item, place)
         if isinstance(found, str):
             left_out[found] += 1
+            target.leave_out(item)
         else:
             written += 1
             yield found

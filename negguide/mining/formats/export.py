@@ -11,7 +11,7 @@ from negguide.mining.audit.roles import read_rebalanced
 from negguide.mining.formats import editing, folders, lists, parquet, tar
 from negguide.mining.formats.card import Summary, card
 from negguide.mining.item import Item
-from negguide.mining.shards import read_set
+from negguide.mining.shards import FUNNEL, MARKERS, OWN, read_set
 from negguide.storage import Place, absolute, location, on_this_machine
 
 Writer = Callable[[Iterable[tuple[Item, Place]], folders.Target], None]
@@ -42,7 +42,7 @@ def write_export(
     shard_size: int | None = None,
     say: Callable[[str], None] = warnings.warn,
 ) -> int:
-    """Write the set in ``folder`` into the new folder ``out``; gives the number of items.
+    """Write the set in ``folder`` into the new folder ``out``; gives the number of items in it.
 
     ``out`` is there as a whole or not at all; an export that was killed is simply run again.
 
@@ -93,16 +93,25 @@ def write_export(
     if not on_this_machine(out):
         raise ValueError(f"out={str(out)!r} is no folder of this machine; export there, and copy it")
     out = out.absolute()
-    if out == folder or out in folder.parents:
-        raise ValueError(f"out={str(out)!r} holds the set itself; give another folder")
+    if on_this_machine(folder):
+        # wherever links and ".." lead
+        own, there = folder.resolve(), out.resolve()
+        if there == own or there in own.parents:
+            raise ValueError(f"out={str(out)!r} holds the set itself; give another folder")
+        if own in there.parents and there.relative_to(own).parts[0] in OWN:
+            raise ValueError(f"out={str(out)!r} is a part of the set itself; give another folder")
+    if (folder / MARKERS).is_dir() and not (folder / FUNNEL).is_file():
+        say(f"{folder} is not complete: what `negguide mine` has made of it so far is exported")
     summary = Summary()
     items = read_rebalanced(folder, report) if rebalanced else read_set(folder)
     folders.check_out(out, overwrite)
     with whole_folder(out) as partial:
-        target = folders.Target(partial, out, shard_size or folders.SHARD, say)
+        target = folders.Target(partial, out, shard_size or folders.SHARD, say, summary.leave_out)
         FORMATS[format](summary.counting(items), target)
         if not summary.items:
-            raise ValueError(f"{folder} holds no item" + (" that rebalancing kept" if rebalanced else ""))
+            wanted = [" that rebalancing kept"] if rebalanced else []
+            wanted += [f" that format={format!r} has a place for"] if summary.seen else []
+            raise ValueError(f"{folder} holds no item" + " and".join(wanted))
         text = card(summary, folder.name, format, rebalanced)
         (partial / "README.md").write_text(text, encoding="utf-8")
     return summary.items

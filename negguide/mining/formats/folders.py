@@ -26,12 +26,14 @@ class Target:
         out: where that folder will be when it is complete.
         shard_size: items a shard, or a file, of the formats that have several.
         say: is told what a reader of the export must know.
+        leave_out: is told each item that the format has no place for.
     """
 
     folder: Path
     out: Path
     shard_size: int
     say: Callable[[str], None]
+    leave_out: Callable[[Item], None]
 
 
 def check_out(path: Path, overwrite: bool) -> None:

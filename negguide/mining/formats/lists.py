@@ -67,6 +67,7 @@ def write_sugarcrepe(items: Iterable[tuple[Item, Place]], target: Target) -> Non
         kind = sugarcrepe_kind(item)
         if kind is None:
             left_out[item.category] += 1
+            target.leave_out(item)
             continue
         files = item.files(place)
         if "image" not in files:

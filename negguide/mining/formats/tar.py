@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
 
@@ -17,8 +18,10 @@ def write_webdataset(items: Iterable[tuple[Item, Place]], target: Target) -> Non
     """``00000.tar``, ...; keys are running numbers, since an id may hold dots, which end a key.
 
     Controls are left out: only some items have one, and ``datasets`` reads shards only when all keys have the same
-    fields. Equal items give equal bytes: no times and no owners are stored.
+    fields. So it does not read images that came in several formats; that is said. Equal items give equal bytes: no
+    times and no owners are stored.
     """
+    kinds: Counter[str] = Counter()
     with ExitStack() as stack:
         shard: tarfile.TarFile
         for number, (item, place) in enumerate(items):
@@ -37,8 +40,15 @@ def write_webdataset(items: Iterable[tuple[Item, Place]], target: Target) -> Non
                 for role, prefix in (("image", ""), ("negative_image", "negative."))
                 if role in files
             }
+            kinds.update(part for part in parts if "." not in part)
             parts |= {suffix: text.encode() for suffix, text in texts.items()}
             for suffix, content in parts.items():
                 member = tarfile.TarInfo(f"{number:09d}.{suffix}")
                 member.size = len(content)
                 shard.addfile(member, io.BytesIO(content))
+    if len(kinds) > 1:
+        target.say(
+            f"the images are {', '.join(f'{count} {kind}' for kind, count in sorted(kinds.items()))}: webdataset reads "
+            f"them as {';'.join(sorted(kinds))!r}, but `datasets` refuses the shards, or takes those that are not as "
+            "the first five for missing; export as parquet for it"
+        )

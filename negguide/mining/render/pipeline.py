@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
@@ -77,6 +78,8 @@ class PipelinePainter:
         for name in ("stop", "strength"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0 and at most 1")
+        if not math.isfinite(self.guidance_scale):
+            raise ValueError(f"guidance_scale={self.guidance_scale} must be a finite number")
         if self.method != "plain" and self.guidance_scale <= 1:
             raise ValueError(
                 f"guidance_scale={self.guidance_scale} must be above 1: method={self.method!r} needs classifier-free "

@@ -36,7 +36,8 @@ class DataSet(Input):
     Args:
         spec: a folder written by ``save_to_disk``, a parquet file or a folder with such, or a name on the hub,
             "owner/name".
-        split: which part of it; of a single file, what its rows are called.
+        split: which part of it; of a single file, what its rows are called. None = "train"; of a folder that
+            `Dataset.save_to_disk` wrote, whichever it is.
         config: which of its configurations, where it has several.
         caption: the name of the caption's column; None finds it.
     """
@@ -44,7 +45,7 @@ class DataSet(Input):
     def __init__(
         self,
         spec: str,
-        split: str = "train",
+        split: str | None = None,
         config: str | None = None,
         caption: str | None = None,
         licence: str | None = None,
@@ -55,8 +56,13 @@ class DataSet(Input):
             raise ImportError(f"{spec}: pip install datasets to read data sets") from error
         place = location(spec, "--data")
         self.name = place.name if place.exists() else spec
-        self.split = split
-        self.data, self.files = _open(datasets, spec, split, config)
+        self.split = split or "train"
+        self.data, self.files = _open(datasets, spec, self.split, config)
+        if split is not None and (place / "state.json").is_file():
+            # one data set, which may know what it was a split of
+            saved = str(self.data.split or split).partition("[")[0]
+            if saved != split:
+                raise ValueError(f"{spec} is the split {saved!r}, and split={split!r} is asked for")
         self.folder = None if not place.exists() else place if place.is_dir() else place.parent
         for column in _images_as_they_are(datasets, self.data.features or {}):
             self.data = self.data.cast_column(column, datasets.Image())
@@ -64,7 +70,11 @@ class DataSet(Input):
         self.columns = list(features or next(iter(self.data), {}))
         images = [name for name, kind in (features or {}).items() if isinstance(kind, datasets.Image)]
         names = (caption,) if caption else CAPTION_COLUMNS
-        self.caption = first_of(names, self.columns, f"{self.name}, split {split!r},", "caption")
+        self.caption = first_of(names, self.columns, f"{self.name}, split {self.split!r},", "caption")
+        # what is found without being said is not told, so that saying it as well makes no other set
+        usual = next((name for name in CAPTION_COLUMNS if name in self.columns), None)
+        chosen = {"caption": None if self.caption == usual else self.caption, "config": config}
+        self._chosen = {name: value for name, value in chosen.items() if value is not None}
         self.mask = "mask" if "mask" in images else None
         pictures = [name for name in images if name != self.mask]
         if len(pictures) > 1 and "image" not in pictures:
@@ -82,8 +92,8 @@ class DataSet(Input):
 
     @property
     def description(self) -> dict[str, Any]:
-        """What it is, as JSON, with its split and columns."""
-        return {**super().description, "split": self.split, "columns": self.columns}
+        """What it is, as JSON, with its split and columns, and which of them was chosen."""
+        return {**super().description, "split": self.split, "columns": self.columns, **self._chosen}
 
     @property
     def shards(self) -> int:
@@ -230,6 +240,17 @@ def _images_as_they_are(datasets: Any, features: Mapping[str, Any]) -> list[str]
     ]
 
 
+def _files_by_split(address: str) -> dict[str, list[str]]:
+    """The parquet files at an address by the splits that their names tell, as of a folder of this machine."""
+    from datasets.data_files import DataFilesDict, get_data_patterns
+
+    found = DataFilesDict.from_patterns(get_data_patterns(address), base_path=address)
+    files = {
+        str(name): sorted(file for file in held if file.endswith(".parquet")) for name, held in found.items()
+    }
+    return {name: held for name, held in files.items() if held}
+
+
 def _open(datasets: Any, spec: str, split: str, config: str | None) -> tuple[Any, list[Path]]:
     """The rows, and the parquet files that they are read from, in their order."""
     folder = location(spec, "--data")
@@ -244,8 +265,7 @@ def _open(datasets: Any, spec: str, split: str, config: str | None) -> tuple[Any
         if folder.is_file():
             builder = datasets.load_dataset_builder("parquet", data_files={split: spec})
         elif not on_this_machine(folder):
-            files = [str(path) for path in sorted(folder.rglob("*.parquet"))]
-            builder = datasets.load_dataset_builder("parquet", data_files={split: files})
+            builder = datasets.load_dataset_builder("parquet", data_files=_files_by_split(spec))
         else:
             builder = datasets.load_dataset_builder(spec, config)
         data = builder.as_streaming_dataset(split=split)

@@ -67,8 +67,9 @@ class Shards(Input):
 
     @property
     def description(self) -> dict[str, Any]:
-        """What it is, as JSON, with the names of its files."""
-        return {**super().description, "shards": [path.name for path in self.paths]}
+        """What it is, as JSON, with the names of its files, and the key of the caption where it was chosen."""
+        chosen = {} if self.caption is None else {"caption": self.caption}
+        return {**super().description, "shards": [path.name for path in self.paths], **chosen}
 
     @property
     def shards(self) -> int:
@@ -104,7 +105,8 @@ class Shards(Input):
     def _sources(self, name: str, sample: Mapping[str, Any], ids: Ids) -> Iterator[Source | BadSource]:
         try:
             notes = json.loads(sample.get("json", b"{}"))
-            said = next((sample[text].decode("utf-8") for text in TEXTS if text in sample), None)
+            # a byte-order mark is no part of a caption
+            said = next((sample[text].decode("utf-8-sig") for text in TEXTS if text in sample), None)
         except ValueError as error:
             yield BadSource(name, f"broken caption: {error}")
             return

@@ -125,12 +125,15 @@ class Ids:
 
 
 def caption_problem(caption: str) -> str | None:
-    """Why a caption cannot be edited: "empty caption" or "not English", or None when nothing speaks against it.
+    """Why a caption cannot be edited: "broken caption", "empty caption" or "not English"; None = nothing is against it.
 
     Only clear cases count as not English: more than half of the letters are not Latin, or at least two small words of
     German, French, Spanish, Italian, Portuguese, Dutch or Swedish and not one of English. Captions without small words
     ("red car") always pass.
     """
+    if any("\ud800" <= c <= "\udfff" for c in caption):
+        # half of a character, which JSON can hold: it cannot be written
+        return "broken caption"
     letters = [c for c in caption if c.isalpha()]
     if not letters:
         return "empty caption"

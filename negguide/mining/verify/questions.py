@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -37,10 +38,10 @@ def questions(edit: Edit) -> list[tuple[str, bool]]:
 def objection(edit: Edit, answers: Sequence[str]) -> str | None:
     """What is wrong by these answers to ``questions(edit)``; None when nothing is."""
     for (question, wanted), answer in zip(questions(edit), answers, strict=True):
-        word = answer.strip().lower()
-        if not word.startswith(("yes", "no")):
+        said = yes_or_no(answer)
+        if said is None:
             return "the answer about the edited phrase is neither yes nor no"
-        if word.startswith("yes") != wanted:
+        if said != wanted:
             about = (
                 "what was edited out"
                 if question.startswith("Is there") and not wanted
@@ -48,6 +49,12 @@ def objection(edit: Edit, answers: Sequence[str]) -> str | None:
             )
             return f"the answer is {'no' if wanted else 'yes'} to {about}"
     return None
+
+
+def yes_or_no(answer: str) -> bool | None:
+    """Whether the first word of an answer is yes; None where it is neither yes nor no ("not sure", "nothing")."""
+    first = re.match(r"(yes|no)\b", answer.strip().lower())
+    return None if first is None else first[1] == "yes"
 
 
 class VqaAsker:

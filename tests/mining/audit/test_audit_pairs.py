@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from planted import write_set
 
+from negguide.mining.audit import audit
 from negguide.mining.audit.pairs import Pair, read_pairs
 
 SUGARCREPE = {
@@ -23,6 +24,13 @@ def test_a_mined_set_is_read_with_its_images(tmp_path: Path) -> None:
     for pair in pairs:
         for path in (pair.image, pair.negative_image, pair.control):
             assert path is not None and path.is_file()
+
+
+def test_a_folder_of_images_for_a_set_that_holds_its_own_is_refused(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", 2, images=False)
+    for path in (folder, folder / "data"):
+        with pytest.raises(ValueError, match=r"images=.* has no meaning for .*, which holds its images"):
+            read_pairs(path, tmp_path)
 
 
 def test_sugarcrepe_is_read_as_a_file_and_as_a_folder(tmp_path: Path) -> None:
@@ -71,6 +79,33 @@ def test_an_imagefolder_is_read(tmp_path: Path) -> None:
         tmp_path / "train" / "a.png",
         tmp_path / "train" / "b.png",
     )
+
+
+def test_images_of_one_name_in_several_folders_are_several_sources(tmp_path: Path) -> None:
+    row = {"caption": "a cat", "negative_caption": "a dog"}
+    for folder, file in (("a", "0.png"), ("b", "0.png"), ("c", "../b/0.png")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "metadata.jsonl").write_text(json.dumps({"file_name": file, **row}) + "\n")
+    assert [pair.source for pair in read_pairs(tmp_path)] == ["a/0.png", "b/0.png", "b/0.png"]
+
+
+def test_pairs_without_a_category_are_not_taken_for_all_pairs(tmp_path: Path) -> None:
+    rows = [
+        {
+            "file_name": f"{number}.png",
+            "caption": "a cat",
+            # those of no category, and those of one that is called "all", are told by their length
+            "negative_caption": "a dog" if number < 30 else "a dog as well",
+            **({"category": "object"} if number < 30 else {"category": "all"} if number < 55 else {}),
+        }
+        for number in range(80)
+    ]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = audit(tmp_path).mined
+    assert found.families == {"category all": 25, "no category": 25, "object": 30}
+    figures = {name: (one.n, one.value) for name, one in found.text["words"].accuracies.items()}
+    assert figures.pop("all") == (80, (50 + 0.5 * 30) / 80)
+    assert figures == {"category all": (25, 1.0), "no category": (25, 1.0), "object": (30, 0.5)}
 
 
 @pytest.mark.parametrize(

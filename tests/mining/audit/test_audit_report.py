@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from planted import spaced_stop, write_set
 
+from negguide.mining.audit import audit
 from negguide.pictures import read_settings
 
 
@@ -40,6 +41,10 @@ def test_the_command_writes_the_report_and_the_choice(command: Callable[..., Any
     assert len(kept["kept"]) == data["rebalanced"]["pairs"]
     assert len(kept["kept"]) + len(kept["dropped"]) == 48
 
+    # what could not be opened is not among the pairs of which a figure is told
+    assert data["verdicts"][0].startswith("as mined, 48 pairs, captions: told")
+    assert data["verdicts"][1].startswith("as mined, 47 of 48 pairs, original and negative: ")
+
     text = (folder / "audit/report.md").read_text()
     assert "| punctuation | **100.0% [92.6, 100.0]** |" in text
     assert "caption in eval.txt" in text and "7.png" in text
@@ -49,6 +54,19 @@ def test_the_command_writes_the_report_and_the_choice(command: Callable[..., Any
     with Image.open(folder / "audit/audit.png") as image:
         assert image.width > 800 and len(image.convert("L").getcolors() or []) > 20
     assert read_settings(folder / "audit/audit.png")["rebalance"] is True
+
+
+def test_evaluation_sets_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", 24, images=False)
+    rows = [json.loads(line) for line in (folder / "data/00000/metadata.jsonl").read_text().splitlines()]
+    for name, row in (("coco", rows[3]), ("flickr", rows[5])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "test.txt").write_text(row["negative_caption"])
+    found = audit(folder, against=[tmp_path / name / "test.txt" for name in ("coco", "flickr")])
+    leaked = found.duplicates.leaked_captions
+    assert list(leaked) == found.settings["against"] == ["test.txt", "test.txt#2"]
+    assert "toy-3" in leaked["test.txt"] and "toy-5" in leaked["test.txt#2"]
+    assert {"toy-3", "toy-5"} <= set(found.duplicates.leaked)
 
 
 def test_sugarcrepe_is_audited_without_images(command: Callable[..., Any], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import datasets
 import pytest
 from PIL import Image
 
+from negguide.mining.audit.roles import exchange
 from negguide.mining.formats import write_export
 from negguide.mining.formats.editing import Triplet, read_editing, triplet_of
 from negguide.mining.item import Item
@@ -73,6 +74,35 @@ def test_what_was_removed_is_denied_and_the_negative_image_is_the_target() -> No
     assert (found.original_prompt, found.edited_prompt, found.removed) == (HAT, BARE, "red hat")
     assert "red hat" in found.edit_prompt
     assert any(word in found.edit_prompt.split() for word in ("no", "not", "without"))
+
+
+@pytest.mark.parametrize("mode", ["edit", "generate"])
+@pytest.mark.parametrize("category", ["remove", "negation", "add"])
+def test_exchanged_roles_change_nothing_of_what_is_denied(category: str, mode: str) -> None:
+    control = {
+        "control_image_file_name": "images/0-control.png",
+        "extra": {"mode": mode, "original": "input", "control_same_noise": True},
+    }
+    denied = "a bear without a red hat in a meadow"
+    pair = {
+        "remove": item(**control),
+        "negation": item(
+            category="negation",
+            negative_caption=denied,
+            start=7,
+            end=14,
+            before="wearing",
+            after="without",
+            **control,
+        ),
+        "add": added(" wearing a red hat", **control),
+    }[category]
+    found = triplet_of(exchange(pair), BESIDE)
+    assert isinstance(found, Triplet)
+    assert (found.original_prompt, found.edited_prompt, found.removed) == (HAT, BARE, "red hat")
+    images = [BESIDE / "images/0-control.png", BESIDE / "images/0-negative.png"]
+    # the negative of a caption to which something was added shows it
+    assert [found.original_image, found.edited_image] == (images[::-1] if category == "add" else images)
 
 
 def test_what_was_added_is_denied_the_other_way_round() -> None:
@@ -146,6 +176,26 @@ def edited(tmp_path: Path) -> Path:
     (shard / "shard.json").write_text("{}")
     (tmp_path / "set/set.json").write_text("{}")
     return tmp_path / "set"
+
+
+@pytest.mark.parametrize(
+    ("format", "held"), [("instructpix2pix", {"remove", "add"}), ("sugarcrepe", {"add", "swap"})]
+)
+def test_the_card_counts_what_is_in_the_export_alone(
+    edited: Path, tmp_path: Path, format: str, held: set[str]
+) -> None:
+    assert write_export(edited, tmp_path / "out", format, say=print) == 2
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "\n2 pairs of an image" in card and "| judge | toyworld | 2 |" in card
+    assert {line.split(" | ")[1] for line in card.splitlines() if line.startswith("| category |")} == held
+
+
+def test_a_set_of_which_the_format_can_hold_nothing_is_refused(edited: Path, tmp_path: Path) -> None:
+    lines = (edited / "data/00000" / METADATA).read_text().splitlines()
+    (edited / "data/00000" / METADATA).write_text(lines[0] + "\n")
+    with pytest.raises(ValueError, match="holds no item that format='sugarcrepe' has a place for"):
+        write_export(edited, tmp_path / "out", "sugarcrepe", say=print)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("format", ["instructpix2pix", "instructpix2pix-folder"])

@@ -88,7 +88,7 @@ def test_an_exported_imagefolder_can_be_audited(mined: Path, tmp_path: Path) -> 
 
 
 def test_webdataset_reads_the_shards(mined: Path, tmp_path: Path) -> None:
-    write_export(mined, tmp_path / "out", "webdataset", shard_size=3)
+    write_export(mined, tmp_path / "out", "webdataset", shard_size=3, say=print)
     shards = sorted(str(path) for path in (tmp_path / "out").glob("*.tar"))
     assert [Path(shard).name for shard in shards] == ["00000.tar", "00001.tar", "00002.tar"]
     samples = list(webdataset.WebDataset(shards, shardshuffle=False).decode("pil"))
@@ -109,13 +109,18 @@ def test_webdataset_reads_the_shards(mined: Path, tmp_path: Path) -> None:
 
 
 def test_datasets_reads_the_shards_too(mined: Path, tmp_path: Path) -> None:
-    # it wants the same fields for every key; mined sets hold PNG files alone
+    # it wants the same fields for every key; what is another image's is missing there without a word
+    said: list[str] = []
+    write_export(mined, tmp_path / "mixed", "webdataset", say=said.append)
+    assert said[0].startswith(
+        "the images are 1 jpg, 6 png: webdataset reads them as 'jpg;png', but `datasets`"
+    )
     shutil.copytree(mined, tmp_path / "set")
     shard = tmp_path / "set/data/00000"
     Image.open(shard / "images/1.jpg").save(shard / "images/1.png")
     metadata = shard / "metadata.jsonl"
     metadata.write_text(metadata.read_text().replace("1.jpg", "1.png"))
-    write_export(tmp_path / "set", tmp_path / "out", "webdataset")
+    write_export(tmp_path / "set", tmp_path / "out", "webdataset", say=pytest.fail)
     rows = datasets.load_dataset("webdataset", data_dir=str(tmp_path / "out"), split="train")
     assert [row["negative.txt"] for row in rows] == [item.negative_caption for item, _ in items_of(mined)]
     assert rows[0]["negative.png"].size == (64, 64)
@@ -123,7 +128,7 @@ def test_datasets_reads_the_shards_too(mined: Path, tmp_path: Path) -> None:
 
 def test_the_same_set_gives_the_same_tar(mined: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        write_export(mined, tmp_path / name, "webdataset")
+        write_export(mined, tmp_path / name, "webdataset", say=print)
     assert (tmp_path / "one/00000.tar").read_bytes() == (tmp_path / "two/00000.tar").read_bytes()
 
 

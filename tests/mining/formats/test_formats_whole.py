@@ -62,9 +62,12 @@ def test_wrong_arguments_are_refused(mined: Path, tmp_path: Path) -> None:
         write_export(mined, tmp_path / "out", "csv")
     with pytest.raises(ValueError, match="holds no hard-negative set"):
         write_export(tmp_path, tmp_path / "out", "parquet")
-    for out in (mined, mined.parent):
+    (tmp_path / "link").symlink_to(mined)
+    for out in (mined, mined.parent, mined / "data" / "..", tmp_path / "link"):
         with pytest.raises(ValueError, match="holds the set itself"):
             write_export(mined, out, "parquet", overwrite=True)
+    with pytest.raises(ValueError, match="is a part of the set itself"):
+        write_export(mined, mined / "data", "parquet", overwrite=True)
     (tmp_path / "file").write_text("x")
     with pytest.raises(ValueError, match=r"out=.*file' is a file; give a folder"):
         write_export(mined, tmp_path / "file", "parquet", overwrite=True)

@@ -75,6 +75,18 @@ def test_the_card_says_how_the_set_was_made(folder):
     assert (folder / "README.md").read_text() == before
 
 
+def test_the_card_says_every_licence_that_an_item_has(tmp_path):
+    rows = fakes.sources(6)
+    rows = [*rows[:5], replace(rows[5], licence="cc-by-nc-4.0")]
+    fakes.mine(tmp_path / "set", source=fakes.Rows(rows), data={"name": "rows", "licence": "apache-2.0"})
+    assert [item.licence for item, _ in read_set(tmp_path / "set")][-1] == "cc-by-nc-4.0"
+    write_card(tmp_path / "set")
+    card = (tmp_path / "set" / "README.md").read_text()
+    assert "Originals and captions: apache-2.0, cc-by-nc-4.0." in card
+    # one name of a licence stands for the whole in the head
+    assert "license: other" in card
+
+
 def test_an_audit_goes_into_the_card_and_datasets_still_loads_the_set(tmp_path, datasets):
     # not where the cache is, which takes a folder of the set's name
     folder = tmp_path / "sets" / "mined"

@@ -148,6 +148,13 @@ def test_wrong_options_are_one_clean_message(command, tmp_path):
             ("--data", "captions.tsv", "--judge", "clip:toyworld", "--views"),
             "--views is for captions of the embedded world",
         ),
+        (
+            ("--strength", 0.5),
+            "--strength 0.5 has no meaning with --mode generate; it is for --mode edit and inp",
+        ),
+        (("--region", "column", "--mode", "edit"), "--region column has no meaning with --mode edit"),
+        (("--max-outside-change", 0.1), "--max-outside-change 0.1 has no meaning with --mode generate"),
+        (("--weight", 2, "--method", "plain"), "--weight 2.0 has no meaning with --method plain; it is for"),
         (("--diversify",), "--per-item 1 each has but one"),
         (("--method", "nag"), "--method must be one of perp-neg"),
         (("--steps", 1), "steps=1 are too few"),

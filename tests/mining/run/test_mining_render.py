@@ -171,6 +171,7 @@ def test_wrong_arguments_are_refused(pipe):
         ({"diversify": NegToMe("others", stop=0.2)}, "NegToMe acts in 0-20% of the steps"),
         ({"strength": 0.0}, "strength=0.0 must be above 0"),
         ({"guidance_scale": 1.0}, "guidance_scale=1.0 must be above 1.*use method='plain'"),
+        ({"guidance_scale": float("nan")}, "guidance_scale=nan must be a finite number"),
         ({"diversify": NegToMe("first")}, "diversify must be NegToMe"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -335,6 +335,20 @@ def test_a_control_that_is_wrong_is_left_out(tmp_path):
     assert made.funnel.rejects["controls"].total() == len(made.items) > 0
 
 
+def test_a_caption_that_the_model_cannot_read_has_no_control(tmp_path):
+    class Short(fakes.Artist):
+        def refusal(self, job):
+            return "the prompt is too long for the model" if len(job.prompt) > longest else None
+
+    # what is left out makes the negative's prompt shorter than its caption
+    row = max(fakes.sources(20), key=lambda row: " wearing" in row.caption and len(row.caption))
+    longest, artist = len(row.caption) - 1, Short(slips=10**6)
+    made = fakes.miner(fakes.settings(controls=1.0, categories=("remove",)), artist)([row])
+    assert len(made.items) == 1 and made.items[0].control_image_file_name is None
+    assert made.funnel.rejects["controls"] == {"the prompt is too long for the model": 1}
+    assert all(artist.refusal(job) is None for job in artist.jobs)
+
+
 def test_the_same_pair_of_captions_is_written_once(tmp_path):
     (row,) = fakes.sources(1)
     artist = fakes.Artist(slips=10**6)
@@ -416,6 +430,7 @@ def test_settings_go_to_json_and_back_and_say_what_is_wrong(tmp_path):
         ({"controls": 1.5}, "--controls must be from 0 to 1, got 1.5"),
         ({"mode": "draw"}, "--mode must be one of generate, edit, inpaint, got 'draw'"),
         ({"limit": 0}, "--limit must be a whole number >= 1, got 0"),
+        ({"guidance_scale": float("nan")}, "--guidance-scale must be a finite number, got nan"),
     ):
         with pytest.raises(ValueError, match=message):
             fakes.settings(**changes)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -116,6 +117,19 @@ def test_a_parquet_shard_holds_the_same_items_and_images(whole: Path, tmp_path: 
     assert loaded[0]["image"].tobytes() == fakes.picture(read[0][0].files(read[0][1])["image"]).tobytes()
 
 
+def test_images_of_a_set_are_not_those_of_an_earlier_one_in_its_place(tmp_path: Path) -> None:
+    def negatives(folder: Path) -> list[bytes]:
+        return [item.files(place)["negative_image"].read_bytes() for item, place in read_set(folder)]
+
+    rows = fakes.Rows(fakes.sources(3))
+    fakes.mine(tmp_path / "set", rows, controls=0, shard_format="parquet")
+    before = negatives(tmp_path / "set")
+    shutil.rmtree(tmp_path / "set")
+    fakes.mine(tmp_path / "set", rows, controls=0, shard_format="parquet", seed=1)
+    fakes.mine(tmp_path / "other", rows, controls=0, shard_format="parquet", seed=1)
+    assert negatives(tmp_path / "set") == negatives(tmp_path / "other") != before
+
+
 def test_a_set_in_object_storage_is_mined_audited_exported_and_learned_from(
     memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +241,24 @@ def test_parquet_files_in_object_storage_are_an_input(store: str, tmp_path: Path
     assert mined_text(f"{store}/data", f"{store}/set") == list(CAPTIONS)
     assert [item.source_id for item, _ in read_set(f"{store}/set")][2] == "00001/train-000000000"
     assert mined_text(f"{store}/data/0.parquet", f"{store}/one") == list(CAPTIONS[:2])
+
+
+def test_parquet_files_in_object_storage_that_are_named_by_splits_are_read_by_split(
+    memory: str, tmp_path: Path
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    for name, caption in zip(("train-0", "train-1", "test-0"), CAPTIONS, strict=False):
+        datasets.Dataset.from_dict({"caption": [caption]}).to_parquet(str(tmp_path / "x.parquet"))
+        write_whole(location(f"{memory}/data/{name}-of-2.parquet"), (tmp_path / "x.parquet").read_bytes())
+    write_whole(location(f"{memory}/data/README.md"), b"no rows")
+
+    def captions(**options: str) -> list[str]:
+        return [row.caption for row in open_source(f"{memory}/data", **options).rows()]  # type: ignore[union-attr]
+
+    assert captions() == captions(split="train") == list(CAPTIONS[:2])
+    assert captions(split="test") == [CAPTIONS[2]]
+    with pytest.raises(ValueError, match=r"data' cannot be opened: .*validation"):
+        captions(split="validation")
 
 
 def test_a_set_of_the_layout_before_is_read_and_not_gone_on_with(tmp_path: Path) -> None:

@@ -197,6 +197,30 @@ def test_several_processes_and_a_second_run_make_the_same_bytes(tmp_path: Path) 
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
 
 
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_another_column_of_captions_is_another_set_though_its_files_are_the_same(
+    kind: str, tmp_path: Path
+) -> None:
+    data = str(tmp_path / "data")
+    (tmp_path / "data").mkdir()
+    for number in range(2):
+        rows = [{"caption": CAPTIONS[number], "alt": CAPTIONS[number + 2]}]
+        if kind == "parquet":
+            datasets.Dataset.from_list(rows).to_parquet(f"{data}/{number}.parquet")
+            continue
+        with tarfile.open(f"{data}/{number}.tar", "w") as tar:
+            for suffix, content in (("jpg", picture(0)), ("json", json.dumps(rows[0]).encode())):
+                member = tarfile.TarInfo(f"{number}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    mined(data, tmp_path / "set")
+    # as a run that was killed between the two files leaves it
+    (tmp_path / "set/markers/00000001-00000000.json").unlink()
+    with pytest.raises(ValueError, match=r"made with other settings .*'caption': 'alt'"):
+        mined(data, tmp_path / "set", data_options={"caption": "alt"})
+    assert mined(data, tmp_path / "set").made == 1
+
+
 def test_a_missing_image_is_counted_and_a_broken_one_in_an_archive_too(tmp_path: Path) -> None:
     data = in_tsv(tmp_path / "data")
     (tmp_path / "data/photos/1.jpg").unlink()
@@ -291,6 +315,37 @@ def test_columns_are_added_to_lists_of_captions_and_to_parquet(tmp_path: Path) -
     assert table.cast_column("image", datasets.Image(decode=False))[5]["image"]["bytes"] == picture(2)
 
 
+def test_a_row_that_could_not_be_used_has_as_many_cells_as_captions(tmp_path: Path) -> None:
+    rows = {
+        "image": [{"bytes": picture(0), "path": None}, None, {"bytes": picture(1), "path": None}],
+        "caption": [list(CAPTIONS[:2]), list(CAPTIONS[2:4]), []],
+    }
+    text = datasets.Sequence(datasets.Value("string"))
+    features = datasets.Features({"image": datasets.Image(), "caption": text})
+    data = str(tmp_path / "a.parquet")
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(data)
+    mined(data, tmp_path / "set")
+    written = write_columns(tmp_path / "set", open_source(data), tmp_path / "out")
+    (first, second, third) = pyarrow.parquet.read_table(written).to_pylist()
+    assert len(first["negative_caption"]) == 2 and all(first["negative_caption"])
+    assert second["negative_caption"] == [None, None] and second["positive_captions"] == [[], []]
+    assert third["negative_caption"] == third["negative_category"] == []
+
+
+def test_half_a_set_is_not_taken_for_the_whole(tmp_path: Path) -> None:
+    data = in_tsv(tmp_path / "data")
+    mined(data, tmp_path / "set")
+    # as a run that was killed leaves it
+    (tmp_path / "set/funnel.json").unlink()
+    (tmp_path / "set/markers/00000001.json").unlink()
+    said: list[str] = []
+    assert write_export(tmp_path / "set", tmp_path / "out", "imagefolder", say=said.append) == 4
+    assert len(said) == 1 and "is not complete" in said[0]
+    with pytest.raises(ValueError, match="is not complete; run `negguide mine` again"):
+        write_columns(tmp_path / "set", open_source(data), tmp_path / "columns")
+    assert not (tmp_path / "columns").exists()
+
+
 def test_columns_of_another_input_are_refused(tmp_path: Path) -> None:
     data = in_tsv(tmp_path / "data")
     mined(data, tmp_path / "set")
@@ -333,6 +388,18 @@ def test_the_command_writes_a_set_and_the_columns_and_refuses_what_has_no_meanin
         text = re.sub(r"[│╭╮╰╯─\s]+", " ", said.output)
         assert said.exit_code == 2 and f"{' '.join(given)} has no meaning with --text-only" in text
     assert not Path("other").exists()
+    # before anything is made, and not at the end of it
+    taken = Path(data).read_text().replace("split", "negative_caption", 1)
+    (tmp_path / "taken.tsv").write_text(taken)
+    for input_, message in (
+        (in_coco(tmp_path / "coco"), "captions.json is no table"),
+        ("taken.tsv", "has a column 'negative_caption' already"),
+    ):
+        said = CliRunner().invoke(
+            app, ["mine", "--text-only", "--data", input_, "--out", "other", "--columns"]
+        )
+        text = re.sub(r"[│╭╮╰╯─\s]+", " ", said.output)
+        assert said.exit_code == 2 and message in text and not Path("other").exists()
 
 
 def test_negclip_learns_from_the_set(tmp_path: Path) -> None:

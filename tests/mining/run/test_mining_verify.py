@@ -167,7 +167,11 @@ def test_questions_are_about_the_edited_phrases():
     assert objection(swapped, ["No.", "yes"]) is None
     assert objection(swapped, ["Yes", "yes"]) == "the answer is yes to what was edited out"
     assert objection(swapped, ["no", "no"]) == "the answer is no to the edited phrase"
-    assert objection(swapped, ["maybe", "yes"]) == "the answer about the edited phrase is neither yes nor no"
+    for unsure in ("maybe", "Not sure.", "Nothing can be said", "Note that", "Yesterday"):
+        assert (
+            objection(swapped, [unsure, "yes"]) == "the answer about the edited phrase is neither yes nor no"
+        )
+    assert objection(swapped, [" No, there is not", "YES"]) is None
     counted = Edit("count", "two bears", 0, 6, "a bear", "two bears", "rules")
     assert [wanted for _, wanted in questions(counted)] == [True]
 

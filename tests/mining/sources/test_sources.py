@@ -283,7 +283,10 @@ def test_a_shard_that_breaks_off_is_reported_and_the_others_are_read(shards):
 def test_a_caption_column_of_a_shard_can_be_named(tmp_path):
     with webdataset.TarWriter(str(tmp_path / "a.tar")) as tar:
         tar.write({"__key__": "0", "png": picture(), "txt": "alt text", "json": {"blip": "a red thing"}})
+        tar.write({"__key__": "1", "png": picture(), "txt": "\ufeffa blue thing".encode()})
     assert read(open_source(str(tmp_path), caption="blip"))[0]["a/0"][0] == "a red thing"
+    # without the byte-order mark that editors on Windows write
+    assert read(open_source(str(tmp_path)))[0]["a/1"][0] == "a blue thing"
 
 
 @pytest.fixture
@@ -318,6 +321,19 @@ def test_a_data_set_on_disk(data_set, tmp_path):
         open_source(str(tmp_path / "two"))
     with pytest.raises(ValueError, match="no column for the caption: expected words, found image, text"):
         open_source(str(tmp_path / "one"), caption="words")
+
+
+def test_a_saved_split_is_not_read_for_another(tmp_path):
+    datasets.Dataset.from_list([{"text": "a red thing"}], split="test").save_to_disk(tmp_path / "test")
+    for split in (None, "test"):
+        (row,) = open_source(str(tmp_path / "test"), split=split).rows()
+        assert row.caption == "a red thing"
+    with pytest.raises(ValueError, match="is the split 'test', and split='validation' is asked for"):
+        open_source(str(tmp_path / "test"), split="validation")
+    # what is not said is what its rows are called
+    datasets.Dataset.from_list([{"text": "a red thing"}]).save_to_disk(tmp_path / "unsaid")
+    (row,) = open_source(str(tmp_path / "unsaid"), split="validation").rows()
+    assert row.id == "validation-000000000"
 
 
 def test_a_data_set_is_streamed_from_parquet(data_set, tmp_path):
@@ -385,6 +401,8 @@ def test_the_toy_world_gives_different_scenes_of_the_training_split():
         ("El Niño seen from above", None),
         ("a plate of crème brûlée", None),
         ("three dogs in the Playa de la Concha", None),
+        ("a dog \ud83d on a sofa", "broken caption"),
+        ("a dog \U0001f600 on a sofa", None),
         ("", "empty caption"),
         ("  !? 42", "empty caption"),
         ("ein Hund auf einem Sofa", "not English"),

@@ -329,7 +329,7 @@ def test_a_negative_with_the_bytes_of_the_original_is_found_in_tables_and_tar_fi
     shutil.copytree(triplet_set, tmp_path / "set")
     images = tmp_path / "set" / "data" / "00000" / "images"
     shutil.copy(images / "007.png", images / "007-negative.png")
-    write_export(tmp_path / "set", tmp_path / "out", format)
+    write_export(tmp_path / "set", tmp_path / "out", format, say=print)
     found = checked(tmp_path / "out", tiny_clip)
     (broken,) = [t for t, valid in zip(found.triplets, found.valid, strict=True) if not valid]
     assert found.equal == 1 and broken.caption == read_triplets(str(triplet_set))[7].caption
