@@ -105,8 +105,8 @@ class TokenRuntime(MethodRuntime):
             return
         assert self.state is not None and self.state.step.timestep is not None
         noisy = noised(self.scheduler, self.references, self.state.step.timestep)
-        # other conditions (IP-Adapters, sizes) are those of the first, unconditional, row; where the parts of that row's
-        # image are to be, and what a ControlNet makes of its noise, is nothing to a reference
+        # other conditions (IP-Adapters, sizes) are those of the first, unconditional, row; where the parts of its image
+        # are to be, and what a ControlNet makes of its noise, is nothing to a reference
         like_first = Branch("reference", slice(0, 1), self.references.text)
         total = len(call.inputs[self.family.sample])
         left_out = {name: None for name in self.family.controls if name in call.inputs}
