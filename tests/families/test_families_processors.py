@@ -132,7 +132,7 @@ def test_a_run_without_guidance_is_refused_where_branches_were_told(
     """Its two images would be taken for two branches, of which the second alone has negatives."""
     for method in (METHODS["NAG"], NegToMe("others", alpha=2.0, threshold=0.1, stop=1.0)):
         install(method)
-        with pytest.raises(ValueError, match="guidance_branches is 2, .* without classifier-free guidance"):
+        with pytest.raises(ValueError, match=r"guidance_branches is 2, .* without classifier-free guidance"):
             run(base, **two, **unguided)
         # it is whole after that
         assert torch.isfinite(run(base, **two)).all()
