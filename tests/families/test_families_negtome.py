@@ -6,7 +6,16 @@ from typing import Any, NamedTuple
 import PIL.Image
 import pytest
 import torch
-from tiny_pipelines import NEGATIVES, OTHER, PROMPT, assert_same, denoiser, differ, taken
+from tiny_pipelines import (
+    NEGATIVES,
+    OTHER,
+    PROMPT,
+    assert_same,
+    assert_same_but_for_ties,
+    denoiser,
+    differ,
+    taken,
+)
 from torch.nn.functional import normalize
 
 import negguide.integration.runtime.tokens as tokens_module
@@ -95,6 +104,37 @@ def test_a_reference_image_pushes_inside_the_masks(base: Any, pipe: Any, run: Ru
         assert all(differ(result, other) > 1e-4 for other in results[:i])
     nowhere = NegToMe(noise_picture(), mask=torch.zeros(64, 64), **STRONG)
     assert_same(run(pipe, negative_guidance=nowhere), results[0])
+
+
+@pytest.mark.families(
+    *("sd-controlnet", "sd-adapter", "sdxl-controlnet", "sd3-controlnet", "flux-controlnet"),
+    *("qwen-image-controlnet", "sana-controlnet", "z-image-controlnet"),
+)
+def test_what_controls_the_images_does_not_reach_a_reference(
+    pipe: Any, run: Run, tiny: Any, two: Any, monkeypatch: Any
+) -> None:
+    """A ControlNet answers to an image's noise: in a reference, that of the first image would reach the others."""
+    push = NegToMe(noise_picture(), **STRONG)
+    alone = [run(pipe, seed=i, negative_guidance=push) for i in range(2)]
+    assert_same_but_for_ties(run(pipe, negative_guidance=push, **two), torch.cat(alone))
+
+    references: list[torch.Tensor] = []
+    own_push = NegToMe.push
+
+    def keeping(self: Any, tokens: Any, reference: torch.Tensor, *args: Any) -> Any:
+        references.append(reference.clone())
+        return own_push(self, tokens, reference, *args)
+
+    monkeypatch.setattr(NegToMe, "push", keeping)
+    run(pipe, steps=1, negative_guidance=push)
+    controlled = list(references)
+    references.clear()
+    scale = ("adapter" if tiny.name == "sd-adapter" else "controlnet") + "_conditioning_scale"
+    several = isinstance(tiny.call().get(scale), list)
+    run(pipe, steps=1, negative_guidance=push, **{scale: [0.0, 0.0] if several else 0.0})
+    assert controlled
+    for reference, uncontrolled in zip(controlled, references, strict=True):
+        assert_same(reference, uncontrolled)
 
 
 def test_without_an_image_encoder_reference_images_are_refused_at_once(

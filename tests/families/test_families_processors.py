@@ -125,6 +125,19 @@ def test_and_without_guidance(base: Any, pipe: Any, run: Run, unguided: dict[str
     assert differ(expected, plain) > 1e-3
 
 
+@pytest.mark.families("sd", "sdxl", "sd3")
+def test_a_run_without_guidance_is_refused_where_branches_were_told(
+    base: Any, run: Run, two: Any, unguided: dict[str, Any], install: Any
+) -> None:
+    """Its two images would be taken for two branches, of which the second alone has negatives."""
+    for method in (METHODS["NAG"], NegToMe("others", alpha=2.0, threshold=0.1, stop=1.0)):
+        install(method)
+        with pytest.raises(ValueError, match=r"guidance_branches is 2, .* without classifier-free guidance"):
+            run(base, **two, **unguided)
+        # it is whole after that
+        assert torch.isfinite(run(base, **two)).all()
+
+
 @pytest.mark.families(*SIZES)
 @pytest.mark.parametrize(
     "method",

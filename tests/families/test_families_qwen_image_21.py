@@ -61,6 +61,7 @@ def test_and_so_is_it_on_the_model_alone(
 METHODS: dict[str, Any] = {
     "PerpNeg": PerpNeg(Negative(TEXTS[0], stop=0.5), Negative(TEXTS[1], start=0.25, stop=1.0)),
     "a negative asked for once": PerpNeg(Negative(TEXTS[0], stop=1.0), refresh_every=2),
+    "economy": PerpNeg(Negative(TEXTS[0], stop=1.0), economy=True),
     "NAG": NAG(Negative(TEXTS[0], stop=0.5), Negative(TEXTS[1], start=0.25)),
     "VSF": VSF(Negative(TEXTS[0], start=0.5)),
     "reference images": NegToMe(torch.rand(3, 64, 64), **PUSH),

@@ -116,6 +116,29 @@ def test_what_is_absent_in_one_image_rests_there_alone_and_leaves_the_turn_of_ot
     assert sum(0 in stale for stale in together) > 3
 
 
+def test_the_turn_of_a_negative_of_all_prompts_does_not_depend_on_what_the_other_prompts_have():
+    """Prompt 0 has three negatives of its own or none: those that act in prompt 1 are evaluated at the same steps."""
+    shared, own = Negative("shared", stop=1.0), Negative("own", stop=1.0, prompt_index=1)
+    others = [Negative(text, stop=1.0, prompt_index=0) for text in "abc"]
+
+    def evaluated(*negatives):
+        schedule, steps = RefreshSchedule(PerpNeg(*negatives, economy=True)), []
+        u, c = torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])
+        for index in range(12):
+            step = Step(index, 12)
+            stale = schedule.stale(schedule.active(step), step)
+            for k in stale:
+                schedule.complete(k, u, c, torch.ones(1, 2), step)
+            steps.append({negatives[k].prompt for k in stale} & {"shared", "own"})
+        return steps
+
+    alone = evaluated(shared, own)
+    assert evaluated(*others, shared, own) == alone
+    assert evaluated(shared, own, *others) == alone
+    # and they still take turns
+    assert alone[0] == {"shared", "own"} and {"own"} in alone
+
+
 def test_a_method_that_says_nothing_of_a_remainder_keeps_the_whole_negative():
     class Whole(PerpNeg):
         def remainder(self, negative, positive):

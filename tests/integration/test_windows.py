@@ -9,6 +9,7 @@ from diffusers import (
     EDMEulerScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
     SCMScheduler,
 )
 
@@ -148,6 +149,24 @@ def test_timesteps_go_from_noise_to_image_in_thousandths_whatever_a_scheduler_co
     hundred = DDIMScheduler(num_train_timesteps=100)
     hundred.set_timesteps(4)
     assert timesteps_of(hundred) == [750, 500, 250, 0]
+
+
+@pytest.mark.parametrize("kind", [FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler])
+def test_the_places_of_a_flow_models_steps_are_its_sigmas(kind: Any) -> None:
+    scheduler = kind(shift=3.0)
+    scheduler.set_timesteps(4)
+    assert timesteps_of(scheduler) == pytest.approx(scheduler.timesteps.tolist(), abs=0.01)
+
+
+def test_they_are_also_where_timesteps_are_given_beside_them_as_cogview4_does() -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type="linear")
+    timesteps = [1000, 750, 500, 250]
+    scheduler.set_timesteps(timesteps=timesteps, sigmas=[t / 1000 for t in timesteps], mu=0.5)
+    assert scheduler.timesteps.tolist() == timesteps
+    # sigma = mu / (mu + 1 / t - 1)
+    expected = [1000 * 0.5 / (0.5 + 1000 / t - 1) for t in timesteps]
+    assert timesteps_of(scheduler) == pytest.approx(expected, abs=0.01)
+    assert StepTracker(scheduler).at(0).steps_of(window(0.0, Timestep(620))) == {0}
 
 
 def test_a_step_of_two_calls_is_where_its_first_call_is() -> None:

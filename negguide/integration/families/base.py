@@ -143,6 +143,8 @@ class Family:
         deferred: {denoiser input: the pipeline's attribute that holds the model that makes it}, of a ControlNet that
             gives something for each token of the text: it is called with each forward's own rows. Its output is a
             mapping to tensors [rows, image tokens and text, ..].
+        controls: inputs that say for each image where its parts are to be (what ControlNets and T2I-Adapters add):
+            NegToMe's reference images, which are none of the call's, go without.
         row_lists: inputs that are lists of one entry a row instead of tensors.
         frame_rows: of a video model that takes each frame for an image: those of its inputs that have a row for each
             frame, as its attention to the image and the text has too. Methods see one row a video.
@@ -227,6 +229,7 @@ class Family:
     channels: Mapping[str, Callable[[Any], tuple[int, ...]]] = field(default_factory=dict)
     batched: tuple[str, ...] = ()
     deferred: Mapping[str, str] = field(default_factory=dict)
+    controls: tuple[str, ...] = ()
     row_lists: tuple[str, ...] = ()
     frame_rows: tuple[str, ...] = ()
     sequential: bool = False

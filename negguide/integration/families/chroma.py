@@ -53,6 +53,7 @@ CHROMA = Family(
         # one tensor for each IP-Adapter
         "joint_attention_kwargs.ip_adapter_image_embeds",
     ),
+    controls=("controlnet_block_samples", "controlnet_single_block_samples"),
     branches=cond_first,
     sequential=True,
     guidance_scale=call_guidance_scale,

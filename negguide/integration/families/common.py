@@ -403,6 +403,14 @@ def is_sdxl(config: Any) -> bool:
     return bool(config.get("addition_embed_type") == "text_time")
 
 
+UNET_CONTROLS = (
+    # of ControlNets, and of T2I-Adapters
+    "down_block_additional_residuals",
+    "mid_block_additional_residual",
+    "down_intrablock_additional_residuals",
+)
+"""Inputs of `UNet2DConditionModel` that say where the parts of an image are to be."""
+
 UNET_BATCHED = (
     # the pipelines give one number; a row each is as good
     "timestep",
@@ -412,9 +420,6 @@ UNET_BATCHED = (
     "encoder_attention_mask",
     # one tensor for each IP-Adapter; its masks, in cross_attention_kwargs, are for all rows
     "added_cond_kwargs.image_embeds",
-    # of ControlNets, and of T2I-Adapters
-    "down_block_additional_residuals",
-    "mid_block_additional_residual",
-    "down_intrablock_additional_residuals",
+    *UNET_CONTROLS,
 )
 """Further inputs of `UNet2DConditionModel` with a batch axis."""

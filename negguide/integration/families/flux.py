@@ -74,6 +74,7 @@ FLUX = Family(
         # one tensor for each IP-Adapter
         "joint_attention_kwargs.ip_adapter_image_embeds",
     ),
+    controls=("controlnet_block_samples", "controlnet_single_block_samples"),
     branches=true_cfg_branches,
     sequential=True,
     guidance_scale=true_cfg_scale,

@@ -108,6 +108,7 @@ QWEN_IMAGE = Family(
     },
     # img_shapes has an entry for each prompt, not for each row, and the model takes the first for all rows
     batched=("timestep", "guidance", "controlnet_block_samples", "additional_t_cond"),
+    controls=("controlnet_block_samples",),
     branches=true_cfg_branches,
     sequential=True,
     guidance_scale=true_cfg_scale,

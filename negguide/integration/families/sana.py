@@ -95,6 +95,7 @@ SANA = Family(
     text={"encoder_hidden_states": "tokens", "encoder_attention_mask": "tokens"},
     embeds={"encoder_hidden_states": "prompt_embeds", "encoder_attention_mask": "prompt_attention_mask"},
     batched=("timestep", "guidance", "attention_mask", "controlnet_block_samples"),
+    controls=("controlnet_block_samples",),
     branches=uncond_first,
     upcasts=True,
     guidance_scale=call_guidance_scale,

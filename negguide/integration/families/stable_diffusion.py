@@ -10,6 +10,7 @@ import torch
 from negguide.integration.families.base import NEGTOME_DISCRETE, Arguments, Denoiser, Family
 from negguide.integration.families.common import (
     UNET_BATCHED,
+    UNET_CONTROLS,
     call_guidance_scale,
     clip_token_budget,
     inversion_token_budget,
@@ -56,6 +57,7 @@ STABLE_DIFFUSION = Family(
     text={"encoder_hidden_states": "tokens"},
     embeds={"encoder_hidden_states": "prompt_embeds"},
     batched=UNET_BATCHED,
+    controls=UNET_CONTROLS,
     branches=uncond_first,
     guidance_scale=pipe_guidance_scale,
     cfg_disabled_reason=unet_cfg_disabled,

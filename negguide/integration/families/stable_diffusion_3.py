@@ -85,6 +85,7 @@ STABLE_DIFFUSION_3 = Family(
         "block_controlnet_hidden_states",
         "joint_attention_kwargs.ip_adapter_image_embeds",
     ),
+    controls=("block_controlnet_hidden_states",),
     branches=uncond_first,
     guidance_scale=pipe_guidance_scale,
     cfg_disabled_reason=disabled_up_to_one,

@@ -11,6 +11,7 @@ from torch import Tensor
 from negguide.integration.families.base import Arguments, Denoiser, Family, Modular
 from negguide.integration.families.common import (
     UNET_BATCHED,
+    UNET_CONTROLS,
     call_guidance_scale,
     inversion_token_budget,
     is_sdxl,
@@ -85,6 +86,7 @@ STABLE_DIFFUSION_XL = Family(
     },
     channels={"pooled_prompt_embeds": _pooled_channels},
     batched=(*UNET_BATCHED, "added_cond_kwargs.time_ids"),
+    controls=UNET_CONTROLS,
     branches=uncond_first,
     guidance_scale=pipe_guidance_scale,
     cfg_disabled_reason=unet_cfg_disabled,

@@ -144,6 +144,7 @@ Z_IMAGE_CONTROLNET = replace(
     latent_size=_controlled_size,
     batched=("t", "controlnet_block_samples"),
     deferred={"controlnet_block_samples": "controlnet"},
+    controls=("controlnet_block_samples",),
     modular=None,
 )
 

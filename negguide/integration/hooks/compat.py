@@ -170,6 +170,21 @@ def caller_run() -> tuple[Any, int | None] | None:
     return None
 
 
+def caller_is_unguided() -> bool:
+    """Whether the pipeline call that the present call of a denoiser belongs to says that it has no guidance now.
+
+    Not every pipeline says it (diffusers 0.40 to 0.42: FLUX.1's do not), and a loop of one's own does not.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "__call__":
+            owner = frame.f_locals.get("self")
+            if getattr(owner, "scheduler", None) is not None:
+                return getattr(owner, "do_classifier_free_guidance", None) is False
+        frame = frame.f_back
+    return False
+
+
 def calling_states() -> list[Any]:
     """The states of the modular pipelines that are running around the present call, innermost first.
 

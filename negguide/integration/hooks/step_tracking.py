@@ -55,11 +55,15 @@ def _steps_of(window: Window, schedule: tuple[float, ...] | None, count: int) ->
 def timesteps_of(scheduler: Any) -> list[float]:
     """`scheduler.timesteps` from 1000, noise, to 0, the image, whatever they count.
 
-    For flow models 1000 sigma. Schedulers whose timesteps are functions of the noise are asked for the noise's share:
-    TrigFlow's angle t has sin t / (sin t + cos t), EDM's 0.25 log sigma has sigma / (1 + sigma).
+    For flow models 1000 sigma, also where the model is told another timestep. Schedulers whose timesteps are functions
+    of the noise are asked for the noise's share: TrigFlow's angle t has sin t / (sin t + cos t), EDM's 0.25 log sigma
+    has sigma / (1 + sigma).
     """
     config = scheduler.config
     times = [float(t) for t in scheduler.timesteps]
+    if "FlowMatch" in type(scheduler).__name__ and not config.get("invert_sigmas"):
+        # CogView4 gives timesteps beside the sigmas, which alone are shifted then
+        return [1000 * float(sigma) for sigma in scheduler.sigmas[: len(times)]]
     if config.get("prediction_type") == "trigflow":
         return [1000 * math.sin(t) / (math.sin(t) + math.cos(t)) for t in times]
     if "EDM" in type(scheduler).__name__ or config.get("timestep_type") == "continuous":

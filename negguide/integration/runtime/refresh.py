@@ -95,11 +95,7 @@ class RefreshSchedule:
         Inactive ones count: what they are in other images of the batch, and when the host hears of it, must not matter.
         """
         own = self.method.negatives[k].prompt_index
-        mates = [
-            j
-            for j in self._open(step)
-            if None in (own, other := self.method.negatives[j].prompt_index) or other == own
-        ]
+        mates = [j for j in self._open(step) if self.method.negatives[j].prompt_index in (None, own)]
         return mates.index(k), len(mates)
 
     def complete(self, k: int, uncond: Tensor, cond: Tensor, prediction: Tensor | None, step: Step) -> Tensor:

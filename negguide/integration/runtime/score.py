@@ -272,24 +272,37 @@ class ScoreRuntime(MethodRuntime):
             return predictions
         if self._seen.cond is None:
             raise ValueError(f"{self.family.name}: the unconditional call came before the conditional one")
-        uncond = self.guidance.unconditional(predictions.get("uncond"), self._seen.cond)
+        uncond = self._unconditional(predictions.get("uncond"), call)
         return {**predictions, "uncond": self._shifted(uncond, call) if self.guidance.active else uncond}
 
+    def _own(self, prediction: Tensor, call: DenoiserCall) -> Tensor:
+        """The part of a prediction that is the generated image's, as the denoiser's input says."""
+        return self.family.prediction_slice(prediction, call.inputs[self.family.sample], self.latent_size)
+
+    def _unconditional(self, uncond: Tensor | None, call: DenoiserCall) -> Tensor:
+        """The step's unconditional prediction, evaluated or not (None)."""
+        assert self._seen.cond is not None
+        # of the generated image alone: how much is beside it may differ from branch to branch (Qwen-Image 2.1's text)
+        cond = self._own(self._seen.cond, call)
+        if uncond is not None:
+            self.guidance.unconditional(self._own(uncond, call), cond)
+            return uncond
+        instead = self.guidance.unconditional(None, cond)
+        whole = self._seen.cond.to(instead.dtype, copy=True)
+        self._own(whole, call).copy_(instead)
+        return whole
+
     def _shifted(self, uncond: Tensor, call: DenoiserCall) -> Tensor:
-        """u' of the step; the denoiser's input says which part of a prediction is the generated image's."""
-        seen, sample = self._seen, call.inputs[self.family.sample]
+        """u' of the step."""
+        seen = self._seen
         assert seen.cond is not None and seen.negatives is not None
-
-        def own(prediction: Tensor, like: Any = sample) -> Tensor:
-            return self.family.prediction_slice(prediction, like, self.latent_size)
-
         scale = call.guidance_scale()
-        u, c = own(uncond), own(seen.cond)
-        negatives = {k: own(prediction) for k, prediction in seen.negatives.items()}
+        u, c = self._own(uncond, call), self._own(seen.cond, call)
+        negatives = {k: self._own(prediction, call) for k, prediction in seen.negatives.items()}
         guided = self.guidance.guided(u, c, negatives, scale, self.latent_size, self.measure)
         # float32 for 16-bit predictions: u' may be large, and what the pipeline makes of it is a small difference
         shifted = uncond.to(guided.dtype, copy=True)
-        own(shifted).copy_(uncond_for(guided, u.to(guided.dtype), c.to(guided.dtype), scale))
+        self._own(shifted, call).copy_(uncond_for(guided, u.to(guided.dtype), c.to(guided.dtype), scale))
         return shifted
 
     def record(self, recorder: TraceRecorder) -> None:

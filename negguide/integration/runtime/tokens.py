@@ -105,9 +105,12 @@ class TokenRuntime(MethodRuntime):
             return
         assert self.state is not None and self.state.step.timestep is not None
         noisy = noised(self.scheduler, self.references, self.state.step.timestep)
-        # other conditions (adapters) are those of the first, unconditional, row
+        # other conditions (IP-Adapters, sizes) are those of the first, unconditional, row; where the parts of its image
+        # are to be, and what a ControlNet makes of its noise, is nothing to a reference
         like_first = Branch("reference", slice(0, 1), self.references.text)
         total = len(call.inputs[self.family.sample])
+        left_out = {name: None for name in self.family.controls if name in call.inputs}
+        given = {**call.inputs, **left_out}
         at_once = self.at_once or len(noisy)
         # where a cached model skips a module, what it kept at the last step holds on
         pushes = self.pushes[call.model]
@@ -115,7 +118,7 @@ class TokenRuntime(MethodRuntime):
         self.capturing = True
         try:
             for i, latents in enumerate(noisy.split(at_once)):
-                inputs = join_branches(self.family, call.inputs, total, [like_first] * len(latents))
+                inputs = join_branches(self.family, given, total, [like_first] * len(latents))
                 inputs[self.family.sample] = with_latents(
                     inputs[self.family.sample], latents, self.family.references_first
                 )
