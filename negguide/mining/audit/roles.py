@@ -83,20 +83,42 @@ def exchange(item: Item) -> Item:
         raise ValueError(f"item {item.id} has no rendered original, so its roles cannot be exchanged")
     first, second, third, fourth = item.scores
     return replace(
-        item,
+        _edited_back(item),
         image_file_name=item.negative_image_file_name,
         negative_image_file_name=item.control_image_file_name,
         control_image_file_name=None,
+        scores=(fourth, third, second, first),
+        # paraphrases of the old caption, which is the negative now
+        positive_captions=(),
+        extra={**item.extra, "exchanged": True},
+    )
+
+
+def as_mined(item: Item) -> Item:
+    """The pair before `exchange`: which image shows the caption, and which was painted from the prompt.
+
+    The render of the caption, which an exchanged pair has for its negative, stays in the place of the original.
+    """
+    if not item.extra.get("exchanged"):
+        return item
+    return replace(
+        _edited_back(item),
+        image_file_name=item.negative_image_file_name,
+        negative_image_file_name=item.image_file_name,
+        control_image_file_name=item.negative_image_file_name,
+    )
+
+
+def _edited_back(item: Item) -> Item:
+    """The captions exchanged, and the edit that leads from the one to the other turned round."""
+    return replace(
+        item,
         caption=item.negative_caption,
         negative_caption=item.caption,
         category={"add": "remove", "remove": "add"}.get(item.category, item.category),
         end=item.start + len(item.after),
         before=item.after,
         after=item.before,
-        scores=(fourth, third, second, first),
-        # paraphrases of the old caption, which is the negative now
-        positive_captions=(),
-        extra={**item.extra, "exchanged": True},
     )
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from negguide.mining.audit.roles import as_mined
 from negguide.mining.edits.lexicon import lexicon
 from negguide.mining.edits.planner import words
 from negguide.mining.edits.tagging import DETERMINERS, FINITE, FUNCTION
@@ -77,7 +78,7 @@ def triplet_of(item: Item, place: Place) -> Triplet | str:
     """
     if not item.scores:
         return "no image was made"
-    item = _as_mined(item)
+    item = as_mined(item)
     if item.category not in ("add", "remove", "negation"):
         return "nothing is added, removed or denied"
     removed = _named(item.after) if item.category == "add" else str(item.methods[0].get("avoid", ""))
@@ -97,27 +98,6 @@ def triplet_of(item: Item, place: Place) -> Triplet | str:
         return "the caption without it names another such thing"
     instruction = INSTRUCTIONS[seed_of(item.id, "instruction") % len(INSTRUCTIONS)].format(removed)
     return Triplet(original, instruction, edited, said, denied, removed, item.id)
-
-
-def _as_mined(item: Item) -> Item:
-    """The pair before its roles were exchanged: which image shows the thing, and which was painted from the prompt.
-
-    The render of the caption, which an exchanged pair has for its negative, stays in the place of the original.
-    """
-    if not item.extra.get("exchanged"):
-        return item
-    return replace(
-        item,
-        image_file_name=item.negative_image_file_name,
-        negative_image_file_name=item.image_file_name,
-        control_image_file_name=item.negative_image_file_name,
-        caption=item.negative_caption,
-        negative_caption=item.caption,
-        category={"add": "remove", "remove": "add"}.get(item.category, item.category),
-        end=item.start + len(item.after),
-        before=item.after,
-        after=item.before,
-    )
 
 
 def _same_scene(item: Item) -> bool:
