@@ -103,7 +103,7 @@ def contrast(
         queries, scale, options: as everywhere.
         blocks: the keys; each row's positives share the target evenly.
         valid: bool [N], the rows that will be counted; the loss of the others is some finite number.
-        soft_targets: [n, M0], in the place of the even target, for the M0 keys of the first block.
+        soft_targets: [n, M0], in the place of the even target, for the first M0 keys.
     """
     own = options.rows
     keys = torch.cat([block.features for block in blocks])

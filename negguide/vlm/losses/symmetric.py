@@ -76,6 +76,11 @@ def image_queries(
         if options.continuous and options.teacher_image is not None:
             soft_targets = (1 + options.teacher_image[own] @ options.teacher_image.T) / 2
             soft_targets = soft_targets.masked_fill(same_group(options, positive), 0.0)
+            # an equal caption is true of the image, however it looks
+            soft_targets = soft_targets.masked_fill(positive, 1.0)
+            if options.positive_text is not None:
+                # a paraphrase is as much of a positive as its caption; without this, its wording would be a negative
+                soft_targets = torch.cat((soft_targets, soft_targets), dim=1)
     if more is not None:
         features, counted = more
         allowed = without_duplicates(options, features, negative_keys=not negatives)

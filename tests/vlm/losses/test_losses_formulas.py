@@ -159,6 +159,32 @@ def test_cwcl_weighs_texts_by_how_alike_the_images_are() -> None:
     torch.testing.assert_close(found, (forward + backward) / 2)
 
 
+def test_cwcl_weighs_a_paraphrase_as_its_caption() -> None:
+    image, text, guide, paraphrase = features()
+    has = torch.tensor([True, False, True, True, False, True])
+    weights = (1 + guide @ guide.T) / 2
+    weights = torch.cat((weights, weights[:, has]), dim=1)
+    log_p = (SCALE * image @ torch.cat((text, paraphrase[has])).T).log_softmax(1)
+    forward = -((weights * log_p).sum(1) / weights.sum(1)).mean()
+    backward = [ce(text[i], image, i) for i in range(N)]
+    backward += [ce(paraphrase[i], image, i) for i in range(N) if has[i]]
+    options = Options(continuous=True, teacher_image=guide, positive_text=paraphrase, has_positive=has)
+    torch.testing.assert_close(losses.clip(image, text, SCALE, options), (forward + average(backward)) / 2)
+
+
+def test_cwcl_takes_an_equal_caption_for_a_whole_positive() -> None:
+    image, text, guide, _ = features()
+    weights = (1 + guide @ guide.T) / 2
+    weights[0, 2] = weights[2, 0] = 1.0
+    log_p = (SCALE * image @ text.T).log_softmax(1)
+    forward = -((weights * log_p).sum(1) / weights.sum(1)).mean()
+    backward = [ce(text[i], image, i) for i in range(N)]
+    for one, other in ((0, 2), (2, 0)):
+        backward[one] = average([ce(text[one], image, one), ce(text[one], image, other)])
+    options = Options(continuous=True, teacher_image=guide, caption=torch.tensor([0, 1, 0, 2, 3, 4]))
+    torch.testing.assert_close(losses.clip(image, text, SCALE, options), (forward + average(backward)) / 2)
+
+
 def test_rows_of_one_image_share_the_target() -> None:
     image, text, _, _ = features()
     source = torch.tensor([0, 1, 0, 2, 3, 4])
