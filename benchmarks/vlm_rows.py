@@ -221,13 +221,23 @@ def rows_of(
         if name == START and seed:
             continue
         # another run may fill the same file with other rows
-        if (name, seed) in {(row["method"], row["seed"]) for row in rows_so_far(path, settings)}:
+        if (name, seed) in {(row["method"], row["seed"]) for row in _so_far(path, settings)}:
             continue
         print(f"{name}, seed {seed}")
         row = every[name](seed)
-        write_json(path, settings, [*rows_so_far(path, settings), row])
+        write_json(path, settings, [*_so_far(path, settings), row])
         torch.manual_seed(0)
-    return rows_so_far(path, settings)
+    return _so_far(path, settings)
+
+
+def _so_far(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows that an earlier run left, of those methods that are told the same now: a new one makes none anew."""
+    if not path.exists():
+        return []
+    before = json.loads(path.read_text())["settings"].get("methods", {})
+    now = json.loads(json.dumps(settings.get("methods", {})))
+    rows = rows_so_far(path, {**settings, "methods": before} if "methods" in settings else settings)
+    return [row for row in rows if before.get(row["method"]) == now.get(row["method"])]
 
 
 def _start(suites: Sequence[Suite], seed: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -302,6 +303,30 @@ def test_static_and_refreshed_rows_see_the_same_images(renders, tmp_path, monkey
     assert re.search(r"refreshed +.*both", capsys.readouterr().out)
     logs = [Log(log).lines() for log in (tmp_path / "runs").glob("*/log.jsonl")]
     assert sorted(sum("exchanged" in line for line in lines) for lines in logs) == [0, 3]
+
+
+def test_a_new_method_makes_no_row_anew_and_one_that_is_told_otherwise_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(vlm_rows, "_start", lambda _suites, seed: {"method": vlm.START, "seed": seed})
+    made = []
+
+    def fill(steps, methods):
+        def job(name, seed):
+            made.append(name)
+            return {"method": name, "seed": seed, "told": methods[name]}
+
+        jobs = {name: partial(job, name) for name in methods}
+        settings = {"steps": steps, "methods": methods}
+        return vlm_rows.rows_of(tmp_path / "rows.json", settings, [], 1, jobs)
+
+    fill(5, {"a": {"lr": 1.0}, "b": {"lr": 1.0}})
+    fill(5, {"a": {"lr": 1.0}, "b": {"lr": 2.0}, "c": {"lr": 3.0}})
+    assert made == ["a", "b", "b", "c"]
+    rows = fill(5, {"a": {"lr": 1.0}, "b": {"lr": 2.0}, "c": {"lr": 3.0}})
+    assert made == ["a", "b", "b", "c"] and [row["method"] for row in rows] == [vlm.START, "a", "b", "c"]
+    assert [row["told"]["lr"] for row in rows[1:]] == [1.0, 2.0, 3.0]
+    # all else is of all rows
+    fill(10, {"a": {"lr": 1.0}})
+    assert made[4:] == ["a"]
 
 
 def test_a_change_is_the_mean_over_common_seeds_with_the_interval_of_two_proportions(
