@@ -184,16 +184,16 @@ class MethodHook(ModelHook):
             return Forward(model, [Branch("cond" if branch == 0 else "uncond", slice(0, rows))], rows)
         perturbed = perturbed_branches(self._attention)
         count = self.branches_of_call if perturbed is None else perturbed
+        if rows % count:
+            raise ValueError(
+                f"guidance_branches is {count}, but the model was called with {rows} rows; give the number of "
+                "guidance branches that share its batch, 1 without guidance"
+            )
         if perturbed is None and count > 1 and caller_is_unguided():
             raise ValueError(
                 f"guidance_branches is {count}, but the pipeline calls the model without classifier-free guidance, so "
                 "that the images would be taken for branches; give guidance_branches=1, or use from_pipe, which "
                 "follows guidance that is switched off on the way"
-            )
-        if rows % count:
-            raise ValueError(
-                f"guidance_branches is {count}, but the model was called with {rows} rows; give the number of "
-                "guidance branches that share its batch, 1 without guidance"
             )
         batch = rows // count
         last = ["cond"] if perturbed is None else ["cond", "perturbed"]
