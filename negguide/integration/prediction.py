@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,10 +30,9 @@ from negguide.integration.noise_schedule import (
 )
 from negguide.integration.pipelines import from_pipe
 from negguide.integration.runtime.prepare import denoisers_of, pixel_size
+from negguide.integration.text_memory import TextMemory
 from negguide.methods import PerpNeg
 
-_REMEMBERED_TEXTS = 32
-"""How many calls of the text encoders are remembered; with several prompts a call is one for all of them."""
 _OWN_ARGUMENTS = (
     *("prompt", "latents", "height", "width", "output_type", "return_dict", "num_inference_steps"),
     *("timesteps", "sigmas", "num_images_per_prompt", "generator", "guidance_scale", "true_cfg_scale"),
@@ -96,7 +94,7 @@ class Predictor:
             )
         self._guided, self._unguided = self._guidance(kind)
         self.schedule: NoiseSchedule = noise_schedule(self.pipe.scheduler)
-        self._texts: OrderedDict[Any, Any] = OrderedDict()
+        self._texts = TextMemory()
 
     @property
     def pipe(self) -> Any:
@@ -271,25 +269,8 @@ class Predictor:
         if denoiser is not None:
             (name,) = (name for name in self.family.denoisers if getattr(private, name, None) is not None)
             vars(private)[name] = denoiser
-        vars(private)["encode_prompt"] = self._remembering(private.encode_prompt)
+        vars(private)["encode_prompt"] = self._texts.remembering(private, self.family)
         return private
-
-    def _remembering(self, encode: Callable[..., Any]) -> Callable[..., Any]:
-        """`encode_prompt` that does not encode again what it encoded lately."""
-
-        def encode_prompt(*args: Any, **kwargs: Any) -> Any:
-            key = _key([args, sorted(kwargs.items())])
-            if key is None:
-                return encode(*args, **kwargs)
-            if key not in self._texts:
-                with torch.no_grad():
-                    self._texts[key] = encode(*args, **kwargs)
-            self._texts.move_to_end(key)
-            if len(self._texts) > _REMEMBERED_TEXTS:
-                self._texts.popitem(last=False)
-            return self._texts[key]
-
-        return encode_prompt
 
 
 def _giving(prepare: Callable[..., Any], latents: Tensor) -> Callable[..., Any]:
@@ -305,14 +286,3 @@ def _giving(prepare: Callable[..., Any], latents: Tensor) -> Callable[..., Any]:
         return (own, *prepared[1:]) if isinstance(prepared, tuple) else own
 
     return prepare_latents
-
-
-def _key(value: Any) -> Any:
-    """What tells calls of a text encoder apart; None where embeddings are among the arguments."""
-    if isinstance(value, list | tuple):
-        inner = [_key(one) for one in value]
-        known = all(one is not None for one in inner)
-        return (type(value).__name__, *inner) if known else None
-    if isinstance(value, Tensor | dict):
-        return None
-    return type(value).__name__, value

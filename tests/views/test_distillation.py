@@ -1,8 +1,10 @@
 """Score distillation against its formulas written out, with the denoiser called by hand."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import tiny_unet_and_cross
 import torch
 from distilled_by_hand import (
     PLACE,
@@ -16,6 +18,7 @@ from distilled_by_hand import (
     noisy_by_hand,
     views,
 )
+from peft import LoraConfig
 from torch import Tensor
 
 from negguide import Negative, PerpNeg, Timestep, from_pipe
@@ -202,6 +205,59 @@ def test_a_text_is_encoded_once(sd: Any, images: Tensor) -> None:
         assert not torch.equal(distiller(images, 0.0, step=1).loss, first.loss) and len(calls) > count
     finally:
         handle.remove()
+
+
+def _trained(pipe: Any) -> None:
+    with torch.no_grad():
+        pipe.text_encoder.get_input_embeddings().weight[:100] *= 2
+
+
+def _replaced(pipe: Any) -> None:
+    torch.manual_seed(7)
+    pipe.text_encoder = type(pipe.text_encoder)(pipe.text_encoder.config).eval()
+
+
+def _adapted(pipe: Any) -> None:
+    adapter = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    pipe.text_encoder.add_adapter(adapter, "other")
+
+
+def _rescaled(pipe: Any) -> None:
+    pipe.set_adapters(["other"], adapter_weights=[3.0])
+
+
+def _disabled(pipe: Any) -> None:
+    pipe.text_encoder.disable_adapters()
+
+
+def _fused(pipe: Any) -> None:
+    _adapted(pipe)
+    pipe.fuse_lora(components=["text_encoder"])
+    pipe.unload_lora_weights()
+
+
+@pytest.mark.parametrize(
+    ("before", "change"),
+    [
+        (None, _trained),
+        (None, _replaced),
+        (None, _adapted),
+        (None, _fused),
+        (_adapted, _rescaled),
+        (_adapted, _disabled),
+    ],
+)
+def test_a_text_is_encoded_again_after_its_encoder_has_changed(
+    images: Tensor, before: Callable[[Any], None] | None, change: Callable[[Any], None]
+) -> None:
+    pipe = tiny_unet_and_cross.sd()
+    if before is not None:
+        before(pipe)
+    distiller = distill(pipe)
+    first = distiller(images, 0.0, step=1)
+    change(pipe)
+    found, right = distiller(images, 0.0, step=1), distill(pipe)(images, 0.0, step=1)
+    assert torch.equal(found.loss, right.loss) and not torch.equal(found.loss, first.loss)
 
 
 @pytest.mark.parametrize("schedule", [Schedule(10, 0.9, 0.1), Schedule(10, 0.9, 0.1, kind="random")])
