@@ -11,6 +11,7 @@ from torch import Tensor
 from .guidance.grid import resize_mask, token_grid
 from .guidance.tokens import negtome, negtome_others
 from .negatives import as_mask
+from .references import Captures, given_apart, given_to
 from .runs import Call, Run, around_denoiser, around_run, predict
 from .windows import Window
 
@@ -115,7 +116,9 @@ class NegToMeRun(Run):
         self.push_mask: Tensor | None = None
         self.reference_mask: Tensor | None = None
         self.latents: Tensor | None = None
-        self.references = Captures()
+        self.references: list[Captures] = []
+        # by which of them each image is pushed
+        self.references_of: list[int] = []
 
     def prepare(self) -> None:
         options = self.options
@@ -157,49 +160,21 @@ class NegToMeRun(Run):
         )
         conds = self.guider.conds
         text, *_ = conds.get("negative") or conds["positive"]
-        # Nothing but the text, and of several the first: a ControlNet is for the generated images, keeps a hint for
-        # each of them, and would keep as many as there are references; areas, masks and times are the prompt's. And
-        # known to no cache, which would take the references for the image.
-        cond = {key: text[key] for key in ("model_conds", "hooks") if key in text} | {"uuid": uuid.uuid4()}
-        self.references = Captures()
-        options = {**model_options.get("transformer_options", {}), _CAPTURES: self.references}
-        predict(
-            self,
-            [cond],
-            noisy,
-            level.expand(len(latents)),
-            {**model_options, "transformer_options": options},
-        )
-
-
-class Captures:
-    """The references' tokens at one step; no dict, of which ComfyUI would hand on a copy.
-
-    Several forwards make them where ComfyUI cuts a long video into windows of frames, and all of them count.
-    """
-
-    def __init__(self) -> None:
-        # {place in the model: of each forward [1, tokens, channels], and [1, tokens], which of them may be matched}
-        self._kept: dict[Any, list[tuple[Tensor, Tensor | None]]] = {}
-
-    def keep(self, place: Any, tokens: Tensor, allowed: Tensor | None) -> None:
-        flat = tokens.detach().clone().reshape(1, -1, tokens.shape[2])
-        self._kept.setdefault(place, []).append((flat, allowed))
-
-    def at(self, place: Any) -> tuple[Tensor, Tensor | None]:
-        """All tokens of a place, [1, tokens, channels], and which of them may be matched.
-
-        Raises:
-            ValueError: there are none.
-        """
-        if place not in self._kept:
-            raise ValueError(
-                "NegToMe: the model did not run on the references at this step: another node left it out (a cache such "
-                "as EasyCache); take that node out"
+        # Nothing but the text and what else the model is given, and of several the first: a ControlNet is for the
+        # generated images, keeps a hint for each of them, and would keep as many as there are references; areas, masks
+        # and times are the prompt's. And known to no cache, which would take the references for the image.
+        conds = {key: text[key] for key in ("model_conds", "hooks") if key in text}
+        first, self.references_of = given_apart(conds, self.batch)
+        self.references = [Captures() for _ in first]
+        for image, captures in zip(first, self.references, strict=True):
+            options = {**model_options.get("transformer_options", {}), _CAPTURES: captures}
+            predict(
+                self,
+                [given_to(conds, image) | {"uuid": uuid.uuid4()}],
+                noisy,
+                level.expand(len(latents)),
+                {**model_options, "transformer_options": options},
             )
-        tokens, allowed = zip(*self._kept[place], strict=True)
-        masks = [mask for mask in allowed if mask is not None]
-        return torch.cat(tokens, dim=1), torch.cat(masks, dim=1) if masks else None
 
 
 class Pushes:
@@ -265,7 +240,15 @@ class Pushes:
         return (self._from_first if self.run.options.reference == FIRST else self._from_others)(groups)
 
     def _from_latents(self, place: Any, tokens: Tensor) -> Tensor:
-        reference, allowed = self.run.references.at(place)
+        found = [captures.at(place) for captures in self.run.references]
+        reference, allowed = torch.cat([tokens for tokens, _ in found]), found[0][1]
+        if len(found) > 1:
+            if self.images != self.run.batch:
+                raise ValueError(
+                    f"NegToMe: images that are each given something else need to run together, and this model sees "
+                    f"{self.images} at a time; give all the same, or generate one at a time"
+                )
+            reference = reference[self.run.references_of].repeat(len(tokens) // self.images, 1, 1)
         mask = self._mask(self.run.push_mask, tokens)
         if mask is not None and len(mask) > 1:
             mask = mask.repeat(len(tokens) // len(mask), 1)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -30,6 +31,24 @@ def noised(scheduler: Any, references: EncodedReferences, timestep: Tensor) -> T
         return flow
     noisy: Tensor = scheduler.scale_model_input(scheduler.add_noise(latents, noise, timesteps), timestep)
     return noisy
+
+
+def given_apart(sample: Any, latents: Tensor, images: int, last: bool = False) -> list[int]:
+    """For each image of a call the first one that is given the same beside its latents (masks, reference images).
+
+    Args:
+        sample: the denoiser's, of which the first `images` rows are looked at.
+        latents: [R, ...] of references, which say what in a sample is latents.
+        last: whether what is given stands before them.
+    """
+    if isinstance(sample, list) or sample.shape[1:] == latents.shape[1:]:
+        return [0] * images
+    nothing = latents.new_zeros(1, *latents.shape[1:]).to(sample)
+    given = with_latents(sample[:images], nothing, last)
+    first: list[int] = []
+    for i in range(images):
+        first.append(next(j for j in [*sorted(set(first)), i] if torch.equal(given[j], given[i])))
+    return first
 
 
 def with_latents(sample: Any, latents: Tensor, last: bool = False) -> Any:

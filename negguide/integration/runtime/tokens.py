@@ -30,7 +30,7 @@ from negguide.integration.runtime.base import (
 from negguide.integration.runtime.batching import Branch, join_branches
 from negguide.integration.runtime.maps import token_map
 from negguide.integration.runtime.ragged_rows import image_places
-from negguide.integration.runtime.references import EncodedReferences, noised, with_latents
+from negguide.integration.runtime.references import EncodedReferences, given_apart, noised, with_latents
 from negguide.integration.runtime.shared_match import SharedMatches
 from negguide.methods import TokenMethod
 
@@ -86,6 +86,9 @@ class TokenRuntime(MethodRuntime):
         # and how many images a branch has
         self.branches_in_forward = 1
         self.branch_sizes: set[int] = set()
+        # which of the references' runs each image is pushed from, and each row of the present forward
+        self.references_of: list[int] = []
+        self.row_references: list[int] = []
         # how many tokens each row's text has, where the image stands right behind it
         self.row_lengths: list[int] = []
         self.state: StepState | None = None
@@ -107,18 +110,25 @@ class TokenRuntime(MethodRuntime):
         noisy = noised(self.scheduler, self.references, self.state.step.timestep)
         # other conditions (IP-Adapters, sizes) are those of the first, unconditional, row; where the parts of its image
         # are to be, and what a ControlNet makes of its noise, is nothing to a reference
-        like_first = Branch("reference", slice(0, 1), self.references.text)
-        total = len(call.inputs[self.family.sample])
+        sample = call.inputs[self.family.sample]
         left_out = {name: None for name in self.family.controls if name in call.inputs}
         given = {**call.inputs, **left_out}
-        at_once = self.at_once or len(noisy)
+        # an image is pushed away from references that are given the mask or the pictures that it is given itself
+        like = given_apart(sample, noisy, call.batch, self.family.references_first)
+        runs = [
+            (Branch("reference", slice(row, row + 1), self.references.text), latents)
+            for row in sorted(set(like))
+            for latents in noisy.split(self.at_once or len(noisy))
+        ]
+        self.references_of = [sorted(set(like)).index(row) for row in like]
         # where a cached model skips a module, what it kept at the last step holds on
         pushes = self.pushes[call.model]
-        kept = {push: _parts_of(push.reference, at_once) for push in pushes.values()}
+        sizes = [len(latents) for _, latents in runs]
+        kept = {push: _parts_of(push.reference, sizes) for push in pushes.values()}
         self.capturing = True
         try:
-            for i, latents in enumerate(noisy.split(at_once)):
-                inputs = join_branches(self.family, given, total, [like_first] * len(latents))
+            for i, (branch, latents) in enumerate(runs):
+                inputs = join_branches(self.family, given, len(sample), [branch] * len(latents))
                 inputs[self.family.sample] = with_latents(
                     inputs[self.family.sample], latents, self.family.references_first
                 )
@@ -140,6 +150,12 @@ class TokenRuntime(MethodRuntime):
         self._find_texts(inputs)
         self.branches_in_forward = max(1, len(inputs[self.family.sample]) // forward.batch)
         self.branch_sizes = {branch.size for branch in forward.branches}
+        self.row_references = [
+            self.references_of[row % forward.batch]
+            for branch in forward.branches
+            for row in range(branch.rows.start, branch.rows.stop)
+            if self.references_of
+        ]
         self.matches.forget()
         return inputs
 
@@ -302,7 +318,8 @@ class TokenPush:
             return method.push_matched(source, reference, match, mask)
 
         if references is not None:
-            return push(tokens, references.reshape(1, -1, tokens.shape[2]))
+            runs = references.reshape(max(run.references_of) + 1, -1, tokens.shape[2])
+            return push(tokens, runs if len(runs) == 1 else runs[run.row_references])
 
         rows = tokens.shape[0]
         branches = run.branches_in_forward
@@ -380,5 +397,5 @@ def token_targets(model: nn.Module, family: Family, method: TokenMethod) -> Targ
     return Targets(choose_blocks(self_attention(model), blocks), text_places(model, family))
 
 
-def _parts_of(reference: Tensor | None, rows: int) -> dict[int, Tensor]:
-    return {} if reference is None else dict(enumerate(reference.split(rows)))
+def _parts_of(reference: Tensor | None, sizes: list[int]) -> dict[int, Tensor]:
+    return {} if reference is None else dict(enumerate(reference.split(sizes)))

@@ -63,6 +63,7 @@ def controlled(hints: torch.Tensor) -> dict[str, Any]:
     return {"positive": [[PROMPT[0][0], with_it]], "negative": [[EMPTY[0][0], with_it]]}
 
 
+TEXTS = {"positive": PROMPT, "negative": EMPTY}
 HINTS = 4 * torch.randn(3, 3, 8 * SIDE, 8 * SIDE, generator=torch.manual_seed(8))
 
 
@@ -81,6 +82,27 @@ def test_a_batch_with_references_and_a_hint_for_each_image_is_what_its_images_ar
     batch = run(patched, batch=3, steps=2, noise=noise, **controlled(HINTS))
     alone = [run(patched, steps=2, noise=noise[i : i + 1], **controlled(HINTS[i : i + 1])) for i in range(3)]
     assert rms(batch, torch.cat(alone)) < SAME
+
+
+@pytest.mark.parametrize("references", [1, 2])
+def test_each_image_is_pushed_from_references_that_are_given_the_mask_it_is_given(references: int) -> None:
+    model = exact(unet(in_channels=9))
+    model.model.set_inpaint()
+    patched = negtome(model, reference_latent=latents(references))
+    generator = torch.Generator().manual_seed(5)
+    # the third is given what the first is given
+    pictures = torch.randn(2, 4, SIDE, SIDE, generator=generator)[[0, 1, 0]]
+    masks = (torch.rand(2, 1, SIDE, SIDE, generator=generator)[[0, 1, 0]] > 0.5).float()
+    noise = torch.randn(3, 4, SIDE, SIDE, generator=generator)
+
+    def of(*which: int) -> torch.Tensor:
+        given = {"concat_latent_image": pictures[list(which)], "concat_mask": masks[list(which)]}
+        conds = {name: [[text[0][0], {**text[0][1], **given}]] for name, text in TEXTS.items()}
+        return run(patched, batch=len(which), steps=2, noise=noise[list(which)], **conds)
+
+    together = of(0, 1, 2)
+    assert rms(together, torch.cat([of(0), of(1), of(2)])) < SAME
+    assert rms(together, of(0, 0, 0)) > 100 * SAME
 
 
 def test_masks_for_each_image_go_with_any_number_of_references(model: Any) -> None:
