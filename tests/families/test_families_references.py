@@ -8,6 +8,7 @@ import torch
 from tiny_pipelines import PROMPT, assert_same, build, differ
 
 from negguide import NegToMe, from_pipe
+from negguide.integration.runtime.references import given_apart
 
 Run = Callable[..., torch.Tensor]
 METHOD = NegToMe(
@@ -54,3 +55,31 @@ def test_each_image_is_pushed_from_references_that_are_given_what_it_is_given(
     for i in range(3):
         assert_same(together[i : i + 1], of(i))
     assert differ(together[0], together[1]) > 0.01
+
+
+@pytest.mark.families("flux")
+def test_images_are_told_apart_by_all_that_they_are_given(pipe: Any) -> None:
+    family = pipe.family
+    references = torch.zeros(2, 16, 8)
+    inputs = {
+        family.sample: torch.rand(6, 16, 8),
+        family.timestep: torch.arange(6.0),
+        "guidance": torch.ones(6),
+        "encoder_hidden_states": torch.rand(6, 3, 8),
+        "pooled_projections": torch.rand(6, 8),
+    }
+
+    def apart(**more: Any) -> list[int]:
+        return given_apart(family, {**inputs, **more}, references, 3)
+
+    # latents, noise level and text are a reference's own, and rows of another branch have what the first ones have
+    assert apart() == [0, 0, 0]
+    assert apart(guidance=torch.tensor([3.5, 2.0, 3.5, 1.0, 1.0, 1.0])) == [0, 1, 0]
+    adapter = torch.rand(3, 1, 4)[[0, 1, 1, 0, 1, 1]]
+    assert apart(joint_attention_kwargs={"ip_adapter_image_embeds": [torch.ones(6, 1, 4), adapter]}) == [
+        0,
+        1,
+        1,
+    ]
+    behind = torch.cat([inputs[family.sample], torch.rand(3, 4, 8)[[0, 1, 2, 0, 1, 2]]], dim=1)
+    assert apart(**{family.sample: behind}) == [0, 1, 2]

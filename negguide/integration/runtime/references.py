@@ -1,11 +1,13 @@
 """NegToMe's reference images as the denoiser takes them, at the noise of a step."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from negguide.integration.families.base import Family, nested_input
 
 
 @dataclass(frozen=True)
@@ -33,22 +35,33 @@ def noised(scheduler: Any, references: EncodedReferences, timestep: Tensor) -> T
     return noisy
 
 
-def given_apart(sample: Any, latents: Tensor, images: int, last: bool = False) -> list[int]:
-    """For each image of a call the first one that is given the same beside its latents (masks, reference images).
+def given_apart(family: Family, inputs: Mapping[str, Any], latents: Tensor, images: int) -> list[int]:
+    """For each image of a call the first one that is given the same beside its latents: a mask, images, sizes.
 
     Args:
-        sample: the denoiser's, of which the first `images` rows are looked at.
+        inputs: of the denoiser, of which the first `images` rows are looked at.
         latents: [R, ...] of references, which say what in a sample is latents.
-        last: whether what is given stands before them.
     """
-    if isinstance(sample, list) or sample.shape[1:] == latents.shape[1:]:
-        return [0] * images
-    nothing = latents.new_zeros(1, *latents.shape[1:]).to(sample)
-    given = with_latents(sample[:images], nothing, last)
+    sample = inputs[family.sample]
+    others = set(family.batched) - {family.sample, family.timestep, *family.text, *family.controls}
+    rows = [row for path in sorted(others) for row in _with_rows(nested_input(inputs, path), len(sample))]
+    if isinstance(sample, Tensor) and sample.shape[1:] != latents.shape[1:]:
+        nothing = latents.new_zeros(1, *latents.shape[1:]).to(sample)
+        rows.append(with_latents(sample[:images], nothing, family.references_first))
     first: list[int] = []
     for i in range(images):
-        first.append(next(j for j in [*sorted(set(first)), i] if torch.equal(given[j], given[i])))
+        earlier = (j for j in sorted(set(first)) if all(torch.equal(given[j], given[i]) for given in rows))
+        first.append(next(earlier, i))
     return first
+
+
+def _with_rows(value: Any, count: int) -> Iterator[Tensor]:
+    """The tensors in an input that have so many rows."""
+    if isinstance(value, Tensor) and value.ndim and len(value) == count:
+        yield value
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _with_rows(inner, count)
 
 
 def with_latents(sample: Any, latents: Tensor, last: bool = False) -> Any:

@@ -108,13 +108,13 @@ class TokenRuntime(MethodRuntime):
             return
         assert self.state is not None and self.state.step.timestep is not None
         noisy = noised(self.scheduler, self.references, self.state.step.timestep)
-        # other conditions (IP-Adapters, sizes) are those of the first, unconditional, row; where the parts of its image
-        # are to be, and what a ControlNet makes of its noise, is nothing to a reference
+        # where the parts of an image are to be, and what a ControlNet makes of its noise, is nothing to a reference
         sample = call.inputs[self.family.sample]
         left_out = {name: None for name in self.family.controls if name in call.inputs}
         given = {**call.inputs, **left_out}
-        # an image is pushed away from references that are given the mask or the pictures that it is given itself
-        like = given_apart(sample, noisy, call.batch, self.family.references_first)
+        # an image is pushed away from references that are given what its first, unconditional, row is given: masks,
+        # pictures, sizes
+        like = given_apart(self.family, call.inputs, noisy, call.batch)
         runs = [
             (Branch("reference", slice(row, row + 1), self.references.text), latents)
             for row in sorted(set(like))
