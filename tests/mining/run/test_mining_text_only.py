@@ -24,7 +24,7 @@ from negguide.cli.mine import mine
 from negguide.mining.build_text import build_text
 from negguide.mining.categories import TEXT_CATEGORIES
 from negguide.mining.formats import FORMATS, write_export
-from negguide.mining.formats.columns import write_columns
+from negguide.mining.formats.columns import check_columns, write_columns
 from negguide.mining.packed import unpack
 from negguide.mining.run import Outcome, run
 from negguide.mining.shards import read_set, read_settings
@@ -344,6 +344,24 @@ def test_half_a_set_is_not_taken_for_the_whole(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not complete; run `negguide mine` again"):
         write_columns(tmp_path / "set", open_source(data), tmp_path / "columns")
     assert not (tmp_path / "columns").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "filepath\ttitle\na.jpg\ta cat\nb.jpg\ta dog, red\tand blue\n",
+            "line 3, has more cells than the header",
+        ),
+        ("filepath\ttitle\t\t\na.jpg\ta cat\t1\t2\n", "has 2 columns without a name"),
+    ],
+)
+def test_no_cell_of_a_table_is_lost_in_the_columns(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "pairs.tsv").write_text(text)
+    source = open_source(str(tmp_path / "pairs.tsv"))
+    # before a set is made
+    with pytest.raises(ValueError, match=rf"pairs\.tsv.* {message}"):
+        check_columns(source, 1, 0)
 
 
 def test_columns_of_another_input_are_refused(tmp_path: Path) -> None:
