@@ -229,8 +229,7 @@ def _verdicts(pairs: Sequence[Pair], probes: Sequence[Probe], by_family: bool = 
 def _look_at_all(
     pairs: Sequence[Pair], references: Sequence[Reference]
 ) -> tuple[dict[ImageFile, Look], dict[ImageFile, str]]:
-    named = [path for pair in pairs for path in (pair.image, pair.negative_image, pair.control)]
-    paths = dict.fromkeys(path for path in named if path is not None)
+    paths = dict.fromkeys(path for pair in pairs for path in pair.images)
     paths |= dict.fromkeys(path for reference in references for path in reference.images)
     looks: dict[ImageFile, Look] = {}
     unreadable: dict[ImageFile, str] = {}
@@ -270,8 +269,7 @@ def _sampled(pairs: Sequence[Pair], looks: Mapping[ImageFile, Look], most: int) 
     """The looks of at most ``most`` pairs, evenly spread over the set."""
     places = np.unique(np.linspace(0, len(pairs) - 1, min(most, len(pairs))).round().astype(int))
     chosen = (pairs[int(place)] for place in places)
-    named = [path for pair in chosen for path in (pair.image, pair.negative_image, pair.control)]
-    return {path: looks[path] for path in named if path is not None and path in looks}
+    return {path: looks[path] for pair in chosen for path in pair.images if path in looks}
 
 
 def _skipped(

@@ -83,7 +83,7 @@ def read_reference(path: Path | str) -> Reference:
     else:
         pairs = read_pairs(place, images)
         captions = [text for pair in pairs for text in (pair.caption, pair.negative_caption)]
-        files = [path for pair in pairs for path in (pair.image, pair.negative_image) if path is not None]
+        files = [path for pair in pairs for path in pair.images]
         found = Reference(place.name, tuple(dict.fromkeys(captions)), tuple(dict.fromkeys(files)))
     if not found.captions and not found.images:
         raise ValueError(f"against={text!r} holds neither captions nor images")
@@ -102,18 +102,21 @@ def _images_in(folder: Path) -> Iterator[Path]:
 def find_duplicates(
     pairs: Sequence[Pair], looks: Mapping[ImageFile, Look], references: Sequence[Reference]
 ) -> Duplicates:
-    """Near-duplicates among ``pairs`` and between them and ``references``; images without a look are left out."""
+    """Near-duplicates among ``pairs``, controls included, and between them and ``references``.
+
+    Images without a look are left out.
+    """
     result = Duplicates()
     same: dict[tuple[str, str], list[str]] = {}
     for pair in pairs:
         same.setdefault((loosely(pair.caption), loosely(pair.negative_caption)), []).append(pair.id)
     result.texts.extend(ids for ids in same.values() if len(ids) > 1)
 
-    # The same original belongs to many items of its source, and an image resembles its own negative by design.
+    # The same original belongs to many items of its source, and an image resembles its negative and control by design.
     mine: dict[ImageFile, list[Pair]] = {}
     for pair in pairs:
-        for path in (pair.image, pair.negative_image):
-            if path is not None and path in looks:
+        for path in pair.images:
+            if path in looks:
                 mine.setdefault(path, []).append(pair)
     paths = list(mine)
     seen: set[int] = set()

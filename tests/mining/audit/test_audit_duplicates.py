@@ -2,10 +2,12 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from planted import write_set
 
 from negguide.mining.audit.duplicates import Reference, find_duplicates, loosely, read_reference
 from negguide.mining.audit.looks import look_at
@@ -81,6 +83,20 @@ def test_evaluation_sets_are_searched_for_captions_and_images(tmp_path: Path) ->
     found = find_duplicates(pairs, {}, [captions])
     assert found.leaked_captions == {"words": ["p2"]}
     assert found.leaked == {"p2": "a caption is in words"}
+
+
+def test_controls_are_searched_as_the_other_images_are(tmp_path: Path) -> None:
+    first, second, control = drawn(tmp_path, 3)
+    pairs = [replace(first, control=control.image), second]
+    looks = looked([*pairs, control])
+    assert control.image is not None
+    reference = Reference("theirs", images=(control.image,))
+    found = find_duplicates(pairs, looks, [reference])
+    assert found.leaked_images == {"theirs": [("p0", "2a.png", "2a.png")]}
+    # and those of an evaluation set, in which a pair with exchanged roles shows them
+    folder = write_set(tmp_path / "set", 1, controls=True)
+    names = [path.name for path in read_reference(folder).images]
+    assert names == ["0.png", "0-negative.png", "0-control.png"]
 
 
 def test_references_are_read_from_text_json_with_images_and_sets(tmp_path: Path) -> None:
