@@ -342,6 +342,11 @@ def is_set(folder: Path) -> bool:
     return (folder / DATA).is_dir() and (folder / SET).is_file()
 
 
+def is_half_made(folder: Path) -> bool:
+    """Whether a folder is that of a set that `negguide mine` has begun and not ended."""
+    return (folder / MARKERS).is_dir() and not (folder / FUNNEL).is_file()
+
+
 def read_settings(folder: Path | str) -> Settings:
     """The settings of the set in ``folder``.
 

@@ -13,6 +13,7 @@ import PIL.Image
 from negguide._utils.text import normalised
 from negguide.mining.audit.looks import HASH_BITS, Look
 from negguide.mining.audit.pairs import Pair, read_pairs
+from negguide.mining.shards import is_half_made
 from negguide.storage import ImageFile
 
 HASH_DISTANCE = 6
@@ -24,11 +25,12 @@ _BLOCK = 2048
 
 @dataclass(frozen=True)
 class Reference:
-    """A set that models are evaluated on: its name, captions and images."""
+    """A set that models are evaluated on: its name, captions and images; and whether it is half made."""
 
     name: str
     captions: tuple[str, ...] = ()
     images: tuple[ImageFile, ...] = ()
+    half_made: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ def read_reference(path: Path | str) -> Reference:
         pairs = read_pairs(place, images)
         captions = [text for pair in pairs for text in (pair.caption, pair.negative_caption)]
         files = [path for pair in pairs for path in pair.images]
-        found = Reference(place.name, tuple(dict.fromkeys(captions)), tuple(dict.fromkeys(files)))
+        found = Reference(
+            place.name, tuple(dict.fromkeys(captions)), tuple(dict.fromkeys(files)), is_half_made(place)
+        )
     if not found.captions and not found.images:
         raise ValueError(f"against={text!r} holds neither captions nor images")
     return found
