@@ -12,9 +12,8 @@ from negguide.mining.item import Edit, Source
 from negguide.mining.render.job import Job, NoRegionError
 from negguide.mining.render.paste import change_outside, paste
 from negguide.mining.render.pipeline import PipelinePainter
-from negguide.models import revision
 from negguide.mining.render.regions import AttentionRegion, ColumnRegion, DetectorRegion, make_region
-from negguide.models import load_pipeline
+from negguide.models import load_pipeline, revision
 
 JOBS = [
     Job("a bear wearing a hat in a meadow", 1, "a red hat", 1.5, group="one"),
