@@ -2,8 +2,8 @@
 
 DIR/set.json                  the settings, and by what the set was made
 DIR/data/00000000.tar         a shard: an imagefolder in one tar, or one .parquet with the images inside
-DIR/markers/00000000.json     it is complete: its counts, the part of the input that it was made from, what the images in
-                              that hash to, and where in the tar each file is
+DIR/markers/00000000.json     it is complete: its counts, the part of the input that it was made from, what its images
+                              hash to, and where in the tar each file is
 DIR/rejects/00000000.jsonl    what was lost, one line each, with stage and reason
 DIR/funnel.json               the counts of all shards, there when the set is complete
 DIR/.claims/00000000          which process is making the shard

@@ -15,6 +15,7 @@ from negguide.mining.audit.looks import HASH_BITS, Look
 from negguide.mining.audit.pairs import Pair, read_pairs
 from negguide.mining.shards import is_half_made
 from negguide.storage import ImageFile
+from negguide.text_files import text_lines
 
 HASH_DISTANCE = 6
 """Images with more differing bits (of 64) are not looked at further."""
@@ -78,7 +79,7 @@ def read_reference(path: Path | str) -> Reference:
     place = Path(text) if Path(text).exists() else Path(file)
     images = Path(folder) if folder and place == Path(file) and not Path(text).exists() else None
     if place.suffix == ".txt" and place.is_file():
-        lines = tuple(line for line in place.read_text(encoding="utf-8").splitlines() if line.strip())
+        lines = tuple(line.rstrip("\r\n") for _, line in text_lines(place) if line.strip())
         found = Reference(place.name, captions=lines)
     elif place.is_dir() and not _is_a_set(place):
         found = Reference(place.name, images=tuple(_images_in(place)))

@@ -110,6 +110,16 @@ def test_references_are_read_from_text_json_with_images_and_sets(tmp_path: Path)
     assert read_reference(tmp_path / "add.json").images == ()
 
 
+def test_captions_of_a_text_file_are_read_whole_in_any_encoding_that_it_names(tmp_path: Path) -> None:
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        # a line separator of Unicode ends no line of a file
+        (tmp_path / "eval.txt").write_bytes("a cat\u2028on a sofa\r\na dog\r\n".encode(encoding))
+        assert read_reference(tmp_path / "eval.txt").captions == ("a cat\u2028on a sofa", "a dog")
+    (tmp_path / "eval.txt").write_bytes("a cat\na café\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"eval\.txt, line 2, is not UTF-8"):
+        read_reference(tmp_path / "eval.txt")
+
+
 def test_a_reference_without_anything_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"against=.*empty' holds neither captions nor images"):
