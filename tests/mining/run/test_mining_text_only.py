@@ -268,6 +268,21 @@ def _text_of(path: Path) -> str:
     return path.read_bytes().decode("latin-1")
 
 
+def test_images_that_no_reader_of_a_tar_would_take_for_images_are_refused(tmp_path: Path) -> None:
+    data = in_tsv(tmp_path / "data")
+    # as caches of downloads name their files
+    (tmp_path / "data/photos/1.jpg").rename(tmp_path / "data/photos/1")
+    Path(data).write_text(Path(data).read_text().replace("photos/1.jpg", "photos/1"))
+    mined(data, tmp_path / "set")
+    with pytest.raises(
+        ValueError, match=r"tells images by their suffix, and .*photos/1 has ''; readers know jpg, "
+    ):
+        write_export(tmp_path / "set", tmp_path / "out", "webdataset", say=print)
+    write_export(tmp_path / "set", tmp_path / "out", "parquet", say=print)
+    table = datasets.load_dataset(str(tmp_path / "out"), split="train")
+    assert [image.size for image in table["image"]] == [(16, 16)] * len(CAPTIONS)
+
+
 def test_a_set_of_captions_makes_no_editing_triplets(tmp_path: Path) -> None:
     mined(in_tsv(tmp_path / "data"), tmp_path / "set")
     with pytest.raises(ValueError, match="makes no editing triplet: no image was made"):
