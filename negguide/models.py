@@ -302,6 +302,19 @@ def revision(model: str) -> str | None:
     return Path(index).parent.name if isinstance(index, str) else None
 
 
+def loaded_revision(model: str, config: Any) -> str | None:
+    """As `revision`, of a model that transformers has loaded: of one on the hub the commit that it was loaded from.
+
+    Args:
+        model: the folder or hub id; "" of one that was made in memory, which has no revision.
+        config: of the loaded model.
+    """
+    if model and Path(model).is_dir():
+        return revision(model)
+    commit = getattr(config, "_commit_hash", None)
+    return None if commit is None else str(commit)
+
+
 def _right() -> str:
     """What a model can be, for messages."""
     return f"{', '.join(map(repr, domain_models()))}, a folder that save_pretrained wrote, or a hub id (owner/name)"

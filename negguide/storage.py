@@ -8,6 +8,7 @@ them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -143,6 +144,38 @@ def size_of(file: Any) -> int:
     """Bytes of a file, wherever it lies, without reading it where that is possible."""
     packed = getattr(file, "size", None)
     return int(file.stat().st_size if packed is None else packed)
+
+
+_PIECES, _PIECE = 16, 1 << 16
+
+
+def fingerprint(file: Path) -> str:
+    """16 hex digits of a file's size and of 16 pieces of 64 KiB of it, evenly spread from its beginning to its end.
+
+    It tells a file that was made anew, wherever it lies, at the cost of a megabyte; not one of the same size that
+    differs between the pieces alone. Of a file that is no larger than these it is a hash of the whole.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    size = size_of(file)
+    if size <= _PIECES * _PIECE:
+        pieces = [file.read_bytes()]
+    else:
+        starts = [(size - _PIECE) * number // (_PIECES - 1) for number in range(_PIECES)]
+        pieces = _ranges(file, starts, _PIECE)
+    return sha256(b"".join([str(size).encode(), b"\0", *pieces])).hexdigest()[:16]
+
+
+def _ranges(file: Path, starts: Sequence[int], size: int) -> list[bytes]:
+    """``size`` bytes from each of ``starts`` on; those of an address are read at once."""
+    if on_this_machine(file):
+        return [read_range(file, start, size) for start in starts]
+    path, ends = cast(Any, file).path, [start + size for start in starts]
+    found: list[bytes] = cast(Any, file).fs.cat_ranges(
+        [path] * len(starts), list(starts), ends, on_error="raise"
+    )
+    return found
 
 
 def names_in(folder: Path) -> list[str]:

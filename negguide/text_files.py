@@ -104,7 +104,8 @@ def table_rows(path: Path) -> Iterator[tuple[int, dict[str | None, Any]]]:
     A row with too few cells has None for those missing; of one with too many, the rest is a list under the key None.
 
     Raises:
-        ValueError: a line can be read in neither way, or is in another encoding; with file and line.
+        ValueError: a line can be read in neither way, or is in another encoding, or two columns have one name; with
+            file and line.
     """
     delimiter = "," if path.suffix.lower() == ".csv" else "\t"
     between = re.compile(r",(?![\s\d])" if delimiter == "," else r"\t")
@@ -140,7 +141,7 @@ def table_rows(path: Path) -> Iterator[tuple[int, dict[str | None, Any]]]:
                     f"({wrong}); double each mark inside a cell and put marks around it"
                 )
         if header is None:
-            header = cells
+            header = _header(cells, path, number)
             continue
         row: dict[str | None, Any] = dict.fromkeys(header)
         row |= zip(header, cells, strict=False)
@@ -172,8 +173,18 @@ def table_columns(path: Path) -> list[str]:
             cells, wrong = _parsed(line, delimiter)
             if cells is None:
                 raise ValueError(f"{path}, line {number}, is no header of a table: {wrong}")
-            return cells
+            return _header(cells, path, number)
     return []
+
+
+def _header(cells: list[str], path: Path, number: int) -> list[str]:
+    """The names of the columns. Those without a name may be several: they are read by nobody."""
+    twice = next((name for place, name in enumerate(cells) if name and name in cells[:place]), None)
+    if twice is not None:
+        raise ValueError(
+            f"{path}, line {number}, names two columns {twice!r}; give each column a name of its own"
+        )
+    return cells
 
 
 _OPEN = "unexpected end of data"

@@ -99,3 +99,13 @@ def test_other_encodings_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{}\n{"a": ')
     with pytest.raises(ValueError, match=r"a\.jsonl, line 2, is no JSON"):
         list(json_lines(tmp_path / "a.jsonl"))
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("image,caption,caption\na.png,a cat,a dog\n")
+    for read in (table_columns, lambda path: list(table_rows(path))):
+        with pytest.raises(ValueError, match=r"a\.csv, line 1, names two columns 'caption'; give each"):
+            read(tmp_path / "a.csv")
+    # as spreadsheets write empty columns
+    (tmp_path / "b.csv").write_text("image,caption,,\na.png,a cat,,\n")
+    assert next(table_rows(tmp_path / "b.csv"))[1]["caption"] == "a cat"

@@ -20,11 +20,11 @@ def wilson(share: float, n: float) -> tuple[float, float]:
         n: outcomes, above 0; no whole number where outcomes that resemble each other count as fewer.
 
     Returns:
-        Both ends, in [0, 1].
+        Both ends, in [0, 1]; the share is between them, whatever the rounding.
     """
     centre = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
     half = Z95 / (1 + Z95**2 / n) * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
 @dataclass(frozen=True)

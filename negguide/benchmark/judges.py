@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from PIL import Image
 
 from negguide.benchmark.suites import Check
 from negguide.domain import registered_domains
-from negguide.models import first_sentence, revision
+from negguide.models import first_sentence
 
 USUAL = "Salesforce/blip-vqa-base"
 """Judges models that are of no closed world unless told; small, so a larger one is worth its time."""
@@ -66,7 +65,7 @@ class QuestionJudge:
         except ValueError as error:
             raise ValueError(f"--judge {str(error).removeprefix('--vqa ')}") from error
         self.name = name
-        self.revision = _revision(name, self.asker.net.config)
+        self.revision = self.asker.revision
 
     def verdicts(self, images: Sequence[Image.Image], checks: Sequence[Check]) -> list[Verdict]:
         """What the model answers to the question of each check."""
@@ -158,11 +157,6 @@ def _model_type(name: str) -> str:
             f"--judge {name!r} cannot be loaded: {first_sentence(error)}; give {', '.join(registered_domains())}, or a "
             "question answering model, a CLIP or a SigLIP of transformers by its folder or hub id"
         ) from error
-
-
-def _revision(name: str, config: object) -> str | None:
-    found = revision(name) if Path(name).is_dir() else getattr(config, "_commit_hash", None)
-    return None if found is None else str(found)
 
 
 def _verdict(answer: str, yes: bool) -> Verdict:

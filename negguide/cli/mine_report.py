@@ -77,8 +77,7 @@ def audited(out: Path, written: int) -> list[str]:
         return [f"not audited: {error}"]
     from negguide.mining.card import AUDIT
 
-    done = out / AUDIT / "audit.json"
-    if written > AUDITED or (done.is_file() and json.loads(done.read_bytes())["mined"]["pairs"] == written):
+    if written > AUDITED or _is_audited(out / AUDIT / "audit.json", written):
         return []
     # a set without items has no pairs to be read
     if not written or not auditing.large_enough(auditing.read_pairs(out)):
@@ -87,6 +86,15 @@ def audited(out: Path, written: int) -> list[str]:
         found = auditing.audit(out)
         auditing.write_report(found, out / AUDIT)
     return auditing.verdict_lines(found)
+
+
+def _is_audited(report: Path, written: int) -> bool:
+    """Whether the report is of the whole set."""
+    if not report.is_file():
+        return False
+    found = json.loads(report.read_bytes())
+    # reports of earlier versions do not say whether the set was complete
+    return found["mined"]["pairs"] == written and not found.get("not complete", {}).get("set", False)
 
 
 def speed(funnel: Funnel, painted: int, seconds: float, text_only: bool, on_cluster: bool) -> str:

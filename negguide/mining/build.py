@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from negguide._utils.text import listed
 from negguide.domain import clip_of, registered_domains
 from negguide.mining.block import Miner
 from negguide.mining.build_text import Built, planner_of
-from negguide.mining.render.regions import make_region
+from negguide.mining.render.regions import DetectorRegion, make_region
 from negguide.mining.settings import Settings
 from negguide.mining.sources import open_source
 from negguide.mining.verify.judge import check_independent, load_judge
@@ -117,6 +117,12 @@ def build(
     if settings.mode == "inpaint":
         region = make_region(settings.region, pipe, painter.family, device)
     asker = None if settings.vqa is None else VqaAsker(settings.vqa, device)
+    # known when they are loaded
+    settings = replace(
+        settings,
+        vqa_revision=None if asker is None else asker.revision,
+        region_revision=region.revision if isinstance(region, DetectorRegion) else None,
+    )
     miner = Miner(settings, planner, painter, loaded, region, asker, licence=source.licence)
     return Built(source, settings, miner, versions())
 

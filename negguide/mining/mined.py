@@ -21,6 +21,7 @@ class Mined:
         files: {file name relative to the shard: content}, of images that are stored as they came.
         rejects: one dict each, with at least "stage", "reason" and "source_id".
         funnel: the counts.
+        originals: {source id: `negguide.mining.originals.image_digest`} of the input's images that were read.
     """
 
     items: list[Item] = field(default_factory=list)
@@ -28,3 +29,4 @@ class Mined:
     files: dict[str, bytes] = field(default_factory=dict)
     rejects: list[dict[str, Any]] = field(default_factory=list)
     funnel: Funnel = field(default_factory=Funnel)
+    originals: dict[str, str] = field(default_factory=dict)

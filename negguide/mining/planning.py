@@ -17,6 +17,7 @@ from negguide.mining.edits import Planner, Rejected, plan, plan_positives
 from negguide.mining.edits.planner import Asking, Weighing
 from negguide.mining.item import Edit, Source
 from negguide.mining.mined import Mined
+from negguide.mining.originals import remember
 from negguide.mining.pair import Pair, item_id, reject, reject_pair
 from negguide.mining.settings import Settings, seed_of
 from negguide.mining.sources import BadSource
@@ -54,6 +55,8 @@ def plan_rows(
             reject(mined, "input", problem or "", row.id)
         else:
             usable.append((row, image))
+            if image is not None:
+                remember(row, settings, mined)
     pairs: list[Pair] = []
     for (row, image), plans in zip(
         usable, _plans([row for row, _ in usable], settings, planner), strict=True

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from negguide.mining.funnel import Funnel
 from negguide.mining.item import Source
 from negguide.mining.mined import Mined
+from negguide.mining.originals import in_a_line
 from negguide.mining.settings import Settings
 from negguide.mining.shards import SetFolder, part_digest
 from negguide.mining.sources import BadSource, Input
@@ -286,7 +287,8 @@ class _Work:
         shard_print = self.source.shard_print(piece.number)
         if not self.missing(piece) and shard_print is not None:
             if check:
-                self._check_print(piece, shard_print)
+                for part in range(self.counts[piece.number]):
+                    self.folder.check_print(piece.name(part), shard_print)
             return
         if not check and not self.free(piece):
             return
@@ -301,6 +303,9 @@ class _Work:
                 if self.folder.complete(name):
                     if check:
                         self.folder.check_part(name, part_digest(rows))
+                        self.folder.check_images(name, rows)
+                        if shard_print is not None:
+                            self.folder.check_print(name, shard_print)
                     self._tell(name)
             claim = ExitStack()
             if not claim.enter_context(self.folder.claim(group.names, group.last)):
@@ -320,16 +325,11 @@ class _Work:
         for number, (name, rows, mined) in enumerate(zip(group.names, group.rows, made, strict=True), 1):
             last = group.last and number == len(group.names)
             more = {"pairs": len(rows), "last": last, "input": planned.shard_print}
+            more["originals"] = in_a_line(rows, mined.originals)
             self.made += self.folder.write(name, mined, part_digest(rows), **more)
             self._tell(name)
         self.folder.forget(group.names[0])
         planned.claim.close()
-
-    def _check_print(self, piece: Piece, shard_print: str) -> None:
-        for part in range(self.counts[piece.number]):
-            name = piece.name(part)
-            if self.folder.record(name)["input"] != shard_print:
-                self.folder.refuse_input(name)
 
     def missing(self, piece: Piece) -> int:
         """How many of its parts are not there; at least 1 where it is not known how many it has."""

@@ -43,8 +43,9 @@ OF_IMAGES = (
         "relative_margin",
         "max_score",
         "vqa",
+        "vqa_revision",
     ),
-    *("region", "max_outside_change", "controls", "train_model"),
+    *("region", "region_revision", "max_outside_change", "controls", "train_model"),
 )
 """The settings without a meaning in a set of text alone."""
 _NAMES_OF_MODELS = ("model", "judge", "vqa", "region", "train_model")
@@ -67,8 +68,9 @@ class Settings:
         retries: further tries of an edit whose image was rejected.
         diversify: NegToMe among the images of one caption, as JSON; None = not.
         judge, judge_revision, absolute_margin, relative_margin, max_score: what is kept.
-        vqa: the model that is asked about the edited phrase; None = not.
+        vqa, vqa_revision: the model that is asked about the edited phrase; None = not.
         region: where the mask of ``mode="inpaint"`` comes from: "column", "attention" or a detector's id.
+        region_revision: of the detector.
         max_outside_change: of ``mode="inpaint"``: the largest mean change outside the mask, in [0, 1].
         controls: share of the items whose original caption is painted too.
         positives: paraphrases of each caption at most.
@@ -78,7 +80,8 @@ class Settings:
         shard_size: how many pairs of the input make a shard.
         shards_together: how many of them are painted in common batches, by one process.
         shard_format: what a shard is stored as: "tar" or "parquet"; "folder" in sets of format version 1.
-        train_model: the model that is to learn from the set.
+        train_model: the model that is to learn from the set. It decides nothing in it: that it is not the judge is
+            checked whenever the set is gone on with, so its revision is not asked for.
 
     Raises:
         TypeError, ValueError: naming the option, its value and what would be right.
@@ -106,7 +109,9 @@ class Settings:
     relative_margin: float | None = None
     max_score: float | None = None
     vqa: str | None = None
+    vqa_revision: str | None = None
     region: str = "attention"
+    region_revision: str | None = None
     max_outside_change: float = 0.02
     controls: float = 0.25
     positives: int = 1
@@ -194,6 +199,9 @@ class Settings:
         if not set(values) & set(OF_IMAGES):
             values |= {"model": None, "judge": None}
             names -= set(OF_IMAGES) - {"model", "judge"}
+        else:
+            # sets made before do not say; one that such a model takes part in is read, and not gone on with
+            values = {"vqa_revision": None, "region_revision": None, **values}
         if set(values) != names:
             odd = sorted(set(values) ^ names)
             raise ValueError(f"the settings of the set are of another version: {', '.join(odd)}")

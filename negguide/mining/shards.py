@@ -2,8 +2,8 @@
 
 DIR/set.json                  the settings, and by what the set was made
 DIR/data/00000000.tar         a shard: an imagefolder in one tar, or one .parquet with the images inside
-DIR/markers/00000000.json     it is complete: its counts, the part of the input that it was made from, and where in
-                              the tar each file is
+DIR/markers/00000000.json     it is complete: its counts, the part of the input that it was made from, what its images
+                              hash to, and where in the tar each file is
 DIR/rejects/00000000.jsonl    what was lost, one line each, with stage and reason
 DIR/funnel.json               the counts of all shards, there when the set is complete
 DIR/.claims/00000000          which process is making the shard
@@ -31,10 +31,12 @@ from typing import Any, NoReturn
 from negguide._utils.files import abandoned
 from negguide.mining.claims import Claims
 from negguide.mining.funnel import Funnel
-from negguide.mining.item import Item
+from negguide.mining.item import Item, Source
 from negguide.mining.mined import Mined
+from negguide.mining.originals import changed
 from negguide.mining.settings import Settings
 from negguide.mining.shard_files import METADATA, encode, item_in, read_shard
+from negguide.mining.sources import BadSource
 from negguide.storage import (
     Place,
     location,
@@ -228,17 +230,38 @@ class SetFolder:
             ValueError: the input has changed since.
         """
         if self.record(name)["sources"] != part:
-            self.refuse_input(name)
+            self._refuse_input(name)
 
-    def refuse_input(self, name: str) -> NoReturn:
-        """Say that a shard was made from another input.
+    def check_print(self, name: str, shard_print: str) -> None:
+        """Refuse to go on with a complete shard that was made from another file.
 
         Raises:
-            ValueError: always.
+            ValueError: the file has changed since.
         """
+        then = self.record(name)["input"]
+        # sets made before say the file's name and size alone
+        if then != shard_print and not shard_print.startswith(f"{then}, "):
+            self._refuse_input(name, f": it was {then}, and is {shard_print}")
+
+    def check_images(self, name: str, rows: Sequence[Source | BadSource]) -> None:
+        """Refuse to go on with a complete shard whose images are others under the same captions.
+
+        Args:
+            name: of the shard.
+            rows: of its part of the input, after `check_part`.
+
+        Raises:
+            ValueError: an image has changed since, or is no longer there.
+        """
+        row = changed(rows, self.record(name).get("originals", ""), self.settings)
+        if row is not None:
+            file = "" if row.stored is None or row.stored.path is None else f" ({row.stored.path})"
+            self._refuse_input(name, f": the image of {row.id!r}{file} is another, or is gone")
+
+    def _refuse_input(self, name: str, what: str = "") -> NoReturn:
         raise ValueError(
-            f"--data has changed since shard {name} of {self.folder} was made from it; use the same input to go on, or "
-            "give a new folder"
+            f"--data has changed since shard {name} of {self.folder} was made from it{what}; use the same input to go "
+            "on, or give a new folder"
         )
 
     def funnel(self) -> Funnel:
@@ -340,6 +363,11 @@ def _old_shards(folder: Path) -> list[Path]:
 def is_set(folder: Path) -> bool:
     """Whether a folder is that of a set that negguide mined."""
     return (folder / DATA).is_dir() and (folder / SET).is_file()
+
+
+def is_half_made(folder: Path) -> bool:
+    """Whether a folder is that of a set that `negguide mine` has begun and not ended."""
+    return (folder / MARKERS).is_dir() and not (folder / FUNNEL).is_file()
 
 
 def read_settings(folder: Path | str) -> Settings:

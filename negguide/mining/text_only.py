@@ -13,6 +13,7 @@ from negguide.image_files import UnreadableImageError
 from negguide.mining.edits import Planner
 from negguide.mining.item import Item, Source
 from negguide.mining.mined import Mined
+from negguide.mining.originals import remember
 from negguide.mining.pair import Pair, reject_pair, store_original
 from negguide.mining.planning import balanced, deduplicated, plan_rows, remembering
 from negguide.mining.settings import Settings
@@ -76,6 +77,7 @@ class TextMiner:
             return file
         path = source.stored.path
         if path is None or not (on_this_machine(path) and on_this_machine(self.shards)):
+            remember(source, self.settings, mined)
             return store_original(source, mined)
         # a link to a file keeps its own name, which has the suffix
         return (Path(_way(path.parent, self.shards)) / path.name).as_posix()

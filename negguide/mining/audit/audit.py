@@ -21,6 +21,7 @@ from negguide.mining.audit.probes import FEWEST, FOLDS, OVERALL, Probe, Verdict,
 from negguide.mining.audit.rebalance import Balance, rebalance
 from negguide.mining.audit.text import text_probes
 from negguide.mining.settings import IMAGE_SAMPLE
+from negguide.mining.shards import is_half_made
 from negguide.mining.sources.source import Ids
 from negguide.storage import ImageFile, location, on_this_machine
 
@@ -67,6 +68,8 @@ class Audit:
         rebalanced: of the choice in ``balance``; ``None`` without rebalancing.
         unreadable: image to why it could not be opened.
         skipped: what was not tried, and what it would need.
+        half_made: `negguide mine` has not made the whole set yet.
+        half_made_references: evaluation sets of which the same is true.
     """
 
     settings: Mapping[str, Any]
@@ -76,6 +79,8 @@ class Audit:
     balance: Balance | None = None
     unreadable: Mapping[str, str] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
+    half_made: bool = False
+    half_made_references: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON; the report of an audit is stored so."""
@@ -94,6 +99,7 @@ class Audit:
             },
             "unreadable images": dict(self.unreadable),
             "not done": list(self.skipped),
+            "not complete": {"set": self.half_made, "against": list(self.half_made_references)},
         }
 
 
@@ -131,6 +137,8 @@ def audit(
         raise ValueError(f"image_sample={image_sample} is too small; use at least {FEWEST}")
     if rendered and not balance:
         raise ValueError("rendered=True is about rebalancing; use it with balance=True")
+    # asked before it is read: a run that ends meanwhile has made shards that were not read
+    half_made = is_half_made(location(path))
     pairs = read_pairs(path, images)
     if rendered and not any(pair.exchangeable for pair in pairs):
         raise ValueError(f"rendered=True needs rendered originals (controls), and {path} has none")
@@ -205,6 +213,8 @@ def audit(
             for file, why in unreadable.items()
         },
         skipped=_skipped(pairs, tokenizer, language_model, features),
+        half_made=half_made,
+        half_made_references=tuple(reference.name for reference in references if reference.half_made),
     )
 
 
@@ -229,8 +239,7 @@ def _verdicts(pairs: Sequence[Pair], probes: Sequence[Probe], by_family: bool = 
 def _look_at_all(
     pairs: Sequence[Pair], references: Sequence[Reference]
 ) -> tuple[dict[ImageFile, Look], dict[ImageFile, str]]:
-    named = [path for pair in pairs for path in (pair.image, pair.negative_image, pair.control)]
-    paths = dict.fromkeys(path for path in named if path is not None)
+    paths = dict.fromkeys(path for pair in pairs for path in pair.images)
     paths |= dict.fromkeys(path for reference in references for path in reference.images)
     looks: dict[ImageFile, Look] = {}
     unreadable: dict[ImageFile, str] = {}
@@ -270,8 +279,7 @@ def _sampled(pairs: Sequence[Pair], looks: Mapping[ImageFile, Look], most: int) 
     """The looks of at most ``most`` pairs, evenly spread over the set."""
     places = np.unique(np.linspace(0, len(pairs) - 1, min(most, len(pairs))).round().astype(int))
     chosen = (pairs[int(place)] for place in places)
-    named = [path for pair in chosen for path in (pair.image, pair.negative_image, pair.control)]
-    return {path: looks[path] for path in named if path is not None and path in looks}
+    return {path: looks[path] for pair in chosen for path in pair.images if path in looks}
 
 
 def _skipped(

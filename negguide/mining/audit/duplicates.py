@@ -13,7 +13,9 @@ import PIL.Image
 from negguide._utils.text import normalised
 from negguide.mining.audit.looks import HASH_BITS, Look
 from negguide.mining.audit.pairs import Pair, read_pairs
+from negguide.mining.shards import is_half_made
 from negguide.storage import ImageFile
+from negguide.text_files import text_lines
 
 HASH_DISTANCE = 6
 """Images with more differing bits (of 64) are not looked at further."""
@@ -24,11 +26,12 @@ _BLOCK = 2048
 
 @dataclass(frozen=True)
 class Reference:
-    """A set that models are evaluated on: its name, captions and images."""
+    """A set that models are evaluated on: its name, captions and images; and whether it is half made."""
 
     name: str
     captions: tuple[str, ...] = ()
     images: tuple[ImageFile, ...] = ()
+    half_made: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,15 +79,17 @@ def read_reference(path: Path | str) -> Reference:
     place = Path(text) if Path(text).exists() else Path(file)
     images = Path(folder) if folder and place == Path(file) and not Path(text).exists() else None
     if place.suffix == ".txt" and place.is_file():
-        lines = tuple(line for line in place.read_text(encoding="utf-8").splitlines() if line.strip())
+        lines = tuple(line.rstrip("\r\n") for _, line in text_lines(place) if line.strip())
         found = Reference(place.name, captions=lines)
     elif place.is_dir() and not _is_a_set(place):
         found = Reference(place.name, images=tuple(_images_in(place)))
     else:
         pairs = read_pairs(place, images)
         captions = [text for pair in pairs for text in (pair.caption, pair.negative_caption)]
-        files = [path for pair in pairs for path in (pair.image, pair.negative_image) if path is not None]
-        found = Reference(place.name, tuple(dict.fromkeys(captions)), tuple(dict.fromkeys(files)))
+        files = [path for pair in pairs for path in pair.images]
+        found = Reference(
+            place.name, tuple(dict.fromkeys(captions)), tuple(dict.fromkeys(files)), is_half_made(place)
+        )
     if not found.captions and not found.images:
         raise ValueError(f"against={text!r} holds neither captions nor images")
     return found
@@ -102,18 +107,21 @@ def _images_in(folder: Path) -> Iterator[Path]:
 def find_duplicates(
     pairs: Sequence[Pair], looks: Mapping[ImageFile, Look], references: Sequence[Reference]
 ) -> Duplicates:
-    """Near-duplicates among ``pairs`` and between them and ``references``; images without a look are left out."""
+    """Near-duplicates among ``pairs``, controls included, and between them and ``references``.
+
+    Images without a look are left out.
+    """
     result = Duplicates()
     same: dict[tuple[str, str], list[str]] = {}
     for pair in pairs:
         same.setdefault((loosely(pair.caption), loosely(pair.negative_caption)), []).append(pair.id)
     result.texts.extend(ids for ids in same.values() if len(ids) > 1)
 
-    # The same original belongs to many items of its source, and an image resembles its own negative by design.
+    # The same original belongs to many items of its source, and an image resembles its negative and control by design.
     mine: dict[ImageFile, list[Pair]] = {}
     for pair in pairs:
-        for path in (pair.image, pair.negative_image):
-            if path is not None and path in looks:
+        for path in pair.images:
+            if path in looks:
                 mine.setdefault(path, []).append(pair)
     paths = list(mine)
     seen: set[int] = set()

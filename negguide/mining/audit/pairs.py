@@ -52,6 +52,11 @@ class Pair:
         return "add/remove" if self.category in ("add", "remove") else self.category
 
     @property
+    def images(self) -> list[ImageFile]:
+        """All that there are, the control too: who trains on the set may be shown any of them."""
+        return [file for file in (self.image, self.negative_image, self.control) if file is not None]
+
+    @property
     def exchangeable(self) -> bool:
         """True where the roles can be exchanged: both of its images are renders then."""
         return self.control is not None and self.negative_image is not None

@@ -143,7 +143,9 @@ def _linear(differences: Matrix) -> np.ndarray:
 def accuracy(margins: np.ndarray, sources: np.ndarray) -> Accuracy:
     """Share of positive margins, a tie counting half, with Wilson's interval.
 
-    Pairs of one source are alike, so the number of pairs is divided by the design effect of the sources.
+    Pairs of one source are alike, so the number of pairs is divided by the design effect of the sources. Where all
+    pairs are told, or none is, how alike they are cannot be seen: those of a source then count as one outcome, and the
+    effect is sum of m² / n for sources of m pairs (Kish 1965, Survey Sampling).
 
     Raises:
         ValueError: there is no pair.
@@ -154,7 +156,10 @@ def accuracy(margins: np.ndarray, sources: np.ndarray) -> Accuracy:
     right = (np.sign(margins) + 1) / 2
     value = float(right.mean())
     _, index = np.unique(sources, return_inverse=True)
-    residuals = np.bincount(index, weights=right - value)
     plain = value * (1 - value) * n
-    effect = max(1.0, float(np.square(residuals).sum()) / plain) if plain > 0 else 1.0
+    if plain > 0:
+        residuals = np.bincount(index, weights=right - value)
+        effect = max(1.0, float(np.square(residuals).sum()) / plain)
+    else:
+        effect = float(np.square(np.bincount(index)).sum()) / n
     return Accuracy(value, *wilson(value, n / effect), n)

@@ -70,7 +70,10 @@ def markdown(audit: Audit) -> str:
 
 def verdict_lines(audit: Audit) -> list[str]:
     """What a reader needs first: the probe that tells most, before and after, and what was found twice."""
-    lines = []
+    # in the past, for the card repeats it when the set is complete
+    so_far = "was not complete: what `negguide mine` had made of it was"
+    lines = [f"the set {so_far} audited"] if audit.half_made else []
+    lines += [f"{name} {so_far} searched" for name in audit.half_made_references]
     for title, findings in (("as mined", audit.mined), ("rebalanced", audit.rebalanced)):
         if findings is None:
             continue

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from negguide.models import loaded_revision
+
 Messages = list[dict[str, str]]
 MAX_TOKENS = 4096
 """Of one answer; models that think before they answer need thousands."""
@@ -73,7 +75,8 @@ class LocalChat:
                 "model: its tokenizer has no chat template; use a model that was trained to chat"
             )
         self._model.eval()
-        self.revision = revision
+        config = self._model.config
+        self.revision = revision or loaded_revision(config.name_or_path, config)
         self.max_tokens = max_tokens
         self.temperature = temperature
 
@@ -83,7 +86,7 @@ class LocalChat:
         config = self._model.config
         return {
             "model": config.name_or_path or type(self._model).__name__,
-            "revision": self.revision or getattr(config, "_commit_hash", None),
+            "revision": self.revision,
             "max_tokens": self.max_tokens,
             "temperature": self.temperature,
         }

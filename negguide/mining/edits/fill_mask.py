@@ -18,6 +18,7 @@ from negguide.mining.edits.phrases import affirmed, phrases
 from negguide.mining.edits.planner import check_categories, naming
 from negguide.mining.edits.tagging import Tagger
 from negguide.mining.item import Edit
+from negguide.models import loaded_revision
 
 CATEGORIES = ("object", "attribute", "count", "relation")
 """What a masked model can do: it puts one word in the place of one word."""
@@ -59,7 +60,6 @@ class FillMask:
             raise ValueError(f"top_k={top_k!r} must be a whole number of 1 or more")
         self._world: ClosedPlanner | None = None if world is None else find_domain(world).planner()
         self.top_k = top_k
-        self.revision = revision
         self._tagger: Tagger | None = None if world is not None else make_tagger(english_model)
         self._model, self._tokenizer = (
             model if isinstance(model, tuple) else _load(str(model), revision, device)
@@ -69,6 +69,8 @@ class FillMask:
                 "model: its tokenizer has no mask token; use a masked model, like BERT or RoBERTa"
             )
         self._model.eval()
+        config = self._model.config
+        self.revision = revision or loaded_revision(config.name_or_path, config)
         self.failures: Counter[str] = Counter()
 
     @property
@@ -79,7 +81,7 @@ class FillMask:
             "backend": self.name,
             "world": self._world is not None,
             "model": config.name_or_path or type(self._model).__name__,
-            "revision": self.revision or getattr(config, "_commit_hash", None),
+            "revision": self.revision,
             "top_k": self.top_k,
             "tagger": None if self._tagger is None else self._tagger.name,
         }

@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from negguide._utils.text import COMPOUND
 from negguide.mining.edits.lexicon import Lexicon, Noun, lemma_of, lexicon, parts_of_speech
+from negguide.models import revision
 
 DETERMINERS = frozenset(
     (
@@ -168,7 +170,9 @@ class SpacyTagger:
                 f"english_model={model!r} gives no parse; use one with a tagger and a parser, like en_core_web_sm"
             )
         meta = self._model.meta
-        self.name = f"spacy {meta['lang']}_{meta['name']} {meta['version']}"
+        # an installed pipeline has its version; in a folder another one may lie under the same
+        state = f", {revision(model)}" if Path(model).is_dir() else ""
+        self.name = f"spacy {meta['lang']}_{meta['name']} {meta['version']}{state}"
         self._kept: dict[str, list[Token]] = {}
 
     def read_ahead(self, texts: Iterable[str]) -> None:

@@ -20,7 +20,7 @@ from negguide.mining.sources.files import ImageFolder, Table
 from negguide.mining.sources.hub import DataSet
 from negguide.mining.sources.source import CAPTION_COLUMNS
 from negguide.storage import Place, location
-from negguide.text_files import table_columns
+from negguide.text_files import full_table_rows, table_columns
 
 POSITIVES = "positive_captions"
 Tabular = Table | ImageFolder | DataSet
@@ -46,8 +46,8 @@ def write_columns(folder: Path | str, source: Input, out: Path) -> Path:
         The file; of a data set, ``out``.
 
     Raises:
-        ValueError: the set is not complete; or ``source`` is no table, is not what the set was mined from, or has
-            columns of these names.
+        ValueError: the set is not complete; or ``source`` is no table, is not what the set was mined from, has columns
+            of these names, or a row with more cells than columns.
     """
     settings = read_settings(folder)
     source = check_columns(source, settings.per_item, settings.positives)
@@ -77,7 +77,7 @@ def check_columns(source: Input, negatives: int, positives: int) -> Tabular:
         negatives, positives: as of `added_columns`.
 
     Raises:
-        ValueError: it is no table, or has columns of these names.
+        ValueError: it is no table, or has columns of these names; or a row has cells that belong to no column.
     """
     if not isinstance(source, Tabular):
         raise ValueError(
@@ -88,7 +88,13 @@ def check_columns(source: Input, negatives: int, positives: int) -> Tabular:
     if isinstance(source, DataSet):
         _refuse(source.columns, names, source)
     elif isinstance(source, Table):
-        _refuse(table_columns(source.path), names, source)
+        columns = table_columns(source.path)
+        _refuse(columns, names, source)
+        if columns.count("") > 1:
+            raise ValueError(f"{source.path} has {columns.count('')} columns without a name; name them")
+        # a cell without a column would be in no row that is written
+        for _ in full_table_rows(source.path):
+            pass
     else:
         # as its rows have them: the first is looked at here, the others as they are written
         _refuse(next((row for row, _ in source.records()), {}), names, source)

@@ -11,7 +11,7 @@ from negguide.mining.audit.roles import read_rebalanced
 from negguide.mining.formats import editing, folders, lists, parquet, tar
 from negguide.mining.formats.card import Summary, card
 from negguide.mining.item import Item
-from negguide.mining.shards import FUNNEL, MARKERS, OWN, read_set
+from negguide.mining.shards import OWN, is_half_made, read_set
 from negguide.storage import Place, absolute, location, on_this_machine
 
 Writer = Callable[[Iterable[tuple[Item, Place]], folders.Target], None]
@@ -100,7 +100,7 @@ def write_export(
             raise ValueError(f"out={str(out)!r} holds the set itself; give another folder")
         if own in there.parents and there.relative_to(own).parts[0] in OWN:
             raise ValueError(f"out={str(out)!r} is a part of the set itself; give another folder")
-    if (folder / MARKERS).is_dir() and not (folder / FUNNEL).is_file():
+    if is_half_made(folder):
         say(f"{folder} is not complete: what `negguide mine` has made of it so far is exported")
     summary = Summary()
     items = read_rebalanced(folder, report) if rebalanced else read_set(folder)

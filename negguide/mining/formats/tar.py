@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
 
+from negguide.image_files import SUFFIXES
 from negguide.mining.formats.folders import Target
 from negguide.mining.item import Item
 from negguide.storage import Place
@@ -20,6 +21,9 @@ def write_webdataset(items: Iterable[tuple[Item, Place]], target: Target) -> Non
     Controls are left out: only some items have one, and ``datasets`` reads shards only when all keys have the same
     fields. So it does not read images that came in several formats; that is said. Equal items give equal bytes: no
     times and no owners are stored.
+
+    Raises:
+        ValueError: the suffix of an image is none that readers take for an image.
     """
     kinds: Counter[str] = Counter()
     with ExitStack() as stack:
@@ -41,6 +45,12 @@ def write_webdataset(items: Iterable[tuple[Item, Place]], target: Target) -> Non
                 if role in files
             }
             kinds.update(part for part in parts if "." not in part)
+            unknown = [file for file in files.values() if file.suffix.lower().lstrip(".") not in SUFFIXES]
+            if unknown:
+                raise ValueError(
+                    f"format='webdataset' tells images by their suffix, and {unknown[0]} has {unknown[0].suffix!r}; "
+                    f"readers know {', '.join(SUFFIXES)}: export as parquet, or name the file so"
+                )
             parts |= {suffix: text.encode() for suffix, text in texts.items()}
             for suffix, content in parts.items():
                 member = tarfile.TarInfo(f"{number:09d}.{suffix}")

@@ -17,6 +17,7 @@ from negguide.integration.runtime.masks import image_tensor
 from negguide.mining.item import Edit, Source
 from negguide.mining.render.job import NoRegionError, Region
 from negguide.mining.render.paste import fitted
+from negguide.models import loaded_revision
 
 COLUMN, ATTENTION = "column", "attention"
 
@@ -155,7 +156,8 @@ class _Observer:
 class DetectorRegion:
     """The boxes in which a transformers zero-shot object detector sees what is to go.
 
-    It looks for ``edit.avoid``, or where that is empty for the words that are replaced.
+    It looks for ``edit.avoid``, or where that is empty for the words that are replaced. Its ``revision`` tells its
+    weights from others of the same name.
 
     Args:
         model: a folder or hub id (OWL-ViT, OWLv2, Grounding DINO).
@@ -175,6 +177,7 @@ class DetectorRegion:
         self.net, self.processor = loaded(
             model, "--region", AutoModelForZeroShotObjectDetection, AutoProcessor
         )
+        self.revision = loaded_revision(model, self.net.config)
         self.net.to(device)
 
     @torch.no_grad()

@@ -201,6 +201,14 @@ class CocoCaptions(Input):
             for number, row in enumerate(data[name]):
                 if not isinstance(row, dict) or not needed <= set(row):
                     raise ValueError(f"{self.path}: {name}[{number}] needs {' and '.join(sorted(needed))}")
+        files: dict[Any, Any] = {}
+        for number, row in enumerate(data["images"]):
+            # as in two files that were put together
+            if files.setdefault(row["id"], row["file_name"]) != row["file_name"]:
+                raise ValueError(
+                    f"{self.path}: images[{number}] ({row['file_name']}) has the id {row['id']} of another image "
+                    f"({files[row['id']]}); give each image an id of its own"
+                )
         return data
 
     def _find_images(self, data: dict[str, Any]) -> Path:

@@ -19,6 +19,7 @@ from negguide.mining.sources.source import (
     Ids,
     Input,
     captions_of,
+    file_print,
     text_of,
     with_captions,
 )
@@ -103,10 +104,8 @@ class DataSet(Input):
         return max(1, found)
 
     def shard_print(self, shard: int) -> str | None:
-        """The file of a part and its size; None = not known."""
-        if len(self.files) != self.shards:
-            return None
-        return f"{self.files[shard].name}, {self.files[shard].stat().st_size} bytes"
+        """Of the file of a part; None = not known."""
+        return file_print(self.files[shard]) if len(self.files) == self.shards else None
 
     def rows(self) -> Iterator[Source | BadSource]:
         """The pairs in their order."""

@@ -19,6 +19,7 @@ from negguide.mining.sources.source import (
     Ids,
     Input,
     captions_of,
+    file_print,
     text_of,
     with_captions,
 )
@@ -77,8 +78,8 @@ class Shards(Input):
         return len(self.paths)
 
     def shard_print(self, shard: int) -> str | None:
-        """The name of a file and its size."""
-        return f"{self.paths[shard].name}, {self.paths[shard].stat().st_size} bytes"
+        """Of the file."""
+        return file_print(self.paths[shard])
 
     def rows(self) -> Iterator[Source | BadSource]:
         """The pairs in their order."""

@@ -7,12 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from negguide.image_files import UnreadableImageError
 from negguide.mining.item import Source
+from negguide.storage import fingerprint
 
 LICENCE_COLUMNS = ("licence", "license")
 CAPTION_COLUMNS = ("caption", "text", "title")
@@ -75,7 +77,7 @@ class Input(ABC):
         return self.rows()
 
     def shard_print(self, shard: int) -> str | None:
-        """What tells cheaply that a shard is another than before; None where only its rows do."""
+        """What tells cheaply that a shard is another than before, as `file_print`; None where only its rows do."""
         return None
 
     @property
@@ -105,6 +107,11 @@ class Input(ABC):
                 yield row if reason is None else BadSource(row.id, reason)
             else:
                 yield row
+
+
+def file_print(file: Path) -> str:
+    """The name of a file, its size and its `fingerprint`."""
+    return f"{file.name}, {file.stat().st_size} bytes, {fingerprint(file)}"
 
 
 class Ids:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from negguide.mining.item import Edit
 from negguide.mining.verify.judge import loaded
+from negguide.models import loaded_revision
 
 
 class Asker(Protocol):
@@ -60,6 +61,8 @@ def yes_or_no(answer: str) -> bool | None:
 class VqaAsker:
     """A BLIP question answering model, or any transformers chat model for images and text.
 
+    Its ``revision`` tells its weights from others of the same name.
+
     Raises:
         ValueError: when the model cannot be loaded.
     """
@@ -82,6 +85,7 @@ class VqaAsker:
         self.chats = kind != "blip"
         net = AutoModelForImageTextToText if self.chats else BlipForQuestionAnswering
         self.net, self.processor = loaded(model, "--vqa", net, AutoProcessor)
+        self.revision = loaded_revision(model, self.net.config)
         self.net.to(device)
 
     @torch.no_grad()

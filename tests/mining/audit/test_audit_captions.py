@@ -170,6 +170,21 @@ def test_pairs_of_one_source_that_go_alike_widen_the_interval() -> None:
     assert together.low < apart.low
 
 
+@pytest.mark.parametrize("margin", [1.0, -1.0])
+def test_where_all_outcomes_are_alike_the_pairs_of_a_source_are_one_outcome(margin: float) -> None:
+    # 5 sources of 20 pairs: Wilson's interval of 5 in 5, 1 / (1 + z² / 5) to 1; of 0 in 5 its mirror image
+    found = accuracy(np.full(100, margin), np.repeat(np.arange(5), 20))
+    expected = (1 / (1 + 1.959964**2 / 5), 1.0) if margin > 0 else (0.0, 1 - 1 / (1 + 1.959964**2 / 5))
+    assert (found.low, found.high) == pytest.approx(expected)
+    assert found.n == 100 and found.low <= found.value <= found.high
+    # sources of different sizes, 10 pairs and 1 ten times: 20² / (10² + 10) outcomes
+    uneven = accuracy(np.full(20, margin), np.asarray([0] * 10 + list(range(1, 11))))
+    assert uneven.high - uneven.low == pytest.approx(1 - 1 / (1 + 1.959964**2 * 110 / 400))
+    # a pair a source: so many outcomes as pairs
+    alone = accuracy(np.full(100, margin), np.arange(100))
+    assert alone.high - alone.low == pytest.approx(1 - 1 / (1 + 1.959964**2 / 100))
+
+
 def test_an_accuracy_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one pair"):
         accuracy(np.asarray([]), np.asarray([]))

@@ -2,10 +2,12 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from planted import write_set
 
 from negguide.mining.audit.duplicates import Reference, find_duplicates, loosely, read_reference
 from negguide.mining.audit.looks import look_at
@@ -83,6 +85,20 @@ def test_evaluation_sets_are_searched_for_captions_and_images(tmp_path: Path) ->
     assert found.leaked == {"p2": "a caption is in words"}
 
 
+def test_controls_are_searched_as_the_other_images_are(tmp_path: Path) -> None:
+    first, second, control = drawn(tmp_path, 3)
+    pairs = [replace(first, control=control.image), second]
+    looks = looked([*pairs, control])
+    assert control.image is not None
+    reference = Reference("theirs", images=(control.image,))
+    found = find_duplicates(pairs, looks, [reference])
+    assert found.leaked_images == {"theirs": [("p0", "2a.png", "2a.png")]}
+    # and those of an evaluation set, in which a pair with exchanged roles shows them
+    folder = write_set(tmp_path / "set", 1, controls=True)
+    names = [path.name for path in read_reference(folder).images]
+    assert names == ["0.png", "0-negative.png", "0-control.png"]
+
+
 def test_references_are_read_from_text_json_with_images_and_sets(tmp_path: Path) -> None:
     (tmp_path / "eval.txt").write_text("a cat\n\na dog\n")
     assert read_reference(tmp_path / "eval.txt").captions == ("a cat", "a dog")
@@ -92,6 +108,16 @@ def test_references_are_read_from_text_json_with_images_and_sets(tmp_path: Path)
     found = read_reference(f"{tmp_path / 'add.json'}={tmp_path / 'images'}")
     assert found == Reference("add.json", ("a cat", "a dog"), (tmp_path / "images" / "x.png",))
     assert read_reference(tmp_path / "add.json").images == ()
+
+
+def test_captions_of_a_text_file_are_read_whole_in_any_encoding_that_it_names(tmp_path: Path) -> None:
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        # a line separator of Unicode ends no line of a file
+        (tmp_path / "eval.txt").write_bytes("a cat\u2028on a sofa\r\na dog\r\n".encode(encoding))
+        assert read_reference(tmp_path / "eval.txt").captions == ("a cat\u2028on a sofa", "a dog")
+    (tmp_path / "eval.txt").write_bytes("a cat\na café\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"eval\.txt, line 2, is not UTF-8"):
+        read_reference(tmp_path / "eval.txt")
 
 
 def test_a_reference_without_anything_is_refused(tmp_path: Path) -> None:

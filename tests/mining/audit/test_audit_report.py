@@ -1,6 +1,7 @@
 """The command, its report in three forms, and what it refuses."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ import pytest
 from PIL import Image
 from planted import spaced_stop, write_set
 
-from negguide.mining.audit import audit
+from negguide.mining.audit import audit, verdict_lines
+from negguide.mining.packed import pack
+from negguide.mining.shards import write_json
 from negguide.pictures import read_settings
 
 
@@ -54,6 +57,30 @@ def test_the_command_writes_the_report_and_the_choice(command: Callable[..., Any
     with Image.open(folder / "audit/audit.png") as image:
         assert image.width > 800 and len(image.convert("L").getcolors() or []) > 20
     assert read_settings(folder / "audit/audit.png")["rebalance"] is True
+
+
+def test_half_a_set_is_not_audited_as_the_whole(command: Callable[..., Any], tmp_path: Path) -> None:
+    folder, other = (write_set(tmp_path / name, 24, images=False) for name in ("set", "other"))
+    # as a run leaves them that was killed; what is complete has funnel.json
+    for half in (folder, other):
+        made = half / "data/00000"
+        content, members = pack([("metadata.jsonl", (made / "metadata.jsonl").read_bytes())])
+        shutil.rmtree(made)
+        (half / "data/00000000.tar").write_bytes(content)
+        write_json(half / "markers/00000000.json", {"file": "00000000.tar", "members": members})
+    ended = command("audit", folder, "--against", other, "--rebalance")
+    assert ended.exit_code == 0, ended.message
+    mine = "the set was not complete: what `negguide mine` had made of it was audited"
+    theirs = "other was not complete: what `negguide mine` had made of it was searched"
+    data = json.loads((folder / "audit/audit.json").read_text())
+    assert data["verdicts"][:2] == [mine, theirs]
+    assert data["not complete"] == {"set": True, "against": ["other"]}
+    assert f"- {mine}\n- {theirs}\n" in (folder / "audit/report.md").read_text()
+    assert mine in ended.message
+    # and nothing of the kind of one that is complete
+    for whole in (folder, other):
+        write_json(whole / "funnel.json", {})
+    assert not any("was not complete" in line for line in verdict_lines(audit(folder, against=[other])))
 
 
 def test_evaluation_sets_of_one_name_are_told_apart(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from transformers import (
 from negguide.mining.categories import CATEGORIES
 from negguide.mining.edits import make_planner, plan
 from negguide.mining.edits.fill_mask import _most_tokens
+from negguide.models import revision
 from negguide.toyworld.language import parse, vocabulary
 
 WORDS = """
@@ -174,3 +175,17 @@ def test_roberta_counts_positions_from_the_one_after_the_paddings():
     with pytest.raises((IndexError, RuntimeError)):
         model(input_ids=torch.full((1, 9), 5))
     assert _most_tokens(model, SimpleNamespace(model_max_length=5)) == 5
+
+
+def test_other_weights_in_the_folder_are_told(tiny_bert, tmp_path):
+    model, tokenizer = tiny_bert
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    first = make_planner("fill-mask", model=str(tmp_path), world="toyworld").description
+    assert first["revision"] == revision(str(tmp_path))
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0@")
+    now = make_planner("fill-mask", model=str(tmp_path), world="toyworld").description
+    assert now == {**first, "revision": revision(str(tmp_path))} and now != first
+    # without a folder there is nothing to tell
+    assert make_planner("fill-mask", model=tiny_bert, world="toyworld").description["revision"] is None

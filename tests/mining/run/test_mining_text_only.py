@@ -24,7 +24,7 @@ from negguide.cli.mine import mine
 from negguide.mining.build_text import build_text
 from negguide.mining.categories import TEXT_CATEGORIES
 from negguide.mining.formats import FORMATS, write_export
-from negguide.mining.formats.columns import write_columns
+from negguide.mining.formats.columns import check_columns, write_columns
 from negguide.mining.packed import unpack
 from negguide.mining.run import Outcome, run
 from negguide.mining.shards import read_set, read_settings
@@ -268,6 +268,21 @@ def _text_of(path: Path) -> str:
     return path.read_bytes().decode("latin-1")
 
 
+def test_images_that_no_reader_of_a_tar_would_take_for_images_are_refused(tmp_path: Path) -> None:
+    data = in_tsv(tmp_path / "data")
+    # as caches of downloads name their files
+    (tmp_path / "data/photos/1.jpg").rename(tmp_path / "data/photos/1")
+    Path(data).write_text(Path(data).read_text().replace("photos/1.jpg", "photos/1"))
+    mined(data, tmp_path / "set")
+    with pytest.raises(
+        ValueError, match=r"tells images by their suffix, and .*photos/1 has ''; readers know jpg, "
+    ):
+        write_export(tmp_path / "set", tmp_path / "out", "webdataset", say=print)
+    write_export(tmp_path / "set", tmp_path / "out", "parquet", say=print)
+    table = datasets.load_dataset(str(tmp_path / "out"), split="train")
+    assert [image.size for image in table["image"]] == [(16, 16)] * len(CAPTIONS)
+
+
 def test_a_set_of_captions_makes_no_editing_triplets(tmp_path: Path) -> None:
     mined(in_tsv(tmp_path / "data"), tmp_path / "set")
     with pytest.raises(ValueError, match="makes no editing triplet: no image was made"):
@@ -344,6 +359,24 @@ def test_half_a_set_is_not_taken_for_the_whole(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not complete; run `negguide mine` again"):
         write_columns(tmp_path / "set", open_source(data), tmp_path / "columns")
     assert not (tmp_path / "columns").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "filepath\ttitle\na.jpg\ta cat\nb.jpg\ta dog, red\tand blue\n",
+            "line 3, has more cells than the header",
+        ),
+        ("filepath\ttitle\t\t\na.jpg\ta cat\t1\t2\n", "has 2 columns without a name"),
+    ],
+)
+def test_no_cell_of_a_table_is_lost_in_the_columns(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "pairs.tsv").write_text(text)
+    source = open_source(str(tmp_path / "pairs.tsv"))
+    # before a set is made
+    with pytest.raises(ValueError, match=rf"pairs\.tsv.* {message}"):
+        check_columns(source, 1, 0)
 
 
 def test_columns_of_another_input_are_refused(tmp_path: Path) -> None:

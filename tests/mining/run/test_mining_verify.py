@@ -8,10 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from negguide.mining.build import build
 from negguide.mining.item import Edit
+from negguide.mining.settings import Settings
 from negguide.mining.verify.judge import check_independent, load_judge
 from negguide.mining.verify.margins import Margins
 from negguide.mining.verify.questions import VqaAsker, objection, questions
+from negguide.models import revision
 from negguide.toyworld import caption, parse, render, sample_scene
 from negguide.toyworld.models import CLIP
 from negguide.toyworld.pair_judge import WorldJudge
@@ -158,6 +161,32 @@ def test_a_question_answering_model_is_asked(tmp_path):
     assert len(answers) == 3 and all(isinstance(answer, str) for answer in answers)
     with pytest.raises(ValueError, match="--vqa 'no/such' cannot be loaded"):
         VqaAsker("no/such")
+
+
+def built_settings(model, **options):
+    parts = {"data": "toyworld:4", "data_options": {}, "backend": "rules", "planner_options": {}, "steps": 2}
+    parts |= {"judge": None, "device": "cpu", "dtype": "float32", "guidance_scale": None, "diversify": False}
+    return build(model=str(model), absolute_margin=None, **parts, **options).settings
+
+
+def test_other_weights_of_a_name_that_verify_are_other_settings(tmp_path, tiny_model):
+    from transformers import BlipForQuestionAnswering
+
+    vqa = tiny_blip(tmp_path / "vqa", BlipForQuestionAnswering)
+    first = built_settings(tiny_model, vqa=vqa)
+    assert first.vqa_revision == revision(vqa) and first.region_revision is None
+    assert Settings.from_dict(first.to_dict()).difference(built_settings(tiny_model, vqa=vqa)) == []
+    weights = tmp_path / "vqa/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0@")
+    now = built_settings(tiny_model, vqa=vqa)
+    assert now.difference(first) == [f"vqa_revision: {first.vqa_revision!r} there, {now.vqa_revision!r} now"]
+    # sets made before do not say: they are read, and gone on with where no such model takes part
+    before = {k: v for k, v in first.to_dict().items() if k not in ("vqa_revision", "region_revision")}
+    assert now.difference(Settings.from_dict(before)) == [
+        f"vqa_revision: None there, {now.vqa_revision!r} now"
+    ]
+    without = Settings.from_dict({**before, "vqa": None})
+    assert built_settings(tiny_model).difference(without) == []
 
 
 def test_questions_are_about_the_edited_phrases():

@@ -214,6 +214,13 @@ def test_coco_captions(images):
         list(open_source(str(coco(images, notes[:1] * 2)), images=images))
     with pytest.raises(ValueError, match=r"images='.*nowhere' is no folder"):
         open_source(str(path), images=images / "nowhere")
+    # two files that were put together
+    twice = json.loads(path.read_text())
+    path.write_text(json.dumps({**twice, "images": [*twice["images"], {"id": 10, "file_name": "blue.png"}]}))
+    with pytest.raises(
+        ValueError, match=r"images\[3\] \(blue\.png\) has the id 10 of another image \(red\.png\)"
+    ):
+        list(open_source(str(path), images=images))
     path.write_text('{"0": {"filename": "a"}}')
     with pytest.raises(ValueError, match="holds no COCO captions: it needs 'images' and 'annotations'"):
         open_source(str(path), images=images)
