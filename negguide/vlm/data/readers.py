@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from negguide.image_files import SUFFIXES
-from negguide.mining.shards import is_set, read_set
+from negguide.mining.shards import is_half_made, is_set, read_set
 from negguide.mining.sources.hub import row_places
 from negguide.storage import location
 from negguide.text_files import full_table_rows, json_lines, read_json
@@ -175,6 +175,8 @@ def _hidden(path: Path, folder: Path) -> bool:
 
 
 def _mined(folder: Path) -> list[Triplet]:
+    if is_half_made(folder):
+        logger.warning("%s is not complete: what `negguide mine` has made of it so far is trained on", folder)
     rows = []
     for item, shard in read_set(folder):
         files = item.files(shard)

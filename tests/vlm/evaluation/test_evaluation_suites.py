@@ -6,6 +6,8 @@ import pytest
 from PIL import Image
 from suite_files import BLUE, GREEN, RED, item, picture
 
+from negguide.mining.shards import FUNNEL, MARKERS
+from negguide.vlm.data.readers import read_triplets
 from negguide.vlm.evaluation.suites import make_suite
 from negguide.vlm.evaluation.suites.base import Choice
 
@@ -307,6 +309,23 @@ def test_a_mined_set(mined):
     file = mined / "data" / "00001" / "metadata.jsonl"
     file.write_text(file.read_text().replace("negative 2", "another"))
     assert make_suite(str(mined)).version != suite.version
+
+
+def test_half_a_mined_set_is_trained_and_measured_on_with_a_warning(mined, caplog):
+    make_suite(str(mined))
+    read_triplets(str(mined))
+    assert not caplog.records
+    (mined / MARKERS).mkdir()
+    make_suite(str(mined))
+    read_triplets(str(mined))
+    told = [record.getMessage() for record in caplog.records]
+    assert [text.rpartition(" is ")[2] for text in told] == ["measured on", "trained on"]
+    assert all(text.startswith(f"{mined} is not complete: ") for text in told)
+    # which is there once it is complete
+    caplog.clear()
+    (mined / FUNNEL).write_text("{}")
+    make_suite(str(mined))
+    assert not caplog.records
 
 
 def test_a_mined_set_without_its_images_or_items_is_refused(mined, tmp_path):

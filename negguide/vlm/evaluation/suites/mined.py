@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from negguide.mining.item import Item
-from negguide.mining.shards import read_set
+from negguide.mining.shards import is_half_made, read_set
 from negguide.storage import Place
 from negguide.vlm.evaluation.suites.base import Choice, Choices, ImageFiles, Pair, Pairs, Suite, first_of_each
+
+logger = logging.getLogger(__name__)
 
 
 def mined(path: Path, limit: int | None = None) -> Suite:
@@ -23,6 +26,8 @@ def mined(path: Path, limit: int | None = None) -> Suite:
     read = list(read_set(path))
     if not read:
         raise ValueError(f"the set in {path} is empty; nothing can be measured")
+    if is_half_made(path):
+        logger.warning("%s is not complete: what `negguide mine` has made of it so far is measured on", path)
     kept = [read[place] for place in first_of_each([item.category for item, _ in read], limit)]
     if any(item.image_file_name is None for item, _ in kept):
         raise ValueError(f"the set in {path} holds captions alone; nothing can be measured without images")
