@@ -295,6 +295,23 @@ def domain_of(model: str) -> Domain | None:
     return next((domain for domain in registered_domains().values() if model in domain.models), None)
 
 
+def negative_prompt_of(model: str, texts: Sequence[str]) -> str:
+    """All that is to be left out, as one classic negative prompt of a text-to-image model.
+
+    Raises:
+        ValueError: the grammar of the model's closed world has no text that says all of it.
+    """
+    domain = domain_of(model)
+    if domain is None:
+        return ", ".join(texts)
+    try:
+        return domain.language().joined(texts)
+    except ValueError as error:
+        raise ValueError(
+            f"the negatives make no negative prompt of {domain.title} together ({error})"
+        ) from error
+
+
 def domain_models() -> Mapping[str, DomainModel]:
     """The text-to-image models of all domains by name."""
     return MappingProxyType(

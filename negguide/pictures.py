@@ -53,11 +53,17 @@ def save_png(image: PIL.Image.Image, path: Path, settings: Mapping[str, Any]) ->
     """
     if path.suffix.lower() != ".png":
         raise ValueError(f"path={str(path)!r} must end in .png")
+    content = png_with(image, settings)
+    write_whole(path, content)
+    return content
+
+
+def png_with(image: PIL.Image.Image, settings: Mapping[str, Any]) -> bytes:
+    """The file that `save_png` writes."""
     info = PngInfo()
     info.add_text(SETTINGS_KEY, _json(settings))
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=info)
-    write_whole(path, buffer.getvalue())
     return buffer.getvalue()
 
 

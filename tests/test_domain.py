@@ -88,8 +88,8 @@ def test_what_makes_a_world_ambiguous_is_refused(squares: Domain) -> None:
 
 def test_its_words_are_checked_where_a_model_is_asked_to_draw(squares: Domain) -> None:
     from negguide.benchmark.suites import load_suite
-    from negguide.cli.compare import _together
     from negguide.cli.job import Job, choose_dtype
+    from negguide.domain import negative_prompt_of
     from negguide.methods import Negative, PerpNeg
     from negguide.views import view_text
 
@@ -101,9 +101,9 @@ def test_its_words_are_checked_where_a_model_is_asked_to_draw(squares: Domain) -
     assert choose_dtype("auto", "cuda", "squares") == "float32"
     with pytest.raises(ValueError, match="no side view"):
         view_text("a red square", "side", model="squares")
-    assert _together("squares", PerpNeg("red")) == "red"
+    assert negative_prompt_of("squares", ["red"]) == "red"
     with pytest.raises(ValueError, match="no negative prompt of the world of squares together"):
-        _together("squares", PerpNeg("red", "blue"))
+        negative_prompt_of("squares", ["red", "blue"])
     with pytest.raises(ValueError, match="--suite overlap: the world of squares brings none"):
         load_suite("overlap", "squares")
 

@@ -15,10 +15,14 @@ from negguide.benchmark.columns import CLASSIC, PLAIN, Column
 from negguide.benchmark.judging import Seen
 from negguide.benchmark.runner import Drawn, Run
 from negguide.benchmark.suites import OVERLAP
+from negguide.vlm.evaluation import metrics as student
+from negguide.vlm.evaluation.metrics import DIFFERENCE_OF_COSINES
 
 KEPT, REMOVED, BOTH, SIMILARITY = "kept", "removed", "both", "similarity"
 SHARES = (KEPT, REMOVED, BOTH)
 """Figures that are shares of images; an answer that is neither yes nor no does not count as passed."""
+COSINES = (-1.0, 1.0)
+"""The least and the greatest similarity."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +131,12 @@ def _rate(figure: str, by_item: ByItem) -> Rate:
     """Mean over the items.
 
     Of shares the interval is Wilson's, widened to the bootstrap's over items where these have several images, for
-    images of one prompt resemble each other; of similarities it is the bootstrap's over items.
+    images of one prompt resemble each other; of similarities it is Student's over items.
     """
-    over_items = mean([statistics.fmean(values) for values in by_item.values()])
+    means = [statistics.fmean(values) for values in by_item.values()]
     if figure not in SHARES:
-        return over_items
+        return _mean(means, COSINES)
+    over_items = mean(means)
     wilson = share([bool(value) for values in by_item.values() for value in values])
     if all(len(values) == 1 for values in by_item.values()):
         return wilson
@@ -153,12 +158,12 @@ def _difference(figure: str, own: ByItem, base: ByItem) -> Rate:
     """The paired difference of two columns on the same items.
 
     Of shares the interval is Newcombe's for paired proportions (1998, method 10), from the intervals of the two and the
-    correlation of their items; unlike the bootstrap it keeps its width where all items agree. Of similarities it is the
-    bootstrap's over the items' differences.
+    correlation of their items; unlike the bootstrap it keeps its width where all items agree. Of similarities it is
+    Student's over the items' differences.
     """
     a, b = (np.array([statistics.fmean(values) for values in side.values()]) for side in (own, base))
     if figure not in SHARES:
-        return mean((a - b).tolist())
+        return _mean((a - b).tolist(), DIFFERENCE_OF_COSINES)
     spread = float(a.std() * b.std())
     together = float(((a - a.mean()) * (b - b.mean())).mean())
     # the correction for continuity, half an item
@@ -173,6 +178,12 @@ def _difference(figure: str, own: ByItem, base: ByItem) -> Rate:
     low = length(first.value - first.low, second.high - second.value)
     high = length(first.high - first.value, second.value - second.low)
     return Rate(d, max(-1.0, d - low), min(1.0, d + high), len(a))
+
+
+def _mean(values: Sequence[float], bounds: tuple[float, float]) -> Rate:
+    """Mean with an interval that has a width also where there is one value, or all are equal."""
+    found = student.mean(values, bounds=bounds)
+    return Rate(found.value, found.low, found.high, found.n)
 
 
 def _seconds(calls: Sequence[tuple[float, bool]]) -> float | None:

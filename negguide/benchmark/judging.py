@@ -47,7 +47,11 @@ def ask(run: Run, drawn: Drawn, judge: Judge, bar: Bar = no_bar) -> dict[tuple[s
     ]
     who = {"judge": judge.name, "revision": judge.revision}
     path = run.out / "judged" / f"{file_name(judge.name)}-{digest(who)[:8]}.json"
-    known: dict[str, Any] = read_settings(path)["verdicts"] if path.exists() else {}
+    stored = read_settings(path) if path.exists() else {}
+    known: dict[str, Any] = stored.get("verdicts", {})
+    if stored.get("remark"):
+        # on verdicts that an earlier run asked for
+        judge.remark = stored["remark"]
     found = {}
     with bar(f"judging {len(asked)} answers", len(asked)) as advance:
         for start in range(0, len(asked), AT_ONCE):
@@ -59,7 +63,7 @@ def ask(run: Run, drawn: Drawn, judge: Judge, bar: Bar = no_bar) -> dict[tuple[s
                 verdicts = judge.verdicts(images, [check for _, _, check in chosen])
                 for key, verdict in zip(keys, verdicts, strict=True):
                     known.setdefault(key, vars(verdict))
-                save_json({**who, "verdicts": dict(sorted(known.items()))}, path)
+                save_json({**who, "remark": judge.remark, "verdicts": dict(sorted(known.items()))}, path)
             for key, (image, _, check) in zip(keys, chosen, strict=True):
                 found[image, check] = Verdict(**known[key])
                 advance()

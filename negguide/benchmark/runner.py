@@ -80,8 +80,8 @@ class Drawn:
 
     Attributes:
         done: {column name: {task: its record}}.
-        reasons: {column name: why it cannot act at all}.
-        left_out: {column name: {item id: why}}.
+        reasons: {column name: why it cannot act on any item}.
+        left_out: {column name: {item id: why}}, of columns that act on others; no image of these items is in `done`.
         guidance_scale: with which everything was drawn.
     """
 
@@ -207,11 +207,22 @@ def generate(run: Run, bar: Bar = no_bar, prepare: Prepare | None = None) -> Dra
 
 
 def _in_order(run: Run, drawn: Drawn) -> Drawn:
-    """The same with the calls in the order of the tasks, whichever of them was there before."""
+    """The same in the order of the tasks, whichever was there before, and items that lack an image left out whole."""
     tasks = run.tasks()
-    drawn.done = {
-        name: {task: done[task] for task in tasks if task in done} for name, done in drawn.done.items()
+    left_out = {
+        name: {item.id: reasons[item.id] for item in run.suite.items if item.id in reasons}
+        for name, reasons in drawn.left_out.items()
     }
+    drawn.done = {
+        name: {
+            task: done[task] for task in tasks if task in done and task.item.id not in left_out.get(name, {})
+        }
+        for name, done in drawn.done.items()
+    }
+    for name, reasons in left_out.items():
+        if not drawn.done[name]:
+            drawn.reasons.setdefault(name, next(iter(reasons.values())))
+    drawn.left_out = {name: reasons for name, reasons in left_out.items() if name not in drawn.reasons}
     return drawn
 
 
@@ -262,11 +273,9 @@ def _read(run: Run, task: Task, drawn: Drawn) -> bool:
     Raises:
         ValueError: its images were drawn with other settings, or were changed since.
     """
-    if task.column.name in drawn.reasons:
-        return True
     objection = run.objection(task)
     if objection is not None:
-        _note(run, task, drawn, objection)
+        _note(task, drawn, objection)
         return True
     path = run.out / task.record
     needed = run.reference_paths(task.item) if run.suite.kind == REFERENCE and not task.reference else ()
@@ -280,7 +289,7 @@ def _read(run: Run, task: Task, drawn: Drawn) -> bool:
             "with other values of its method; give another folder"
         )
     if record.get("not_possible"):
-        _note(run, task, drawn, record["not_possible"])
+        _note(task, drawn, record["not_possible"])
         return True
     for seed, sha256 in zip(task.seeds, record["images"], strict=True):
         image = run.out / task.image(seed)
@@ -293,12 +302,9 @@ def _read(run: Run, task: Task, drawn: Drawn) -> bool:
     return True
 
 
-def _note(run: Run, task: Task, drawn: Drawn, reason: str) -> None:
-    """Remember that a task is not possible: on the first item for the whole column, later for the item."""
-    if task.item == run.suite.items[0]:
-        drawn.reasons[task.column.name] = reason
-    else:
-        drawn.left_out.setdefault(task.column.name, {})[task.item.id] = reason
+def _note(task: Task, drawn: Drawn, reason: str) -> None:
+    """Remember that a task is not possible."""
+    drawn.left_out.setdefault(task.column.name, {})[task.item.id] = reason
 
 
 def _draw(run: Run, task: Task, generator: Generator, drawn: Drawn, warm: set[str]) -> None:
@@ -311,8 +317,12 @@ def _draw(run: Run, task: Task, generator: Generator, drawn: Drawn, warm: set[st
     except NotPossibleError as error:
         if task.column.key == PLAIN:
             raise
-        _note(run, task, drawn, str(error))
-        if not isinstance(error, OutOfMemoryError):
+        _note(task, drawn, str(error))
+        if isinstance(error, OutOfMemoryError):
+            # the other calls of the column are as large
+            if not drawn.done[name]:
+                drawn.reasons[name] = str(error)
+        else:
             save_json({**record, "not_possible": str(error)}, run.out / task.record)
         return
     files = [

@@ -1,6 +1,7 @@
 """What is drawn and what is asked about the pictures: the built-in lists, NegGenBench, and files of one's own.
 
-A file is JSON, a list of items or `{"kind": ..., "items": [...]}`, or JSONL with an item a line. The fields of one:
+A file is JSON, a list of items or `{"kind": ..., "about": ..., "items": [...]}`, or JSONL with an item a line. The
+fields of one:
 
 | field | what it is | without it |
 |---|---|---|
@@ -41,6 +42,7 @@ KINDS = (OVERLAP, DIVERSITY, REFERENCE)
 """What a suite measures; also the names of the built-in suites."""
 
 _DATA = Path(__file__).parent / "data"
+_SUITE_FIELDS = ("kind", "about", "items")
 _FIELDS = ("prompt", "negative", "keep", "remove", "reference", "id")
 _CHECK_FIELDS = ("present", "absent", "question", "yes")
 _NEGGENBENCH = ("prompt", "missing_element", "question_1", "question_2")
@@ -136,10 +138,15 @@ def _read(path: Path) -> tuple[str | None, list[Any]]:
     except ValueError:
         data = _lines(text)
     kind = None
+    if isinstance(data, dict) and "prompt" in data:
+        # JSONL of one line is JSON too
+        data = [data]
     if isinstance(data, dict):
         key = "items" if "items" in data else "prompts"
         if not isinstance(data.get(key), list):
             raise ValueError(f"it must be a list of items, or an object with items, got {_short(data)}")
+        if key == "items":
+            _check_keys(data, _SUITE_FIELDS, "it")
         data, kind = data[key], data.get("kind")
         if kind is not None and kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
@@ -151,7 +158,8 @@ def _read(path: Path) -> tuple[str | None, list[Any]]:
 def _lines(text: str) -> list[Any]:
     """JSONL: an item a line, or a line with a list of them."""
     found: list[Any] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    # not by other signs that end lines, which may stand in a text
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:

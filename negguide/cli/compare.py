@@ -97,6 +97,7 @@ def compare(
     from negguide.cli.attachments import Attachments
     from negguide.cli.draw import describe, draw
     from negguide.cli.job import Job, choose_device, choose_dtype
+    from negguide.domain import negative_prompt_of
     from negguide.methods import NegToMe, PerpNeg
     from negguide.methods.choices import methods_in_words, options_of
     from negguide.models import check_model, defaults, revision, usual_steps
@@ -164,7 +165,8 @@ def compare(
         labels, jobs = _weighted(plain, minus, weights, suited)
     else:
         try:
-            together = _together(plain.model, minus) if CLASSIC in parts and minus is not None else ""
+            texts = [] if minus is None else [negative.prompt for negative in minus.negatives]
+            together = negative_prompt_of(plain.model, texts) if CLASSIC in parts and texts else ""
         except ValueError as error:
             if methods is not None:
                 raise ValueError(f"--methods {methods!r}: no column {CLASSIC}, for {error}") from error
@@ -311,26 +313,6 @@ def _check_once(option: str, columns: Sequence[str]) -> None:
     twice = [name for name, count in Counter(columns).items() if count > 1]
     if twice:
         raise ValueError(f"{option}: {', '.join(twice)} is there more than once; each column differs")
-
-
-def _together(model: str, minus: NegativesMethod) -> str:
-    """All negatives as one negative prompt.
-
-    Raises:
-        ValueError: when a closed world's grammar has no place for all of them.
-    """
-    from negguide.domain import domain_of
-
-    texts = [negative.prompt for negative in minus.negatives]
-    domain = domain_of(model)
-    if domain is None:
-        return ", ".join(texts)
-    try:
-        return domain.language().joined(texts)
-    except ValueError as error:
-        raise ValueError(
-            f"the negatives make no negative prompt of {domain.title} together ({error})"
-        ) from error
 
 
 def _with(

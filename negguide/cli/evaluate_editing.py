@@ -70,6 +70,19 @@ def evaluate_editing(
             f"{', '.join(domains)} or a question answering model"
         )
     rows = read_editing(triplets, limit)
+    dtype = choose_dtype(dtype, device, model)
+    with waiting(f"loading {judge}"):
+        looking = load_judge(judge, device)
+    with waiting(f"loading {model}"):
+        editor = load_editor(
+            model,
+            device=device,
+            dtype=dtype,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            image_guidance_scale=image_guidance_scale,
+        )
+    # of a hub model, the revision is known once it is on this machine; and what cannot be loaded is no run
     settings = editing_settings(
         out,
         {
@@ -81,20 +94,9 @@ def evaluate_editing(
             "guidance_scale": guidance_scale,
             "image_guidance_scale": image_guidance_scale,
             "seed": seed,
-            "dtype": choose_dtype(dtype, device, model),
+            "dtype": dtype,
         },
     )
-    with waiting(f"loading {judge}"):
-        looking = load_judge(judge, device)
-    with waiting(f"loading {model}"):
-        editor = load_editor(
-            model,
-            device=device,
-            dtype=settings["dtype"],
-            steps=steps,
-            guidance_scale=guidance_scale,
-            image_guidance_scale=image_guidance_scale,
-        )
     report = evaluate(
         rows, editor, looking, out, {**settings, "judge": without_place(judge)}, seed=seed, bar=steps_bar
     )

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ import typer
 from negguide.cli import guidance, options
 from negguide.cli.output import check_folder, remark, show
 from negguide.cli.syntax import parse_lora
+from negguide.storage import write_whole
 
 if TYPE_CHECKING:
     from negguide.cli.attachments import Attachments
@@ -164,32 +166,54 @@ def _replay(ctx: typer.Context, source: Path, out: Path) -> None:
         expected = _recorded(settings, source, len(job.seeds))
     except (TypeError, ValueError) as error:
         raise ValueError(f"--from {source}: {error}") from error
-    paths, made = _write(draw([job])[0], attachments, out)
+    paths, made = _write(draw([job])[0], attachments, out, expected)
     show(*paths)
     _compare(settings, made, expected)
 
 
-def _write(drawn: Drawn, attachments: Attachments, out: Path) -> tuple[list[Path], dict[str, Any]]:
-    """Write all files; returns their paths, the JSON file's last, and what it holds."""
+def _write(
+    drawn: Drawn, attachments: Attachments, out: Path, recorded: Mapping[int, str] = MappingProxyType({})
+) -> tuple[list[Path], dict[str, Any]]:
+    """Write all files; returns their paths, the JSON file's last, and what it holds.
+
+    Args:
+        recorded: {place of an image: its sha256}, of images that must not be written over by others.
+
+    Raises:
+        ValueError: one would be.
+    """
     from negguide.models import revision
-    from negguide.pictures import file_name, save_json, save_png, versions
+    from negguide.pictures import file_name, png_with, save_json, versions
 
     job = drawn.job
     stored = job.to_dict(attachments.save)
     digest = hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
     name = f"{file_name(job.prompt)}-{digest[:8]}"
     settings = {"command": "generate", **stored, "revision": revision(job.model), "versions": versions()}
-    attachments.write(out)
-    paths, records = [], []
+    paths, contents, records = [], [], []
     for i, (image, seed) in enumerate(zip(drawn.images, job.seeds, strict=True)):
         path = out / f"{name}-seed{seed}.png"
-        content = save_png(image, path, {**settings, "image": i})
-        records.append({"file": path.name, "seed": seed, "sha256": hashlib.sha256(content).hexdigest()})
+        content = png_with(image, {**settings, "image": i})
+        sha256 = hashlib.sha256(content).hexdigest()
+        if sha256 != recorded.get(i, sha256) and _holds(path, recorded[i]):
+            raise ValueError(
+                f"--out {out}: {path.name} there is the recorded image, and the one that was made now differs; give "
+                "another folder, so that both can be compared"
+            )
+        records.append({"file": path.name, "seed": seed, "sha256": sha256})
         paths.append(path)
+        contents.append(content)
+    attachments.write(out)
+    for path, content in zip(paths, contents, strict=True):
+        write_whole(path, content)
     # last, so that it names only what is there
     sidecar = out / f"{name}.json"
     save_json({**settings, "images": records}, sidecar)
     return [*paths, sidecar], {**settings, "images": records}
+
+
+def _holds(path: Path, sha256: str) -> bool:
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
 
 
 def _recorded(settings: Mapping[str, Any], source: Path, count: int) -> dict[int, str]:

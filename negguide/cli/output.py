@@ -6,6 +6,7 @@ Commands write all their files before they print: whoever reads the output may s
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -68,11 +69,13 @@ def check_folder(out: Path | str, option: str = "--out") -> None:
     Of an address (s3://...) only the protocol is checked.
 
     Raises:
-        ValueError: when it is a file, lies below one, or takes no files.
+        ValueError: when it is a file, lies below one, or takes no files; and for an address where a command writes on
+            this machine alone, and has a `Path`.
     """
     out = location(out, option)
     if not on_this_machine(out):
         return
+    _refuse_address(out, option)
     for path in (out, *out.parents):
         if path.exists() and not path.is_dir():
             raise ValueError(f"{option} {out}: {path} is a file; give a folder")
@@ -83,14 +86,21 @@ def check_file(path: Path, option: str = "--out") -> None:
     """Refuse a file that cannot be written, before anything is loaded.
 
     Raises:
-        ValueError: when it is a folder, or its folder takes no files.
+        ValueError: when it is a folder, its folder takes no files, or it is an address.
     """
+    _refuse_address(path, option)
     if path.is_dir():
         raise ValueError(f"{option} must be a file, got the folder {str(path)!r}")
     for parent in path.parents:
         if parent.exists() and not parent.is_dir():
             raise ValueError(f"{option} {path}: {parent} is a file, and no folder")
     _check_writable(next(parent for parent in path.parents if parent.exists()), f"{option} {path}")
+
+
+def _refuse_address(path: Path, option: str) -> None:
+    """Refuse what would be a folder "s3:" here; a drive has one letter."""
+    if path.parts and re.fullmatch(r"\w{2,}:", path.parts[0]):
+        raise ValueError(f"{option} {path}: this command writes on this machine alone; give a folder of it")
 
 
 def _check_writable(folder: Path, named: str) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ from negguide.cli import options
 from negguide.cli.compare import CLASSIC, PLAIN
 from negguide.cli.output import check_folder, remark, show
 from negguide.cli.views import AZIMUTHS
-from negguide.cli.views_object import ROUNDS, draw_turntable
+from negguide.cli.views_object import ROUNDS, check_state, draw_turntable
 from negguide.cli.views_strip import PERP_NEG, draw_strip
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ REFERENCE_PROMPT = "an explorer"
 # Perp-Neg by view: a strip of one seed, and a solid.
 AROUND_PROMPT = "a bear"
 STRIP_ROWS = (PLAIN, CLASSIC, PERP_NEG)
+SOLID_FILE = "bear.gif"
 QUICK_ROUNDS = 2
 
 GLASSES_LOOK = (
@@ -110,6 +111,9 @@ def quickstart(
     from negguide.toyworld.domain import TOYWORLD
 
     check_folder(out)
+    solid = _solid_settings(QUICK_ROUNDS if quick else ROUNDS)
+    # drawn last
+    check_state(AROUND_PROMPT, out / SOLID_FILE, **solid)
     began = time.monotonic()
     plain = Job(
         prompt=BATCH_PROMPT,
@@ -151,7 +155,7 @@ def quickstart(
     for sheet in sheets:
         _write(sheet, [next(pictures) for _ in sheet.jobs], out)
     lines = [(out / sheet.file, sheet.title, sheet.look) for sheet in sheets]
-    lines += [_strip(plain, out), _solid(out, QUICK_ROUNDS if quick else ROUNDS)]
+    lines += [_strip(plain, out), _solid(out, solid)]
     show(*(f"{path}\n    {title}\n    Look at {look}" for path, title, look in lines))
     remark(f"{len(lines)} pictures in {time.monotonic() - began:.0f} seconds")
 
@@ -170,18 +174,20 @@ def _strip(plain: Job, out: Path) -> tuple[Path, str, str]:
     return path, f"“{AROUND_PROMPT}” from all around", STRIP_LOOK
 
 
-def _solid(out: Path, rounds: int) -> tuple[Path, str, str]:
+def _solid_settings(rounds: int) -> dict[str, Any]:
     from negguide.toyworld.domain import TOYWORLD, TOYWORLD_DEFAULTS
     from negguide.views import find_preset
 
-    drawn = draw_turntable(
-        AROUND_PROMPT,
-        out / "bear.gif",
-        preset=find_preset(TOYWORLD),
-        guidance_scale=TOYWORLD_DEFAULTS.guidance_scale,
-        seed=0,
-        rounds=rounds,
-    )
+    return {
+        "preset": find_preset(TOYWORLD),
+        "guidance_scale": TOYWORLD_DEFAULTS.guidance_scale,
+        "seed": 0,
+        "rounds": rounds,
+    }
+
+
+def _solid(out: Path, settings: dict[str, Any]) -> tuple[Path, str, str]:
+    drawn = draw_turntable(AROUND_PROMPT, out / SOLID_FILE, **settings)
     drawn.state.unlink()
     return drawn.turntable, f"“{AROUND_PROMPT}” as a solid", SOLID_LOOK
 

@@ -52,6 +52,7 @@ def draw(
 
     _check_said(text)
     check_file(out)
+    _check_seed(seed)
     if size > _MAX_SIZE:
         raise ValueError(f"--size must be at most {_MAX_SIZE}, got {size}")
     scene = complete(parse(text, negation=True), random.Random(seed))
@@ -82,6 +83,7 @@ def sheet(
     from negguide.toyworld.scene import sample_scene
 
     check_file(out)
+    _check_seed(seed)
     if count < 1:
         raise ValueError(f"--count must be at least 1, got {count}")
     rng = random.Random(seed)
@@ -115,6 +117,12 @@ def parse_caption(text: Annotated[str, typer.Argument(metavar="CAPTION", help="W
 def _check_said(text: str) -> None:
     if not re.search(r"\w", text):
         raise ValueError(f"CAPTION holds no word, got {text!r}; write e.g. 'a bear wearing glasses'")
+
+
+def _check_seed(seed: int) -> None:
+    # Python's random numbers of -1 are those of 1
+    if seed < 0:
+        raise ValueError(f"--seed must be at least 0, got {seed}")
 
 
 def complete(scene: Scene, rng: random.Random) -> Scene:

@@ -115,6 +115,11 @@ def views(
         )
         return
     check_folder(out)
+    if elevation and chosen.overhead_above is None:
+        raise ValueError(
+            f"--elevation {elevation:g} changes nothing with --preset {chosen.name}, which has no overhead view; leave "
+            f"it out, or give --preset {USUAL_PRESET}"
+        )
     _said("elevation", elevation, partial(view_prompts, 0.0, preset=chosen))
     cameras = _said("azimuths", degrees, partial(view_prompts, elevation=elevation, preset=chosen))
     _check_pipeline(model, pipeline, cameras)

@@ -13,9 +13,11 @@ from negguide.cli.output import check_file, remark, show, steps_bar
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
+    from negguide.toyworld.stage import Stage
     from negguide.views.presets import Preset
-    from negguide.views.solid import SolidFit
+    from negguide.views.solid import Fit, SolidFit
 
 ROUNDS = 26
 NOISE = (1.0, 0.2)
@@ -100,8 +102,7 @@ def draw_turntable(
     Raises:
         ValueError: a prompt that the world does not know, or the state of another run.
     """
-    from negguide.models import load_pipeline, revision
-    from negguide.pictures import versions
+    from negguide.models import load_pipeline
     from negguide.toyworld.domain import TOYWORLD
     from negguide.toyworld.stage import Stage
     from negguide.views.distillation import ScoreDistillation
@@ -109,17 +110,7 @@ def draw_turntable(
     from negguide.views.solid import Fit, SolidFit
 
     stage, options = Stage(prompt, preset), Fit(seed=seed)
-    settings = {
-        "command": "views --object",
-        "prompt": stage.prompt,
-        "preset": preset.name,
-        "rounds": rounds,
-        "noise": NOISE,
-        "guidance_scale": guidance_scale,
-        "fit": asdict(options),
-        "revision": revision(TOYWORLD),
-        "versions": versions(),
-    }
+    settings = _settings(stage, options, guidance_scale, rounds)
     pipe = load_pipeline(TOYWORLD)
     pipe.set_progress_bar_config(disable=True)
     distill = ScoreDistillation(
@@ -147,6 +138,41 @@ def draw_turntable(
     return Turntable(fit, turntable, sheet, state, reading)
 
 
+def check_state(
+    prompt: str, path: Path, *, preset: Preset, guidance_scale: float, seed: int, rounds: int = ROUNDS
+) -> None:
+    """Refuse, before anything is drawn, where `draw_turntable` would find the state of another run.
+
+    Raises:
+        ValueError: as `draw_turntable`.
+    """
+    from negguide.toyworld.stage import Stage
+    from negguide.views.solid import Fit
+
+    settings = _settings(Stage(prompt, preset), Fit(seed=seed), guidance_scale, rounds)
+    _stored(path.with_suffix(".fit"), settings)
+
+
+def _settings(stage: Stage, options: Fit, guidance_scale: float, rounds: int) -> dict[str, Any]:
+    """What decides how a solid looks."""
+    from negguide.models import revision
+    from negguide.pictures import versions
+    from negguide.toyworld.domain import TOYWORLD
+    from negguide.views import find_preset
+
+    return {
+        "command": "views --object",
+        "prompt": stage.prompt,
+        "preset": find_preset(stage.preset).name,
+        "rounds": rounds,
+        "noise": NOISE,
+        "guidance_scale": guidance_scale,
+        "fit": asdict(options),
+        "revision": revision(TOYWORLD),
+        "versions": versions(),
+    }
+
+
 def _fingerprint(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
@@ -160,10 +186,18 @@ def _keep(fit: SolidFit, path: Path, settings: dict[str, Any]) -> None:
 
 
 def _resume(fit: SolidFit, path: Path, settings: dict[str, Any]) -> None:
+    state = _stored(path, settings)
+    if state is not None:
+        fit.load_state_dict(state)
+        remark(f"goes on at round {fit.done} of {fit.rounds}, from {path}")
+
+
+def _stored(path: Path, settings: dict[str, Any]) -> dict[str, Tensor] | None:
+    """The state of a run that was stopped; None where there is none."""
     from safetensors import SafetensorError, safe_open
 
     if not path.exists():
-        return
+        return None
     try:
         with safe_open(path, "pt") as file:
             fingerprint = (file.metadata() or {}).get("fingerprint")
@@ -174,8 +208,7 @@ def _resume(fit: SolidFit, path: Path, settings: dict[str, Any]) -> None:
         raise ValueError(_not_ours(path))
     if fingerprint != _fingerprint(settings):
         raise ValueError(f"{path} is of a run with other settings; delete it, or give another name")
-    fit.load_state_dict(state)
-    remark(f"goes on at round {fit.done} of {fit.rounds}, from {path}")
+    return state
 
 
 def _not_ours(path: Path) -> str:
@@ -192,7 +225,7 @@ def _write_turntable(fit: SolidFit, path: Path) -> None:
     write_whole(path, buffer.getvalue())
 
 
-def _write_sheet(fit: SolidFit, stage: Any, path: Path, settings: dict[str, Any]) -> int:
+def _write_sheet(fit: SolidFit, stage: Stage, path: Path, settings: dict[str, Any]) -> int:
     """Write the sheet with what the judge reads; gives in how many views it reads the camera's."""
     from negguide.pictures import grid, save_png
     from negguide.toyworld.models import load_judge

@@ -76,7 +76,6 @@ class Page:
         compare: (prompt, negative, what the columns are).
         solids: prompts of solids; () = no solids.
         words: (kind, words) to choose from; () = any words.
-        between: what stands between several negatives in one classic negative prompt.
         weights: {model: the weight of a negative of Perp-Neg with which the page begins}; others begin with their own.
         models: those with which a comparison of models begins; () = models are not compared.
         character, variety: see there.
@@ -91,7 +90,6 @@ class Page:
     compare: tuple[tuple[str, str, str], ...]
     solids: tuple[str, ...] = ()
     words: tuple[tuple[str, str], ...] = ()
-    between: str = ", "
     weights: Mapping[str, float] = field(default_factory=frozen)
     models: tuple[str, ...] = ()
     character: Character | None = None

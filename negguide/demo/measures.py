@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from PIL import Image
 from torch import Tensor
 
+from negguide.benchmark.suites import Check
 from negguide.demo.backend import Backend
 from negguide.domain import DomainJudge
 from negguide.mining.verify.judge import ClipJudge
@@ -17,6 +18,12 @@ from negguide.mining.verify.judge import ClipJudge
 def agree(reader: DomainJudge, images: Sequence[Image.Image], text: str) -> int:
     """How many of the images show all that `text` says."""
     return sum(reader.shows(images, text))
+
+
+def still(reader: DomainJudge, images: Sequence[Image.Image], text: str) -> int:
+    """In how many of the images what was to be left out is there all the same, be it beside something else."""
+    check = Check(text, "", f"Is there {text} in the picture?", yes=False, shown=False)
+    return sum(verdict.passed is False for verdict in reader.verdicts(images, [check] * len(images)))
 
 
 def different(values: Sequence[str | None]) -> int:

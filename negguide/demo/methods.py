@@ -7,9 +7,8 @@ from dataclasses import replace
 
 from negguide import Negative
 from negguide.demo.backend import Run
-from negguide.demo.examples import page_of
-from negguide.domain import Defaults
-from negguide.methods import Method, negatives_of
+from negguide.domain import Defaults, negative_prompt_of
+from negguide.methods import Method
 from negguide.methods.choices import methods_in_words, options_of
 from negguide.models import defaults
 
@@ -50,7 +49,7 @@ def with_method(
         model: which reads the words.
 
     Raises:
-        ValueError: for an unknown method.
+        ValueError: for an unknown method, and for negatives that make no negative prompt of a closed world together.
     """
     labels = method_labels()
     if method not in labels:
@@ -58,16 +57,9 @@ def with_method(
     if method == PLAIN or not negatives:
         return plain
     if method == CLASSIC:
-        return replace(plain, negative_prompt=page_of(model).between.join(n.prompt for n in negatives))
+        return replace(plain, negative_prompt=negative_prompt_of(model, [n.prompt for n in negatives]))
     kind = methods_in_words()[method]
     options = dict(defaults(model).arguments(method))
     if scale is not None and "scale" in options_of(kind):
         options["scale"] = scale
     return replace(plain, methods=(kind(*negatives, **options),))
-
-
-def left_out(run: Run) -> tuple[str, ...]:
-    """What the run leaves out, in words."""
-    if run.negative_prompt:
-        return (run.negative_prompt,)
-    return tuple(negative.prompt for negative in negatives_of(run.methods))

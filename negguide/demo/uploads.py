@@ -11,10 +11,11 @@ from typing import Any
 
 import gradio as gr
 from fastapi import HTTPException
-from PIL import Image, ImageOps
+from PIL import Image
 
 from negguide.demo.limits import MAX_PIXELS
 from negguide.demo.messages import TITLE, refused, validation_messages
+from negguide.image_files import shown
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ WAITING_SECONDS = 600.0
 
 
 def opened(file: str | bytes) -> Image.Image:
-    """An uploaded picture, by its path or as the bytes of its file, turned as the camera says.
+    """An uploaded picture, by its path or as the bytes of its file, as a viewer shows it: see `read_image`.
 
     Raises:
         ValueError: when it is none, has too many pixels, or is too long for its breadth.
@@ -39,7 +40,8 @@ def opened(file: str | bytes) -> Image.Image:
     with _open(file) as image:
         _check_size(*image.size)
         with _readable():
-            return ImageOps.exif_transpose(image).convert("RGB")
+            image.load()
+            return shown(image)
 
 
 def refuse_broken(component: Any) -> None:

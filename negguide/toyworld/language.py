@@ -149,6 +149,11 @@ def check(text: str) -> None:
         raise ValueError(f"{text!r} holds no word; write a caption like 'a bear wearing glasses'")
 
 
+def is_fragment(text: str) -> bool:
+    """Whether a text says parts ("black glasses", "a hat at night") and names no character by a number or a name."""
+    return not _Parser(text, [SYNONYMS.get(word, word) for word in words_of(text)]).at_group()
+
+
 def joined(texts: Sequence[str]) -> str:
     """One caption that says what all of ``texts`` say: their parts joined by "and", the place last.
 

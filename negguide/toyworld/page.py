@@ -111,7 +111,6 @@ PAGE = Page(
     compare=COMPARE,
     solids=SOLIDS,
     words=WORDS,
-    between=" and ",
     # not the one that removes most, but one that leaves the place and the other things of a picture as they are
     weights={TOYWORLD: 1.5},
     models=(TOYWORLD, TOYWORLD_TURBO),

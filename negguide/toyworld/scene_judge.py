@@ -12,7 +12,7 @@ from negguide.benchmark.suites import Check
 from negguide.models import revision
 from negguide.toyworld.domain import TOYWORLD
 from negguide.toyworld.judge import Judge
-from negguide.toyworld.language import caption, parse
+from negguide.toyworld.language import caption, is_fragment, parse
 from negguide.toyworld.measure import agreement
 from negguide.toyworld.models import JUDGE, load_judge
 from negguide.toyworld.scene import Character, Scene
@@ -22,7 +22,8 @@ class SceneJudge:
     """See `negguide.domain.DomainJudge`.
 
     A picture shows a fragment ("black glasses") when one of its characters, or its place, is as the fragment says, and
-    a caption ("a bear wearing glasses") when everything is.
+    a caption ("a bear wearing glasses") when everything is. What must not be shown is looked for beside others as well:
+    "a brown bear" is there as soon as one of several characters is one.
     """
 
     name = TOYWORLD
@@ -37,8 +38,7 @@ class SceneJudge:
         """Whether the scene that is read from each image holds what its check names."""
         found = []
         for seen, check in zip(self.network.read(images), checks, strict=True):
-            wanted = parse(check.present)
-            is_there = all(agreement(wanted, seen).values()) if check.shown else _somewhere(wanted, seen)
+            is_there = (_shows if check.shown else _holds)(check.present, seen)
             found.append(Verdict(is_there == check.shown, caption(seen)))
         return found
 
@@ -48,8 +48,7 @@ class SceneJudge:
 
     def shows(self, images: Sequence[Image.Image], text: str) -> list[bool]:
         """Whether the scene that is read from each image is as the text says."""
-        said = parse(text)
-        return [all(agreement(said, seen).values()) for seen in self.network.read(images)]
+        return [_shows(text, seen) for seen in self.network.read(images)]
 
     def views(self, images: Sequence[Image.Image]) -> list[str]:
         """The view of the character, the left one of several; "nobody" where there is none."""
@@ -57,6 +56,18 @@ class SceneJudge:
             (scene.characters[0].view or "?") if scene.characters else "nobody"
             for scene in self.network.read(images)
         ]
+
+
+def _shows(text: str, seen: Scene) -> bool:
+    """Whether a scene is all that a text says."""
+    wanted = parse(text)
+    return _somewhere(wanted, seen) if is_fragment(text) else all(agreement(wanted, seen).values())
+
+
+def _holds(text: str, seen: Scene) -> bool:
+    """Whether what a text says is anywhere in a scene; several characters are there together, or not."""
+    wanted = parse(text)
+    return _somewhere(wanted, seen) if wanted.count < 2 else all(agreement(wanted, seen).values())
 
 
 def _somewhere(wanted: Scene, seen: Scene) -> bool:

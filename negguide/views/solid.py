@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -211,38 +212,61 @@ class SolidFit:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that a run needs to go on, as tensors by name, which safetensors can hold."""
-        moments = {
-            f"optimizer.{index}.{name}": torch.as_tensor(value)
-            for index, state in self.optimizer.state_dict()["state"].items()
-            for name, value in state.items()
-        }
+        lora = self.distill.state_dict()["lora"] if self.distill.loss == "vsd" else None
         tensors = {
             "done": torch.tensor(self.done),
             "azimuths": self.azimuths,
             "targets": self.targets,
             **{f"solid.{name}": value for name, value in self.solid.state_dict().items()},
-            **moments,
+            **_moments("optimizer", self.optimizer.state_dict()),
         }
+        if lora is not None:
+            tensors |= {f"lora.{name}": value for name, value in lora["weights"].items()}
+            tensors |= _moments("lora optimizer", lora["optimizer"])
         # as they are now: the next round changes them in place
         return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on where another run of the same settings was."""
-        moments: dict[int, dict[str, Tensor]] = {}
-        solid: dict[str, Tensor] = {}
+        """Go on where another run of the same settings was.
+
+        Raises:
+            ValueError: it is the state of another loss, or of "vsd" with another model or rank.
+        """
+        parts: dict[str, dict[str, Tensor]] = {}
         for key, tensor in state.items():
-            part, _, rest = key.partition(".")
-            if part == "solid":
-                solid[rest] = tensor
-            elif part == "optimizer":
-                index, _, name = rest.partition(".")
-                # the optimiser changes in place what it is given
-                moments.setdefault(int(index), {})[name] = tensor.clone()
-        self.solid.load_state_dict(solid)
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            part, _, name = key.partition(".")
+            # optimisers change in place what they are given
+            parts.setdefault(part, {})[name] = tensor.clone()
+        lora = parts.get("lora", {})
+        if self.distill.loss == "vsd":
+            own = self.distill.state_dict()["lora"]["optimizer"]
+            optimizer = _with_moments(own, parts.get("lora optimizer", {}))
+            self.distill.load_state_dict({"lora": {"weights": lora, "optimizer": optimizer}})
+        elif lora:
+            raise ValueError(f"state holds a LoRA, which is not of loss={self.distill.loss!r}")
+        self.solid.load_state_dict(parts["solid"])
+        optimizer = _with_moments(self.optimizer.state_dict(), parts.get("optimizer", {}))
+        self.optimizer.load_state_dict(optimizer)
         self.done = int(state["done"])
         self.azimuths, self.targets = state["azimuths"], state["targets"]
+
+
+def _moments(part: str, optimizer: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What an optimiser remembers of each parameter, as tensors by name."""
+    return {
+        f"{part}.{index}.{name}": torch.as_tensor(value)
+        for index, state in optimizer["state"].items()
+        for name, value in state.items()
+    }
+
+
+def _with_moments(optimizer: Mapping[str, Any], named: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The state of an optimiser that remembers what `_moments` named."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in named.items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = tensor
+    return {"state": state, "param_groups": optimizer["param_groups"]}
 
 
 def _rough(field: Tensor) -> Tensor:

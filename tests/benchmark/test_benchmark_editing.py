@@ -220,6 +220,33 @@ def test_the_command_measures_a_pipeline_of_diffusers(
     assert str(tmp_path) not in Path("out/editing.json").read_text()
 
 
+def test_a_run_on_a_model_of_the_hub_goes_on(
+    run: Callable[..., tuple[int, str]],
+    rows: list[EditingRow],
+    tmp_path: Path,
+    tiny_editor: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from negguide.benchmark import editing
+
+    triplets = write_triplets(rows, tmp_path / "triplets")
+    common = (triplets, "--judge", "toyworld", "--steps", 2, "--device", "cpu", "--out", "out")
+    loaded: list[str] = []
+
+    def load(model: str, **how: Any) -> Editor:
+        found = load_editor(str(tiny_editor), **how)
+        loaded.append(model)
+        return found
+
+    monkeypatch.setattr(editing, "load_editor", load)
+    # known once it is on this machine
+    monkeypatch.setattr("negguide.models.revision", lambda model: "abc" if model in loaded else None)
+    for _ in range(2):
+        code, said = run(*common, "--model", "owner/editor")
+        assert code == 0, said
+    assert read_settings(tmp_path / "out/settings.json")["revision"] == "abc"
+
+
 def test_an_editor_depends_on_seed_instruction_and_image(tiny_editor: Path, rows: list[EditingRow]) -> None:
     edit = load_editor(str(tiny_editor), device="cpu", dtype="float32", steps=2)
     image = read_image(rows[0].original)
@@ -248,6 +275,8 @@ def test_what_cannot_edit_or_judge_is_refused(
     assert code == 2 and "is a StableDiffusionPipeline, which is not edited by an image and an" in said
     code, said = run(triplets, "--model", "no/such", "--out", "out2", "--judge", "toyworld")
     assert code == 2 and "--model 'no/such' cannot be loaded" in said
+    # a run that never began is no run of the folder
+    assert not Path("out/settings.json").exists() and not Path("out2/settings.json").exists()
     code, said = run(triplets, "--model", tiny_editor, "--out", "out", "--judge", CLIP)
     assert code == 2 and "compares images with phrases" in said
     code, said = run(tmp_path / "none", "--model", tiny_editor, *common)

@@ -51,6 +51,28 @@ def test_the_judge_of_the_embedded_world_reads_the_scene():
         judge.verdicts([bear], [keep("a boy")])
 
 
+def test_the_judge_of_the_embedded_world_looks_for_what_is_said_among_several_characters():
+    judge = load_judge("toyworld")
+    two = "two brown bears in front view wearing black glasses in a meadow"
+    beside = "a brown bear in front view wearing black glasses to the left of a white cat in front view in a meadow"
+    images = drawn(two, beside)
+    # parts of a picture: one of its characters is enough
+    for part in ("black glasses", "brown fur", "a brown bear in a meadow"):
+        assert passed(judge, images, *[remove(part)] * 2) == [False, False]
+    assert (
+        judge.shows(images, "black glasses")
+        == passed(judge, images, *[keep("black glasses")] * 2)
+        == [True] * 2
+    )
+    assert judge.shows(images, "white fur") == [False, True]
+    # a caption is all of a picture
+    assert judge.shows(images, "a brown bear wearing black glasses") == [False, False]
+    # and several characters are there together, or not
+    assert passed(judge, images, *[remove("two bears")] * 2) == [False, True]
+    assert passed(judge, images, *[remove("a cat to the left of a bear")] * 2) == [True, True]
+    assert passed(judge, images, *[remove("a bear to the left of a cat")] * 2) == [True, False]
+
+
 def test_a_clip_chooses_between_a_phrase_and_that_of_its_absence(embedded_clip):
     judge = load_judge(str(embedded_clip))
     assert isinstance(judge, PhraseJudge) and judge.revision

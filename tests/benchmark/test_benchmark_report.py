@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from negguide._utils.stats import Rate
 from negguide.benchmark import figures
 from negguide.benchmark.columns import Column
 from negguide.benchmark.figures import baseline, lines_of
@@ -14,7 +15,7 @@ from negguide.benchmark.generation import Sampling
 from negguide.benchmark.judges import Verdict
 from negguide.benchmark.judging import Seen
 from negguide.benchmark.plots import contact_sheet, scatter
-from negguide.benchmark.report import Report
+from negguide.benchmark.report import Report, _difference
 from negguide.benchmark.runner import Drawn, Run, Task
 from negguide.benchmark.suites import load_suite
 
@@ -46,6 +47,17 @@ def test_a_difference_of_similarities_is_of_the_pairs():
     rate = figures._difference("similarity", own, base)
     # the prompts differ much, the pairs do not
     assert (rate.value, rate.low, rate.high) == pytest.approx((0.1, 0.1, 0.1))
+
+
+def test_similarities_of_few_prompts_are_not_sure():
+    # one value says nothing of others: all but z² / (1 + z²) of the range
+    one = figures._rate("similarity", {"a": [0.9, 0.7]})
+    assert (one.value, one.low, one.high) == pytest.approx((0.8, -0.6282, 0.9587), abs=1e-4)
+    apart = figures._difference("similarity", {"a": [0.5]}, {"a": [0.9]})
+    assert (apart.value, apart.n) == (pytest.approx(-0.4), 1) and apart.low < -1 and apart.high > 1
+    # Student's of two values: 12.706 s / sqrt(2)
+    two = figures._difference("similarity", {"a": [0.5], "b": [0.52]}, {"a": [0.6], "b": [0.6]})
+    assert (two.value, two.low, two.high) == pytest.approx((-0.09, -0.2171, 0.0371), abs=1e-4)
 
 
 def test_several_images_of_a_prompt_do_not_count_as_so_many_prompts():
@@ -124,7 +136,8 @@ def test_the_table_says_what_is_better_and_what_is_not_possible(report):
     nag = rows[2]
     assert nag[1].text == "100 [34,100]" and nag[4].text.startswith("+100 [") and nag[4].better is True
     assert rows[0][4].better is None and rows[0][5].text == ""
-    assert nag[5].text == "0.700 [0.700,0.700]" and (nag[6].text, nag[7].text) == ("1.50", "2.0")
+    # two equal values are two, and no more
+    assert nag[5].text == "0.700 [-0.418,0.897]" and (nag[6].text, nag[7].text) == ("1.50", "2.0")
     remarks = "\n".join(made.remarks)
     for said in (
         "VSF: not possible: it is far too strong",
@@ -153,7 +166,9 @@ def test_less_alike_is_better_in_the_other_suites(report, kind, headings):
     made = report(kind, ("plain", "negtome", "vsf"), images=2)
     found, rows = made.rows
     assert found == headings
-    assert rows[1][2].text == "-0.100 [-0.100,-0.100]" and rows[1][2].better is True
+    assert rows[1][2].text.startswith("-0.100 [") and rows[1][2].better is None
+    assert _difference("similarity", Rate(-0.1, -0.15, -0.05, 9)).better is True
+    assert _difference("similarity", Rate(0.1, 0.05, 0.15, 9)).better is False
 
 
 def is_drawn(picture, color):

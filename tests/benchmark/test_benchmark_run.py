@@ -144,6 +144,12 @@ def test_a_finished_run_loads_no_model_and_gives_the_same_bytes(tiny, tmp_path, 
     assert content(tmp_path / "out", "**/*.*") == before and not asked
 
 
+def test_what_a_judge_says_of_its_verdicts_is_said_again(tiny, suite_file, items):
+    bare = suite_file([{"prompt": items[0]["prompt"], "negative": items[0]["negative"]}], "bare.json")
+    said = [tiny("--methods", "nag", "--out", "out", suite=bare)[1] for _ in range(2)]
+    assert "do not say what a picture without it shows" in said[0] and said[1] == said[0]
+
+
 def test_more_columns_prompts_and_another_judge_use_what_is_there(tiny, tiny_blip, tmp_path):
     assert tiny("--count", 1, "--methods", "nag", "--out", "out")[0] == 0
     before = content(tmp_path / "out")
@@ -239,6 +245,40 @@ def test_a_single_prompt_that_is_not_possible_is_left_out_of_its_column(a_run, m
     assert [len(tasks) for tasks in drawn.done.values()] == [2, 1]
     monkeypatch.setattr(Generator, "__init__", None)
     assert generate(a_run("out", "nag")).left_out == drawn.left_out
+
+
+def test_a_first_prompt_that_is_not_possible_says_nothing_of_the_others(tiny_model, suite_file, tmp_path):
+    items = [{"prompt": "a bear"}, {"prompt": "a cat", "negative": "brown fur"}]
+    suite = load_suite(str(suite_file({"kind": "reference", "items": items})), str(tiny_model))
+    settings = Sampling(str(tiny_model), steps=2)
+    columns = columns_of("perp-neg", suite.kind)
+    drawn = generate(Run(settings, suite, columns, tmp_path / "out", seeds=1, seed=0))
+    assert not drawn.reasons
+    assert drawn.left_out == {"perp-neg": {"001": "the prompts of the suite have no negative in words"}}
+    assert [task.item.id for task in drawn.done["perp-neg"]] == ["002"]
+
+
+def test_a_prompt_that_lacks_an_image_is_left_out_whole(tiny_model, suite_file, items, tmp_path, monkeypatch):
+    suite = load_suite(str(suite_file(items)), str(tiny_model))
+
+    def run():
+        settings = Sampling(str(tiny_model), steps=2)
+        return Run(settings, suite, columns_of("nag", suite.kind), tmp_path / "out", seeds=2, seed=0)
+
+    draw = Generator.draw
+
+    def full(self, call):
+        if call.methods and call.seeds == (1,):
+            raise OutOfMemoryError("too little memory")
+        return draw(self, call)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Generator, "draw", full)
+        drawn = generate(run())
+    assert drawn.left_out == {"nag": {"001": "too little memory"}} and not drawn.reasons
+    assert [(task.item.id, task.seeds) for task in drawn.done["nag"]] == [("002", (1000,)), ("002", (1001,))]
+    # what was drawn is there another time
+    assert [task.seeds for task in generate(run()).done["nag"]] == [(0,), (1,), (1000,), (1001,)]
 
 
 def test_too_little_memory_is_tried_again_another_time(a_run, monkeypatch):

@@ -49,6 +49,14 @@ def test_a_file_may_be_short(suite_file):
     assert (item.keep.yes, item.remove.yes, item.id) == (True, False, "001")
 
 
+def test_a_file_of_lines_may_have_one_and_any_sign_in_it(suite_file):
+    row = {"prompt": "a sign\u2028of two lines", "negative": "b"}
+    line = json.dumps(row, ensure_ascii=False)
+    for lines in (1, 2):
+        suite = load_suite(str(suite_file("\r\n".join([line] * lines), "m.jsonl")), REAL)
+        assert [item.prompt for item in suite.items] == [row["prompt"]] * lines
+
+
 def test_keep_and_remove_are_phrases_questions_or_objects(suite_file):
     rows = [
         {"prompt": "a", "negative": "b", "keep": "a phrase", "remove": "Is it gone?"},
@@ -102,6 +110,10 @@ def test_count_takes_the_first_prompts():
         ([], "must hold at least one item"),
         ({"rows": []}, "must be a list of items, or an object with items"),
         ({"kind": "speed", "items": [{"prompt": "a"}]}, "kind must be one of overlap, diversity, reference"),
+        (
+            {"knd": "reference", "items": [{"prompt": "a"}]},
+            "unknown field 'knd'; fields are kind, about and items",
+        ),
         (["a bear"], "item 1 must be an object, got 'a bear'"),
         ([{"negative": "a"}], "item 1 has no prompt"),
         ([{"prompt": 3}], "item 1: prompt must be a string, got 3"),

@@ -18,7 +18,7 @@ import negguide
 from negguide import Negative, NegToMe, PerpNeg, Timestep, models
 from negguide.cli.job import Job
 from negguide.methods import method_from_dict
-from negguide.pictures import read_settings
+from negguide.pictures import read_settings, save_png
 from negguide.toyworld.domain import TOYWORLD_DEFAULTS
 
 FAST = ("--steps", 4, "--device", "cpu")
@@ -170,6 +170,23 @@ def test_a_replay_with_other_versions_says_what_changed(run: Any, tiny_model: Pa
     assert second.exit_code == 0, second.message
     assert f"torch was 1.0, is {version('torch')}" in second.message
     assert "diffusers was" not in second.message
+
+
+def test_a_replay_that_differs_does_not_write_over_the_recorded_images(run: Any, tiny_model: Path) -> None:
+    first = run("generate", "a bear", "--model", tiny_model, *FAST, "--num-images", 2)
+    *images, sidecar = first.files
+    # as if another version had made the second one
+    with Image.open(images[1]) as image:
+        content = save_png(image.transpose(Image.Transpose.ROTATE_180), images[1], read_settings(images[1]))
+    settings = json.loads(sidecar.read_text())
+    settings["images"][1]["sha256"] = hashlib.sha256(content).hexdigest()
+    sidecar.write_text(json.dumps(settings))
+    before = [path.read_bytes() for path in first.files]
+    again = run("generate", "--from", sidecar)
+    assert again.exit_code == 2 and f"{images[1].name} there is the recorded image" in again.message
+    assert [path.read_bytes() for path in first.files] == before
+    # elsewhere both can be looked at
+    assert "1 of 2 images differ" in run("generate", "--from", sidecar, "--out", "second").message
 
 
 def test_an_image_does_not_depend_on_how_many_were_asked_for(run: Any, tiny_model: Path) -> None:

@@ -175,6 +175,24 @@ def test_a_place_that_cannot_be_written_is_found_before_anything_is_loaded(
     assert {path.name for path in Path().iterdir()} <= {"here.csv", "closed"}
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("generate", "a bear", "--out", "s3://bucket/pictures"),
+        ("compare", "a bear", "--out", "s3://bucket/pictures"),
+        ("views", "a bear", "--object", "s3://bucket/bear.glb"),
+        ("toyworld", "draw", "a bear", "--out", "s3://bucket/x.png"),
+    ],
+    ids=str,
+)
+def test_an_address_is_no_folder_of_that_name(run: Any, words: tuple[str, ...]) -> None:
+    pytest.importorskip("trimesh", reason="meshes need the extra 3d")
+    outcome = run(*words)
+    assert outcome.exit_code == 2 and "s3:/bucket" in outcome.message
+    assert "this command writes on this machine alone; give a folder of it" in outcome.message
+    assert not list(Path().iterdir())
+
+
 def test_a_place_is_tried_without_leaving_anything_there(tmp_path: Path) -> None:
     output.check_folder(tmp_path / "new" / "folder")
     output.check_file(tmp_path / "new" / "file.png")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
+from safetensors.torch import save
 from typer.testing import CliRunner
 
 import negguide.toyworld.models as toyworld_models
@@ -108,6 +109,15 @@ def test_it_says_where_the_pictures_are_and_what_to_look_at(shown: tuple[Path, s
     lines = printed.splitlines()
     assert lines[0::3] == [str(folder / name) for name in NAMES]
     assert all(line.strip().startswith("Look at ") for line in lines[2::3])
+
+
+def test_what_is_left_of_another_run_is_told_before_anything_is_drawn(tmp_path: Path) -> None:
+    left = save({"done": torch.tensor(1)}, {"fingerprint": "of another version"})
+    (tmp_path / "bear.fit").write_bytes(left)
+    arguments = ["quickstart", "--quick", "--out", str(tmp_path)]
+    result = CliRunner(env={"COLUMNS": "1000"}).invoke(app, arguments)
+    assert result.exit_code == 2 and "bear.fit is of a run with other settings; delete it" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["bear.fit"]
 
 
 def test_its_prompts_are_captions_of_the_toy_world() -> None:

@@ -103,6 +103,9 @@ def test_parse_shows_what_is_said_and_what_is_open(run: Any) -> None:
         (("parse", "a dragon"), "does not know 'dragon'; its words are:"),
         (("draw", "a bear", "--size", 8), "size=8 is too small"),
         (("draw", "a bear", "--size", 100_000), "--size must be at most 4096, got 100000"),
+        # which would be the pictures of seed 1
+        (("draw", "a bear", "--seed", -1), "--seed must be at least 0, got -1"),
+        (("sheet", "--seed", -1), "--seed must be at least 0, got -1"),
         (("draw", ""), "CAPTION holds no word, got ''"),
         (("parse", ","), "CAPTION holds no word, got ','"),
         (("draw", "a bear", "--out", "x.jpg"), "must end in .png"),

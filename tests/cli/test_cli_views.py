@@ -120,6 +120,7 @@ def test_the_embedded_models_judge_reads_each_picture(run: Any, tiny_toyworld: N
         (("--azimuths", "0,nan"), "--azimuths: azimuth must be finite, got nan"),
         (("--azimuths", "0;90"), "--azimuths must be numbers in degrees with commas between"),
         (("--elevation", "95"), "elevation must be from -90 to 90 degrees, got 95"),
+        (("--preset", "paper", "--elevation", "80"), "--elevation 80 changes nothing with --preset paper"),
         (("--elevation", "70"), "view='overhead' is not in the toy world"),
         (
             ("--preset", "nerf"),

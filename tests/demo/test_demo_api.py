@@ -165,12 +165,32 @@ def test_compare_sets_models_side_by_side_each_as_suits_it(client: Client) -> No
     ]
 
 
+def test_the_code_of_several_models_writes_a_file_for_each_picture(client: Client) -> None:
+    models = ["toyworld", "toyworld-flow"]
+    python = client.predict(columns="models", models=models, images=1, api_name="/compare")[2]
+    files = [f'image.save(f"{name}' for name in ("toyworld", "toyworld-perp-neg-in-4-steps")]
+    files += [f'image.save(f"{name}' for name in ("toyworld-flow", "toyworld-flow-perp-neg-in-4-steps")]
+    saved = [line.strip() for line in python.splitlines() if "image.save(" in line]
+    assert saved == [f'{file}-seed{{seed}}.png")' for file in files]
+
+
+def test_a_classic_negative_prompt_is_counted_by_what_was_left_out(client: Client) -> None:
+    words = {"negative_1": "a bear wearing a red hat and glasses", "negative_2": "at night"}
+    said = client.predict(**words, method="negative-prompt", **SHORT, api_name="/leave_out")[1]
+    assert re.findall("“([^”]*)” in . of", said.partition("Gone with")[2]) == list(words.values())
+
+
 BAD: list[tuple[str, dict[str, Any], str]] = [
     ("/leave_out", {"prompt": "a dragon wearing sunglasses"}, "does not know “dragon”, “sunglasses”"),
     ("/leave_out", {"prompt": " "}, "The prompt is empty"),
     ("/leave_out", {"prompt": "a bear glasses"}, "cannot read “a bear glasses” at “glasses”"),
     ("/leave_out", {"negative_1": "<b>x</b>"}, "“‹b›x‹/b›”"),
     ("/leave_out", {"negative_1": ""}, "Nothing to leave out"),
+    (
+        "/leave_out",
+        {"negative_1": "brown fur", "negative_2": "white fur"},
+        "the fur is said twice, as 'brown' and as 'white'); leave out fewer things, or untick “also draw",
+    ),
     ("/leave_out", {"start_1": 0.9, "stop_1": 0.1}, "must begin to act before it ends"),
     ("/leave_out", {"steps": 999}, "greater than maximum value 4"),
     ("/leave_out", {"images": 9}, "greater than maximum value 4"),
@@ -185,6 +205,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("/download_set", {"set_id": "", "keep": []}, "There is no set yet"),
     ("/download_set", {"set_id": "../../etc", "keep": ["1"]}, "not there any more"),
     ("/compare", {"columns": "weights", "weights": "1, two"}, "with commas between"),
+    ("/compare", {"columns": "weights", "weights": "1, 2, 1.0"}, "Each weight can be a column once"),
     ("/compare", {"methods": []}, "no method to compare"),
     ("/compare", {"columns": "models", "models": []}, "models must be 1 to 3 different ones of toyworld,"),
     ("/compare", {"methods": ["plain"] * 9}, "can be a column once"),

@@ -16,7 +16,7 @@ from negguide import NAG, Negative, NegToMe, PerpNeg
 from negguide.demo.backend import Backend, Run, first_and_rest, joined
 from negguide.demo.examples import ANY, LeaveOut
 from negguide.demo.limits import MAX_TEXT, Limits, text, whole
-from negguide.demo.measures import agree
+from negguide.demo.measures import agree, still
 from negguide.demo.messages import (
     as_markdown,
     as_message,
@@ -36,7 +36,7 @@ from negguide.integration.diagnostics.trace import Trace
 from negguide.methods import Method
 from negguide.mining.item import Edit
 from negguide.models import defaults
-from negguide.toyworld import language
+from negguide.toyworld import language, parse, render
 from negguide.toyworld.page import PAGE
 from negguide.toyworld.scene_judge import SceneJudge
 
@@ -218,6 +218,32 @@ def test_the_verdict_says_in_plain_words_which_of_the_two_kept_more() -> None:
         "NAG", "a bear", {"method": 2, "classic": 2}, {}, 4
     )
     assert verdict("NAG", "![t](//h)", {"method": 1}, {}, 1).startswith("**NAG kept all of “&#33;")
+
+
+def test_what_was_to_go_is_counted_at_each_of_several_characters() -> None:
+    captions = (
+        "two brown bears in front view wearing black glasses in a meadow",
+        "a brown bear in front view to the left of a white cat in front view in a meadow",
+    )
+    images = [render(parse(caption), 64, seed=0) for caption in captions]
+    reader = SceneJudge()
+    counts = {"black glasses": 1, "brown fur": 2, "a brown bear": 2, "a hat": 0}
+    assert {text: still(reader, images, text) for text in counts} == counts
+    assert agree(reader, images, "two bears wearing glasses") == 1
+
+
+def test_negatives_that_a_closed_world_cannot_say_together_make_no_negative_prompt() -> None:
+    plain = Run("a bear wearing glasses", 2, 5.0, (0,))
+
+    def prompt(*texts: str, model: str = "toyworld") -> str:
+        return with_method(plain, CLASSIC, [Negative(text) for text in texts], None, model).negative_prompt
+
+    assert prompt("in a meadow", "black glasses") == "black glasses in a meadow"
+    assert prompt("brown fur", "white fur", model="any/model") == "brown fur, white fur"
+    with pytest.raises(
+        ValueError, match=r"no negative prompt of the toy world together .*the fur is said twice"
+    ):
+        prompt("brown fur", "white fur")
 
 
 @pytest.mark.parametrize("words", ["(a bear:1.3)", "((a bear)) wearing a hat", "[hat:0.5]", "a hat++"])

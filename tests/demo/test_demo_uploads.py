@@ -8,7 +8,10 @@ from typing import Any
 
 import gradio as gr
 import httpx
+import numpy as np
 import pytest
+from gradio.components.image_editor import EditorData
+from gradio.data_classes import FileData
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image, PngImagePlugin
@@ -16,6 +19,7 @@ from PIL import Image, PngImagePlugin
 from negguide.demo import Limits
 from negguide.demo.server import Server
 from negguide.demo.state import MAX_SHOWN, enlarged
+from negguide.demo.tabs.reference import painted
 from negguide.demo.uploads import Waiting, opened
 
 
@@ -58,6 +62,34 @@ def test_a_picture_is_turned_as_the_camera_says(tmp_path: Path) -> None:
     exif[0x0112] = 6  # the camera was held upright
     picture.save(tmp_path / "photo.jpg", exif=exif)
     assert opened(str(tmp_path / "photo.jpg")).size == (2, 4)
+
+
+def test_a_picture_is_seen_as_a_viewer_shows_it(tmp_path: Path) -> None:
+    Image.new("RGBA", (4, 2), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.fromarray(np.full((2, 4), 32896, np.uint16)).save(tmp_path / "16.png")
+    Image.new("P", (4, 2), 0).save(tmp_path / "palette.gif", transparency=0)
+    for name, color in (("clear.png", 255), ("16.png", 128), ("palette.gif", 255)):
+        assert opened(str(tmp_path / name)).getcolors() == [(8, (color, color, color))]
+
+
+def test_a_reference_is_seen_as_a_viewer_shows_it(server: Server, tmp_path: Path) -> None:
+    editor = next(block for block in server.page.blocks.values() if isinstance(block, gr.ImageEditor))
+    photo = Image.new("RGB", (4, 2), "red")
+    exif = photo.getexif()
+    exif[0x0112] = 6  # the camera was held upright
+    photo.save(tmp_path / "photo.jpg", exif=exif)
+    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.fromarray(np.full((4, 4), 32896, np.uint16)).save(tmp_path / "16.png")
+
+    def reference(name: str) -> Image.Image:
+        sent = EditorData(background=FileData(path=str(tmp_path / name)), layers=[], composite=None)
+        picture, mask = painted(editor.preprocess(sent))
+        assert picture.mode == "RGB" and mask is None
+        return picture
+
+    assert reference("photo.jpg").size == (2, 4)
+    assert reference("clear.png").getcolors() == [(16, (255, 255, 255))]
+    assert reference("16.png").getcolors() == [(16, (128, 128, 128))]
 
 
 def test_a_format_that_starts_other_programs_is_not_read(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 import torch
 from distilled_by_hand import PLACE, PROMPTS, SEED, distill, gradient, guided_by_hand, noisy_by_hand
+from safetensors.torch import load, save
 from torch import Tensor
 
+from negguide.views import Descent, SolidFit
 from negguide.views.lora import RenderLora
 
 pytest.importorskip("peft")
@@ -64,6 +66,29 @@ def test_a_run_is_resumed_with_its_state(sd: Any, images: Tensor) -> None:
     assert torch.equal(one.loss, other.loss) and one.lora_loss == other.lora_loss
     fresh = distill(sd, loss="vsd", lora=RenderLora(learning_rate=1e-2))(images, 0.0, step=2)
     assert not torch.equal(fresh.loss, one.loss)
+
+
+def test_a_stopped_solid_goes_on_with_what_was_learnt_of_its_renders(sd: Any) -> None:
+    background = torch.full((3, 64, 64), 0.5)
+
+    def fresh(**how: Any) -> SolidFit:
+        return SolidFit(distill(sd, **how), background, Descent(seed=1))
+
+    vsd: dict[str, Any] = {"loss": "vsd", "lora": RenderLora(learning_rate=1e-2)}
+    whole, first, second = (fresh(**vsd) for _ in range(3))
+    for _ in range(3):
+        whole.round()
+    for _ in range(2):
+        first.round()
+    state = load(save(first.state_dict()))
+    second.load_state_dict(state)
+    second.round()
+    for one, other in zip(whole.solid.parameters(), second.solid.parameters(), strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(ValueError, match="state holds a LoRA, which is not of loss='sds'"):
+        fresh().load_state_dict(state)
+    with pytest.raises(ValueError, match="another model or rank"):
+        fresh(**vsd).load_state_dict(fresh().state_dict())
 
 
 def test_the_state_of_another_run_is_refused(sd: Any) -> None:

@@ -15,7 +15,7 @@ from negguide.demo import components
 from negguide.demo.as_python import code
 from negguide.demo.backend import Run
 from negguide.demo.limits import text
-from negguide.demo.measures import agree
+from negguide.demo.measures import agree, still
 from negguide.demo.messages import JUDGE, as_markdown, validation_messages
 from negguide.demo.methods import CLASSIC, PLAIN, method_labels, with_method
 from negguide.demo.state import AppState
@@ -99,7 +99,9 @@ class Compare:
             for label, run in runs:
                 drawn.append((label, run, draw(run, label).images))
                 yield self.state.sheet(drawn, title), gr.skip(), gr.skip()
-            names = [label.lower().replace(" ", "-") for label, _ in runs]
+            # of several models, each has its own: the files of the code are named by them
+            names = [label if run.model in (None, label) else f"{run.model} {label}" for label, run in runs]
+            names = [name.lower().replace(" ", "-") for name in names]
             yield (
                 self.state.sheet(drawn, title),
                 self._counted(plain.prompt, left_out.prompt, drawn),
@@ -169,8 +171,8 @@ class Compare:
             "|---|---|---|",
         ]
         for label, _, images in drawn:
-            counts = (f"{agree(reader, images, text)} of {len(images)}" for text in (prompt, negative))
-            lines.append(f"| {label} | {' | '.join(counts)} |")
+            counts = (agree(reader, images, prompt), still(reader, images, negative))
+            lines.append(f"| {label} | {' | '.join(f'{count} of {len(images)}' for count in counts)} |")
         return "\n".join([*lines, "", JUDGE])
 
 
@@ -203,6 +205,8 @@ def _weights(said: str) -> list[float]:
         raise ValueError(f"The weights must be {right}; got “{said}”.") from None
     if len(numbers) > MAX_COLUMNS or not all(math.isfinite(n) and 0 <= n <= 100 for n in numbers):
         raise ValueError(f"The weights must be {right}; got “{said}”.")
+    if len({f"{n:g}" for n in numbers}) < len(numbers):
+        raise ValueError(f"Each weight can be a column once; got “{said}”.")
     return numbers
 
 

@@ -11,15 +11,17 @@ import gradio as gr
 from negguide import Negative
 from negguide.demo.as_python import code
 from negguide.demo.backend import Drawn, Run, first_and_rest, joined
-from negguide.demo.measures import agree
+from negguide.demo.measures import agree, still
 from negguide.demo.messages import JUDGE, as_markdown, validation_messages, verdict, what_happened
-from negguide.demo.methods import CLASSIC, PLAIN, left_out, method_labels, with_method
+from negguide.demo.methods import CLASSIC, PLAIN, method_labels, with_method
 from negguide.demo.state import AppState
 from negguide.domain import DomainJudge
 from negguide.methods import AUTO
 
 NEGATIVES = 4
 """Things that can be left out at once."""
+BESIDE = "also draw what a classic negative prompt does"
+"""What the page calls `beside`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +115,7 @@ class Negatives:
             if not negatives and method != PLAIN:
                 raise ValueError("Nothing to leave out; write it below the prompt, like “black glasses”.")
             columns = self._columns(plain, method, negatives, scale, beside)
+        names = () if method == PLAIN else tuple(negative.prompt for negative in negatives)
         parts_of = {key: first_and_rest(run) for key, run in columns.items()}
         with self.state.drawing(
             request, progress, [part for parts in parts_of.values() for part in parts]
@@ -126,7 +129,7 @@ class Negatives:
                     drawn[key].append(draw(parts_of[key][turn], labels[key]))
                     if turn == 0:
                         yield self._so_far(columns, drawn, method)
-            yield self._all(columns, {key: joined(parts) for key, parts in drawn.items()}, method)
+            yield self._all(columns, {key: joined(parts) for key, parts in drawn.items()}, method, names)
 
     def show_seed(
         self, pictures: list[tuple[str, str]], event: gr.SelectData
@@ -157,7 +160,10 @@ class Negatives:
         model = self.state.backend.model
         columns = {PLAIN: plain}
         if beside and negatives and plain.guidance_scale > 1 and method not in (PLAIN, CLASSIC):
-            columns[CLASSIC] = with_method(plain, CLASSIC, negatives, None, model)
+            try:
+                columns[CLASSIC] = with_method(plain, CLASSIC, negatives, None, model)
+            except ValueError as error:
+                raise ValueError(f"{error}; leave out fewer things, or untick “{BESIDE}”") from error
         columns[method] = with_method(plain, method, negatives, scale, model)
         for run in columns.values():
             self.state.backend.arguments(run)
@@ -174,9 +180,10 @@ class Negatives:
             sides = sides_of(method_labels()[left], method_labels()[method], seed)
         return gr.skip(), gr.skip(), slider, gallery, *[gr.skip()] * 4, sides
 
-    def _all(self, columns: dict[str, Run], drawn: dict[str, Drawn], method: str) -> tuple[Any, ...]:
+    def _all(
+        self, columns: dict[str, Run], drawn: dict[str, Drawn], method: str, names: tuple[str, ...]
+    ) -> tuple[Any, ...]:
         backend, run, plain = self.state.backend, columns[method], columns[PLAIN]
-        names = left_out(run)
         title = f"“{run.prompt}”" + (f" minus {' and '.join(f'“{name}”' for name in names)}" if names else "")
         labels = method_labels()
         listed = [(labels[key], columns[key], drawn[key].images) for key in columns]
@@ -188,20 +195,21 @@ class Negatives:
         left = _left(columns)
         return (
             self.state.sheet(listed, title),
-            self._verdict(columns, drawn, method),
+            self._verdict(columns, drawn, method, names),
             (self.state.shown(drawn[left].images[0]), self.state.shown(drawn[method].images[0])),
             gallery,
             self.state.heatmap(drawn[method]),
             self.state.curves(drawn[method]),
             code(backend, list(columns.items())),
-            self._numbers(columns, drawn, method),
+            self._numbers(columns, drawn, method, names),
             sides_of(labels[left], labels[method], plain.seeds[0]),
         )
 
-    def _verdict(self, columns: dict[str, Run], drawn: dict[str, Drawn], method: str) -> str:
+    def _verdict(
+        self, columns: dict[str, Run], drawn: dict[str, Drawn], method: str, names: tuple[str, ...]
+    ) -> str:
         """What happened in plain words; for the embedded model, counted by its judge."""
         run, label = columns[method], method_labels()[method]
-        names = left_out(run)
         if not names:
             return "**Nothing was left out.** Write it below the prompt, and choose how."
         reader = self.state.backend.reader
@@ -215,15 +223,14 @@ class Negatives:
         kept = {"method": agree(reader, images, run.prompt)}
         if CLASSIC in columns and method != CLASSIC:
             kept["classic"] = agree(reader, drawn[CLASSIC].images, run.prompt)
-        # a classic negative prompt is one text
-        parts_of = names if method != CLASSIC else tuple(names[0].split(self.state.backend.page.between))
-        gone = {name: len(images) - agree(reader, images, name) for name in parts_of}
+        gone = {name: len(images) - still(reader, images, name) for name in names}
         return verdict(label, run.prompt, kept, gone, len(images))
 
-    def _numbers(self, columns: dict[str, Run], drawn: dict[str, Drawn], method: str) -> str:
+    def _numbers(
+        self, columns: dict[str, Run], drawn: dict[str, Drawn], method: str, names: tuple[str, ...]
+    ) -> str:
         """How much the negatives overlap the prompt, and for the embedded model a table of what the judge sees."""
         run = columns[method]
-        names = left_out(run)
         lines = [what_happened(run.methods[0] if run.methods else None, drawn[method].trace, names)]
         reader = self.state.backend.reader
         if reader is not None and names:
@@ -239,8 +246,8 @@ def _counted(
     labels = method_labels()
     heads = "".join(f" {labels[key]} |" for key in columns)
     lines = [f"| what the judge sees |{heads}", "|---|" + "---|" * len(columns)]
-    for text, label in ((prompt, "all of"), *((name, "still") for name in names)):
-        counts = (agree(reader, drawn[key].images, text) for key in columns)
+    for text, label, count_of in ((prompt, "all of", agree), *((name, "still", still) for name in names)):
+        counts = (count_of(reader, drawn[key].images, text) for key in columns)
         cells = "".join(f" {count} of {len(drawn[PLAIN].images)} |" for count in counts)
         lines.append(f"| {label} *{as_markdown(text)}* |{cells}")
     return lines

@@ -13,7 +13,7 @@ from negguide.demo.backend import Backend
 from negguide.demo.examples import USUAL_NEGATIVES, LeaveOut
 from negguide.demo.methods import CLASSIC, PLAIN, method_labels, paper, scales
 from negguide.demo.state import AppState
-from negguide.demo.tabs.leave_out import NEGATIVES, Negatives, use_of
+from negguide.demo.tabs.leave_out import BESIDE, NEGATIVES, Negatives, use_of
 from negguide.methods.base import Space
 from negguide.methods.choices import methods_in_words
 
@@ -130,7 +130,7 @@ def build(state: AppState) -> components.Tab:
             explained = gr.Markdown(
                 explanation(first.method), elem_id="negatives-explained", elem_classes="title"
             )
-            beside = gr.Checkbox(True, label="also draw what a classic negative prompt does")
+            beside = gr.Checkbox(True, label=BESIDE)
             settings = components.settings(state, images=IMAGES)
             with gr.Accordion("More to leave out, and when each acts", open=False):
                 automatic = gr.Checkbox(

@@ -19,6 +19,7 @@ from negguide.demo.messages import JUDGE, pushed_sentence, validation_messages
 from negguide.demo.methods import paper
 from negguide.demo.state import AppState
 from negguide.demo.uploads import bound, refuse_broken
+from negguide.image_files import shown
 
 PIP, UPLOAD = "pip", "upload"
 _AWAY = ["away"]
@@ -39,11 +40,12 @@ def painted(editor: dict[str, Any] | None) -> tuple[Image.Image, Image.Image | N
     background = None if editor is None else editor.get("background")
     if editor is None or background is None:
         raise ValueError("There is no picture to keep away from; upload one.")
+    background = shown(background)
     mask = Image.new("L", background.size)
     for layer in editor.get("layers") or []:
         if layer is not None:
             mask = ImageChops.lighter(mask, layer.convert("RGBA").getchannel("A").resize(background.size))
-    return background.convert("RGB"), mask if mask.getbbox() else None
+    return background, mask if mask.getbbox() else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,6 +272,8 @@ def build(state: AppState) -> components.Tab:
                 picture = gr.ImageEditor(
                     label="My picture; paint over a part, and only that part counts",
                     type="pil",
+                    # as it comes: Gradio's own way to RGBA cuts 16 bits a channel off
+                    image_mode=None,
                     sources=["upload", "clipboard"],
                     brush=gr.Brush(default_size="auto", colors=["#f43f5e"], color_mode="fixed"),
                     transforms=[],
