@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -26,6 +27,10 @@ class CleanErrors(TyperGroup):
     The package raises ValueError and TypeError for wrong input, with the argument, its value and what would be right.
     """
 
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Take `--out=~/x` as `--out ~/x`: shells know a home folder only at the beginning of a word."""
+        return super().parse_args(ctx, [_at_home(arg) for arg in args])
+
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run the command; what is wrong with its input ends it with one message in place of a traceback."""
         # Threads that wait give their core away: on a busy machine, waiting in a loop is slower by an order.
@@ -42,6 +47,13 @@ class CleanErrors(TyperGroup):
             if TRACEBACK in os.environ or isinstance(error, BrokenPipeError):
                 raise
             raise WrongInput(str(error)) from error
+
+
+def _at_home(arg: str) -> str:
+    option, equals, value = arg.partition("=")
+    if not (option.startswith("--") and (value == "~" or value.startswith("~/"))):
+        return arg
+    return f"{option}{equals}{Path(value).expanduser()}"
 
 
 def quiet_libraries() -> None:

@@ -29,6 +29,17 @@ def test_a_caption_is_drawn_as_the_renderer_draws_it(run: Any) -> None:
     assert (settings["said"], settings["caption"], settings["seed"]) == (text, text, 3)
 
 
+def test_a_home_folder_is_known_behind_an_equals_sign(run: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for out in ("--out=~/x.png", f"--out={tmp_path}/home/y.png"):
+        outcome = run("toyworld", "draw", "a bear", out)
+        assert outcome.exit_code == 0, outcome.message
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["x.png", "y.png"]
+    assert not Path("~").exists()
+    # a text that begins so is a text
+    assert run("toyworld", "parse", "~/bear").message.count("home") == 0
+
+
 def test_what_a_caption_leaves_open_is_told(run: Any) -> None:
     outcome = run("toyworld", "draw", "a bear wearing glasses")
     said = read_settings(outcome.files[0])["caption"]
