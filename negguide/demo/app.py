@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -153,7 +154,17 @@ def build(
             queue=False,
             show_progress="hidden",
         )
-        begun.then(None, js="() => negguide.begin()", api_visibility="private", queue=False)
+        # every field that has a name is one that a visitor writes into
+        fields = [one for one in page.blocks.values() if isinstance(one, gr.Textbox) and one.elem_id]
+        names = json.dumps([one.elem_id for one in fields])
+        begun.then(
+            None,
+            js=f"() => negguide.begin({names})",
+            outputs=fields,
+            api_visibility="private",
+            queue=False,
+            show_progress="hidden",
+        )
         if warm_up:
             _warm_up(page, state, tabs, opened)
     page.queue(max_size=limits.max_queue, api_open=False, default_concurrency_limit=4)

@@ -1,7 +1,7 @@
 // What Gradio has no setting for: tabs in the address, words that come back, keys for the line, texts for pictures.
 const negguide = {
-  // what a visitor writes
-  fields: "#negatives-prompt, [id^=negatives-negative-], #diversity-prompt, #reference-prompt, #mining-caption, #compare-prompt",
+  // the ids of what a visitor writes into, and where the words are while another page is open
+  fields: [],
   store: "negguide-words",
   // before that, the first tab says that it was opened, whatever the address says
   begun: false,
@@ -24,32 +24,29 @@ const negguide = {
     if (/^[a-z0-9-]+$/.test(name)) document.getElementById("nav-" + name)?.click();
   },
 
-  // after Back, the words are those that were written; those of a tab return when it is opened, for before it has no fields
+  // after Back, the words are those that were written. Gradio puts them in: it keeps what belongs into tabs that were not
+  // opened yet, and would write its own words over what is put into a field while it is made
   kept: {},
   keep() {
+    // a page that is left before it has begun has none of its own, and leaves those that it found
+    if (!negguide.begun) return;
     const words = { ...negguide.kept };
-    for (const field of document.querySelectorAll(negguide.fields)) words[field.id] = field.querySelector("textarea")?.value;
+    for (const id of negguide.fields) {
+      const area = document.getElementById(id)?.querySelector("textarea");
+      if (area) words[id] = area.value;
+    }
     sessionStorage.setItem(negguide.store, JSON.stringify(words));
   },
-  begin() {
+  // what Gradio is to put into the fields; what is undefined stays as it is
+  begin(fields) {
     negguide.begun = true;
+    negguide.fields = fields;
     if (performance.getEntriesByType("navigation")[0]?.type === "back_forward") {
       negguide.kept = JSON.parse(sessionStorage.getItem(negguide.store) || "{}");
-      negguide.restore();
     }
     negguide.mark("leave-out");
     if (location.hash.length > 1) negguide.open();
-  },
-
-  restore() {
-    for (const [id, words] of Object.entries(negguide.kept)) {
-      const area = document.getElementById(id)?.querySelector("textarea");
-      if (!area) continue;
-      delete negguide.kept[id];
-      if (area.value === words) continue;
-      area.value = words;
-      area.dispatchEvent(new Event("input", { bubbles: true }));
-    }
+    return fields.map((id) => negguide.kept[id]);
   },
 
   // the line between two pictures takes the arrow keys; it listens to the mouse alone
@@ -79,7 +76,6 @@ const negguide = {
 
   // pictures say what they are
   describe() {
-    negguide.restore();
     for (const handle of document.querySelectorAll(".two .outer:not([role=slider])")) negguide.line(handle);
     for (const block of document.querySelectorAll(".two")) {
       const said = [...(block.parentElement.querySelectorAll(".sides strong") || [])].map((one) => one.innerText);

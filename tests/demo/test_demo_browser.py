@@ -390,15 +390,26 @@ def test_a_tab_has_an_address_and_back_goes_to_the_one_before(browser: Any, serv
     _tab(visitor, "Variety")
     written = visitor.locator("#diversity-prompt textarea")
     expect(written).to_have_value("a cat in the snow", timeout=WAIT)
-    # also when one was on another page, whether their tab is opened at once or later
+    # also when one was on another page, whether their tab is opened at once or later, on a slow computer as well:
+    # there Gradio's own words arrive last
+    _tab(visitor, "Compare")
+    left_out = visitor.locator("#compare-negative textarea")
+    left_out.fill("a red hat")
+    visitor.context.new_cdp_session(visitor).send("Emulation.setCPUThrottlingRate", {"rate": 4})
     for opened in ("#variety", ""):
         visitor.evaluate(f"location.hash = '{opened}'")
         visitor.goto(f"{server.url}gradio_api/info")
+        if not opened:
+            # a page that is left before it has begun has no words of its own
+            visitor.go_back(wait_until="commit")
+            visitor.goto(f"{server.url}gradio_api/info")
         visitor.go_back()
         visitor.wait_for_selector("#negatives-draw", state="attached")
         if not opened:
             _tab(visitor, "Variety")
         expect(written).to_have_value("a cat in the snow", timeout=WAIT)
+        _tab(visitor, "Compare")
+        expect(left_out).to_have_value("a red hat", timeout=WAIT)
     visitor.close()
 
 

@@ -228,7 +228,7 @@ def build(state: AppState) -> components.Tab:
     with components.work() as (asked, results, more):
         with asked:
             prompt = gr.Textbox(first[0], label="Draw", elem_id="compare-prompt", max_lines=3)
-            negative = gr.Textbox(first[1], label="Leave out", max_lines=2)
+            negative = gr.Textbox(first[1], label="Leave out", elem_id="compare-negative", max_lines=2)
             columns = gr.Radio(
                 usual_columns(state), value="methods", label="Columns", elem_id="compare-columns"
             )
@@ -254,7 +254,10 @@ def build(state: AppState) -> components.Tab:
                 info="the first tab says what each does and where it was published",
             )
             weights = gr.Textbox(
-                WEIGHTS, label=f"Weights of {method_labels()[state.backend.way]}", visible=False
+                WEIGHTS,
+                label=f"Weights of {method_labels()[state.backend.way]}",
+                elem_id="compare-weights",
+                visible=False,
             )
             models = gr.CheckboxGroup(
                 []
