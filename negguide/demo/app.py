@@ -99,7 +99,7 @@ def build(
     def left(request: gr.Request) -> None:
         state.stop(request.session_hash)
 
-    shown_tabs = {name: tab for name, tab in TABS.items() if backend.page.solids or tab[1] is not views}
+    shown_tabs = {name: tab for name, tab in TABS.items() if backend.solids or tab[1] is not views}
     with gr.Blocks(title="negguide", analytics_enabled=False) as page:
         gr.Markdown(HEAD, elem_id="head")
         if backend.domain is None:

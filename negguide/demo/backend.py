@@ -155,6 +155,11 @@ class Backend:
         return self.domain is None or self.domain.models[self.model].always_guided
 
     @property
+    def solids(self) -> tuple[str, ...]:
+        """Prompts of solids, for a model that they are fitted with; () = the page has no such tab."""
+        return self.page.solids.get(self.model, ())
+
+    @property
     def way(self) -> str:
         """The key of the method with which the page begins."""
         return PerpNeg.key if self.guided else NAG.key

@@ -74,7 +74,7 @@ class Page:
         leave_out, diversity: examples of these tabs, the first one drawn for everybody when the page opens.
         reference, captions: {what a button says: what is drawn}.
         compare: (prompt, negative, what the columns are).
-        solids: prompts of solids; () = no solids.
+        solids: {model: prompts of solids that are fitted with it}; with others of the world none are.
         words: (kind, words) to choose from; () = any words.
         weights: {model: the weight of a negative of Perp-Neg with which the page begins}; others begin with their own.
         models: those with which a comparison of models begins; () = models are not compared.
@@ -88,7 +88,7 @@ class Page:
     reference: Mapping[str, str]
     captions: Mapping[str, str]
     compare: tuple[tuple[str, str, str], ...]
-    solids: tuple[str, ...] = ()
+    solids: Mapping[str, tuple[str, ...]] = field(default_factory=frozen)
     words: tuple[tuple[str, str], ...] = ()
     weights: Mapping[str, float] = field(default_factory=frozen)
     models: tuple[str, ...] = ()

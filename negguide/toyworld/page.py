@@ -109,7 +109,8 @@ PAGE = Page(
     reference=REFERENCE,
     captions=CAPTIONS,
     compare=COMPARE,
-    solids=SOLIDS,
+    # the noise schedule and the guidance of a fit are those of this model
+    solids={TOYWORLD: SOLIDS},
     words=WORDS,
     # not the one that removes most, but one that leaves the place and the other things of a picture as they are
     weights={TOYWORLD: 1.5},

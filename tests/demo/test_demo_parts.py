@@ -13,6 +13,7 @@ import torch
 from markdown_it import MarkdownIt
 
 from negguide import NAG, Negative, NegToMe, PerpNeg
+from negguide.demo.app import build
 from negguide.demo.backend import Backend, Run, first_and_rest, joined
 from negguide.demo.examples import ANY, LeaveOut
 from negguide.demo.limits import MAX_TEXT, Limits, text, whole
@@ -341,6 +342,9 @@ def test_an_embedded_model_without_guidance_begins_with_what_acts_without() -> N
     assert run.methods == (NAG("brown fur", **defaults(backend.model).arguments("nag")),)
     assert defaults(backend.model).arguments("nag") != defaults("toyworld").arguments("nag")
     assert backend.draw(run, lambda: None, threading.Event()).images[0].size == (64, 64)
+    # solids are fitted with the noise schedule and the guidance of another model, as the command line says
+    tabs = {block.label for block in build(backend).blocks.values() if isinstance(block, gr.Tab)}
+    assert "Views and 3D" not in tabs and "Compare" in tabs
 
 
 def test_what_a_pipeline_cannot_take_is_said(backend: Backend) -> None:

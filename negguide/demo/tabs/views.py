@@ -96,7 +96,7 @@ def build(state: AppState) -> components.Tab:
         "other sides have is left out.",
         elem_classes="intro",
     )
-    solids = state.backend.page.solids
+    solids = state.backend.solids
     tries = components.examples(solids, "views")
     with components.work() as (asked, results, more):
         with asked:
