@@ -222,8 +222,10 @@ def main() -> None:
         "clip": revision(str(CLIP)),
         "suites": {suite.name: suite.version for suite in suites},
     }
-    methods = vlm_ablation.methods() if ablation else tuple(METHODS)
-    sets = make_sets(work, asked, made_of, args.kept_pairs, renders=bool(args.renders), methods=methods)
+    methods = [name for name in METHODS if name != PLAIN or not args.renders]
+    # generated sets take longer than the rows do
+    chosen = vlm_ablation.methods() if ablation else chosen_rows(methods, args.only)
+    sets = make_sets(work, asked, made_of, args.kept_pairs, renders=bool(args.renders), methods=chosen)
     words = ("vlm", "ablation" if ablation else "", "renders" if args.renders else "", args.name)
     path = args.out / f"{'-'.join(filter(None, words))}.json"
     what = "true renders" if args.renders else "generated negatives"
@@ -232,10 +234,10 @@ def main() -> None:
         return
     jobs = {
         method: partial(tuned, work, sets[method], method, suites=suites, **training, **how)
-        for method in chosen_rows(list(sets), args.only)
+        for method in chosen
     }
     rows = rows_of(path, settings, suites, args.seeds, jobs)
-    found = {name: [row for row in rows if row["method"] == name] for name in (START, *sets)}
+    found = {name: [row for row in rows if row["method"] == name] for name in (START, *methods)}
     by_method = {name: own for name, own in found.items() if own}
     rates = {n: {f: pooled(own, *where) for f, where in FIGURES.items()} for n, own in by_method.items()}
     groups = {n: {c: pooled(own, *FIGURES["group"], c) for c in CATEGORIES} for n, own in by_method.items()}
