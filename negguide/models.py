@@ -296,10 +296,21 @@ def revision(model: str) -> str | None:
         return _fingerprint(*domain.folders(model))
     if Path(model).is_dir():
         return _fingerprint(Path(model))
+    return _cached_commit(model, "model_index.json")
+
+
+def transformers_revision(model: str) -> str | None:
+    """As `revision`, of a model or a tokenizer of transformers; an embedded one is its world's."""
+    if domain_of(model) is not None or Path(model).is_dir():
+        return revision(model)
+    return _cached_commit(model, "config.json") or _cached_commit(model, "tokenizer_config.json")
+
+
+def _cached_commit(model: str, file: str) -> str | None:
     from huggingface_hub import try_to_load_from_cache
 
-    index = try_to_load_from_cache(model, "model_index.json")
-    return Path(index).parent.name if isinstance(index, str) else None
+    found = try_to_load_from_cache(model, file)
+    return Path(found).parent.name if isinstance(found, str) else None
 
 
 def loaded_revision(model: str, config: Any) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 from negguide._utils.text import listed
@@ -145,16 +144,11 @@ def _autocast(pipe: Any) -> None:
 
 
 def _judge_revision(model: str, judge: str) -> str | None:
-    from negguide.models import revision
+    from negguide.models import revision, transformers_revision
 
     own, clip = registered_domains().get(judge), clip_of(model)
     if own is not None:
         return None if own.judge_folder is None else revision(str(own.judge_folder))
     if clip is not None:
         return revision(str(clip.folder))
-    if Path(model).is_dir():
-        return revision(model)
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(model, "config.json")
-    return Path(found).parent.name if isinstance(found, str) else None
+    return transformers_revision(model)

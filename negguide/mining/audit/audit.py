@@ -23,6 +23,7 @@ from negguide.mining.audit.text import text_probes
 from negguide.mining.settings import IMAGE_SAMPLE
 from negguide.mining.shards import is_half_made
 from negguide.mining.sources.source import Ids
+from negguide.models import transformers_revision
 from negguide.storage import ImageFile, location, on_this_machine
 
 Verdicts = dict[str, Verdict]
@@ -197,6 +198,16 @@ def audit(
             "tokenizer": _without_place(tokenizer),
             "language_model": _without_place(language_model),
             "features": _without_place(features),
+            # after they were loaded: those of the hub are in its cache then
+            "revisions": {
+                option: transformers_revision(name)
+                for option, name in {
+                    "tokenizer": tokenizer,
+                    "language_model": language_model,
+                    "features": features,
+                }.items()
+                if name is not None
+            },
             "image_sample": image_sample,
             "rebalance": balance,
             "rendered": rendered,

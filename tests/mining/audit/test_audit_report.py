@@ -14,6 +14,7 @@ from negguide.mining.audit import audit, verdict_lines
 from negguide.mining.packed import pack
 from negguide.mining.shards import write_json
 from negguide.pictures import read_settings
+from negguide.toyworld.models import CLIP
 
 
 def test_the_command_writes_the_report_and_the_choice(command: Callable[..., Any], tmp_path: Path) -> None:
@@ -81,6 +82,23 @@ def test_half_a_set_is_not_audited_as_the_whole(command: Callable[..., Any], tmp
     for whole in (folder, other):
         write_json(whole / "funnel.json", {})
     assert not any("was not complete" in line for line in verdict_lines(audit(folder, against=[other])))
+
+
+def test_the_state_of_every_model_is_told(tmp_path: Path) -> None:
+    folder, words = write_set(tmp_path / "set", 24, images=False), tmp_path / "words"
+    words.mkdir()
+    for file in CLIP.glob("*token*"):
+        shutil.copy(file, words)
+
+    def told() -> Any:
+        return audit(folder, tokenizer=str(words)).settings["revisions"]
+
+    before = told()
+    assert before.keys() == {"tokenizer"} and told() == before
+    config = words / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "model_max_length": 99}))
+    assert told()["tokenizer"] not in (None, before["tokenizer"])
+    assert audit(folder).settings["revisions"] == {}
 
 
 def test_evaluation_sets_of_one_name_are_told_apart(tmp_path: Path) -> None:
