@@ -7,7 +7,7 @@ from torch import Tensor
 
 from negguide.guidance.matching import check_tokens, match_others
 from negguide.guidance.matching import match as best_matches
-from negguide.guidance.precision import norm_floor, reduction_dtype
+from negguide.guidance.precision import as_given, norm_floor, reduction_dtype
 from negguide.guidance.projection import without_component
 
 
@@ -313,7 +313,8 @@ def _mean_token(source: Tensor, reference: Tensor, reference_mask: Tensor | None
         total = source.sum(dim=1, keepdim=True) + reference.sum(dim=1, keepdim=True)
         return total / (source.shape[1] + reference.shape[1])
     taking_part = reference_mask.to(reference.dtype).unsqueeze(1)
-    total = source.sum(dim=1, keepdim=True) + torch.matmul(taking_part, reference)
+    with as_given(reference):
+        total = source.sum(dim=1, keepdim=True) + torch.matmul(taking_part, reference)
     return total / (source.shape[1] + taking_part.sum(dim=-1, keepdim=True))
 
 

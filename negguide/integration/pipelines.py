@@ -222,7 +222,10 @@ def _start(
     inner = [unwrap_module(model) for model in models]
     with torch.no_grad():
         runtimes = prepare_runtimes(pipe, family, arguments, methods, inner, trace, max_branch_batch)
-    sixteen_bit = torch.finfo(pipe_dtype(pipe, family)).bits == 16
+    # autocast makes 16-bit predictions of weights in any dtype
+    sixteen_bit = torch.finfo(pipe_dtype(pipe, family)).bits == 16 or torch.is_autocast_enabled(
+        pipe._execution_device.type
+    )
     return GuidedRun(
         pipe,
         family,

@@ -67,12 +67,16 @@ class RenderModel:
         }
         shared |= {id(buffer): buffer for buffer in inner.buffers()}
         self.model: Any = copy.deepcopy(inner, shared)
-        # those of adapters that are on the denoiser already go on acting
-        active = {
-            name: list(module.active_adapters)
-            for name, module in self.model.named_modules()
-            if isinstance(module, BaseTunerLayer)
-        }
+        # adapters that are on the denoiser already go on acting
+        active: dict[str, list[str]] = {}
+        for name, module in self.model.named_modules():
+            if isinstance(module, BaseTunerLayer):
+                apart = not (module.merged or module.disable_adapters)
+                active[name] = list(module.active_adapters) if apart else []
+                # what is fused is in the shared weights: peft would take it out of them, and so out of the denoiser
+                module.merged_adapters.clear()
+                # in a layer that is switched off the LoRA would not act
+                module.enable_adapters(True)
         if not any(re.fullmatch(_PROJECTIONS, name) for name, _ in self.model.named_modules()):
             raise ValueError(
                 f"pipe has a {type(inner).__name__} without attention projections to_q, to_k, to_v; loss='vsd' cannot "

@@ -65,6 +65,16 @@ def test_a_lora_acts_on_negatives_as_on_the_prompt(tiny: Any, run: Run) -> None:
     check_identities(base, pipe, run, tiny, **part)
 
 
+@pytest.mark.families("sd3", "sd3-img2img", "sd3-inpaint", "sd3-controlnet", "sd3-controlnet-inpaint")
+def test_a_lora_of_the_text_encoder_acts_on_negatives_as_on_the_prompt(tiny: Any, run: Run) -> None:
+    """Some pipelines scale it for the prompt, by the scale of the call, and others do not."""
+    base = build(tiny)
+    torch.manual_seed(0)
+    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    inject_adapter_in_model(config, base.text_encoder)
+    check_identities(base, from_pipe(base), run, tiny, joint_attention_kwargs={"scale": 0.5})
+
+
 # ---- Offloading, half precision -------------------------------------------------------------------------------------
 
 

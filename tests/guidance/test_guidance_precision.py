@@ -5,6 +5,7 @@ import torch
 
 from negguide.guidance import alignment, best_match, nag, negtome, ong, perp_neg_shift, perpendicular, vsf
 from negguide.guidance.precision import norm_floor, reduction_dtype
+from negguide.guidance.tokens import negtome_others
 
 HALF = [torch.float16, torch.bfloat16]
 # The smallest subnormal of float16 is 6e-8, with a square of 0 there; the squares of 5e3 and more overflow.
@@ -100,3 +101,27 @@ def test_a_direction_shorter_than_the_floor_fades_out_instead_of_switching_off()
     lengths = [4 * floor, floor, 0.5 * floor, 0.1 * floor, 0.0]
     along = [perpendicular(n, torch.tensor([[length, 0.0]]))[0, 0].item() for length in lengths]
     assert along == pytest.approx([0.0, 0.0, 3 * 0.75, 3 * 0.99, 3.0], abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("others", [False, True], ids=["a reference", "the other images"])
+def test_autocast_changes_no_match_and_no_push(dtype, others):
+    """It computes matrix products in 16 bit, which a cosine, a mean over many tokens and a threshold cannot have."""
+    generator = torch.Generator().manual_seed(0)
+    # a common part of 20, which the mean over 4095 unmasked tokens has to take away
+    tokens, reference = (20 + torch.randn(1, 4096, 16, generator=generator) for _ in range(2))
+    mask = torch.arange(4096)[None] > 0
+    options = {"alpha": 0.9, "threshold": 0.7, "center": True, "max_push": 0.5}
+
+    def pushed():
+        if others:
+            groups = torch.stack([tokens[:, :512], reference[:, :512]], dim=1)
+            return negtome_others(groups, **options)[0]
+        return negtome(tokens[:, :512], reference, reference_mask=mask, **options)
+
+    expected = pushed()
+    cosine, index = best_match(tokens[:, :512], reference)
+    with torch.autocast("cpu", dtype):
+        assert torch.equal(pushed(), expected)
+        again = best_match(tokens[:, :512], reference)
+    assert torch.equal(again[0], cosine) and torch.equal(again[1], index)

@@ -146,6 +146,16 @@ def test_and_with_guidance_rescale(kind: Classic) -> None:
         check(kind, scale, guidance_rescale=0.7)
 
 
+@pytest.mark.parametrize("kind", ["one call for all branches", "a call for each branch"], indirect=True)
+def test_and_of_float32_weights_inside_autocast(kind: Classic) -> None:
+    for scale in (1.0002, 1.01, 7.5):
+        expected, plain = (kind.run(kind.wide, scale, method) for method in (NEGATIVE, None))
+        with torch.autocast("cpu", kind.dtype):
+            guided, unguided = (kind.run(kind.wide, scale, method) for method in (NEGATIVE, None))
+        assert guided.dtype == unguided.dtype
+        assert distance(guided, expected) <= 2 * distance(unguided, plain), scale
+
+
 def test_so_near_to_one_negatives_are_off_with_a_warning(kind: Classic) -> None:
     scale = shifted(kind, OFF)
     with pytest.warns(UserWarning, match=r"guidance_scale is 1\.00004\d+|guidance_scale is 1\.00005"):

@@ -1,5 +1,6 @@
 """Variational score distillation: the model of the renders learns them, and nothing else learns."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from negguide.views import Descent, SolidFit
-from negguide.views.lora import RenderLora
+from negguide.views.lora import RenderLora, RenderModel
 
 pytest.importorskip("peft")
 
@@ -49,6 +50,38 @@ def test_its_loss_falls_and_only_its_own_weights_change(pipe: Any, by_hand: Any,
     theirs = {p.data_ptr() for p in model.parameters()}
     others = [p for name, p in renders.model.named_parameters() if name not in renders.parameters]
     assert others and all(p.data_ptr() in theirs and not p.requires_grad for p in others)
+
+
+@pytest.mark.parametrize("how", ["active", "fused", "disabled"])
+def test_it_begins_as_a_denoiser_with_adapters_and_leaves_that_as_it_is(sd: Any, how: str) -> None:
+    from peft import LoraConfig
+
+    unet = copy.deepcopy(sd.unet)
+    config = LoraConfig(r=2, target_modules=["to_q", "to_v", "proj_in"], init_lora_weights=False)
+    unet.add_adapter(config, "style")
+    if how == "fused":
+        unet.fuse_lora()
+    if how == "disabled":
+        unet.disable_lora()
+    generator = torch.Generator().manual_seed(0)
+    sample = torch.randn(1, unet.config.in_channels, 8, 8, generator=generator)
+    text = torch.randn(1, 5, unet.config.cross_attention_dim, generator=generator)
+
+    @torch.no_grad()
+    def prediction(model: Any) -> Tensor:
+        return model(sample, torch.tensor(500.0), text, return_dict=False)[0]
+
+    expected = prediction(unet)
+    renders = RenderModel(unet, RenderLora())
+    torch.testing.assert_close(prediction(renders.model), expected)
+    assert torch.equal(prediction(unet), expected)
+    # it acts in each of its layers
+    for part in ("to_q", "to_k", "to_v", "to_out"):
+        own = [p for name, p in renders.parameters.items() if part in name and "lora_B" in name]
+        with torch.no_grad():
+            own[0].fill_(0.3)
+            assert not torch.allclose(prediction(renders.model), expected, rtol=0, atol=1e-3), part
+            own[0].zero_()
 
 
 def test_the_renders_model_moves_the_gradient(sd: Any, images: Tensor) -> None:

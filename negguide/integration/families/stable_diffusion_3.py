@@ -1,6 +1,8 @@
 """Stable Diffusion 3 and 3.5: a transformer with joint attention over text and image."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -25,7 +27,9 @@ from negguide.integration.families.common import (
 from negguide.integration.families.registry import register_family
 
 
-def _encode_text(pipe: Any, texts: Sequence[str], arguments: Arguments) -> list[dict[str, Any]]:
+def _encode_text(
+    pipe: Any, texts: Sequence[str], arguments: Arguments, scales_lora: bool = True
+) -> list[dict[str, Any]]:
     embeddings, _, pooled, _ = pipe.encode_prompt(
         list(texts),
         None,
@@ -35,7 +39,7 @@ def _encode_text(pipe: Any, texts: Sequence[str], arguments: Arguments) -> list[
         do_classifier_free_guidance=False,
         clip_skip=arguments["clip_skip"],
         max_sequence_length=arguments["max_sequence_length"],
-        lora_scale=lora_scale(arguments, "joint_attention_kwargs"),
+        lora_scale=lora_scale(arguments, "joint_attention_kwargs") if scales_lora else None,
     )
     return split_texts({"encoder_hidden_states": embeddings, "pooled_projections": pooled})
 
@@ -65,14 +69,7 @@ def _latent_size(pipe: Any, arguments: Arguments) -> tuple[int, int]:
 
 STABLE_DIFFUSION_3 = Family(
     name="Stable Diffusion 3",
-    pipelines=(
-        "StableDiffusion3Pipeline",
-        "StableDiffusion3Img2ImgPipeline",
-        # the transformer trained for it, with mask and masked image as further channels, and the ordinary one
-        "StableDiffusion3InpaintPipeline",
-        "StableDiffusion3ControlNetPipeline",
-        "StableDiffusion3ControlNetInpaintingPipeline",
-    ),
+    pipelines=("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline"),
     denoisers=("transformer",),
     text_encoders=("text_encoder", "text_encoder_2"),
     sample="hidden_states",
@@ -110,4 +107,20 @@ STABLE_DIFFUSION_3 = Family(
     ),
 )
 
+STABLE_DIFFUSION_3_CONTROLLED = replace(
+    STABLE_DIFFUSION_3,
+    name="Stable Diffusion 3 with ControlNet or mask",
+    pipelines=(
+        # the transformer trained for it, with mask and masked image as further channels, and the ordinary one
+        "StableDiffusion3InpaintPipeline",
+        "StableDiffusion3ControlNetPipeline",
+        "StableDiffusion3ControlNetInpaintingPipeline",
+    ),
+    # they encode the prompt without a scale for the text encoders' LoRAs
+    encode_text=partial(_encode_text, scales_lora=False),
+    denoiser=None,
+    modular=None,
+)
+
 register_family(STABLE_DIFFUSION_3)
+register_family(STABLE_DIFFUSION_3_CONTROLLED)
