@@ -148,6 +148,31 @@ def test_behind_without_nothing_is_changed(rules):
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("A young girl with a video game controller in her hand.", "A young girl."),
+        ("A wooden table with an umbrella on it.", "A wooden table."),
+        ("A cake with fruit in it sitting on a plate", "A cake sitting on a plate"),
+        ("A tall building with a clock on the top.", "A tall building."),
+        (
+            "A faded stop sign with two street signs above, in a rural area.",
+            "A faded stop sign, in a rural area.",
+        ),
+        ("A field with a house in the background.", "A field."),
+        # where the rest is, or whose it is
+        ("A baseball player with a bat on a field", "A baseball player on a field"),
+        ("A man with a dog on the side of a road", "A man on the side of a road"),
+        ("A man with a hat on his bike", "A man on his bike"),
+    ],
+)
+def test_with_a_thing_goes_where_on_the_rest_it_is(rules, text, left):
+    """The prompt of "a girl without a controller in her hand" was "a girl in her hand"."""
+    edits = [one.edit for one in rules.weighed(text, ["remove", "negation"])]
+    assert {edit.caption for edit in edits if edit.category == "remove"} == {left}
+    assert left in {edit.draw for edit in edits if " without " in edit.caption}
+
+
 def test_only_what_is_false_of_the_picture_is_a_negative_of_text():
     assert set(CATEGORIES) - set(TEXT_CATEGORIES) == {"remove"}
     assert set(RULES) == set(CATEGORIES) == set(usage().shares)
