@@ -42,6 +42,14 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     assert steps[-1] == 29
 
 
+def test_a_training_does_not_go_on_with_another_seed(tmp_path):
+    settings = Settings(steps=3, lr=0.1, warmup=1)
+    regression(tmp_path, settings)
+    with pytest.raises(ValueError, match=r"seed=1: .* was begun with seed 0"):
+        regression(tmp_path, replace(settings, steps=6, seed=1))
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+
+
 def test_the_result_is_the_running_average_where_one_is_kept(tmp_path):
     model = regression(tmp_path / "a", Settings(steps=10, lr=0.1, warmup=1, ema=0.9))
     stored = result(tmp_path / "a", "model")
