@@ -156,6 +156,11 @@ def test_every_model_trains_and_is_written_from_nothing(tmp_path, monkeypatch):
     assert (weights / "training.png").stat().st_size > 10_000
     assert len(Judge.load(weights / "judge").read([image])) == 1
     clip = CLIPModel.from_pretrained(weights / "clip", dtype=torch.float32)
+    written = weights / "text-to-image" / "unet" / "diffusion_pytorch_model.safetensors"
+    trained = written.read_bytes()
+    written.write_bytes(b"of an earlier checkpoint")  # as where the process is killed after the last one
+    run("text-to-image", tmp_path, steps=2)
+    assert written.read_bytes() == trained
     batch = CLIPProcessor.from_pretrained(weights / "clip")(
         text=["a bear"], images=[image], return_tensors="pt"
     )
