@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import combinations
 from typing import Any
 
@@ -37,8 +37,9 @@ def world_objection(caption: str, edit: Edit) -> str | None:
     """What speaks against an edit of a toy-world caption, by the parser: it sees through synonyms and word order.
 
     "not of this world" when the new caption (or what is drawn) has no meaning here; for a negative "paraphrase" when
-    it means the same as before; for a positive "changed meaning" when it does not; "held out" when the edit leads
-    from the scenes that models are trained on to those kept for evaluation, or back.
+    it means the same as before, and "not known to exclude" when a picture can be as both say ("a brown bear" and "a
+    bear"); for a positive "changed meaning" when it means something else; "held out" when the edit leads from the
+    scenes that models are trained on to those kept for evaluation, or back.
     """
     try:
         before, after = read(caption).scene, read(edit.caption).scene
@@ -50,6 +51,8 @@ def world_objection(caption: str, edit: Edit) -> str | None:
         return None if meaning(before) == meaning(after) else "changed meaning"
     if meaning(before) == meaning(after):
         return "paraphrase"
+    if _agree(before, after):
+        return "not known to exclude"
     if len(after.characters) == 2 and after.relation and after.characters[0] == after.characters[1]:
         return NOT_OF_THIS_WORLD  # one of them is left of its like: that is a count
     return None if held_out(_worn_only(before)) == held_out(_worn_only(after)) else "held out"
@@ -59,6 +62,36 @@ def meaning(scene: Scene) -> tuple[object, ...]:
     """What a scene says about its picture, whatever the words: in this world, what is not said is not worn."""
     shown = _worn_only(scene)
     return shown.left_to_right, shown.background, shown.explorer
+
+
+def _agree(one: Scene, two: Scene) -> bool:
+    """Whether a picture can be as both scenes say: where one of them leaves something open, the other may be right.
+
+    Kinds, furs, views, colours and places may be left open; an accessory may not, for what is not said is not worn.
+    """
+    one, two = _spelled_out(one), _spelled_out(two)
+    if one.count != two.count or not _same_or_open(one.background, two.background):
+        return False
+    return all(
+        _same_or_open(getattr(mine, f.name), getattr(theirs, f.name), worn=f.name in ACCESSORIES)
+        for mine, theirs in zip(one.left_to_right, two.left_to_right, strict=True)
+        for f in fields(Character)
+    )
+
+
+def _same_or_open(one: str | None, two: str | None, *, worn: bool = False) -> bool:
+    if worn:
+        return one == two or (ANY_COLOR in (one, two) and None not in (one, two))
+    return one == two or None in (one, two)
+
+
+def _spelled_out(scene: Scene) -> Scene:
+    """The scene by what is worn alone; an explorer is whoever has a hat and a scarf."""
+    shown = _worn_only(scene)
+    if not scene.explorer:
+        return shown
+    dressed = tuple(replace(one, hat=ANY_COLOR, scarf=ANY_COLOR) for one in shown.characters)
+    return replace(shown, characters=dressed)
 
 
 class ToyworldRules:

@@ -42,6 +42,14 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     assert steps[-1] == 29
 
 
+def test_a_training_does_not_go_on_with_another_seed(tmp_path):
+    settings = Settings(steps=3, lr=0.1, warmup=1)
+    regression(tmp_path, settings)
+    with pytest.raises(ValueError, match=r"seed=1: .* was begun with seed 0"):
+        regression(tmp_path, replace(settings, steps=6, seed=1))
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+
+
 def test_the_result_is_the_running_average_where_one_is_kept(tmp_path):
     model = regression(tmp_path / "a", Settings(steps=10, lr=0.1, warmup=1, ema=0.9))
     stored = result(tmp_path / "a", "model")
@@ -148,6 +156,11 @@ def test_every_model_trains_and_is_written_from_nothing(tmp_path, monkeypatch):
     assert (weights / "training.png").stat().st_size > 10_000
     assert len(Judge.load(weights / "judge").read([image])) == 1
     clip = CLIPModel.from_pretrained(weights / "clip", dtype=torch.float32)
+    written = weights / "text-to-image" / "unet" / "diffusion_pytorch_model.safetensors"
+    trained = written.read_bytes()
+    written.write_bytes(b"of an earlier checkpoint")  # as where the process is killed after the last one
+    run("text-to-image", tmp_path, steps=2)
+    assert written.read_bytes() == trained
     batch = CLIPProcessor.from_pretrained(weights / "clip")(
         text=["a bear"], images=[image], return_tensors="pt"
     )

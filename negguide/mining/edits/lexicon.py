@@ -188,7 +188,9 @@ def _inflect() -> Any:
         import inflect
     except ImportError as error:
         raise ImportError(f"edits of English need the package inflect: {EXTRA}") from error
-    return inflect.engine()
+    engine = inflect.engine()
+    engine.defnoun("cattle", "cattle")  # "cattles" to inflect
+    return engine
 
 
 @lru_cache(maxsize=4096)

@@ -39,7 +39,9 @@ def rewordings(caption: str, tokens: list[Token]) -> Iterator[Edit]:
 
 
 def _edit(caption: str, start: int, end: int, after: str) -> Edit:
-    if caption[start].isupper():
+    if caption.isupper():
+        after = after.upper()
+    elif caption[start].isupper():
         after = after[:1].upper() + after[1:]
     edit = Edit.replacing(
         caption, start, end, after, category="paraphrase", backend="rules", meaning="positive"

@@ -25,10 +25,11 @@ Batch = dict[str, Tensor]
 class Checkpoint:
     """Weights, running averages and optimiser state in one folder of safetensors, replaced atomically."""
 
-    def __init__(self, folder: Path, modules: Mapping[str, nn.Module], ema: float) -> None:
+    def __init__(self, folder: Path, modules: Mapping[str, nn.Module], ema: float, seed: int) -> None:
         self.folder = folder
         self.modules = modules
         self.ema = ema
+        self.seed = seed
         self.averages: dict[str, dict[str, Tensor]] = {}
         if ema:
             for name, module in modules.items():
@@ -58,14 +59,25 @@ class Checkpoint:
             tensors |= {f"average.{name}.{k}": v.contiguous() for k, v in averages.items()}
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v).contiguous() for k, v in state.items()}
+        made = {"step": self.step, "seconds": self.seconds, "seed": self.seed}
         with whole_file(self.folder / "checkpoint.safetensors") as partial:
-            save_file(tensors, partial, metadata={"step": str(self.step), "seconds": str(self.seconds)})
+            save_file(tensors, partial, metadata={key: str(value) for key, value in made.items()})
 
     def restore(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Load what an earlier run left behind; False when there is nothing."""
+        """Load what an earlier run left behind; False when there is nothing.
+
+        Raises:
+            ValueError: it was begun with another seed, so its first weights and batches are not those of this one.
+        """
         path = self.folder / "checkpoint.safetensors"
         if not path.exists():
             return False
+        with safe_open(path, "pt") as file:
+            made = file.metadata()
+        if int(made.get("seed", self.seed)) != self.seed:  # older checkpoints do not say it
+            raise ValueError(
+                f"seed={self.seed}: {path} was begun with seed {made['seed']}; go on with that, or in another folder"
+            )
         tensors = load_file(path)
         state: dict[int, dict[str, Tensor]] = {}
         weights: dict[str, dict[str, Tensor]] = {name: {} for name in self.modules}
@@ -81,8 +93,6 @@ class Checkpoint:
             module.load_state_dict(weights[name])
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
-        with safe_open(path, "pt") as file:
-            made = file.metadata()
         self.step, self.seconds = int(made["step"]), float(made["seconds"])
         return True
 
@@ -144,6 +154,7 @@ def train(
         sample: called with the number of steps whenever a checkpoint has been written, to draw from it.
 
     Raises:
+        ValueError: when the earlier run had another seed.
         FloatingPointError: when the loss is not finite; the last checkpoint stays as it is.
     """
     device = torch.device(settings.device)
@@ -155,7 +166,7 @@ def train(
     optimizer = torch.optim.AdamW(
         parameters, lr=settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay, fused=on_gpu
     )
-    checkpoint = Checkpoint(folder, modules, settings.ema)
+    checkpoint = Checkpoint(folder, modules, settings.ema, settings.seed)
     checkpoint.restore(optimizer)
     folder.mkdir(parents=True, exist_ok=True)
     saved = time.monotonic()

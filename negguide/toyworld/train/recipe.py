@@ -146,6 +146,7 @@ def _text_to_image(out: Path, settings: Settings) -> None:
         draw_samples(pipe.to(settings.device), path, title, steps=12, guidance_scale=4.0)
 
     train_unet(out / "text-to-image", settings, vae, text_encoder, sample)
+    export_text_to_image(out)  # a run that was killed right after its last checkpoint has not written it
 
 
 def export_text_to_image(out: Path) -> Path:

@@ -203,6 +203,8 @@ def test_positives_keep_the_meaning(rules):
         "An old cat and a big dog on a sofa",
         "A big dog and an old cat on a couch",
     }
+    shouted = rules.propose_positives("A BIG DOG AND AN OLD CAT ON A SOFA", random.Random(0))
+    assert {e.caption for e in shouted} == {text.upper() for text in found}
     for text in CAPTIONS:
         assert plan_positives(text, rules, count=9, rng=random.Random(0))[1] == []
     wrong = Edit.replacing(

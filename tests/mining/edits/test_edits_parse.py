@@ -44,6 +44,8 @@ def edited(rules, text, *categories):
         ("The dog isn't sleeping.", "negation", "The dog is sleeping."),
         ("A cat licking itself.", "count", "Two cats licking themselves."),
         ("A group of men standing on a street", "count", "Two men standing on a street"),
+        ("A couple of men standing on a street", "count", "Three men standing on a street"),
+        ("A herd of cattle grazing in a field", "count", "Two cattle grazing in a field"),
         ("Two men are on a bench", "count", "Several men are on a bench"),
         ("A RED CAR", "attribute", "A BLUE CAR"),
         ("A red car is parked by a bus", "swap", "A car is parked by a red bus"),
@@ -100,6 +102,8 @@ def test_examples(rules, text, category, expected):
         ("A white cat on a bed", ("white bed",)),
         ("Two small children petting animals at a zoo", ("small animals",)),
         ("A guy wearing a red shirt and a tie", ("a shirt",)),
+        ("A group of men standing on a street", ("Three", "Four")),
+        ("A bunch of elephants by a lake", ("Three", "Four")),
         ("A bathroom with blue walls and white tiles", ("blue bathroom",)),
         ("Two zebras eating some grass", ("standing on", "lying on")),
         ("A cow is sleeping in a field", ("lying",)),
@@ -146,6 +150,31 @@ def test_behind_without_nothing_is_changed(rules):
     assert all(
         caption.endswith((" without a vase on a chair", " with a vase on a chair")) for caption in found
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("A young girl with a video game controller in her hand.", "A young girl."),
+        ("A wooden table with an umbrella on it.", "A wooden table."),
+        ("A cake with fruit in it sitting on a plate", "A cake sitting on a plate"),
+        ("A tall building with a clock on the top.", "A tall building."),
+        (
+            "A faded stop sign with two street signs above, in a rural area.",
+            "A faded stop sign, in a rural area.",
+        ),
+        ("A field with a house in the background.", "A field."),
+        # where the rest is, or whose it is
+        ("A baseball player with a bat on a field", "A baseball player on a field"),
+        ("A man with a dog on the side of a road", "A man on the side of a road"),
+        ("A man with a hat on his bike", "A man on his bike"),
+    ],
+)
+def test_with_a_thing_goes_where_on_the_rest_it_is(rules, text, left):
+    """The prompt of "a girl without a controller in her hand" was "a girl in her hand"."""
+    edits = [one.edit for one in rules.weighed(text, ["remove", "negation"])]
+    assert {edit.caption for edit in edits if edit.category == "remove"} == {left}
+    assert left in {edit.draw for edit in edits if " without " in edit.caption}
 
 
 def test_only_what_is_false_of_the_picture_is_a_negative_of_text():

@@ -277,6 +277,37 @@ def test_wrong_proposals_are_refused_with_their_reason(rules):
 
 
 @pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        ("a brown bear wearing a red hat", "a bear wearing a red hat", "not known to exclude"),
+        ("a brown bear wearing a red hat", "a brown bear wearing a hat", "not known to exclude"),
+        ("a bear in the snow", "a bear", "not known to exclude"),
+        ("a bear", "a brown bear", "not known to exclude"),
+        ("an explorer", "pip", "not known to exclude"),
+        (
+            "a bear to the left of a brown bear at night",
+            "a bear to the right of a brown bear at night",
+            "not known to exclude",
+        ),
+        (
+            "a dog with glasses to the left of a cat with black glasses",
+            "a dog with black glasses to the left of a cat with glasses",
+            "not known to exclude",
+        ),
+        # what is not said is not worn, and two are not one
+        ("a bear wearing a hat", "a bear", None),
+        ("a bear in a room", "two bears in a room", None),
+        ("a bear in a room", "a bear at night", None),
+        ("an explorer", "a bear wearing a hat", None),
+    ],
+)
+def test_a_negative_that_may_be_true_of_the_picture_is_refused(rules, before, after, reason):
+    edit = Edit.replacing(before, 0, len(before), after, category="attribute", backend="given")
+    found = rules.objection(before, edit)
+    assert found == reason or (reason is None and found == "held out")
+
+
+@pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         ({"categories": "object"}, TypeError, "got the string 'object'"),

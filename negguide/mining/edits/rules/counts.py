@@ -85,7 +85,7 @@ def counts(caption: Caption) -> Iterator[Candidate]:
 
 
 def _ungrouped(caption: Caption, phrase: Phrase) -> Iterator[Candidate]:
-    """ "two men" for "a group of men"."""
+    """ "two men" for "a group of men", which may be four; of a couple, which is two, "three" and "four"."""
     tokens = caption.tokens
     of = caption.after(phrase.at)
     inner = caption.phrase_from(phrase.at + 2) if of is not None and of.word == "of" else None
@@ -112,7 +112,7 @@ def _ungrouped(caption: Caption, phrase: Phrase) -> Iterator[Candidate]:
     verbs = {i: verb_form(tokens[i].word, "VBP") for i in _finite(caption, (phrase.at, inner.at))}
     if any(word in caption.said for word in ("each other's", "both", "one", "its", "it", "huge", "all")):
         return
-    for number in ("two", "three", "four")[phrase.word == "couple" :]:
+    for number in ("three", "four") if phrase.word == "couple" else ("two",):
         first = {phrase.determiner: number}
         yield Candidate(caption.edit(changes | first | verbs, "count"), _weight("group", number))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from negguide.mining.edits.caption import SHOWN, Candidate, Caption
 from negguide.mining.edits.lexicon import article, lexicon, verb_form
 from negguide.mining.edits.phrases import Phrase, ends_here, joined_pairs
-from negguide.mining.edits.rules.removals import removed
+from negguide.mining.edits.rules.removals import last_of, removed
 from negguide.mining.edits.tagging import BE, PREPOSITIONS
 from negguide.mining.edits.usage import usage
 
@@ -200,7 +200,7 @@ def _things(caption: Caption) -> Iterator[Candidate]:
             and _stands_by_itself(caption, phrase)
             and _hangs_on_noun(caption, at)
         ):
-            drawn = removed(caption, at, phrase.at) if ends_here(tokens, phrase.at) else None
+            drawn = removed(caption, at, last_of(caption, phrase)) if ends_here(tokens, phrase.at) else None
             changes = {at: "without"} | _indefinite(caption, phrase)
             yield Candidate(caption.edit(changes, "negation", avoid=caption.bare(phrase), draw=drawn), 1.0)
         elif (
@@ -217,7 +217,7 @@ def _things(caption: Caption) -> Iterator[Candidate]:
             and _stands_by_itself(caption, phrase)
             and tokens[at - 1].tag.startswith("NN")
         ):
-            drawn = removed(caption, at, phrase.at)
+            drawn = removed(caption, at, last_of(caption, phrase))
             yield Candidate(
                 caption.edit({at: "not wearing"} | _indefinite(caption, phrase), "negation",
                              avoid=caption.bare(phrase), draw=drawn), 1.0

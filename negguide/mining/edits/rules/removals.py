@@ -6,9 +6,20 @@ from collections.abc import Iterator
 
 from negguide.mining.edits.caption import Candidate, Caption
 from negguide.mining.edits.lexicon import verb_form
-from negguide.mining.edits.phrases import ends_here, joined_pairs
-from negguide.mining.edits.tagging import BE
+from negguide.mining.edits.phrases import Phrase, ends_here, joined_pairs
+from negguide.mining.edits.tagging import BE, PREPOSITIONS
 from negguide.mining.item import Edit
+
+POINTING = frozenset(("it", "them", "him", "her", "itself", "themselves"))
+THEIR = frozenset(("his", "her", "its", "their"))
+SIDES = frozenset(
+    ("background", "foreground", "distance", "top", "front", "back", "side", "sides", "middle", "center", "centre",
+     "bottom", "end", "ends"),
+)  # fmt: skip
+BODY = frozenset(
+    ("hand", "head", "face", "mouth", "lap", "arm", "neck", "back", "shoulder", "ear", "nose", "eye", "foot", "leg",
+     "finger", "beak", "body"),
+)  # fmt: skip
 
 
 def removals(caption: Caption) -> Iterator[Candidate]:
@@ -40,7 +51,7 @@ def removals(caption: Caption) -> Iterator[Candidate]:
             and ends_here(tokens, phrase.at)
             and phrase.word != "background"
         ):
-            changes = dict.fromkeys(range(at, phrase.at + 1), "")
+            changes = dict.fromkeys(range(at, last_of(caption, phrase) + 1), "")
             yield Candidate(caption.edit(changes, "remove", avoid=caption.bare(phrase)))
 
 
@@ -60,6 +71,29 @@ def _of_lists(caption: Caption) -> Iterator[Candidate]:
         yield Candidate(
             Edit.replacing(text, start, end, "", category="remove", backend="rules", avoid=caption.bare(two))
         )
+
+
+def last_of(caption: Caption, phrase: Phrase) -> int:
+    """The last token of a thing and of the words that say where on the rest it is, which mean nothing without it.
+
+    "a cup" of "a table with a cup on it", or "a cup in her hand", "a cup on top", "a cup in the background".
+    """
+    tokens = caption.tokens
+    at = phrase.at
+    while at + 1 < len(tokens) and not tokens[at].boundary:
+        at += 1
+        word, last = tokens[at].word, at + 1 == len(tokens) or tokens[at].boundary
+        if word in THEIR and not last and (body := caption.phrase_from(at)) is not None and body.at > at:
+            return body.at if body.word in BODY else phrase.at
+        side = word.split()[-1] in SIDES  # "in the background" is one token
+        if word in POINTING or (side and (last or tokens[at + 1].word != "of")):
+            return at
+        place = tokens[at].kind == "relation" or word in PREPOSITIONS - {"with", "without"}
+        if place and last:
+            return at
+        if not place and (at == phrase.at + 1 or not (side or word in ("the", "and", "of"))):
+            break
+    return phrase.at
 
 
 def removed(caption: Caption, first: int, last: int) -> str:
