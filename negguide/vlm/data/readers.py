@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from negguide.image_files import SUFFIXES
-from negguide.mining.shards import is_half_made, is_set, read_set
+from negguide.mining.shards import SET, is_half_made, is_set, read_set
 from negguide.mining.sources.hub import row_places
 from negguide.storage import location
 from negguide.text_files import full_table_rows, json_lines, read_json
@@ -96,12 +96,19 @@ def _folder(folder: Path, images: Path | None) -> list[Triplet]:
     if is_set(folder):
         _refuse(images, folder)
         return _mined(folder)
+    mined = sorted(path.parent for path in folder.rglob(SET) if is_set(path.parent))
     for pattern in (METADATA, "*.parquet", "*.tar", "*.tsv"):
-        files = sorted(path for path in folder.rglob(pattern) if not _hidden(path, folder))
+        files = sorted(
+            path
+            for path in folder.rglob(pattern)
+            if not _hidden(path, folder) and not any(path.is_relative_to(one) for one in mined)
+        )
         if files:
             break
     else:
         files = sorted(folder.glob("*.json")) if (folder / "images").is_dir() else []
+    if mined:
+        return _several(folder, mined, files, images)
     if not files:
         raise ValueError(f"train_data={str(folder)!r} holds no set; give {_RIGHT}")
     files = _to_train_on(files, folder)
@@ -119,6 +126,23 @@ def _folder(folder: Path, images: Path | None) -> list[Triplet]:
             for triplet in _read_files(own, images)
         ]
     return rows
+
+
+def _several(
+    folder: Path, mined: Sequence[Path], others: Sequence[Path], images: Path | None
+) -> list[Triplet]:
+    """The rows of all sets of `negguide mine` in a folder, which may number their sources alike."""
+    if others:
+        raise ValueError(
+            f"train_data={str(folder)!r} holds sets of `negguide mine` ({mined[0].relative_to(folder)}) and other "
+            f"files ({others[0].relative_to(folder)}); give one of them, or a folder of sets of one kind"
+        )
+    _refuse(images, folder)
+    return [
+        replace(triplet, source=f"{one.relative_to(folder).as_posix()}/{triplet.source}")
+        for one in mined
+        for triplet in _mined(one)
+    ]
 
 
 def _read_files(paths: Sequence[Path], images: Path | None) -> list[Triplet]:

@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 
 from negguide._utils.text import COMPOUND, WORD, compared, normalised
+from negguide.mining.packed import pack
+from negguide.mining.shards import write_json
 from negguide.vlm.data.dataset import read_training_set
 from negguide.vlm.data.loader import Collate
 from negguide.vlm.data.readers import read_triplets
@@ -95,6 +97,33 @@ def test_two_sets_in_one_folder_may_number_their_sources_alike(mined: list[Tripl
     assert len({row.source for row in rows}) == 6
     # alone, a set keeps its own names
     assert [row.source for row in read_triplets(str(tmp_path / "one"))] == ["0", "1", "2", "0"]
+
+
+def test_a_folder_of_mined_sets_is_trained_on_whole(
+    triplet_set: Path, mined: list[Triplet], tmp_path: Path
+) -> None:
+    for name in ("order", "details"):
+        shutil.copytree(triplet_set, tmp_path / name)
+    # as most sets are: packed
+    made = tmp_path / "order" / "data" / "00000"
+    files = sorted(path for path in made.rglob("*") if path.is_file())
+    content, members = pack([(path.relative_to(made).as_posix(), path.read_bytes()) for path in files])
+    shutil.rmtree(made)
+    (made.parent / "00000000.tar").write_bytes(content)
+    write_json(tmp_path / "order/markers/00000000.json", {"file": "00000000.tar", "members": members})
+    rows = read_triplets(str(tmp_path))
+    assert [row.id for row in rows] == [row.id for row in (*mined, *mined)]
+    assert [row.source for row in rows] == [
+        f"{name}/{row.source}" for name in ("details", "order") for row in mined
+    ]
+    assert [row.image.read() for row in rows[len(mined) :]] == [row.image.read() for row in mined]
+    with pytest.raises(ValueError, match=r"images=.* has no meaning for"):
+        read_triplets(str(tmp_path), tmp_path)
+    (tmp_path / "more.tsv").write_text("filepath\ttitle\na.png\ta bear\n")
+    with pytest.raises(
+        ValueError, match=r"holds sets of `negguide mine` \(details\) and other files \(more.tsv\)"
+    ):
+        read_triplets(str(tmp_path))
 
 
 @pytest.mark.parametrize(
