@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .precision import norm_floor, reduction_dtype
+from .precision import as_given, norm_floor, reduction_dtype
 
 # How many neighbouring similarities _first_maximum reduces together before it looks for an index.
 _GROUP = 32
@@ -175,7 +175,8 @@ def match_others(groups: Tensor, tile: int = 1024) -> tuple[Tensor, Tensor]:
             # from the next image on, so that no block holds two tokens of one image
             for left in range(end, images * tokens, tile):
                 beside = slice(left, min(left + tile, images * tokens))
-                similarity = torch.matmul(rows[:, above], rows[:, beside].transpose(1, 2))
+                with as_given(rows):
+                    similarity = torch.matmul(rows[:, above], rows[:, beside].transpose(1, 2))
                 value, position = _maximum_of_rows(similarity)
                 keep(above, value, position + left)
                 value, position = _maximum_of_columns(similarity)
@@ -202,7 +203,8 @@ def _first_maximum(
     block: Tensor, columns: Tensor, penalty: Tensor | None, left: int, tile: int
 ) -> tuple[Tensor, Tensor]:
     """Highest similarity of each row of `block` to the `tile` columns from `left` on, and its first index."""
-    similarity = torch.matmul(block, columns[:, :, left : left + tile])
+    with as_given(block):
+        similarity = torch.matmul(block, columns[:, :, left : left + tile])
     if penalty is not None:
         similarity += penalty[:, :, left : left + tile]
     value, position = _maximum_of_rows(similarity)

@@ -1,6 +1,8 @@
 # Written by scripts/comfyui_guidance.py from negguide/guidance/precision.py; change that.
 """Which dtype a reduction runs in, and below which norm a vector has no direction."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,17 @@ def reduction_dtype(name: str, tensor: Tensor) -> torch.dtype:
     if not tensor.is_floating_point():
         raise TypeError(f"{name} must be a floating point tensor, got dtype {tensor.dtype}")
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def as_given(tensor: Tensor) -> AbstractContextManager[object]:
+    """A context in which products are computed in the dtype of their factors, also inside `torch.autocast`.
+
+    Autocast computes every matrix product in 16 bit, whatever its factors are, and sums and thresholds would then have
+    two or three digits.
+    """
+    kind = tensor.device.type
+    # there is none for tensors without data
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def norm_floor(dtype: torch.dtype) -> float:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .matching import check_tokens, match_others
 from .matching import match as best_matches
-from .precision import norm_floor, reduction_dtype
+from .precision import as_given, norm_floor, reduction_dtype
 from .projection import without_component
 
 
@@ -314,7 +314,8 @@ def _mean_token(source: Tensor, reference: Tensor, reference_mask: Tensor | None
         total = source.sum(dim=1, keepdim=True) + reference.sum(dim=1, keepdim=True)
         return total / (source.shape[1] + reference.shape[1])
     taking_part = reference_mask.to(reference.dtype).unsqueeze(1)
-    total = source.sum(dim=1, keepdim=True) + torch.matmul(taking_part, reference)
+    with as_given(reference):
+        total = source.sum(dim=1, keepdim=True) + torch.matmul(taking_part, reference)
     return total / (source.shape[1] + taking_part.sum(dim=-1, keepdim=True))
 
 

@@ -299,7 +299,7 @@ def test_examples_suit_the_model_that_is_loaded() -> None:
         *PAGE.diversity,
         *PAGE.reference.values(),
         *PAGE.captions.values(),
-        *PAGE.solids,
+        *(words for prompts in PAGE.solids.values() for words in prompts),
         *(words for example in PAGE.compare for words in example[:2]),
     ):
         assert complaint(words, language) is None
